@@ -1,0 +1,112 @@
+//! The contract: a key that was opened once and serves until it is dropped.
+
+use std::fmt;
+use std::time::Instant;
+
+use async_trait::async_trait;
+
+use crate::algorithm::{Algorithm, Algorithms, SignAlgorithm, SignAlgorithms};
+use crate::error::Error;
+use crate::material::{Digest, KeyMaterial, Signature};
+use crate::public_key::PublicKey;
+
+/// An RSA key pair whose private half stays in its backend.
+///
+/// Callers have checked that the algorithm is in [`WrappingKey::algorithms`] and that `wrapped` is
+/// exactly as long as the modulus and its value below it; a key checks again only what would
+/// otherwise reach memory it must not.
+#[async_trait]
+pub trait WrappingKey: fmt::Debug + Send + Sync {
+    /// The public half. Wrapping and verifying happen on it, in software, for every backend.
+    fn public_key(&self) -> &PublicKey;
+
+    /// What it can unwrap: probed at open, not believed from a list of the backend's.
+    fn algorithms(&self) -> Algorithms;
+
+    /// What it can sign with: probed at open.
+    fn sign_algorithms(&self) -> SignAlgorithms;
+
+    /// Whether a failed unwrap may be the backend's fault as well as the value's, so that only
+    /// [`WrappingKey::check`] can tell. Fixed when the key is opened, never chosen by a response:
+    /// else the time an answer takes would tell which error it was.
+    fn failure_needs_check(&self) -> bool;
+
+    /// How often something under this key was repaired since it was opened (a session, a login,
+    /// a module). An operation that failed while this number changed may be tried once more.
+    fn repairs(&self) -> u64;
+
+    /// Unwraps. `wrapped` is exactly as long as the modulus.
+    async fn unwrap_key(
+        &self,
+        wrapped: &[u8],
+        parameters: &Parameters<'_>,
+        call: Call,
+    ) -> Result<Unwrapped, Error>;
+
+    /// Signs a digest whose hash is the algorithm's.
+    async fn sign(
+        &self,
+        digest: &Digest,
+        algorithm: SignAlgorithm,
+        call: Call,
+    ) -> Result<Signature, Error>;
+
+    /// A real private-key operation on a canary, not a ping. A provider that can repair what is
+    /// broken under it does so here (one run at a time) and answers once a canary came back right.
+    async fn check(&self) -> Result<(), Error>;
+}
+
+/// How a value was wrapped.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameters<'a> {
+    /// The algorithm.
+    pub algorithm: Algorithm,
+    /// The OAEP label (RFC 8017 section 7.1); empty where there is none, and for RSA1_5.
+    pub label: &'a [u8],
+}
+
+impl Parameters<'_> {
+    /// An algorithm without a label.
+    pub fn of(algorithm: Algorithm) -> Self {
+        Self { algorithm, label: &[] }
+    }
+}
+
+/// On whose behalf an operation runs, and until when it is worth running.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// Which queue it waits in.
+    pub caller: CallerSlot,
+    /// After this it must not be started.
+    pub deadline: Instant,
+}
+
+/// The queue of one caller: a small number that the daemon gives each configured caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CallerSlot(pub u32);
+
+impl CallerSlot {
+    /// The daemon itself: canaries.
+    pub const DAEMON: Self = Self(0);
+}
+
+/// What an unwrap gave.
+#[derive(Debug)]
+pub struct Unwrapped {
+    /// The bytes that were wrapped.
+    pub material: KeyMaterial,
+    /// The id under which the backend logged the request, if it gives one.
+    pub backend_request_id: Option<String>,
+}
+
+/// What the daemon asks a provider to open. Opening proves each listed algorithm with a canary and
+/// fails with [`crate::ErrorKind::OperatorNeeded`], in words, where one does not work.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenKey<'a> {
+    /// Where the key lives, in the backend's own standard form.
+    pub locator: &'a str,
+    /// The wrapping algorithms that the configuration lists.
+    pub algorithms: &'a [Algorithm],
+    /// The signing algorithms that the configuration lists.
+    pub sign_algorithms: &'a [SignAlgorithm],
+}

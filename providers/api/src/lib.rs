@@ -1,0 +1,30 @@
+//! The contract between the daemon and a key in any backend.
+//!
+//! A provider opens a key once and returns it as a [`WrappingKey`]; everything is looked up, logged
+//! in and type-checked there. The hot path is one call on one object.
+//!
+//! - [`key`]: the contract itself, [`WrappingKey`], and what a provider is asked to open
+//! - [`algorithm`]: what can be done with a key: [`Algorithm`], [`SignAlgorithm`]
+//! - [`public_key`]: [`PublicKey`]; wrapping and verifying live here, in software, for every backend
+//! - [`material`]: [`KeyMaterial`], [`Digest`], [`Signature`]: what goes in and comes out
+//! - [`canary`]: values whose unwrapping proves that a key works
+//! - [`secret`]: PINs and passphrases, and the files they are read from
+//! - [`queue`]: bounded queues, one per caller, served in turn, for providers that own threads
+//! - [`error`]: one [`Error`], with a closed set of kinds
+
+pub mod algorithm;
+pub mod canary;
+pub mod error;
+pub mod key;
+pub mod material;
+pub mod public_key;
+pub mod queue;
+pub mod secret;
+
+pub use algorithm::{Algorithm, Algorithms, Hash, SignAlgorithm, SignAlgorithms};
+pub use canary::Canary;
+pub use error::{Error, ErrorKind};
+pub use key::{Call, CallerSlot, OpenKey, Parameters, Unwrapped, WrappingKey};
+pub use material::{Digest, KeyMaterial, Signature};
+pub use public_key::{PublicKey, PublicKeyError};
+pub use secret::{Secret, SecretError, SecretSource};

@@ -1,0 +1,195 @@
+//! Secrets (PINs, passphrases) and the files they come from: never an environment variable, never
+//! a command.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+/// The largest secret file that is read, in bytes.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// A secret: zeroed when dropped, never cloned, printed as `[redacted]`.
+pub struct Secret(Zeroizing<Vec<u8>>);
+
+impl Secret {
+    /// Takes over a buffer that already zeroes itself.
+    pub fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes themselves. Whoever copies them must zero the copy.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The secret without one line end (LF or CRLF) after it, as editors and `echo` leave it.
+    #[must_use]
+    pub fn without_line_end(mut self) -> Self {
+        if self.0.last() == Some(&b'\n') {
+            self.0.pop();
+            if self.0.last() == Some(&b'\r') {
+                self.0.pop();
+            }
+        }
+        self
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Where a secret is read from, each time it is needed.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SecretSource {
+    /// A file: regular, owned by root or by us, not readable by others, not writable by the group.
+    File(PathBuf),
+    /// A systemd credential (`LoadCredential=`), by its name.
+    Credential(String),
+}
+
+/// Why a secret was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The file cannot be opened or read.
+    #[error("cannot read {path}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file's owner or mode is not safe.
+    #[error("refused {path}: {reason}", path = path.display())]
+    Unsafe {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A credential was named, but systemd passed none.
+    #[error(
+        "credential {0:?} is not there: systemd sets CREDENTIALS_DIRECTORY for a unit with LoadCredential="
+    )]
+    NoCredential(String),
+}
+
+impl SecretSource {
+    /// Reads the secret, checking the opened file.
+    pub fn read(&self) -> Result<Secret, SecretError> {
+        match self {
+            Self::File(path) => read_secret_file(path),
+            Self::Credential(name) => {
+                let missing = || SecretError::NoCredential(name.clone());
+                let directory = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(missing)?;
+                if name.is_empty() || name.contains('/') || name.starts_with('.') {
+                    return Err(missing());
+                }
+                read_secret_file(&Path::new(&directory).join(name))
+            }
+        }
+    }
+}
+
+/// Reads a secret file. It is opened first and then checked by fstat, so that what is checked is
+/// what is read. Symbolic links are followed: Kubernetes and systemd use them.
+pub fn read_secret_file(path: &Path) -> Result<Secret, SecretError> {
+    let io = |source| SecretError::Io { path: path.to_owned(), source };
+    // Non-blocking, so that a FIFO put in the place of the file cannot hold up the daemon.
+    let flags =
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
+    let descriptor = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
+        .map_err(|errno| io(errno.into()))?;
+    let mut file = File::from(descriptor);
+    let metadata = file.metadata().map_err(io)?;
+    let mode = metadata.mode();
+    let own_uid = rustix::process::geteuid().as_raw();
+    let refuse = |reason: &str| {
+        Err(SecretError::Unsafe { path: path.to_owned(), reason: reason.to_owned() })
+    };
+    if !metadata.is_file() {
+        return refuse("it is not a regular file");
+    }
+    if metadata.uid() != 0 && metadata.uid() != own_uid {
+        return refuse(&format!(
+            "it is owned by uid {}; chown it to root or to uid {own_uid}",
+            metadata.uid()
+        ));
+    }
+    if mode & 0o007 != 0 {
+        return refuse(&format!("mode {:o} lets others at it; chmod 600 it", mode & 0o777));
+    }
+    if mode & 0o020 != 0 {
+        return refuse(&format!("mode {:o} lets its group write; chmod 600 it", mode & 0o777));
+    }
+    if mode & 0o040 != 0 && !in_our_groups(metadata.gid()) {
+        return refuse(&format!(
+            "mode {:o} lets group {} read, which is no group of ours; chmod 600 it",
+            mode & 0o777,
+            metadata.gid()
+        ));
+    }
+    if metadata.len() > MAX_BYTES {
+        return refuse("it is larger than 1 MiB");
+    }
+    // Exactly sized and read once: a buffer that grows would leave copies behind.
+    let mut bytes = Zeroizing::new(vec![0; metadata.len() as usize]);
+    file.read_exact(&mut bytes).map_err(io)?;
+    Ok(Secret(bytes))
+}
+
+fn in_our_groups(gid: u32) -> bool {
+    rustix::process::getegid().as_raw() == gid
+        || rustix::process::getgroups()
+            .is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == gid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn file(mode: u32, content: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pin");
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        (directory, path)
+    }
+
+    #[test]
+    fn a_private_file_is_read_through_a_link_and_its_line_end_is_cut_once() {
+        let (directory, path) = file(0o600, b"1234\n\n");
+        let link = directory.path().join("link");
+        symlink(&path, &link).unwrap();
+        let secret = SecretSource::File(link).read().unwrap().without_line_end();
+        assert_eq!(secret.expose(), b"1234\n");
+        assert_eq!(format!("{secret:?}"), "[redacted]");
+    }
+
+    #[test]
+    fn open_modes_are_refused_with_what_to_do() {
+        for mode in [0o604, 0o602, 0o601, 0o620, 0o666] {
+            let (_directory, path) = file(mode, b"1234");
+            let error = read_secret_file(&path).unwrap_err().to_string();
+            assert!(error.contains("chmod 600"), "{mode:o}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_file_is_refused_without_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            read_secret_file(directory.path()),
+            Err(SecretError::Unsafe { .. } | SecretError::Io { .. })
+        ));
+    }
+}

@@ -1,0 +1,273 @@
+//! The configuration: one TOML file, parsed and checked as a whole; afterwards it is trusted.
+//!
+//! These are the checked types. `parse` makes them from text, and says file, line, field and what
+//! to write instead where it cannot.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use claviger_provider_api::{Algorithm, SignAlgorithm};
+
+use crate::daemon::backends::ProviderConfig;
+
+/// The whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it came from.
+    pub path: PathBuf,
+    /// SHA-256 of the file's bytes, for logs and audit.
+    pub sha256: [u8; 32],
+    /// Sockets, TLS, limits of the server as a whole.
+    pub server: Server,
+    /// The operations listener, if there is one.
+    pub operations: Option<Operations>,
+    /// Providers by name.
+    pub providers: BTreeMap<String, Provider>,
+    /// Keys by name.
+    pub keys: BTreeMap<String, Key>,
+    /// Who may call, and what for. `callers[i]` has the caller slot `i + 1`.
+    pub callers: Vec<Caller>,
+    /// The audit log.
+    pub audit: Audit,
+    /// The log.
+    pub log: Log,
+}
+
+/// `[server]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Where to listen; at least one.
+    pub listen: Vec<Listen>,
+    /// Durable and our own; without it no PIN is ever used.
+    pub state_dir: Option<PathBuf>,
+    /// Callers to refuse at once.
+    pub denied_callers: Option<PathBuf>,
+    /// Required where a TCP socket listens.
+    pub tls: Option<Tls>,
+    /// Whether authenticated callers may use server reflection. Default: true.
+    pub reflection: bool,
+    /// Open connections in all; more are closed at accept. Default: 16384.
+    pub max_connections: usize,
+    /// Calls in flight in all; more are RESOURCE_EXHAUSTED. Default: 1024.
+    pub max_concurrent_calls: usize,
+    /// Streams of one connection. Default: 128.
+    pub max_streams_per_connection: u32,
+    /// TLS handshakes at a time. Default: 256.
+    pub max_handshakes: usize,
+    /// How long a TLS handshake may take. Default: 5 s.
+    pub handshake_timeout: Duration,
+    /// After this a connection is asked to go (GOAWAY) and its calls may end. Default: 1 h.
+    pub max_connection_age: Duration,
+    /// How long a drain waits for calls in flight. Default: 30 s.
+    pub drain_timeout: Duration,
+}
+
+/// A socket to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// `"0.0.0.0:8443"`: mutual TLS.
+    Tcp(SocketAddr),
+    /// `"unix:/run/claviger/claviger.sock"`: peer credentials, no TLS.
+    Unix(PathBuf),
+}
+
+/// `[server.tls]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The server's certificate chain, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM; a secret file.
+    pub private_key: PathBuf,
+    /// Bundles of client CAs, PEM, by name; at least one.
+    pub client_ca: BTreeMap<String, PathBuf>,
+    /// CRLs, PEM or DER. If there is one, every client CA needs one.
+    pub crl: Vec<PathBuf>,
+    /// How long after `nextUpdate` a CRL still opens the door. Default: 72 h.
+    pub crl_grace: Duration,
+    /// `min_version = "1.2"` allows TLS 1.2; default "1.3".
+    pub allow_tls12: bool,
+}
+
+/// `[operations]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operations {
+    /// Where /livez, /readyz and /metrics are. Off loopback it speaks TLS.
+    pub listen: SocketAddr,
+    /// Names of callers that may read /metrics. On loopback without TLS it is anybody.
+    pub readers: Vec<String>,
+}
+
+/// `[providers.NAME]`.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    /// Whether the daemon refuses to start while this backend cannot be reached.
+    pub required: bool,
+    /// The provider's own options.
+    pub config: ProviderConfig,
+}
+
+/// `[keys.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Newest (highest number) first; at least one.
+    pub versions: Vec<Version>,
+}
+
+/// `[[keys.NAME.versions]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// From 1.
+    pub version: u32,
+    /// What it may be used for.
+    pub state: State,
+    /// Its own list, else its key's; the default first. May be empty for a key that only signs.
+    pub algorithms: Vec<Algorithm>,
+    /// Its own list, else its key's.
+    pub sign_algorithms: Vec<SignAlgorithm>,
+    /// Where its private half lives; at least one.
+    pub replicas: Vec<Replica>,
+    /// SHA-256 of its SubjectPublicKeyInfo. Required by `serve`; `config pin` fills it in.
+    pub public_key_sha256: Option<[u8; 32]>,
+    /// An X.509 certificate for the public key, PEM.
+    pub certificate: Option<PathBuf>,
+}
+
+/// What a version may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Wraps, unwraps, signs.
+    Active,
+    /// Unwraps and verifies.
+    UnwrapOnly,
+    /// Nothing; answers as a key that is not yours.
+    Disabled,
+}
+
+/// One place where a version's private half lives.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Replica {
+    /// A name from `[providers]`.
+    pub provider: String,
+    /// In the backend's own standard form.
+    pub locator: String,
+}
+
+/// `[[callers]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Its name, in logs, metrics and audit.
+    pub name: String,
+    /// Any of these makes a peer this caller.
+    pub matches: Vec<Match>,
+    /// What it may do.
+    pub grants: Vec<Grant>,
+    /// What it may spend, per key.
+    pub limits: Limits,
+}
+
+/// One identity of a caller.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Match {
+    /// The identity itself.
+    pub identity: Identity,
+    /// The client CA bundle that must have issued it; required where there are several bundles.
+    pub ca: Option<String>,
+}
+
+/// Who a peer is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Identity {
+    /// The one URI SAN of a client certificate.
+    Spiffe(String),
+    /// A DNS SAN of a client certificate without a URI SAN, compared exactly, in lower case.
+    Dns(String),
+    /// The user of the process at the other end of a Unix socket; never 0 or 65534.
+    Uid(u32),
+}
+
+/// What a caller may do with which keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Names from `[keys]`.
+    pub keys: Vec<String>,
+    /// What it may do with them.
+    pub operations: Vec<Operation>,
+}
+
+/// What can be granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Operation {
+    /// Wrap.
+    Wrap,
+    /// Unwrap and UnwrapBatch.
+    Unwrap,
+    /// Sign.
+    Sign,
+    /// Verify.
+    Verify,
+    /// ListKeys, GetKey and the key's health.
+    Read,
+}
+
+impl Operation {
+    /// Every operation, in the order in which they are listed to callers.
+    pub const ALL: [Self; 5] = [Self::Wrap, Self::Unwrap, Self::Sign, Self::Verify, Self::Read];
+
+    /// The word in configuration, audit, metrics and on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Wrap => "wrap",
+            Self::Unwrap => "unwrap",
+            Self::Sign => "sign",
+            Self::Verify => "verify",
+            Self::Read => "read",
+        }
+    }
+}
+
+/// What a caller may spend on each key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Calls. Default: none.
+    pub rate: Option<Rate>,
+    /// Unwraps that failed. Default: 100 an hour.
+    pub failed_unwraps: Option<Rate>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let failed_unwraps = Some(Rate { count: 100, per: Duration::from_secs(3600) });
+        Self { rate: None, failed_unwraps }
+    }
+}
+
+/// So many in so long: `"50/s"`, `"100/h"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// At least 1.
+    pub count: u32,
+    /// A second, a minute, an hour or a day.
+    pub per: Duration,
+}
+
+/// `[audit]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Audit {
+    /// `off = true`.
+    Off,
+    /// `file = "…"`: one JSON line per record, synced before key material leaves.
+    File(PathBuf),
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// `format = "text"` (default) or `"json"`.
+    pub json: bool,
+    /// A filter as of the `tracing` crates, such as `info` or `claviger=debug`. Default: `info`.
+    pub filter: String,
+}

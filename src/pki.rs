@@ -1,0 +1,1 @@
+//! The development CA that `claviger pki` and `claviger demo` share.
