@@ -10,17 +10,24 @@
 
 pub mod audit;
 pub mod backends;
+pub mod budget;
 pub mod caller;
 pub mod config;
+pub mod denied;
+pub mod front;
 pub mod guard;
 pub mod health;
 pub mod keyring;
+pub mod keyset;
 pub mod listener;
 pub mod log;
 pub mod metrics;
+pub mod monitor;
 pub mod operations;
 pub mod policy;
+pub mod replica;
 pub mod serve;
 pub mod service;
+pub mod spent;
 pub mod status;
 pub mod tls;
