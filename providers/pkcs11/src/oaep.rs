@@ -51,12 +51,7 @@ impl From<Hash> for OaepHash {
 /// None, without a hint at the cause, if it was not encoded with these hashes and this label. The
 /// time depends on the lengths of `em` and `label` and on the hashes, and on nothing else until the
 /// outcome is known; the length of the message shows only in a success.
-pub fn unpad(
-    em: &[u8],
-    hash: OaepHash,
-    mgf1_hash: OaepHash,
-    label: &[u8],
-) -> Option<KeyMaterial> {
+pub fn unpad(em: &[u8], hash: OaepHash, mgf1_hash: OaepHash, label: &[u8]) -> Option<KeyMaterial> {
     let Decoded { mut message, len, valid } = decode(em, hash, mgf1_hash, label)?;
     if !bool::from(valid) {
         return None;
@@ -177,7 +172,9 @@ impl OaepHash {
             }
         };
         let mut context = digest::Context::new(algorithm);
-        parts.iter().for_each(|part| context.update(part));
+        for part in parts {
+            context.update(part);
+        }
         output.copy_from_slice(context.finish().as_ref());
     }
 }

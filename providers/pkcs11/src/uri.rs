@@ -60,10 +60,14 @@ pub enum UriError {
         instead: &'static str,
     },
     /// A query with no attribute of RFC 7512.
-    #[error("a locator has no query: leave out \"?\" and what follows; as part of a name, \"?\" is %3F")]
+    #[error(
+        "a locator has no query: leave out \"?\" and what follows; as part of a name, \"?\" is %3F"
+    )]
     Query,
     /// A percent sign without two hexadecimal digits.
-    #[error("the value of {0} has a \"%\" without two hexadecimal digits; a percent sign itself is %25")]
+    #[error(
+        "the value of {0} has a \"%\" without two hexadecimal digits; a percent sign itself is %25"
+    )]
     PercentEncoding(&'static str),
     /// A character that RFC 7512 section 2.3 does not allow as it is.
     #[error("{character:?} in the value of {attribute} must be written as {encoded}")]
@@ -176,7 +180,9 @@ fn set(field: &mut Option<Vec<u8>>, attribute: &'static str, value: &str) -> Res
                 return Err(UriError::PercentEncoding(attribute));
             }
         } else if !is_plain(character) {
-            let encoded = character.to_string().bytes().map(|byte| format!("%{byte:02X}")).collect();
+            let mut utf8 = [0; 4];
+            let utf8 = character.encode_utf8(&mut utf8).as_bytes();
+            let encoded = percent_encode(utf8, NON_ALPHANUMERIC).to_string();
             return Err(UriError::Character { attribute, character, encoded });
         }
     }

