@@ -1,5 +1,6 @@
 //! Who is at the other end of a connection, and which caller of the configuration that is.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -109,6 +110,28 @@ impl Peer {
     /// A process at the other end of a Unix socket.
     pub fn with_uid(uid: u32, pid: Option<i32>) -> Self {
         Self { address: PeerAddress::Unix { uid, pid }, certificate: None }
+    }
+
+    /// The identity as audit records name it: the URI SAN, else the first DNS SAN, else the uid.
+    pub fn identity(&self) -> Option<Cow<'_, str>> {
+        match (&self.certificate, self.address) {
+            (Some(certificate), _) => {
+                let name = certificate.uris.first().or(certificate.dns.first())?;
+                Some(Cow::Borrowed(name))
+            }
+            (None, PeerAddress::Unix { uid, .. }) => Some(Cow::Owned(format!("uid:{uid}"))),
+            (None, PeerAddress::Tcp(_)) => None,
+        }
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix { uid, pid: Some(pid) } => write!(f, "unix:uid={uid},pid={pid}"),
+            Self::Unix { uid, pid: None } => write!(f, "unix:uid={uid}"),
+        }
     }
 }
 

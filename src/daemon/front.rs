@@ -22,6 +22,7 @@ use crate::daemon::caller::Peer;
 use crate::daemon::denied::DeniedCallers;
 use crate::daemon::guard::{CallContext, DEFAULT_DEADLINE};
 use crate::daemon::keyset::Snapshot;
+use crate::daemon::metrics::Metrics;
 use crate::daemon::policy::{InFlight, StartedCall};
 use crate::daemon::status::{Failure, in_contract};
 
@@ -45,6 +46,8 @@ pub struct Shared {
     pub denied: Arc<DeniedCallers>,
     /// Where refusals are recorded.
     pub audit: Arc<Audit>,
+    /// Refusals are counted here.
+    pub metrics: Arc<Metrics>,
     /// Calls in flight.
     pub in_flight: Arc<InFlight>,
     /// The first half of each request id: this process.
@@ -112,6 +115,7 @@ impl Shared {
         let snapshot = self.snapshot.load();
         let caller_request_id = caller_request_id(request.headers());
         let refuse = |failure: Failure, caller: Option<&str>| {
+            self.metrics.server.refused(failure.reason());
             let (identity, address) = (peer.identity(), peer.address.to_string());
             self.audit.refusal(&Record {
                 request_id,

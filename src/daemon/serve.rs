@@ -8,10 +8,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use claviger_proto::v1::key_service_server::KeyServiceServer;
+use rustls_pki_types::CertificateDer;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -19,14 +21,16 @@ use tonic_health::pb::health_server::HealthServer;
 
 use crate::daemon::audit::{Audit, AuditError, Event};
 use crate::daemon::config::{Config, ConfigErrors};
+use crate::daemon::caller::Peer;
 use crate::daemon::denied::{DeniedCallers, DeniedError};
 use crate::daemon::front::{Front, Shared};
 use crate::daemon::guard::Guard;
 use crate::daemon::health::{HealthService, Phase};
 use crate::daemon::keyset::{BuildError, Keyset, Kept, Snapshot};
-use crate::daemon::listener;
+use crate::daemon::listener::{Bound, ConnectionSettings, Transport, bind};
 use crate::daemon::metrics::Metrics;
 use crate::daemon::monitor;
+use crate::daemon::operations::{self, Authorise, OperationsState, TlsSource};
 use crate::daemon::policy::InFlight;
 use crate::daemon::replica::Condition;
 use crate::daemon::service::Service;
@@ -35,8 +39,6 @@ use crate::daemon::tls::{TlsError, TlsState};
 
 /// READY=1, and a reload's swap, wait this long for keys to open.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
-/// How often files are looked at: certificates, CRLs, denied callers.
-const FILES_EVERY: Duration = Duration::from_millis(500);
 
 /// Why the daemon did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -119,13 +121,16 @@ async fn serve(config: Config, options: &Options) -> Result<(), ServeError> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let sockets = daemon.listen()?;
+    let operations = daemon.listen_for_operations().await?;
     daemon.say_what_is_unusual();
     let config_sha256 = daemon.config.load().sha256;
     daemon.audit.event(&Event::Start { config_sha256: &config_sha256 }).await?;
     let serving = tokio::spawn(daemon.clone().serve_connections(sockets));
+    if let Some(listener) = operations {
+        tokio::spawn(daemon.clone().serve_operations(listener));
+    }
     let background = [
         tokio::spawn(monitor::watch(Arc::clone(&daemon.keyset))),
-        tokio::spawn(daemon.clone().watch_files()),
         tokio::spawn(daemon.clone().write_spent()),
     ];
     daemon.open_keys().await?;
@@ -141,6 +146,7 @@ async fn serve(config: Config, options: &Options) -> Result<(), ServeError> {
     tracing::info!("draining");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     drop(daemon.audit.event(&Event::Drain));
+    daemon.operations.set_draining();
     daemon.phase.send_replace(Phase::Draining);
     let _ = serving.await;
     background.iter().for_each(tokio::task::JoinHandle::abort);
@@ -159,6 +165,8 @@ struct Daemon {
     audit: Arc<Audit>,
     denied: Arc<DeniedCallers>,
     tls: Option<Arc<TlsState>>,
+    transport: Transport,
+    operations: Arc<OperationsState>,
     in_flight: Arc<InFlight>,
     phase: watch::Sender<Phase>,
     changed: watch::Sender<u64>,
@@ -182,6 +190,8 @@ impl Daemon {
         let denied = DeniedCallers::open(config.server.denied_callers.as_deref())?;
         let tls = config.server.tls.as_ref();
         let tls = tls.map(|tls| TlsState::open(tls, options.allow_demo)).transpose()?;
+        let settings = ConnectionSettings::from(&config.server);
+        let transport = Transport::new(tls.clone(), Arc::clone(&denied), settings);
         let changed = watch::Sender::new(0);
         let kept = Kept { keyset: None, failed_unwraps: &failed_unwraps, changed: &changed };
         let keyset = Keyset::build(&config, &metrics, &kept)?;
@@ -190,10 +200,12 @@ impl Daemon {
             keyset: Arc::new(ArcSwap::from_pointee(keyset)),
             in_flight: Arc::new(InFlight::new(config.server.max_concurrent_calls)),
             config: Arc::new(ArcSwap::from_pointee(config)),
+            operations: Arc::new(OperationsState::new(Arc::clone(&metrics))),
             metrics,
             audit,
             denied,
             tls,
+            transport,
             phase: watch::Sender::new(Phase::Starting),
             changed,
             spent,
@@ -201,15 +213,21 @@ impl Daemon {
         })
     }
 
-    fn listen(&self) -> Result<Vec<listener::Bound>, ServeError> {
+    fn listen(&self) -> Result<Vec<Bound>, ServeError> {
         let config = self.config.load();
         let bind = |listen| {
-            listener::bind(listen).map_err(|error| ServeError::Listen {
-                address: format!("{listen:?}"),
-                error,
-            })
+            bind(listen).map_err(|error| ServeError::Listen { address: format!("{listen:?}"), error })
         };
         config.server.listen.iter().map(bind).collect()
+    }
+
+    async fn listen_for_operations(&self) -> Result<Option<TcpListener>, ServeError> {
+        let config = self.config.load();
+        let Some(operations) = &config.operations else { return Ok(None) };
+        let listener = TcpListener::bind(operations.listen).await.map_err(|error| {
+            ServeError::Listen { address: operations.listen.to_string(), error }
+        })?;
+        Ok(Some(listener))
     }
 
     /// What an operator should not have to find out.
@@ -242,23 +260,46 @@ impl Daemon {
         routes.prepare()
     }
 
-    async fn serve_connections(self, sockets: Vec<listener::Bound>) {
+    async fn serve_connections(self, sockets: Vec<Bound>) -> io::Result<()> {
         let shared = Shared {
             snapshot: Arc::clone(&self.snapshot),
             denied: Arc::clone(&self.denied),
             audit: Arc::clone(&self.audit),
+            metrics: Arc::clone(&self.metrics),
             in_flight: Arc::clone(&self.in_flight),
             instance: format!("{:x}", uuid::Uuid::now_v7().as_u64_pair().1),
             calls: AtomicU64::new(0),
         };
         let front = Front::new(self.routes(), Arc::new(shared));
-        let config = self.config.load_full();
+        self.transport.serve(sockets, front, self.draining()).await
+    }
+
+    async fn serve_operations(self, listener: TcpListener) -> io::Result<()> {
+        let tls = self.tls.clone().filter(|_| !listener.local_addr().is_ok_and(|a| a.ip().is_loopback()));
+        let source = tls.map(|tls| -> TlsSource { Arc::new(move || tls.load().operations_config()) });
+        let (state, daemon) = (Arc::clone(&self.operations), self.clone());
+        let authorise: Authorise = Arc::new(move |chain| daemon.may_read_metrics(chain));
+        operations::serve(listener, source, authorise, state, self.draining()).await
+    }
+
+    /// Whether the certificate is one of a caller in `operations.readers`.
+    fn may_read_metrics(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let Some(tls) = &self.tls else { return false };
+        let config = self.config.load();
+        let Some(operations) = &config.operations else { return false };
+        let Ok(ca) = tls.load().trust().verify(chain, SystemTime::now()) else { return false };
+        let Ok(peer) = Peer::with_certificate(operations.listen, ca, chain) else { return false };
+        let snapshot = self.snapshot.load();
+        let caller = snapshot.identify(&peer).filter(|_| !self.denied.denies(&peer));
+        caller.is_some_and(|caller| operations.readers.iter().any(|name| **name == *caller.name))
+    }
+
+    /// Ends when the drain begins.
+    fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut phase = self.phase.subscribe();
-        let draining = async move {
+        async move {
             let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
-        };
-        let settings = listener::Settings::from(&config.server);
-        listener::serve(sockets, self.tls, self.denied, settings, front, draining).await;
+        }
     }
 
     /// Opens every key once, for at most [`OPEN_WAIT`]; what is not open by then goes on opening.
@@ -272,6 +313,7 @@ impl Daemon {
             tracing::warn!("some keys are still opening: ready without them");
         }
         self.check_required(&keyset)?;
+        self.operations.set_ready();
         self.phase.send_replace(Phase::Ready);
         Ok(())
     }
@@ -298,12 +340,12 @@ impl Daemon {
             Ok(()) => {
                 let config_sha256 = self.config.load().sha256;
                 drop(self.audit.event(&Event::Reload { config_sha256: &config_sha256 }));
-                self.metrics.reloaded(true);
+                self.metrics.server.reloaded();
                 tracing::info!("configuration reloaded");
             }
             Err(error) => {
                 drop(self.audit.event(&Event::ReloadRefused { error: &error.to_string() }));
-                self.metrics.reloaded(false);
+                self.metrics.server.reload_refused();
                 tracing::error!(%error, "reload refused: the old configuration stays in force");
             }
         }
@@ -344,27 +386,11 @@ impl Daemon {
         self.denied.commit(denied);
         self.snapshot.store(Arc::clone(&keyset.snapshot));
         self.keyset.store(keyset);
-        self.metrics.retain_keys(|name| config.keys.contains_key(name));
+        self.transport.configure(ConnectionSettings::from(&config.server));
         self.config.store(Arc::new(config));
         self.changed.send_modify(|changes| *changes += 1);
         self.audit.reopen().await?;
         Ok(())
-    }
-
-    /// Certificates, CRLs and denied callers act when their files change.
-    async fn watch_files(self) {
-        let mut tick = tokio::time::interval(FILES_EVERY);
-        loop {
-            tick.tick().await;
-            let (denied, tls) = (Arc::clone(&self.denied), self.tls.clone());
-            let _ = tokio::task::spawn_blocking(move || {
-                denied.poll();
-                if let Some(tls) = tls {
-                    tls.poll();
-                }
-            })
-            .await;
-        }
     }
 
     /// Failed unwraps are written each second in which they changed.
