@@ -35,14 +35,14 @@ pub async fn open_all(keyset: &Keyset) {
 
 /// Watches the replicas of the keyset in force, for ever.
 pub async fn watch(keyset: Arc<ArcSwap<Keyset>>) {
-    let mut failing: HashMap<*const Replica, Backoff> = HashMap::new();
+    let mut failing: HashMap<usize, Backoff> = HashMap::new();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
         let keyset = keyset.load_full();
         if !failing.is_empty() {
-            let present: HashSet<_> = keyset.replicas.values().map(Arc::as_ptr).collect();
+            let present: HashSet<_> = keyset.replicas.values().map(identity).collect();
             failing.retain(|replica, _| present.contains(replica));
         }
         for replicas in by_provider(&keyset).into_values() {
@@ -59,20 +59,20 @@ struct Backoff {
 
 /// Of one provider: the failing replicas whose time has come, or else the one that was proven
 /// longest ago.
-fn check_some(replicas: &[Arc<Replica>], failing: &mut HashMap<*const Replica, Backoff>) {
+fn check_some(replicas: &[Arc<Replica>], failing: &mut HashMap<usize, Backoff>) {
     let now = Instant::now();
     let mut longest_ago: Option<&Arc<Replica>> = None;
     let mut failed_just_now = false;
     for replica in replicas {
         if replica.is_serving() {
-            failing.remove(&Arc::as_ptr(replica));
+            failing.remove(&identity(replica));
             let ago = replica.proven_ago();
             if ago >= PROVE_EVERY && longest_ago.is_none_or(|other| other.proven_ago() < ago) {
                 longest_ago = Some(replica);
             }
             continue;
         }
-        let backoff = match failing.entry(Arc::as_ptr(replica)) {
+        let backoff = match failing.entry(identity(replica)) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 failed_just_now = true;
@@ -91,6 +91,11 @@ fn check_some(replicas: &[Arc<Replica>], failing: &mut HashMap<*const Replica, B
     } else if let Some(replica) = longest_ago {
         check_in_background(replica);
     }
+}
+
+/// Which replica this is, as long as it lives.
+fn identity(replica: &Arc<Replica>) -> usize {
+    Arc::as_ptr(replica).addr()
 }
 
 fn check_in_background(replica: &Arc<Replica>) {

@@ -28,6 +28,7 @@ use crate::daemon::guard::Guard;
 use crate::daemon::health::{HealthService, Phase};
 use crate::daemon::keyset::{BuildError, Keyset, Kept, Snapshot};
 use crate::daemon::listener::{Bound, ConnectionSettings, Transport, bind};
+use crate::daemon::log::LogError;
 use crate::daemon::metrics::Metrics;
 use crate::daemon::monitor;
 use crate::daemon::operations::{self, Authorise, OperationsState, TlsSource};
@@ -85,6 +86,9 @@ pub enum ServeError {
     /// A field that needs a restart was changed.
     #[error("{0} was changed, which needs a restart; the old configuration stays in force")]
     NeedsRestart(&'static str),
+    /// The log's filter.
+    #[error("log: {0}")]
+    Log(#[from] LogError),
     /// Something else that the system refused.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -104,7 +108,7 @@ pub fn run(options: &Options) -> Result<(), ServeError> {
     let config = Config::load(&options.config)?;
     config.check_for_serve()?;
     enter_environment(&config)?;
-    crate::daemon::log::init(&config.log);
+    crate::daemon::log::init(&config.log)?;
     protect_memory();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // The keys' own threads do the work: half of the cores are plenty for the sockets.
@@ -185,7 +189,7 @@ impl Daemon {
             }
             None => (None, FailedUnwraps::new()),
         };
-        let metrics = Arc::new(Metrics::new());
+        let metrics = Arc::new(Metrics::default());
         let audit = Arc::new(Audit::open(&config.audit, metrics.audit())?);
         let denied = DeniedCallers::open(config.server.denied_callers.as_deref())?;
         let tls = config.server.tls.as_ref();
@@ -335,7 +339,9 @@ impl Daemon {
 
     /// Reads everything again; refused as a whole if anything is wrong.
     async fn reload(&self) {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading]);
+        if let Ok(now) = sd_notify::NotifyState::monotonic_usec_now() {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading, now]);
+        }
         match self.try_reload().await {
             Ok(()) => {
                 let config_sha256 = self.config.load().sha256;
