@@ -3,7 +3,7 @@
 //! - [`config`]: the file, parsed and checked as a whole; afterwards it is trusted
 //! - [`backends`]: the one list of providers
 //! - [`serve`]: start, reload, drain
-//! - [`listener`], [`tls`], [`caller`]: sockets, certificates, and who is calling
+//! - [`listener`], [`tls`], [`caller`], [`denied`]: sockets, certificates, who is calling, and who may not
 //! - [`service`], [`keyring`], [`policy`], [`guard`], [`status`]: the path of a request
 //! - [`health`], [`operations`], [`metrics`]: how the daemon is seen from outside
 //! - [`audit`], [`log`]: what is written down
@@ -12,6 +12,8 @@ pub mod audit;
 pub mod backends;
 pub mod caller;
 pub mod config;
+pub mod denied;
+mod file_stamp;
 pub mod guard;
 pub mod health;
 pub mod keyring;
