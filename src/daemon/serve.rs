@@ -99,8 +99,8 @@ pub enum ServeError {
 pub struct Options {
     /// The configuration file.
     pub config: PathBuf,
-    /// Accept certificates of the demo's CA: for `claviger demo` alone.
-    pub allow_demo: bool,
+    /// For `claviger demo` alone: accept certificates of its CA, and end when it ends.
+    pub demo: bool,
 }
 
 /// Serves until SIGTERM or SIGINT, then drains.
@@ -110,6 +110,11 @@ pub fn run(options: &Options) -> Result<(), ServeError> {
     enter_environment(&config)?;
     crate::daemon::log::init(&config.log)?;
     protect_memory();
+    #[cfg(target_os = "linux")]
+    if options.demo {
+        use rustix::process::{Signal, set_parent_process_death_signal};
+        set_parent_process_death_signal(Some(Signal::TERM)).map_err(io::Error::from)?;
+    }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // The keys' own threads do the work: half of the cores are plenty for the sockets.
     tokio::runtime::Builder::new_multi_thread()
@@ -193,7 +198,7 @@ impl Daemon {
         let audit = Arc::new(Audit::open(&config.audit, metrics.audit())?);
         let denied = DeniedCallers::open(config.server.denied_callers.as_deref())?;
         let tls = config.server.tls.as_ref();
-        let tls = tls.map(|tls| TlsState::open(tls, options.allow_demo)).transpose()?;
+        let tls = tls.map(|tls| TlsState::open(tls, options.demo)).transpose()?;
         let settings = ConnectionSettings::from(&config.server);
         let transport = Transport::new(tls.clone(), Arc::clone(&denied), settings);
         let changed = watch::Sender::new(0);
