@@ -38,7 +38,7 @@ pub const PROVIDER_TYPES: [ProviderType; 2] = [
 ];
 
 /// A provider's own options, by `type`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ProviderConfig {
     /// `type = "software"`.

@@ -30,8 +30,12 @@ struct State {
 impl Budget {
     /// A budget with nothing spent but `failed_at` (milliseconds since 1970, oldest first).
     pub fn new(limits: Limits, failed_at: Vec<u64>) -> Self {
-        let state =
-            State { limits, rate_full_at: Instant::now(), failed_at: failed_at.into(), in_flight: 0 };
+        let state = State {
+            limits,
+            rate_full_at: Instant::now(),
+            failed_at: failed_at.into(),
+            in_flight: 0,
+        };
         Self { state: Mutex::new(state), released: Notify::new() }
     }
 

@@ -134,8 +134,8 @@ impl Shared {
             false => snapshot.identify(peer),
         };
         let caller = caller.ok_or_else(|| refuse(Failure::Unauthenticated, None))?;
-        let timeout = deadline(request.headers())
-            .map_err(|failure| refuse(failure, Some(&caller.name)))?;
+        let timeout =
+            deadline(request.headers()).map_err(|failure| refuse(failure, Some(&caller.name)))?;
         let in_flight = self
             .in_flight
             .start(&caller.in_flight)
@@ -194,8 +194,8 @@ fn caller_request_id(headers: &HeaderMap) -> Option<String> {
 /// W3C trace context, if it has the form of version 00.
 fn traceparent(headers: &HeaderMap) -> Option<String> {
     let value = headers.get("traceparent")?.to_str().ok()?;
-    let good = value.len() == 55
-        && value.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'));
+    let good =
+        value.len() == 55 && value.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'));
     good.then(|| value.to_owned())
 }
 
@@ -249,11 +249,13 @@ mod tests {
         assert_eq!(read("abc-1"), Some("abc-1".into()));
         assert_eq!(read(""), None);
         assert_eq!(read("a\tb"), None);
-        assert!(caller_request_id(&HeaderMap::from_iter([(
-            "x-request-id".parse().unwrap(),
-            HeaderValue::from_str(&"a".repeat(65)).unwrap()
-        )]))
-        .is_none());
+        assert!(
+            caller_request_id(&HeaderMap::from_iter([(
+                "x-request-id".parse().unwrap(),
+                HeaderValue::from_str(&"a".repeat(65)).unwrap()
+            )]))
+            .is_none()
+        );
     }
 
     #[test]

@@ -118,9 +118,7 @@ impl Watch {
     }
 }
 
-fn open(
-    request: Request<HealthCheckRequest>,
-) -> Result<(Arc<CallContext>, String), Status> {
+fn open(request: Request<HealthCheckRequest>) -> Result<(Arc<CallContext>, String), Status> {
     let (_, mut extensions, message) = request.into_parts();
     let context = extensions.remove::<Arc<CallContext>>().ok_or(Failure::Internal)?;
     Ok((context, message.service))

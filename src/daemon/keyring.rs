@@ -139,7 +139,10 @@ impl Key {
             let lengths: Vec<String> = lengths.iter().map(ToString::to_string).collect();
             return Err(Failure::Field {
                 field: "wrapped",
-                allowed: format!("must be exactly {} bytes, not {wrapped_len}", lengths.join(" or ")),
+                allowed: format!(
+                    "must be exactly {} bytes, not {wrapped_len}",
+                    lengths.join(" or ")
+                ),
             });
         }
         if candidates.len() > 1 && candidates.iter().any(|c| c.algorithm == Algorithm::Rsa15) {
@@ -214,7 +217,8 @@ impl Version {
         let serving = self.replicas.iter().find(|replica| replica.is_serving());
         serving.or_else(|| self.replicas.iter().find(|r| r.key().is_some())).ok_or_else(|| {
             let faults = self.replicas.iter().map(|replica| fault(replica));
-            faults.max_by_key(|f| f.kind == claviger_provider_api::ErrorKind::Unavailable)
+            faults
+                .max_by_key(|f| f.kind == claviger_provider_api::ErrorKind::Unavailable)
                 .expect("a version in use has a replica")
         })
     }
@@ -251,10 +255,7 @@ fn no_active_version() -> Failure {
 fn not_listed<T: std::fmt::Display>(listed: &[T]) -> Failure {
     let allowed = match listed {
         [] => "this key has none for this operation".to_owned(),
-        listed => format!(
-            "this key allows {}",
-            claviger_provider_api::algorithm::names(listed)
-        ),
+        listed => format!("this key allows {}", claviger_provider_api::algorithm::names(listed)),
     };
     Failure::Field { field: "algorithm", allowed }
 }

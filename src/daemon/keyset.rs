@@ -135,9 +135,10 @@ fn build_provider(
     let before = kept.keyset.and_then(|keyset| keyset.providers.get(name));
     let instance = match before {
         Some((config, instance)) if *config == provider.config => Arc::clone(instance),
-        _ => Arc::new(Provider::new(name, &provider.config, state_dir).map_err(|error| {
-            BuildError::Provider { name: name.to_owned(), error }
-        })?),
+        _ => Arc::new(
+            Provider::new(name, &provider.config, state_dir)
+                .map_err(|error| BuildError::Provider { name: name.to_owned(), error })?,
+        ),
     };
     Ok((name.to_owned(), (provider.config.clone(), instance)))
 }
@@ -189,7 +190,11 @@ fn build_version(
         sign_algorithms: version.sign_algorithms.clone(),
         public_key_sha256: pin,
         replicas: of_version.collect(),
-        certificate: version.certificate.as_deref().map(|path| read_certificate(key, path)).transpose()?,
+        certificate: version
+            .certificate
+            .as_deref()
+            .map(|path| read_certificate(key, path))
+            .transpose()?,
     })
 }
 
@@ -238,11 +243,7 @@ fn build_caller(
     Arc::new(Caller { name, slot: guard::slot(index), grants, readable, in_flight: calls })
 }
 
-fn build_budget(
-    place: &(String, String),
-    limits: config::Limits,
-    kept: &Kept<'_>,
-) -> Arc<Budget> {
+fn build_budget(place: &(String, String), limits: config::Limits, kept: &Kept<'_>) -> Arc<Budget> {
     if let Some(budget) = kept.keyset.and_then(|keyset| keyset.budgets.get(place)) {
         budget.set_limits(limits);
         return Arc::clone(budget);

@@ -93,8 +93,8 @@ impl InFlight {
         let started = StartedCall { in_flight: Arc::clone(self), caller: Arc::clone(caller) };
         let of_caller = caller.fetch_add(1, Ordering::Relaxed) + 1;
         let total = self.total.fetch_add(1, Ordering::Relaxed) + 1;
-        let refused = of_caller > self.most_of_one
-            || (total > self.most && of_caller > ALWAYS_IN_FLIGHT);
+        let refused =
+            of_caller > self.most_of_one || (total > self.most && of_caller > ALWAYS_IN_FLIGHT);
         match refused {
             true => Err(Failure::Exhausted {
                 what: Exhausted::Calls,

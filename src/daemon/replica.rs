@@ -232,9 +232,7 @@ impl Replica {
                 return Ok(());
             }
             Ok(Ok(Err(error))) => Fault::of(&error),
-            Ok(Err(_)) => {
-                Fault { kind: ErrorKind::Internal, text: "the check panicked".into() }
-            }
+            Ok(Err(_)) => Fault { kind: ErrorKind::Internal, text: "the check panicked".into() },
             Err(_) => {
                 Fault { kind: ErrorKind::Unavailable, text: "the check took too long".into() }
             }
@@ -251,7 +249,13 @@ impl Replica {
         let config::Replica { provider, locator } = &self.specification.place;
         match &condition {
             Condition::Failing(fault) => {
-                tracing::error!(provider, locator, reason = fault.kind.reason(), "replica fails: {}", fault.text);
+                tracing::error!(
+                    provider,
+                    locator,
+                    reason = fault.kind.reason(),
+                    "replica fails: {}",
+                    fault.text
+                );
             }
             Condition::Serving => tracing::info!(provider, locator, "replica serves"),
             Condition::Opening => {}

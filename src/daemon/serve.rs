@@ -20,13 +20,13 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 
 use crate::daemon::audit::{Audit, AuditError, Event};
-use crate::daemon::config::{Config, ConfigErrors};
 use crate::daemon::caller::Peer;
+use crate::daemon::config::{Config, ConfigErrors};
 use crate::daemon::denied::{DeniedCallers, DeniedError};
 use crate::daemon::front::{Front, Shared};
 use crate::daemon::guard::Guard;
 use crate::daemon::health::{HealthService, Phase};
-use crate::daemon::keyset::{BuildError, Keyset, Kept, Snapshot};
+use crate::daemon::keyset::{BuildError, Kept, Keyset, Snapshot};
 use crate::daemon::listener::{Bound, ConnectionSettings, Transport, bind};
 use crate::daemon::log::LogError;
 use crate::daemon::metrics::Metrics;
@@ -225,7 +225,8 @@ impl Daemon {
     fn listen(&self) -> Result<Vec<Bound>, ServeError> {
         let config = self.config.load();
         let bind = |listen| {
-            bind(listen).map_err(|error| ServeError::Listen { address: format!("{listen:?}"), error })
+            bind(listen)
+                .map_err(|error| ServeError::Listen { address: format!("{listen:?}"), error })
         };
         config.server.listen.iter().map(bind).collect()
     }
@@ -284,8 +285,10 @@ impl Daemon {
     }
 
     async fn serve_operations(self, listener: TcpListener) -> io::Result<()> {
-        let tls = self.tls.clone().filter(|_| !listener.local_addr().is_ok_and(|a| a.ip().is_loopback()));
-        let source = tls.map(|tls| -> TlsSource { Arc::new(move || tls.load().operations_config()) });
+        let tls =
+            self.tls.clone().filter(|_| !listener.local_addr().is_ok_and(|a| a.ip().is_loopback()));
+        let source =
+            tls.map(|tls| -> TlsSource { Arc::new(move || tls.load().operations_config()) });
         let (state, daemon) = (Arc::clone(&self.operations), self.clone());
         let authorise: Authorise = Arc::new(move |chain| daemon.may_read_metrics(chain));
         operations::serve(listener, source, authorise, state, self.draining()).await
@@ -379,11 +382,8 @@ impl Daemon {
         };
         let denied = DeniedCallers::prepare(config.server.denied_callers.as_deref())?;
         let before = self.keyset.load_full();
-        let kept = Kept {
-            keyset: Some(&before),
-            failed_unwraps: &HashMap::new(),
-            changed: &self.changed,
-        };
+        let kept =
+            Kept { keyset: Some(&before), failed_unwraps: &HashMap::new(), changed: &self.changed };
         let keyset = Arc::new(Keyset::build(&config, &self.metrics, &kept)?);
         let opening = Arc::clone(&keyset);
         let opening = tokio::spawn(async move { monitor::open_all(&opening).await });

@@ -68,10 +68,8 @@ impl KeyService for Service {
         let (context, request) = open(request)?;
         let algorithm = parse_algorithm(&request.algorithm)?;
         let material = KeyMaterial::copied_from(&request.key_material);
-        let (wrapped, key_version, algorithm) = self
-            .guard
-            .wrap(&context, &request.key, &material, algorithm, &request.label)
-            .await?;
+        let (wrapped, key_version, algorithm) =
+            self.guard.wrap(&context, &request.key, &material, algorithm, &request.label).await?;
         let algorithm = algorithm.to_string();
         Ok(Response::new(WrapResponse { wrapped: wrapped.into(), key_version, algorithm }))
     }
@@ -127,10 +125,8 @@ impl KeyService for Service {
         let (context, VerifyRequest { key, digest, algorithm, key_version, signature }) =
             open(request)?;
         let algorithm = algorithm.parse().map_err(unknown_algorithm)?;
-        let good = self
-            .guard
-            .verify(&context, &key, &digest, algorithm, key_version, &signature)
-            .await?;
+        let good =
+            self.guard.verify(&context, &key, &digest, algorithm, key_version, &signature).await?;
         let (valid, key_version) = (good.is_some(), good.unwrap_or(0));
         Ok(Response::new(VerifyResponse { valid, key_version }))
     }

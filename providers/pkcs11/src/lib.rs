@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Stub.
-#[derive(Clone, Debug, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {}
 

@@ -21,7 +21,7 @@ use key::SoftwareKey;
 use workers::Workers;
 
 /// The options of `type = "software"`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where relative locators are looked up.

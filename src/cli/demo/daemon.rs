@@ -18,14 +18,14 @@ use crate::cli::failure::{Exit, Failure};
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
 /// The running daemon.
-pub struct Daemon {
+pub(super) struct Daemon {
     child: Child,
     log: PathBuf,
 }
 
 impl Daemon {
     /// Starts it and waits until it is ready.
-    pub async fn start(state: &State) -> Result<Self, Failure> {
+    pub(super) async fn start(state: &State) -> Result<Self, Failure> {
         let log = state.dir.join("daemon.log");
         let file = File::create(&log).map_err(|error| failed("daemon.log", &error))?;
         let program = std::env::current_exe().map_err(|error| failed("this program", &error))?;
@@ -54,7 +54,7 @@ impl Daemon {
     }
 
     /// Waits for Ctrl-C or SIGTERM, or for the daemon's own end.
-    pub async fn wait(&mut self) -> Result<(), Failure> {
+    pub(super) async fn wait(&mut self) -> Result<(), Failure> {
         let mut terminate =
             signal(SignalKind::terminate()).map_err(|error| failed("SIGTERM", &error))?;
         tokio::select! {
@@ -65,7 +65,7 @@ impl Daemon {
     }
 
     /// Asks it to drain and waits for its end.
-    pub async fn stop(mut self) -> Result<(), Failure> {
+    pub(super) async fn stop(mut self) -> Result<(), Failure> {
         if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok())
             && let Some(pid) = rustix::process::Pid::from_raw(pid)
         {
@@ -90,7 +90,8 @@ fn is_ready(port: u16) -> bool {
     let ask = || {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        stream
+            .write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok::<_, std::io::Error>(answer.starts_with("HTTP/1.1 200"))

@@ -12,7 +12,7 @@ use super::{Args, failed};
 use crate::cli::failure::{Exit, Failure};
 
 /// What the configuration says of the key.
-pub struct DemoKey {
+pub(super) struct DemoKey {
     /// The lines of `[providers.demo]`.
     pub provider: String,
     /// Where the key lives.
@@ -25,7 +25,7 @@ pub struct DemoKey {
 
 impl DemoKey {
     /// The key of this folder, made if it is missing: step 2.
-    pub fn prepare(state: &State, args: &Args) -> Result<Self, Failure> {
+    pub(super) fn prepare(state: &State, args: &Args) -> Result<Self, Failure> {
         #[cfg(feature = "pkcs11")]
         if args.softhsm {
             return super::softhsm::prepare(&state.dir);
@@ -38,7 +38,8 @@ impl DemoKey {
 fn in_a_file(state: &State) -> Result<DemoKey, Failure> {
     let directory = state.dir.join("keys");
     make_private_dir(&directory)?;
-    let (key_file, public_file) = (directory.join("user-keys.pem"), directory.join("user-keys.spki"));
+    let (key_file, public_file) =
+        (directory.join("user-keys.pem"), directory.join("user-keys.spki"));
     if !key_file.exists() || !public_file.exists() {
         let refused = |_| Failure::new(Exit::Failure, "no RSA key could be made");
         let key = PrivateDecryptingKey::generate(KeySize::Rsa3072).map_err(refused)?;

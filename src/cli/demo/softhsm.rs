@@ -28,7 +28,7 @@ const CONFIGURATION: &str = "SOFTHSM2_CONF";
 
 /// SoftHSM reads its configuration's place from the environment, which is safe to set only before
 /// any thread runs: so the demo starts itself once more.
-pub fn enter_environment(dir: &Path) -> Result<(), Failure> {
+pub(super) fn enter_environment(dir: &Path) -> Result<(), Failure> {
     use std::os::unix::process::CommandExt;
     let configuration = dir.join("softhsm2.conf");
     if std::env::var_os(CONFIGURATION).is_some_and(|is| is == configuration) {
@@ -43,7 +43,7 @@ pub fn enter_environment(dir: &Path) -> Result<(), Failure> {
 }
 
 /// The token of this folder and its key, made if missing.
-pub fn prepare(dir: &Path) -> Result<DemoKey, Failure> {
+pub(super) fn prepare(dir: &Path) -> Result<DemoKey, Failure> {
     let module = module()?;
     let public_file = dir.join("user-keys.spki");
     if !public_file.exists() {
@@ -94,7 +94,8 @@ fn make_token(dir: &Path, module: &Path) -> Result<Vec<u8>, Failure> {
             .get_slots_with_token()?
             .last()
             .expect("SoftHSM always has a slot for the next token");
-        let (pin, so_pin) = (AuthPin::new(pin.as_str().into()), AuthPin::new(so_pin.as_str().into()));
+        let (pin, so_pin) =
+            (AuthPin::new(pin.as_str().into()), AuthPin::new(so_pin.as_str().into()));
         pkcs11.init_token(slot, &so_pin, LABEL)?;
         let session = pkcs11.open_rw_session(slot)?;
         session.login(UserType::So, Some(&so_pin))?;

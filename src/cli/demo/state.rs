@@ -14,7 +14,7 @@ const CLIENT: &str = "spiffe://demo.claviger.example/key-connector";
 const VALIDITY: Duration = Duration::from_hours(30 * 24);
 
 /// The demo's folder.
-pub struct State {
+pub(super) struct State {
     /// The folder itself.
     pub dir: PathBuf,
     /// The daemon's configuration.
@@ -27,7 +27,7 @@ pub struct State {
 
 impl State {
     /// Makes what is missing, and says what there is: steps 1 and 2.
-    pub fn prepare(dir: &Path, args: &Args) -> Result<Self, Failure> {
+    pub(super) fn prepare(dir: &Path, args: &Args) -> Result<Self, Failure> {
         make_private_dir(dir)?;
         let state = Self {
             dir: dir.to_owned(),
@@ -46,7 +46,7 @@ impl State {
     }
 
     /// Keeps the wrapped value, as a Key Connector does.
-    pub fn write_wrapped(&self, wrapped: &[u8]) -> Result<(), Failure> {
+    pub(super) fn write_wrapped(&self, wrapped: &[u8]) -> Result<(), Failure> {
         write(&self.dir.join("wrapped.bin"), wrapped)
     }
 
@@ -130,8 +130,9 @@ private_key = "pki/key-connector.key"
 }
 
 /// `claviger/demo` in the user's data folder.
-pub fn default_dir(softhsm: bool) -> Result<PathBuf, Failure> {
-    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+pub(super) fn default_dir(softhsm: bool) -> Result<PathBuf, Failure> {
+    let data =
+        std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
     let data = data.or(home).ok_or_else(|| {
         Failure::new(Exit::Usage, "HOME is not set").advise("Name a folder with --dir.")
@@ -158,7 +159,7 @@ fn check_port_is_free(port: u16) -> Result<(), Failure> {
 }
 
 /// A folder for ourselves alone.
-pub fn make_private_dir(dir: &Path) -> Result<(), Failure> {
+pub(super) fn make_private_dir(dir: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -168,6 +169,6 @@ pub fn make_private_dir(dir: &Path) -> Result<(), Failure> {
 }
 
 /// Writes a file for ourselves alone, in one step.
-pub fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
+pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
     write_replacing(path, content).map_err(|error| failed(&path.display().to_string(), &error))
 }

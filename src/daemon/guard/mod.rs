@@ -164,7 +164,9 @@ fn wrap_with(
         PublicKeyError::LabelNotAllowed => {
             Failure::Field { field: "label", allowed: error.to_string() }
         }
-        PublicKeyError::NotRsaSpki | PublicKeyError::Unsupported { .. } | PublicKeyError::Refused => {
+        PublicKeyError::NotRsaSpki
+        | PublicKeyError::Unsupported { .. }
+        | PublicKeyError::Refused => {
             tracing::error!(%error, "wrapping failed");
             Failure::Internal
         }

@@ -36,7 +36,11 @@ pub(super) fn parse_digest(digest: &[u8], algorithm: SignAlgorithm) -> Result<Di
     let hash = algorithm.hash();
     Digest::new(hash, digest).ok_or_else(|| Failure::Field {
         field: "digest",
-        allowed: format!("must be exactly {} bytes for {algorithm}, not {}", hash.len(), digest.len()),
+        allowed: format!(
+            "must be exactly {} bytes for {algorithm}, not {}",
+            hash.len(),
+            digest.len()
+        ),
     })
 }
 

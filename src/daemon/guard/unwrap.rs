@@ -154,7 +154,9 @@ async fn attribute(
             Ok(material)
         }
         // Only a failure that nothing under it can explain is the value's.
-        Err(ErrorKind::UnwrapFailed) if miss.replica.check().await.is_ok() && key.repairs() == repairs => {
+        Err(ErrorKind::UnwrapFailed)
+            if miss.replica.check().await.is_ok() && key.repairs() == repairs =>
+        {
             Err(Failure::UnwrapFailed)
         }
         Err(kind) => Err(Failure::of_backend(kind)),
