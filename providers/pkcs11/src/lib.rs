@@ -1,4 +1,8 @@
 //! Stub.
+pub mod latch;
+pub mod oaep;
+pub mod uri;
+
 use claviger_provider_api::{Error, OpenKey, WrappingKey};
 use std::path::Path;
 use std::sync::Arc;

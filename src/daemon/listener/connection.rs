@@ -1,0 +1,449 @@
+//! One connection's life, in one task: handshake, requests, and its end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::{AlertDescription, CertificateError};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tower::util::{Oneshot, ServiceExt};
+
+use super::live::{Command, Place, Signal};
+use super::stats::{Cut, HandshakeFailure};
+use super::{BoxError, ConnectionSettings, Shared};
+use crate::daemon::caller::Peer;
+
+/// How long after GOAWAY a connection is cut.
+const GRACE: Duration = Duration::from_secs(30);
+/// A dead peer is noticed after both together; idle connections cost one small frame a minute.
+const PING_INTERVAL: Duration = Duration::from_mins(1);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Requests carry a few short headers.
+const MAX_HEADER_LIST: u32 = 8 << 10;
+/// Streams that a peer resets before they were served (CVE-2023-44487), and that we reset for the
+/// peer's errors; more end the connection.
+const MAX_RESET_STREAMS: usize = 20;
+const MAX_LOCAL_ERROR_RESETS: usize = 128;
+/// A message has 64 KiB at most: one fits a stream's window, four the connection's.
+const STREAM_WINDOW: u32 = 128 << 10;
+const CONNECTION_WINDOW: u32 = 256 << 10;
+const SEND_BUFFER: usize = 128 << 10;
+/// The client's HTTP/2 preface: RFC 9113, section 3.4.
+const PREFACE: u8 = 24;
+
+pub(super) async fn serve_tcp<S, B>(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    address: SocketAddr,
+    place: Place,
+    service: S,
+) where
+    S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let _ = stream.set_nodelay(true);
+    let allowed = shared.settings.load().handshake_timeout;
+    let outcome = tokio::select! {
+        outcome = timeout(allowed, handshake(&shared, stream, address, &place)) => {
+            outcome.unwrap_or(Err(Refusal::from(HandshakeFailure::Timeout)))
+        }
+        _ = place.signal.received() => Err(HandshakeFailure::Shutdown.into()),
+    };
+    match outcome {
+        Ok((stream, peer)) => {
+            shared.stats.count_handshake();
+            serve(&shared, stream, peer, &place, service).await;
+        }
+        Err(refusal) => refusal.record(&shared, address),
+    }
+}
+
+pub(super) async fn serve_unix<S, B>(
+    shared: Arc<Shared>,
+    stream: UnixStream,
+    place: Place,
+    service: S,
+) where
+    S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let Ok(credentials) = stream.peer_cred() else {
+        shared.stats.count_failed(HandshakeFailure::Protocol);
+        return;
+    };
+    let peer = Arc::new(Peer::with_uid(credentials.uid(), credentials.pid()));
+    place.identify(peer.clone());
+    // Asked after `identify`: a list that comes in force meanwhile looks at this connection.
+    if shared.denied.denies(&peer) {
+        shared.stats.count_failed(HandshakeFailure::Denied);
+        return;
+    }
+    serve(&shared, stream, peer, &place, service).await;
+}
+
+/// TLS, and who it is. Nothing here costs more than a socket until the peer has sent its first
+/// bytes: only then it waits for one of the places.
+async fn handshake(
+    shared: &Shared,
+    stream: TcpStream,
+    address: SocketAddr,
+    place: &Place,
+) -> Result<(TlsStream<TcpStream>, Arc<Peer>), Refusal> {
+    let tls = shared.tls.as_ref().ok_or(HandshakeFailure::Protocol)?;
+    stream.readable().await.map_err(|_| HandshakeFailure::PeerLeft)?;
+    let _handshaking = shared.handshakes.acquire().await.map_err(|_| HandshakeFailure::Shutdown)?;
+    let stream = TlsAcceptor::from(tls.load().server_config()).accept(stream).await?;
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    loop {
+        let trust = tls.load().trust().clone();
+        let ca = trust.verify(chain, SystemTime::now())?;
+        let peer = Peer::with_certificate(address, ca, chain).map_err(|error| Refusal {
+            reason: HandshakeFailure::BadCertificate,
+            detail: error.to_string(),
+        })?;
+        let peer = Arc::new(peer);
+        place.identify(peer.clone());
+        if shared.denied.denies(&peer) {
+            return Err(HandshakeFailure::Denied.into());
+        }
+        // What was put in force before `identify` may not have looked at this connection.
+        if tls.load().trust().fingerprint() == trust.fingerprint() {
+            return Ok((stream, peer));
+        }
+    }
+}
+
+async fn serve<I, S, B>(shared: &Shared, io: I, peer: Arc<Peer>, place: &Place, service: S)
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let settings = **shared.settings.load();
+    let heard = Arc::new(AtomicBool::new(false));
+    let lifetime = Lifetime::new(&settings, &peer);
+    let mut connection = pin!(http2_settings(&settings).serve_connection(
+        TokioIo::new(Heard { io, bytes: 0, heard: heard.clone() }),
+        WithPeer { peer, service },
+    ));
+    let mut stage = Stage::Silent;
+    let mut timer = pin!(sleep_until(lifetime.go_away_at.min(lifetime.silent_until)));
+    let signal: &Signal = &place.signal;
+    let cut = loop {
+        tokio::select! {
+            biased;
+            command = signal.received() => match command {
+                Command::Drain => connection.as_mut().graceful_shutdown(),
+                Command::Cut(reason) => break Some(reason),
+            },
+            () = timer.as_mut() => match stage {
+                Stage::Silent if !heard.load(Ordering::Relaxed) => break Some(Cut::Silent),
+                Stage::Silent => {
+                    stage = Stage::Serving;
+                    timer.as_mut().reset(lifetime.go_away_at);
+                }
+                Stage::Serving => {
+                    connection.as_mut().graceful_shutdown();
+                    stage = Stage::Leaving;
+                    timer.as_mut().reset(lifetime.cut_at);
+                }
+                Stage::Leaving => break Some(lifetime.cut_for),
+            },
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "connection ended");
+                }
+                break None;
+            }
+        }
+    };
+    if let Some(reason) = cut {
+        shared.stats.count_cut(reason);
+    }
+}
+
+fn http2_settings(settings: &ConnectionSettings) -> http2::Builder<TokioExecutor> {
+    let mut http2 = http2::Builder::new(TokioExecutor::new());
+    http2
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(settings.max_streams)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
+        .max_local_error_reset_streams(MAX_LOCAL_ERROR_RESETS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER);
+    http2
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// No HTTP/2 yet, perhaps.
+    Silent,
+    Serving,
+    /// GOAWAY was sent.
+    Leaving,
+}
+
+/// When a connection is asked to go, and when it is cut.
+#[derive(Clone, Copy, Debug)]
+struct Lifetime {
+    silent_until: Instant,
+    go_away_at: Instant,
+    cut_at: Instant,
+    cut_for: Cut,
+}
+
+impl Lifetime {
+    fn new(settings: &ConnectionSettings, peer: &Peer) -> Self {
+        let age = jittered(settings.max_connection_age, random_fraction());
+        let expires_in = peer.certificate.as_ref().map(|certificate| {
+            certificate.not_after.duration_since(SystemTime::now()).unwrap_or_default()
+        });
+        Self::from_now(Instant::now(), settings.handshake_timeout, age, expires_in)
+    }
+
+    fn from_now(
+        now: Instant,
+        silence: Duration,
+        age: Duration,
+        expires_in: Option<Duration>,
+    ) -> Self {
+        let (mut go_away, mut cut, mut cut_for) = (age, age + GRACE, Cut::Age);
+        if let Some(expires_in) = expires_in
+            && expires_in < cut
+        {
+            // The client gets the time to come back with a newer certificate.
+            go_away = age.min(expires_in.saturating_sub(GRACE).max(expires_in / 2));
+            (cut, cut_for) = (expires_in, Cut::Expired);
+        }
+        Self { silent_until: now + silence, go_away_at: now + go_away, cut_at: now + cut, cut_for }
+    }
+}
+
+/// `fraction` from 0 to 1 gives nine to eleven tenths, at most 30 years.
+fn jittered(age: Duration, fraction: f64) -> Duration {
+    age.min(Duration::from_hours(30 * 365 * 24)).mul_f64(0.9 + 0.2 * fraction)
+}
+
+fn random_fraction() -> f64 {
+    let mut bytes = [0; 2];
+    // Without random numbers there is no TLS either; the middle does as well.
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX),
+        Err(_) => 0.5,
+    }
+}
+
+/// The service, with the connection's peer in each request.
+struct WithPeer<S> {
+    peer: Arc<Peer>,
+    service: S,
+}
+
+impl<S> hyper::service::Service<Request<Incoming>> for WithPeer<S>
+where
+    S: tower::Service<Request<Incoming>> + Clone,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Oneshot<S, Request<Incoming>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer.clone());
+        self.service.clone().oneshot(request)
+    }
+}
+
+/// A stream that notes when its peer has sent as much as HTTP/2 begins with.
+struct Heard<I> {
+    io: I,
+    bytes: u8,
+    heard: Arc<AtomicBool>,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.io).poll_read(context, buffer);
+        if self.bytes < PREFACE {
+            let new = (buffer.filled().len() - before).min(usize::from(PREFACE));
+            self.bytes += new as u8;
+            if self.bytes >= PREFACE {
+                self.heard.store(true, Ordering::Relaxed);
+            }
+        }
+        outcome
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+/// A connection that did not get as far as its first request.
+struct Refusal {
+    reason: HandshakeFailure,
+    detail: String,
+}
+
+impl Refusal {
+    fn record(self, shared: &Shared, address: SocketAddr) {
+        shared.stats.count_failed(self.reason);
+        let reason = self.reason.name();
+        match self.reason {
+            HandshakeFailure::PeerLeft | HandshakeFailure::Shutdown => {
+                tracing::debug!(%address, reason, "no handshake");
+            }
+            _ if shared.log_limit.allows() => {
+                tracing::info!(%address, reason, detail = self.detail, "handshake refused");
+            }
+            _ => {}
+        }
+    }
+}
+
+impl From<HandshakeFailure> for Refusal {
+    fn from(reason: HandshakeFailure) -> Self {
+        Self { reason, detail: String::new() }
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let reason = tls.map_or(HandshakeFailure::PeerLeft, classify);
+        Self { reason, detail: error.to_string() }
+    }
+}
+
+impl From<rustls::Error> for Refusal {
+    fn from(error: rustls::Error) -> Self {
+        Self { reason: classify(&error), detail: error.to_string() }
+    }
+}
+
+fn classify(error: &rustls::Error) -> HandshakeFailure {
+    match error {
+        rustls::Error::NoCertificatesPresented => HandshakeFailure::NoCertificate,
+        rustls::Error::InvalidCertificate(fault) => match fault {
+            CertificateError::UnknownIssuer => HandshakeFailure::UnknownIssuer,
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => HandshakeFailure::NotValidNow,
+            CertificateError::Revoked => HandshakeFailure::Revoked,
+            CertificateError::UnknownRevocationStatus
+            | CertificateError::ExpiredRevocationList
+            | CertificateError::ExpiredRevocationListContext { .. } => {
+                HandshakeFailure::RevocationUnknown
+            }
+            _ => HandshakeFailure::BadCertificate,
+        },
+        rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => {
+            HandshakeFailure::Incompatible
+        }
+        rustls::Error::AlertReceived(alert) => match alert {
+            AlertDescription::CloseNotify | AlertDescription::UserCanceled => {
+                HandshakeFailure::PeerLeft
+            }
+            _ => HandshakeFailure::RefusedUs,
+        },
+        _ => HandshakeFailure::Protocol,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_hours(1);
+
+    #[test]
+    fn ages_differ_by_a_tenth_so_that_clients_do_not_come_back_together() {
+        assert_eq!(jittered(HOUR, 0.0), Duration::from_mins(54));
+        assert_eq!(jittered(HOUR, 1.0), Duration::from_mins(66));
+        assert!(jittered(Duration::MAX, 1.0) < Duration::MAX);
+        assert!((0.0..=1.0).contains(&random_fraction()));
+    }
+
+    #[test]
+    fn an_old_connection_is_asked_to_go_and_cut_thirty_seconds_later() {
+        let now = Instant::now();
+        let life = Lifetime::from_now(now, SECOND, HOUR, Some(2 * HOUR));
+        assert_eq!(life.go_away_at, now + HOUR);
+        assert_eq!(life.cut_at, now + HOUR + GRACE);
+        assert_eq!(life.cut_for, Cut::Age);
+    }
+
+    #[test]
+    fn a_connection_never_outlives_its_certificate_and_is_told_before() {
+        let now = Instant::now();
+        for (expires_in, go_away) in [(600, 570), (40, 20), (2, 1), (0, 0)] {
+            let expires_in = Duration::from_secs(expires_in);
+            let life = Lifetime::from_now(now, SECOND, HOUR, Some(expires_in));
+            assert_eq!(life.go_away_at, now + Duration::from_secs(go_away), "{expires_in:?}");
+            assert_eq!(life.cut_at, now + expires_in);
+            assert_eq!(life.cut_for, Cut::Expired);
+        }
+    }
+}
