@@ -66,7 +66,8 @@ pub struct Answer {
 }
 
 impl Connection {
-    /// Connects over mutual TLS 1.3; without an `identity`, without a client certificate.
+    /// Connects over mutual TLS 1.3; without an `identity`, without a client certificate. In TLS 1.3
+    /// a daemon that refuses the certificate does so after this: the first call then fails.
     pub async fn open(
         address: SocketAddr,
         ca: CertificateDer<'static>,
