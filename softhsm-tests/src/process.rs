@@ -6,8 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 /// What a child may take over from the environment of the tests; everything else, such as proxies
 /// and certificate bundles of the machine, would change what is tested.
-const INHERITED: [&str; 8] =
-    ["PATH", "HOME", "USER", "TMPDIR", "XDG_CACHE_HOME", "CARGO_HOME", "RUSTUP_HOME", "RUST_LOG"];
+const INHERITED: [&str; 5] = ["PATH", "HOME", "USER", "TMPDIR", "XDG_CACHE_HOME"];
 
 /// A command with a clean environment and no stdin.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
