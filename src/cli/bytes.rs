@@ -15,6 +15,7 @@ const MAX_INPUT: usize = 64 * 1024;
 
 /// How bytes come in and go out.
 #[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct BytesArgs {
     /// Base64 text in and out
     #[arg(long)]
@@ -22,13 +23,6 @@ pub struct BytesArgs {
     /// Base64 text in
     #[arg(long)]
     base64_in: bool,
-    #[command(flatten)]
-    output: OutputArgs,
-}
-
-/// How bytes go out.
-#[derive(Args, Debug)]
-pub struct OutputArgs {
     /// Base64 text out
     #[arg(long)]
     base64_out: bool,
@@ -37,10 +31,21 @@ pub struct OutputArgs {
     force: bool,
 }
 
+/// How bytes go out.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct OutputArgs {
+    /// Write Base64 text instead of bytes
+    #[arg(long)]
+    pub base64: bool,
+    /// Write bytes even to a terminal
+    #[arg(long)]
+    pub force: bool,
+}
+
 impl BytesArgs {
-    /// Refuses before anything is done what would garble a terminal.
-    pub fn check_output(&self, json: bool) -> Result<(), Failure> {
-        if self.base64 { Ok(()) } else { self.output.check(json) }
+    /// The half that is about the output.
+    pub fn output(&self) -> OutputArgs {
+        OutputArgs { base64: self.base64 || self.base64_out, force: self.force }
     }
 
     /// Reads one value from stdin; `what` names it in errors.
@@ -52,26 +57,25 @@ impl BytesArgs {
         }
         Ok(value)
     }
-
-    /// Writes one value to stdout.
-    pub fn write(&self, bytes: &[u8]) -> Result<(), Failure> {
-        if self.base64 { write_base64(bytes) } else { self.output.write(bytes) }
-    }
 }
 
 impl OutputArgs {
     /// Refuses before anything is done what would garble a terminal.
-    pub fn check(&self, json: bool) -> Result<(), Failure> {
-        if json || self.base64_out || self.force || !io::stdout().is_terminal() {
+    pub fn check(self, json: bool) -> Result<(), Failure> {
+        if json { Ok(()) } else { self.allow(io::stdout().is_terminal()) }
+    }
+
+    fn allow(self, terminal: bool) -> Result<(), Failure> {
+        if !terminal || self.base64 || self.force {
             return Ok(());
         }
         Err(Failure::new(Exit::Usage, "the result is bytes, and stdout is a terminal")
-            .advise("Redirect stdout, or add --base64-out (text) or --force."))
+            .advise("Redirect stdout, or add --base64 (text) or --force."))
     }
 
     /// Writes one value to stdout.
-    pub fn write(&self, bytes: &[u8]) -> Result<(), Failure> {
-        if self.base64_out { write_base64(bytes) } else { write(bytes) }
+    pub fn write(self, bytes: &[u8]) -> Result<(), Failure> {
+        if self.base64 { print(&encode(bytes)) } else { write(bytes) }
     }
 }
 
@@ -130,10 +134,6 @@ pub fn write(mut bytes: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn write_base64(bytes: &[u8]) -> Result<(), Failure> {
-    print(&encode(bytes))
-}
-
 fn read_all(what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     hint_at_a_terminal();
     // In full size at once: a buffer that grows would leave copies behind.
@@ -174,6 +174,15 @@ fn hint_at_a_terminal() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_gets_text_unless_bytes_are_forced_on_it() {
+        let args = |base64, force| OutputArgs { base64, force };
+        assert!(args(false, false).allow(true).is_err());
+        assert!(args(true, false).allow(true).is_ok());
+        assert!(args(false, true).allow(true).is_ok());
+        assert!(args(false, false).allow(false).is_ok());
+    }
 
     #[test]
     fn base64_reads_back_across_line_ends() {

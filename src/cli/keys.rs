@@ -46,8 +46,9 @@ pub struct PublicKeyArgs {
     /// Print DER instead of PEM
     #[arg(long)]
     der: bool,
-    #[command(flatten)]
-    output: OutputArgs,
+    /// Write DER even to a terminal
+    #[arg(long, requires = "der")]
+    force: bool,
     #[command(flatten)]
     connection: ConnectionArgs,
 }
@@ -114,7 +115,7 @@ fn show(name: &str, connection: &ConnectionArgs, json: bool) -> Result<(), Failu
 
 fn public_key(args: &PublicKeyArgs, json: bool) -> Result<(), Failure> {
     if args.der {
-        args.output.check(json)?;
+        OutputArgs { base64: false, force: args.force }.check(json)?;
     }
     let key = args.connection.call(async |client| client.key(&args.key).await)?;
     let version = match args.version {
@@ -141,7 +142,7 @@ fn public_key(args: &PublicKeyArgs, json: bool) -> Result<(), Failure> {
         return bytes::print(&result.to_string());
     }
     if args.der {
-        return args.output.write(&version.public_key);
+        return bytes::write(&version.public_key);
     }
     bytes::write(pem(&version.public_key).as_bytes())
 }

@@ -16,7 +16,7 @@ use super::failure::{Exit, Failure};
 #[command(after_help = "\
 Examples:
   claviger sign releases --algorithm PS256 < release.tar > release.sig
-  claviger sign releases --algorithm PS256 --base64-out --digest $(sha256sum < file | cut -c1-64)")]
+  claviger sign releases --algorithm PS256 --base64 --digest $(sha256sum < file | cut -c1-64)")]
 pub struct Args {
     /// The key's name
     key: String,

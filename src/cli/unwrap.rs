@@ -31,7 +31,7 @@ pub struct Args {
 
 /// Unwraps what is on stdin.
 pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
-    args.bytes.check_output(json)?;
+    args.bytes.output().check(json)?;
     let wrapped = args.bytes.read("wrapped value")?;
     let options = UnwrapOptions {
         key_version: args.key_version,
@@ -42,7 +42,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
         .connection
         .call(async |client| client.unwrap_key(&args.key, &wrapped, &options).await)?;
     if !json {
-        return args.bytes.write(&unwrapped.key_material);
+        return args.bytes.output().write(&unwrapped.key_material);
     }
     // Put together by hand: a JSON value would keep a copy of the key material.
     let material = bytes::encode(&unwrapped.key_material);

@@ -52,14 +52,14 @@ impl ParameterArgs {
 
 /// Wraps what is on stdin.
 pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
-    args.bytes.check_output(json)?;
+    args.bytes.output().check(json)?;
     let material = args.bytes.read("key material")?;
     let options =
         WrapOptions { algorithm: args.parameters.algorithm(), label: args.parameters.label() };
     let wrapped =
         args.connection.call(async |client| client.wrap(&args.key, &material, &options).await)?;
     if !json {
-        return args.bytes.write(&wrapped.wrapped);
+        return args.bytes.output().write(&wrapped.wrapped);
     }
     let result = json!({
         "wrapped": bytes::encode(&wrapped.wrapped).as_str(),

@@ -2,7 +2,12 @@
 //!
 //! A case is a TOML file: `command` (run by `sh -e`, with `claviger` on the PATH, in an empty folder
 //! that is HOME too), and optionally `files`, `stdin`, `stdout`, `stderr` and `exit`. The folder
-//! prints as `[DIR]`. `BLESS=1 cargo test --test cli` writes down what happens now; read the diff.
+//! prints as `[DIR]`. At `unix:daemon.sock` listens the small daemon of the client's own tests, whose
+//! answers are fixed; at `unix:nobody.sock` nobody. `BLESS=1 cargo test --test cli` writes down what happens now; read the diff.
+
+#[path = "../../clients/rust/tests/calls/daemon.rs"]
+#[expect(dead_code, reason = "the client's tests use the rest of it")]
+mod daemon;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -68,6 +73,9 @@ fn run(case: &Case) -> (String, String, i32) {
         fs::write(&path, content).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let socket = folder.path().join("daemon.sock");
+    let _daemon = runtime.block_on(async { daemon::Daemon::start_on_socket(&socket) });
     let programs = Path::new(env!("CARGO_BIN_EXE_claviger")).parent().unwrap().display();
     let mut child = Command::new("sh")
         .args(["-e", "-c", &case.command])
@@ -103,11 +111,11 @@ fn blessed(text: &str, stdout: &str, stderr: &str, exit: i32) -> String {
     }
     for (name, value) in [("stdout", stdout), ("stderr", stderr)] {
         if !value.is_empty() {
-            case += &format!("{name} = '''\n{value}'''\n");
+            case.extend([name, " = '''\n", value, "'''\n"]);
         }
     }
     if exit != 0 {
-        case += &format!("exit = {exit}\n");
+        case.extend(["exit = ", &exit.to_string(), "\n"]);
     }
     if !tables.is_empty() {
         case.push('\n');

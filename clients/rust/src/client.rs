@@ -19,7 +19,7 @@ use claviger_proto::{MAX_MESSAGE_BYTES, REQUEST_ID, v1};
 
 use crate::config::{Config, ConfigError};
 use crate::connect;
-use crate::error::{Error, daemon_id, never_sent};
+use crate::error::{Error, daemon_id, never_processed};
 
 /// A connection to one daemon. Cheap to clone; clones share the connection.
 #[derive(Clone, Debug)]
@@ -329,25 +329,25 @@ impl Client {
         }
         let sent_id = self.request_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         let deadline = Instant::now() + self.timeout;
-        let mut again = true;
+        let mut pauses = [0, 1, 2, 4, 8].map(Duration::from_millis).into_iter();
         loop {
             let mut request = Request::new(message.clone());
             request.set_timeout(deadline.saturating_duration_since(Instant::now()));
             let id = sent_id.parse().expect("a request id is printable ASCII");
             request.metadata_mut().insert(REQUEST_ID, id);
             let answer = send(self.channel.clone(), request);
-            return match tokio::time::timeout_at(deadline, answer).await {
-                Err(_) => Err(Error::deadline(self.timeout, &sent_id)),
+            let status = match tokio::time::timeout_at(deadline, answer).await {
+                Err(_) => return Err(Error::deadline(self.timeout, &sent_id)),
                 Ok(Ok(response)) => {
                     let request_id = daemon_id(response.metadata());
-                    Ok((response.into_inner(), request_id))
+                    return Ok((response.into_inner(), request_id));
                 }
-                Ok(Err(status)) if again && never_sent(&status) => {
-                    again = false;
-                    continue;
-                }
-                Ok(Err(status)) => Err(Error::of_call(&status, &sent_id, self.timeout)),
+                Ok(Err(status)) => status,
             };
+            match pauses.next() {
+                Some(pause) if never_processed(&status) => tokio::time::sleep(pause).await,
+                _ => return Err(Error::of_call(&status, &sent_id, self.timeout)),
+            }
         }
     }
 }

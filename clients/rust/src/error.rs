@@ -109,11 +109,18 @@ pub(crate) fn daemon_id(metadata: &tonic::metadata::MetadataMap) -> Option<Strin
     metadata.get(REQUEST_ID).and_then(|id| id.to_str().ok()).map(str::to_owned)
 }
 
-/// Whether the request certainly never left this process, so that sending it once more cannot run
-/// it twice: the connection began to close in the moment it was chosen.
-pub(crate) fn never_sent(status: &Status) -> bool {
-    causes(status)
-        .any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled))
+/// Whether the daemon certainly did not look at the request, so that sending it once more cannot run
+/// it twice: the connection began to close in the moment it was chosen (RFC 9113 section 6.8), or
+/// the daemon refused the stream (section 8.7).
+pub(crate) fn never_processed(status: &Status) -> bool {
+    causes(status).any(|cause| {
+        cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+            || cause.downcast_ref::<h2::Error>().is_some_and(|error| {
+                let graceful = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+                let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
+                error.is_remote() && (graceful || refused)
+            })
+    })
 }
 
 /// What went wrong between this program and the daemon's answer.

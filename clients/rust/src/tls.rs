@@ -23,9 +23,12 @@ pub(crate) fn client_config(files: &TlsFiles) -> Result<ClientConfig, ConfigErro
         .with_root_certificates(roots(&files.ca)?);
     let mut config = builder
         .with_client_auth_cert(certificates(&files.certificate)?, private_key(&files.private_key)?)
-        .map_err(|error| {
-            let key = files.private_key.display();
-            invalid(&files.certificate, format!("not usable with the private key {key}: {error}"))
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                let certificate = files.certificate.display();
+                invalid(&files.private_key, format!("is not the private key of {certificate}"))
+            }
+            error => invalid(&files.certificate, format!("not usable: {error}")),
         })?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     // A resumed session would skip the daemon's look at revocation lists; it issues no tickets.
@@ -155,7 +158,7 @@ mod tests {
             (TlsFiles { private_key: folder.path().into(), ..good.clone() }, "not a regular file"),
             (
                 TlsFiles { private_key: other, ..good.clone() },
-                "client.crt: not usable with the private key",
+                "other.key: is not the private key of",
             ),
         ] {
             let error = client_config(&files).unwrap_err().to_string();

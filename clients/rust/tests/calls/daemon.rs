@@ -1,7 +1,10 @@
 //! A small daemon over real mutual TLS, whose answers depend on the name of the key.
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls_pki_types::PrivateKeyDer;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::{JoinHandle, JoinSet};
 use tonic::{Code, Request, Response, Status};
@@ -94,6 +97,7 @@ fn write_private(path: &Path, text: &str) {
 pub(crate) struct Seen {
     pub(crate) timeout: String,
     pub(crate) request_id: String,
+    pub(crate) handshakes: usize,
     pub(crate) tls: Option<(rustls::ProtocolVersion, rustls::NamedGroup)>,
 }
 
@@ -105,15 +109,16 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     pub(crate) async fn start(pki: &Pki) -> Self {
-        Self::start_on(pki, 0).await
+        Self::start_on(pki, 0, None).await
     }
 
-    pub(crate) async fn start_on(pki: &Pki, port: u16) -> Self {
+    /// Starts on a port; 0: any. A connection is asked to end when it is `max_age` old.
+    pub(crate) async fn start_on(pki: &Pki, port: u16, max_age: Option<Duration>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(pki.server_config()));
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let service = Fake { seen: Arc::clone(&seen) };
+        let service = Fake { seen: Arc::clone(&seen), max_age };
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -122,10 +127,7 @@ impl Daemon {
                 connections.spawn(async move {
                     let Ok(tls) = acceptor.accept(tcp).await else { return };
                     let connection = tls.get_ref().1;
-                    service.seen.lock().unwrap().tls = Some((
-                        connection.protocol_version().unwrap(),
-                        connection.negotiated_key_exchange_group().unwrap().name(),
-                    ));
+                    service.note_handshake(connection);
                     service.serve(tls).await;
                 });
             }
@@ -136,10 +138,13 @@ impl Daemon {
     pub(crate) fn start_on_socket(path: &Path) -> Self {
         let listener = UnixListener::bind(path).unwrap();
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let service = Fake { seen: Arc::clone(&seen) };
+        let service = Fake { seen: Arc::clone(&seen), max_age: None };
         let task = tokio::spawn(async move {
-            let (stream, _) = listener.accept().await.unwrap();
-            service.serve(stream).await;
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                connections.spawn(service.clone().serve(stream));
+            }
         });
         Self { port: 0, seen, task }
     }
@@ -170,16 +175,37 @@ pub(crate) fn config(port: u16, files: TlsFiles) -> Config {
 #[derive(Clone)]
 struct Fake {
     seen: Arc<Mutex<Seen>>,
+    max_age: Option<Duration>,
 }
 
 impl Fake {
+    fn note_handshake(&self, connection: &rustls::ServerConnection) {
+        let mut seen = self.seen.lock().unwrap();
+        seen.handshakes += 1;
+        seen.tls = Some((
+            connection.protocol_version().unwrap(),
+            connection.negotiated_key_exchange_group().unwrap().name(),
+        ));
+    }
+
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let max_age = self.max_age.unwrap_or(Duration::MAX);
         let routes = tonic::service::Routes::new(KeyServiceServer::new(self.clone()))
             .add_service(HealthServer::new(self))
             .prepare();
-        let _ended = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes))
-            .await;
+        let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(
+                TokioIo::new(Lingering { stream, sent: false }),
+                TowerToHyperService::new(routes),
+            );
+        let mut connection = std::pin::pin!(connection);
+        let _ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = tokio::time::sleep(max_age) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
     }
 
     /// Notes what came with the call, then does what the key's name says.
@@ -220,6 +246,30 @@ fn answer<T>(message: T) -> Result<Response<T>, Status> {
     let mut response = Response::new(message);
     response.metadata_mut().insert("x-request-id", "daemon-id".parse().unwrap());
     Ok(response)
+}
+
+/// A key with an active version 2 and a version 1 that has not been opened.
+fn key(name: String) -> v1::Key {
+    let opened = v1::KeyVersion {
+        version: 2,
+        state: v1::KeyVersionState::Active.into(),
+        algorithms: vec!["RSA-OAEP".into()],
+        modulus_bits: 2048,
+        public_key: Bytes::from_static(
+            b"a public key in DER, longer than one line of PEM has room",
+        ),
+        public_key_sha256: Bytes::from_static(&[0xab; 32]),
+        ..Default::default()
+    };
+    let unopened = v1::KeyVersion {
+        version: 1,
+        state: v1::KeyVersionState::UnwrapOnly.into(),
+        algorithms: vec!["RSA-OAEP-256".into()],
+        public_key_sha256: Bytes::from_static(&[0xcd; 32]),
+        ..Default::default()
+    };
+    let operations = vec!["wrap".into(), "unwrap".into(), "read".into()];
+    v1::Key { name, operations, versions: vec![opened, unopened] }
 }
 
 fn reversed(bytes: &Bytes) -> Bytes {
@@ -294,7 +344,7 @@ impl KeyService for Fake {
         self.note(&request, "list").await?;
         let first: usize = request.get_ref().page_token.parse().unwrap_or(0);
         let keys = (first..5).take(2);
-        let keys = keys.map(|n| v1::Key { name: format!("key-{n}"), ..Default::default() });
+        let keys = keys.map(|n| key(format!("key-{n}")));
         let next_page_token = if first + 2 < 5 { (first + 2).to_string() } else { String::new() };
         answer(v1::ListKeysResponse { keys: keys.collect(), next_page_token })
     }
@@ -305,7 +355,7 @@ impl KeyService for Fake {
     ) -> Result<Response<v1::GetKeyResponse>, Status> {
         self.note(&request, &request.get_ref().key).await?;
         let name = request.into_inner().key;
-        answer(v1::GetKeyResponse { key: Some(v1::Key { name, ..Default::default() }) })
+        answer(v1::GetKeyResponse { key: Some(key(name)) })
     }
 }
 
@@ -317,9 +367,9 @@ impl Health for Fake {
     ) -> Result<Response<HealthCheckResponse>, Status> {
         self.note(&request, "health").await?;
         let status = match request.into_inner().service.as_str() {
-            "" => ServingStatus::Serving,
+            "claviger.v1.KeyService/not-mine" => return Err(Status::not_found("unknown service")),
             "claviger.v1.KeyService/down" => ServingStatus::NotServing,
-            _ => return Err(Status::not_found("unknown service")),
+            _ => ServingStatus::Serving,
         };
         answer(HealthCheckResponse { status: status.into() })
     }
@@ -331,5 +381,51 @@ impl Health for Fake {
         _: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         Ok(Response::new(futures::stream::empty()))
+    }
+}
+
+/// After the last byte was sent, reads on until the client has closed too: a socket that is closed
+/// with unread bytes is reset, and a reset overtakes the GOAWAY that says which calls were not looked at.
+struct Lingering<S> {
+    stream: S,
+    sent: bool,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.sent {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            self.sent = true;
+        }
+        let mut bytes = [0; 1024];
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }

@@ -140,8 +140,34 @@ async fn a_lost_connection_is_unavailable_and_comes_back_by_itself() {
     let port = daemon.stop().await;
     let error = client.key("a").await.unwrap_err();
     assert_eq!(error.code, Code::Unavailable, "{error}");
-    let _daemon = Daemon::start_on(&pki, port).await;
+    let _daemon = Daemon::start_on(&pki, port, None).await;
     client.key("a").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_the_daemon_ends_one_after_another_fail_no_call() {
+    let pki = Pki::new();
+    let daemon = Daemon::start_on(&pki, 0, Some(Duration::from_millis(20))).await;
+    let client = Client::connect(&daemon.config(pki.client(pki.ca_file()))).await.unwrap();
+    let until = std::time::Instant::now() + Duration::from_secs(2);
+    let callers = (0..16).map(|_| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            let mut calls = 0;
+            while std::time::Instant::now() < until {
+                client.key("a").await.unwrap();
+                calls += 1;
+            }
+            calls
+        })
+    });
+    let mut calls = 0;
+    for caller in callers.collect::<Vec<_>>() {
+        calls += caller.await.unwrap();
+    }
+    assert!(calls > 200, "{calls}");
+    let handshakes = daemon.seen().handshakes;
+    assert!(handshakes > 10, "{handshakes}");
 }
 
 #[tokio::test]
