@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::key::DemoKey;
 use super::{Args, KEY, failed};
 use crate::cli::failure::{Exit, Failure};
-use crate::pki::{Ca, CaOptions, ClientName, write_replacing};
+use crate::pki::{Ca, CaOptions, ClientName};
 
 /// Who the demo's client is.
 const CLIENT: &str = "spiffe://demo.claviger.example/key-connector";
@@ -168,7 +168,17 @@ pub(super) fn make_private_dir(dir: &Path) -> Result<(), Failure> {
         .map_err(|error| failed(&dir.display().to_string(), &error))
 }
 
-/// Writes a file for ourselves alone, in one step.
+/// Writes a file for ourselves alone: a new one, renamed over the old one.
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    write_replacing(path, content).map_err(|error| failed(&path.display().to_string(), &error))
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let new = path.with_extension("new");
+    let _ = std::fs::remove_file(&new);
+    let write = || {
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(content)?;
+        std::fs::rename(&new, path)
+    };
+    write().map_err(|error| failed(&path.display().to_string(), &error))
 }
