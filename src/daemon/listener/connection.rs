@@ -60,17 +60,21 @@ pub(super) async fn serve_tcp<S, B>(
 {
     let _ = stream.set_nodelay(true);
     let allowed = shared.settings.load().handshake_timeout;
+    // Boxed, like the connection that comes of it: the task itself stays small, and the memory of a
+    // handshake is free again after it.
+    let admission = Box::pin(async {
+        let (stream, peer) = handshake(&shared, stream, address, &place).await?;
+        shared.stats.count_handshake();
+        Ok(open(&shared, stream, peer, service))
+    });
     let outcome = tokio::select! {
-        outcome = timeout(allowed, handshake(&shared, stream, address, &place)) => {
+        outcome = timeout(allowed, admission) => {
             outcome.unwrap_or(Err(Refusal::from(HandshakeFailure::Timeout)))
         }
         _ = place.signal.received() => Err(HandshakeFailure::Shutdown.into()),
     };
     match outcome {
-        Ok((stream, peer)) => {
-            shared.stats.count_handshake();
-            serve(&shared, stream, peer, &place, service).await;
-        }
+        Ok(opened) => serve(&shared, &place, opened).await,
         Err(refusal) => refusal.record(&shared, address),
     }
 }
@@ -99,7 +103,8 @@ pub(super) async fn serve_unix<S, B>(
         shared.stats.count_failed(HandshakeFailure::Denied);
         return;
     }
-    serve(&shared, stream, peer, &place, service).await;
+    let opened = open(&shared, stream, peer, service);
+    serve(&shared, &place, opened).await;
 }
 
 /// TLS, and who it is. Nothing here costs more than a socket until the peer has sent its first
@@ -111,7 +116,7 @@ async fn handshake(
     place: &Place,
 ) -> Result<(TlsStream<TcpStream>, Arc<Peer>), Refusal> {
     let tls = shared.tls.as_ref().ok_or(HandshakeFailure::Protocol)?;
-    stream.readable().await.map_err(|_| HandshakeFailure::PeerLeft)?;
+    stream.peek(&mut [0]).await.map_err(|_| HandshakeFailure::PeerLeft)?;
     let _handshaking = shared.handshakes.acquire().await.map_err(|_| HandshakeFailure::Shutdown)?;
     let stream = TlsAcceptor::from(tls.load().server_config()).accept(stream).await?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
@@ -134,7 +139,16 @@ async fn handshake(
     }
 }
 
-async fn serve<I, S, B>(shared: &Shared, io: I, peer: Arc<Peer>, place: &Place, service: S)
+/// A connection that is to speak HTTP/2.
+struct Opened<C> {
+    connection: Pin<Box<C>>,
+    heard: Arc<AtomicBool>,
+    lifetime: Lifetime,
+}
+
+type Http2<I, S> = http2::Connection<TokioIo<Heard<I>>, WithPeer<S>, TokioExecutor>;
+
+fn open<I, S, B>(shared: &Shared, io: I, peer: Arc<Peer>, service: S) -> Opened<Http2<I, S>>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -144,13 +158,26 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    let settings = **shared.settings.load();
+    let settings = shared.settings.load();
     let heard = Arc::new(AtomicBool::new(false));
     let lifetime = Lifetime::new(&settings, &peer);
-    let mut connection = pin!(http2_settings(&settings).serve_connection(
-        TokioIo::new(Heard { io, bytes: 0, heard: heard.clone() }),
-        WithPeer { peer, service },
-    ));
+    let io = TokioIo::new(Heard { io, bytes: 0, enough: heard.clone() });
+    let service = WithPeer { peer, service };
+    let connection = Box::pin(http2_settings(&settings).serve_connection(io, service));
+    Opened { connection, heard, lifetime }
+}
+
+async fn serve<I, S, B>(shared: &Shared, place: &Place, opened: Opened<Http2<I, S>>)
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let Opened { mut connection, heard, lifetime } = opened;
     let mut stage = Stage::Silent;
     let mut timer = pin!(sleep_until(lifetime.go_away_at.min(lifetime.silent_until)));
     let signal: &Signal = &place.signal;
@@ -287,7 +314,7 @@ where
 struct Heard<I> {
     io: I,
     bytes: u8,
-    heard: Arc<AtomicBool>,
+    enough: Arc<AtomicBool>,
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
@@ -302,7 +329,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
             let new = (buffer.filled().len() - before).min(usize::from(PREFACE));
             self.bytes += new as u8;
             if self.bytes >= PREFACE {
-                self.heard.store(true, Ordering::Relaxed);
+                self.enough.store(true, Ordering::Relaxed);
             }
         }
         outcome
