@@ -1,14 +1,17 @@
 //! From listening sockets to requests that know their peer: accept, TLS, HTTP/2, and the end of
 //! each connection.
 //!
-//! - [`bind`]: the sockets, opened before anything is served
-//! - `connection`, one connection's life, in one task
+//! - [`mod@bind`]: the sockets, opened before anything is served
+//! - `connection`, one connection's life, in one task; `lifetime`, how long it may take;
+//!   `refusal`, why it never began
 //! - `live`: all open connections, to drain them, cut them, and verify them again
 //! - [`stats`]: what happened, counted
 
 pub mod bind;
 mod connection;
+mod lifetime;
 mod live;
+mod refusal;
 pub mod stats;
 
 use std::error::Error as StdError;
