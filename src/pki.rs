@@ -21,7 +21,7 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 use zeroize::Zeroizing;
 
 use crate::daemon::caller::is_spiffe_id;
@@ -342,7 +342,7 @@ pub fn is_demo_ca<'a, 'b: 'a>(
         X509Certificate::from_der(der).is_ok_and(|(_, certificate)| {
             [certificate.subject(), certificate.issuer()]
                 .into_iter()
-                .flat_map(|name| name.iter_organization())
+                .flat_map(X509Name::iter_organization)
                 .any(|organisation| organisation.as_str() == Ok(DEMO_ORGANISATION))
         })
     })

@@ -309,7 +309,7 @@ mod tests {
             dns: boxed(dns),
             sha256: [0; 32],
             serial: Box::new([1]),
-            not_after: SystemTime::now() + Duration::from_secs(60),
+            not_after: SystemTime::now() + Duration::from_mins(1),
             chain: Box::new([]),
         }
     }

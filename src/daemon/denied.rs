@@ -180,7 +180,9 @@ impl List {
         }
         let name = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_' | b'*');
         self.dns.insert(entry.to_ascii_lowercase().into());
-        entry.bytes().all(name)
+        // Only digits of a hash can be that long without a dot.
+        let cut_hash = entry.len() > 32 && entry.bytes().all(|c| c.is_ascii_hexdigit());
+        entry.bytes().all(name) && !cut_hash
     }
 
     fn denies(&self, peer: &Peer) -> bool {
@@ -243,8 +245,9 @@ mod tests {
 
     #[test]
     fn what_would_deny_nobody_is_refused_with_its_line() {
-        let short = "ab:".repeat(31);
-        for entry in ["uid:x", "uid:-1", "SPIFFE://a/kc", "spiffe://a", "two words", &short] {
+        let (short, plain) = ("ab:".repeat(31), "ab".repeat(31));
+        let names = ["SPIFFE://a/kc", "spiffe://a", "two words"];
+        for entry in [&["uid:x", "uid:-1", &short, &plain][..], &names].concat() {
             let (_directory, path) = file(&format!("# list\n{entry}\n"));
             let error = DeniedCallers::open(Some(&path)).unwrap_err().to_string();
             assert!(error.contains("line 2"), "{entry}: {error}");

@@ -13,21 +13,20 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::{AlertDescription, CertificateError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tower::util::{Oneshot, ServiceExt};
 
+use super::lifetime::Lifetime;
 use super::live::{Command, Place, Signal};
+use super::refusal::Refusal;
 use super::stats::{Cut, HandshakeFailure};
 use super::{BoxError, ConnectionSettings, Shared};
 use crate::daemon::caller::Peer;
 
-/// How long after GOAWAY a connection is cut.
-const GRACE: Duration = Duration::from_secs(30);
 /// A dead peer is noticed after both together; idle connections cost one small frame a minute.
 const PING_INTERVAL: Duration = Duration::from_mins(1);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -60,17 +59,21 @@ pub(super) async fn serve_tcp<S, B>(
 {
     let _ = stream.set_nodelay(true);
     let allowed = shared.settings.load().handshake_timeout;
+    // Boxed, like the connection that comes of it: the task itself stays small, and the memory of a
+    // handshake is free again after it.
+    let admission = Box::pin(async {
+        let (stream, peer) = handshake(&shared, stream, address, &place).await?;
+        shared.stats.count_handshake();
+        Ok(open(&shared, stream, peer, service))
+    });
     let outcome = tokio::select! {
-        outcome = timeout(allowed, handshake(&shared, stream, address, &place)) => {
+        outcome = timeout(allowed, admission) => {
             outcome.unwrap_or(Err(Refusal::from(HandshakeFailure::Timeout)))
         }
         _ = place.signal.received() => Err(HandshakeFailure::Shutdown.into()),
     };
     match outcome {
-        Ok((stream, peer)) => {
-            shared.stats.count_handshake();
-            serve(&shared, stream, peer, &place, service).await;
-        }
+        Ok(opened) => serve(&shared, &place, opened).await,
         Err(refusal) => refusal.record(&shared, address),
     }
 }
@@ -99,7 +102,8 @@ pub(super) async fn serve_unix<S, B>(
         shared.stats.count_failed(HandshakeFailure::Denied);
         return;
     }
-    serve(&shared, stream, peer, &place, service).await;
+    let opened = open(&shared, stream, peer, service);
+    serve(&shared, &place, opened).await;
 }
 
 /// TLS, and who it is. Nothing here costs more than a socket until the peer has sent its first
@@ -111,7 +115,7 @@ async fn handshake(
     place: &Place,
 ) -> Result<(TlsStream<TcpStream>, Arc<Peer>), Refusal> {
     let tls = shared.tls.as_ref().ok_or(HandshakeFailure::Protocol)?;
-    stream.readable().await.map_err(|_| HandshakeFailure::PeerLeft)?;
+    stream.peek(&mut [0]).await.map_err(|_| HandshakeFailure::PeerLeft)?;
     let _handshaking = shared.handshakes.acquire().await.map_err(|_| HandshakeFailure::Shutdown)?;
     let stream = TlsAcceptor::from(tls.load().server_config()).accept(stream).await?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
@@ -134,7 +138,16 @@ async fn handshake(
     }
 }
 
-async fn serve<I, S, B>(shared: &Shared, io: I, peer: Arc<Peer>, place: &Place, service: S)
+/// A connection that is to speak HTTP/2.
+struct Opened<C> {
+    connection: Pin<Box<C>>,
+    heard: Arc<AtomicBool>,
+    lifetime: Lifetime,
+}
+
+type Http2<I, S> = http2::Connection<TokioIo<Heard<I>>, WithPeer<S>, TokioExecutor>;
+
+fn open<I, S, B>(shared: &Shared, io: I, peer: Arc<Peer>, service: S) -> Opened<Http2<I, S>>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -144,13 +157,26 @@ where
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    let settings = **shared.settings.load();
+    let settings = shared.settings.load();
     let heard = Arc::new(AtomicBool::new(false));
     let lifetime = Lifetime::new(&settings, &peer);
-    let mut connection = pin!(http2_settings(&settings).serve_connection(
-        TokioIo::new(Heard { io, bytes: 0, heard: heard.clone() }),
-        WithPeer { peer, service },
-    ));
+    let io = TokioIo::new(Heard { io, bytes: 0, enough: heard.clone() });
+    let service = WithPeer { peer, service };
+    let connection = Box::pin(http2_settings(&settings).serve_connection(io, service));
+    Opened { connection, heard, lifetime }
+}
+
+async fn serve<I, S, B>(shared: &Shared, place: &Place, opened: Opened<Http2<I, S>>)
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let Opened { mut connection, heard, lifetime } = opened;
     let mut stage = Stage::Silent;
     let mut timer = pin!(sleep_until(lifetime.go_away_at.min(lifetime.silent_until)));
     let signal: &Signal = &place.signal;
@@ -213,56 +239,6 @@ enum Stage {
     Leaving,
 }
 
-/// When a connection is asked to go, and when it is cut.
-#[derive(Clone, Copy, Debug)]
-struct Lifetime {
-    silent_until: Instant,
-    go_away_at: Instant,
-    cut_at: Instant,
-    cut_for: Cut,
-}
-
-impl Lifetime {
-    fn new(settings: &ConnectionSettings, peer: &Peer) -> Self {
-        let age = jittered(settings.max_connection_age, random_fraction());
-        let expires_in = peer.certificate.as_ref().map(|certificate| {
-            certificate.not_after.duration_since(SystemTime::now()).unwrap_or_default()
-        });
-        Self::from_now(Instant::now(), settings.handshake_timeout, age, expires_in)
-    }
-
-    fn from_now(
-        now: Instant,
-        silence: Duration,
-        age: Duration,
-        expires_in: Option<Duration>,
-    ) -> Self {
-        let (mut go_away, mut cut, mut cut_for) = (age, age + GRACE, Cut::Age);
-        if let Some(expires_in) = expires_in
-            && expires_in < cut
-        {
-            // The client gets the time to come back with a newer certificate.
-            go_away = age.min(expires_in.saturating_sub(GRACE).max(expires_in / 2));
-            (cut, cut_for) = (expires_in, Cut::Expired);
-        }
-        Self { silent_until: now + silence, go_away_at: now + go_away, cut_at: now + cut, cut_for }
-    }
-}
-
-/// `fraction` from 0 to 1 gives nine to eleven tenths, at most 30 years.
-fn jittered(age: Duration, fraction: f64) -> Duration {
-    age.min(Duration::from_hours(30 * 365 * 24)).mul_f64(0.9 + 0.2 * fraction)
-}
-
-fn random_fraction() -> f64 {
-    let mut bytes = [0; 2];
-    // Without random numbers there is no TLS either; the middle does as well.
-    match aws_lc_rs::rand::fill(&mut bytes) {
-        Ok(()) => f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX),
-        Err(_) => 0.5,
-    }
-}
-
 /// The service, with the connection's peer in each request.
 struct WithPeer<S> {
     peer: Arc<Peer>,
@@ -287,7 +263,7 @@ where
 struct Heard<I> {
     io: I,
     bytes: u8,
-    heard: Arc<AtomicBool>,
+    enough: Arc<AtomicBool>,
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
@@ -302,7 +278,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
             let new = (buffer.filled().len() - before).min(usize::from(PREFACE));
             self.bytes += new as u8;
             if self.bytes >= PREFACE {
-                self.heard.store(true, Ordering::Relaxed);
+                self.enough.store(true, Ordering::Relaxed);
             }
         }
         outcome
@@ -336,114 +312,5 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
 
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
-    }
-}
-
-/// A connection that did not get as far as its first request.
-struct Refusal {
-    reason: HandshakeFailure,
-    detail: String,
-}
-
-impl Refusal {
-    fn record(self, shared: &Shared, address: SocketAddr) {
-        shared.stats.count_failed(self.reason);
-        let reason = self.reason.name();
-        match self.reason {
-            HandshakeFailure::PeerLeft | HandshakeFailure::Shutdown => {
-                tracing::debug!(%address, reason, "no handshake");
-            }
-            _ if shared.log_limit.allows() => {
-                tracing::info!(%address, reason, detail = self.detail, "handshake refused");
-            }
-            _ => {}
-        }
-    }
-}
-
-impl From<HandshakeFailure> for Refusal {
-    fn from(reason: HandshakeFailure) -> Self {
-        Self { reason, detail: String::new() }
-    }
-}
-
-impl From<io::Error> for Refusal {
-    fn from(error: io::Error) -> Self {
-        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        let reason = tls.map_or(HandshakeFailure::PeerLeft, classify);
-        Self { reason, detail: error.to_string() }
-    }
-}
-
-impl From<rustls::Error> for Refusal {
-    fn from(error: rustls::Error) -> Self {
-        Self { reason: classify(&error), detail: error.to_string() }
-    }
-}
-
-fn classify(error: &rustls::Error) -> HandshakeFailure {
-    match error {
-        rustls::Error::NoCertificatesPresented => HandshakeFailure::NoCertificate,
-        rustls::Error::InvalidCertificate(fault) => match fault {
-            CertificateError::UnknownIssuer => HandshakeFailure::UnknownIssuer,
-            CertificateError::Expired
-            | CertificateError::ExpiredContext { .. }
-            | CertificateError::NotValidYet
-            | CertificateError::NotValidYetContext { .. } => HandshakeFailure::NotValidNow,
-            CertificateError::Revoked => HandshakeFailure::Revoked,
-            CertificateError::UnknownRevocationStatus
-            | CertificateError::ExpiredRevocationList
-            | CertificateError::ExpiredRevocationListContext { .. } => {
-                HandshakeFailure::RevocationUnknown
-            }
-            _ => HandshakeFailure::BadCertificate,
-        },
-        rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => {
-            HandshakeFailure::Incompatible
-        }
-        rustls::Error::AlertReceived(alert) => match alert {
-            AlertDescription::CloseNotify | AlertDescription::UserCanceled => {
-                HandshakeFailure::PeerLeft
-            }
-            _ => HandshakeFailure::RefusedUs,
-        },
-        _ => HandshakeFailure::Protocol,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-    const HOUR: Duration = Duration::from_hours(1);
-
-    #[test]
-    fn ages_differ_by_a_tenth_so_that_clients_do_not_come_back_together() {
-        assert_eq!(jittered(HOUR, 0.0), Duration::from_mins(54));
-        assert_eq!(jittered(HOUR, 1.0), Duration::from_mins(66));
-        assert!(jittered(Duration::MAX, 1.0) < Duration::MAX);
-        assert!((0.0..=1.0).contains(&random_fraction()));
-    }
-
-    #[test]
-    fn an_old_connection_is_asked_to_go_and_cut_thirty_seconds_later() {
-        let now = Instant::now();
-        let life = Lifetime::from_now(now, SECOND, HOUR, Some(2 * HOUR));
-        assert_eq!(life.go_away_at, now + HOUR);
-        assert_eq!(life.cut_at, now + HOUR + GRACE);
-        assert_eq!(life.cut_for, Cut::Age);
-    }
-
-    #[test]
-    fn a_connection_never_outlives_its_certificate_and_is_told_before() {
-        let now = Instant::now();
-        for (expires_in, go_away) in [(600, 570), (40, 20), (2, 1), (0, 0)] {
-            let expires_in = Duration::from_secs(expires_in);
-            let life = Lifetime::from_now(now, SECOND, HOUR, Some(expires_in));
-            assert_eq!(life.go_away_at, now + Duration::from_secs(go_away), "{expires_in:?}");
-            assert_eq!(life.cut_at, now + expires_in);
-            assert_eq!(life.cut_for, Cut::Expired);
-        }
     }
 }

@@ -1,14 +1,17 @@
 //! From listening sockets to requests that know their peer: accept, TLS, HTTP/2, and the end of
 //! each connection.
 //!
-//! - [`bind`]: the sockets, opened before anything is served
-//! - `connection`: one connection's life, in one task
+//! - [`mod@bind`]: the sockets, opened before anything is served
+//! - `connection`, one connection's life, in one task; `lifetime`, how long it may take;
+//!   `refusal`, why it never began
 //! - `live`: all open connections, to drain them, cut them, and verify them again
-//! - [`stats`]: counters
+//! - [`stats`]: what happened, counted
 
 pub mod bind;
 mod connection;
+mod lifetime;
 mod live;
+mod refusal;
 pub mod stats;
 
 use std::error::Error as StdError;
@@ -265,13 +268,12 @@ fn places(settings: &ConnectionSettings) -> usize {
 impl Shared {
     fn enter(&self) -> Option<live::Place> {
         let place = self.live.enter(self.settings.load().max_connections);
-        match place {
-            Some(_) => self.stats.count_accepted(),
-            None => {
-                self.stats.count_refused_at_cap();
-                if self.log_limit.allows() {
-                    tracing::warn!("connection refused: as many as allowed are open");
-                }
+        if place.is_some() {
+            self.stats.count_accepted();
+        } else {
+            self.stats.count_refused_at_cap();
+            if self.log_limit.allows() {
+                tracing::warn!("connection refused: as many as allowed are open");
             }
         }
         place

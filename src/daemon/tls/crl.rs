@@ -8,7 +8,8 @@ use rustls_pki_types::CertificateRevocationListDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
-use super::{TlsError, read_trusted, refused};
+use super::TlsError;
+use super::files::{read_trusted, refused};
 
 /// One revocation list.
 #[derive(Clone, Debug)]

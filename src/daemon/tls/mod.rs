@@ -8,11 +8,9 @@
 //! resumed: resumption would skip revocation and expiry.
 
 pub mod crl;
+mod files;
 pub mod trust;
 
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,10 +31,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::daemon::config;
 use crate::daemon::file_stamp::FileStamp;
 use crate::pki::is_demo_ca;
+use files::{certificates, read, refused};
 use trust::{ClientTrust, ClientVerifier};
 
-/// The largest certificate or CRL file that is read, in bytes.
-const MAX_FILE: u64 = 64 << 20;
 /// How long a failed reload rests before the same files are tried again.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -344,52 +341,6 @@ fn not_after(path: &Path, certificate: &[u8]) -> Result<SystemTime, TlsError> {
     Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
-/// Every certificate of a PEM file; at least one.
-fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let found = found.map_err(|error| refused(path, &format!("it is not PEM: {error}")))?;
-    if found.is_empty() {
-        return Err(refused(path, "it holds no certificate in PEM"));
-    }
-    Ok(found)
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    Ok(open(path)?.1)
-}
-
-/// Reads a file that decides who is let in: nobody but root and us may be able to write it.
-fn read_trusted(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let (metadata, bytes) = open(path)?;
-    let own_uid = rustix::process::geteuid().as_raw();
-    if metadata.uid() != 0 && metadata.uid() != own_uid {
-        let uid = metadata.uid();
-        let reason = format!("it is owned by uid {uid}; chown it to root or to uid {own_uid}");
-        return Err(refused(path, &reason));
-    }
-    if metadata.mode() & 0o022 != 0 {
-        let mode = metadata.mode() & 0o777;
-        return Err(refused(path, &format!("mode {mode:o} lets others write it; chmod 644 it")));
-    }
-    Ok(bytes)
-}
-
-fn open(path: &Path) -> Result<(std::fs::Metadata, Vec<u8>), TlsError> {
-    let io = |source| TlsError::Io { path: path.to_owned(), source };
-    // Asked by name first, because opening a FIFO would wait for its writer.
-    if !std::fs::metadata(path).map_err(io)?.is_file() {
-        return Err(refused(path, "it is not a regular file"));
-    }
-    let file = File::open(path).map_err(io)?;
-    let metadata = file.metadata().map_err(io)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(io)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(refused(path, "it is larger than 64 MiB"));
-    }
-    Ok((metadata, bytes))
-}
-
 fn stamps(config: &config::Tls) -> Vec<FileStamp> {
     [&config.certificate, &config.private_key]
         .into_iter()
@@ -397,8 +348,4 @@ fn stamps(config: &config::Tls) -> Vec<FileStamp> {
         .chain(&config.crl)
         .map(|path| FileStamp::of(path))
         .collect()
-}
-
-fn refused(path: &Path, reason: &str) -> TlsError {
-    TlsError::Refused { path: path.to_owned(), reason: reason.to_owned() }
 }

@@ -16,7 +16,8 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::crl::{Belongs, Crl};
-use super::{DEMO, TlsError, certificates, read_trusted, refused};
+use super::files::{certificates, read_trusted, refused};
+use super::{DEMO, TlsError};
 use crate::daemon::config;
 use crate::pki::is_demo_ca;
 
