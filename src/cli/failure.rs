@@ -135,9 +135,7 @@ fn advice_for(error: &Error) -> Option<String> {
             "The daemon's operator can tell whether your certificate is listed, expired or revoked."
                 .into()
         }
-        Code::FailedPrecondition if from_the_daemon => {
-            "The daemon's operator must act; its log says more under the request id.".into()
-        }
+        Code::FailedPrecondition if from_the_daemon => "Give its operator the request id.".into(),
         Code::Internal if from_the_daemon => {
             "This is a bug of the daemon; its log says more under the request id.".into()
         }

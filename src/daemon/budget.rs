@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     fn limits(rate: Option<u32>, failed: Option<u32>) -> Limits {
-        let per = Duration::from_secs(3600);
+        let per = Duration::from_hours(1);
         let of = |count: Option<u32>| count.map(|count| Rate { count, per });
         Limits { rate: of(rate), failed_unwraps: of(failed) }
     }
@@ -200,7 +200,7 @@ mod tests {
         assert!(matches!(
             budget.spend_call(),
             Err(Failure::Exhausted { what: Exhausted::Rate, retry_after })
-                if retry_after <= Duration::from_secs(720)
+                if retry_after <= Duration::from_mins(12)
         ));
     }
 }

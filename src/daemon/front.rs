@@ -27,7 +27,7 @@ use crate::daemon::policy::{InFlight, StartedCall};
 use crate::daemon::status::{Failure, in_contract};
 
 /// A longer deadline than this is cut to it.
-const MAX_DEADLINE: Duration = Duration::from_secs(300);
+const MAX_DEADLINE: Duration = Duration::from_mins(5);
 /// The longest `x-request-id` of a caller's that is recorded.
 const MAX_CALLER_REQUEST_ID: usize = 64;
 
@@ -129,10 +129,8 @@ impl Shared {
             });
             failure
         };
-        let caller = match self.denied.denies(peer) {
-            true => None,
-            false => snapshot.identify(peer),
-        };
+        let denied = self.denied.denies(peer);
+        let caller = snapshot.identify(peer).filter(|_| !denied);
         let caller = caller.ok_or_else(|| refuse(Failure::Unauthenticated, None))?;
         let timeout =
             deadline(request.headers()).map_err(|failure| refuse(failure, Some(&caller.name)))?;

@@ -242,10 +242,8 @@ fn closed(replica: &Replica) -> Failure {
 }
 
 fn listed(version: &Version, algorithm: SignAlgorithm) -> Result<&Version, Failure> {
-    match version.sign_algorithms.contains(&algorithm) {
-        true => Ok(version),
-        false => Err(not_listed(&version.sign_algorithms)),
-    }
+    let is_listed = version.sign_algorithms.contains(&algorithm);
+    is_listed.then_some(version).ok_or_else(|| not_listed(&version.sign_algorithms))
 }
 
 fn no_active_version() -> Failure {

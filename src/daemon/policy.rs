@@ -95,13 +95,11 @@ impl InFlight {
         let total = self.total.fetch_add(1, Ordering::Relaxed) + 1;
         let refused =
             of_caller > self.most_of_one || (total > self.most && of_caller > ALWAYS_IN_FLIGHT);
-        match refused {
-            true => Err(Failure::Exhausted {
-                what: Exhausted::Calls,
-                retry_after: std::time::Duration::from_millis(100),
-            }),
-            false => Ok(started),
+        if refused {
+            let retry_after = std::time::Duration::from_millis(100);
+            return Err(Failure::Exhausted { what: Exhausted::Calls, retry_after });
         }
+        Ok(started)
     }
 
     /// How many calls are in flight.

@@ -143,7 +143,7 @@ impl Replica {
         let now = self.started.elapsed().as_millis() as u64;
         self.proven_at.store(now, Ordering::Relaxed);
         if !self.is_serving() {
-            self.set_condition(Condition::Serving);
+            self.set_condition(&Condition::Serving);
         }
     }
 
@@ -181,7 +181,7 @@ impl Replica {
                 Fault { kind: ErrorKind::Unavailable, text: "opening it took too long".into() }
             }
         };
-        self.set_condition(Condition::Failing(fault.clone()));
+        self.set_condition(&Condition::Failing(fault.clone()));
         Err(fault)
     }
 
@@ -237,17 +237,17 @@ impl Replica {
                 Fault { kind: ErrorKind::Unavailable, text: "the check took too long".into() }
             }
         };
-        self.set_condition(Condition::Failing(fault.clone()));
+        self.set_condition(&Condition::Failing(fault.clone()));
         Err(fault)
     }
 
-    fn set_condition(&self, condition: Condition) {
+    fn set_condition(&self, condition: &Condition) {
         let old = self.condition.swap(Arc::new(condition.clone()));
-        if *old == condition {
+        if *old == *condition {
             return;
         }
         let config::Replica { provider, locator } = &self.specification.place;
-        match &condition {
+        match condition {
             Condition::Failing(fault) => {
                 tracing::error!(
                     provider,

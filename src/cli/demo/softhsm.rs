@@ -58,11 +58,12 @@ pub(super) fn prepare(dir: &Path) -> Result<DemoKey, Failure> {
         "2. An RSA-{} key in the SoftHSM token \"{LABEL}\", made inside of it: sensitive, not extractable.\n",
         public.modulus_bits()
     );
-    let configuration = dir.join("softhsm2.conf");
+    let quoted = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
+    let (module, configuration) = (quoted(&module), quoted(&dir.join("softhsm2.conf")));
     Ok(DemoKey {
         provider: format!(
-            "type        = \"pkcs11\"\nmodule      = {module:?}\ntoken       = {{ label = \"{LABEL}\" }}\n\
-             pin         = {{ file = \"pin\" }}\nenvironment = {{ {CONFIGURATION} = {configuration:?} }}"
+            "type        = \"pkcs11\"\nmodule      = {module}\ntoken       = {{ label = \"{LABEL}\" }}\n\
+             pin         = {{ file = \"pin\" }}\nenvironment = {{ {CONFIGURATION} = {configuration} }}"
         ),
         locator: "pkcs11:object=user-keys;type=private".into(),
         algorithms: r#"["RSA-OAEP"]"#,

@@ -310,9 +310,10 @@ impl Drop for Entry<'_> {
         if self.finished || !self.reached {
             return;
         }
-        let (code, reason) = match Instant::now() >= self.context.deadline {
-            true => (Code::DeadlineExceeded, "deadline_exceeded"),
-            false => (Code::Cancelled, "caller_gone"),
+        let (code, reason) = if Instant::now() >= self.context.deadline {
+            (Code::DeadlineExceeded, "deadline_exceeded")
+        } else {
+            (Code::Cancelled, "caller_gone")
         };
         drop(self.close(code, Some(reason)));
     }
