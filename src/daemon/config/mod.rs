@@ -268,7 +268,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        let failed_unwraps = Some(Rate { count: 100, per: Duration::from_secs(3600) });
+        let failed_unwraps = Some(Rate { count: 100, per: Duration::from_hours(1) });
         Self { rate: None, failed_unwraps }
     }
 }
