@@ -1,7 +1,7 @@
 //! `claviger config check` and `claviger config pin`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
@@ -10,54 +10,40 @@ use crate::daemon::backends::Provider;
 use crate::daemon::config::pin::{Answers, Pin, PinError, ask_backends, write_pins};
 use crate::daemon::config::{Config, ConfigErrors, Replica, Version, path_or_default};
 
-/// `claviger config …`
-#[derive(Debug, clap::Args)]
-pub struct ConfigArguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
+/// The commands of `claviger config`.
 #[derive(Debug, clap::Subcommand)]
-enum Command {
-    /// Check a configuration and the files it names; touches no backend.
+pub enum Command {
+    /// Check a configuration and the files it names; touches no backend
     ///
-    /// Run it as the daemon's user: who may read a secret depends on who asks. Exit code: 0 where
-    /// `serve` would accept it, 78 where not.
-    Check {
-        #[command(flatten)]
-        file: ConfigFile,
-        /// Write one JSON object.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Ask every backend for its public keys and fill in missing `public_key_sha256`.
+    /// Run it as the daemon's user: who may read a secret depends on who asks. The exit code is 0
+    /// where `serve` would accept the configuration, else 78.
+    Check(Args),
+    /// Ask every backend for its public keys and fill in missing `public_key_sha256`
     ///
     /// Nothing is written unless every replica of every version without one answers, and they
     /// agree. One that is there is never changed. It logs in as `serve` does, with the same state
-    /// directory. Exit code: 0, 1 where nothing was pinned, 78 for a bad configuration.
-    Pin {
-        #[command(flatten)]
-        file: ConfigFile,
-    },
+    /// directory. The exit code is 0, 1 where nothing could be pinned, or 78.
+    Pin(Args),
 }
 
+/// The arguments of both.
 #[derive(Debug, clap::Args)]
-struct ConfigFile {
-    /// The configuration [default: $CLAVIGER_CONFIG, else /etc/claviger/claviger.toml]
-    #[arg(long = "config", value_name = "FILE")]
-    path: Option<PathBuf>,
+pub struct Args {
+    /// The configuration, TOML [default: $CLAVIGER_CONFIG, else /etc/claviger/claviger.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
-/// Runs `claviger config …`.
-pub fn run(arguments: ConfigArguments) -> ExitCode {
-    match arguments.command {
-        Command::Check { file, json } => check(path_or_default(file.path), json),
-        Command::Pin { file } => pin(path_or_default(file.path)),
+/// Runs the command.
+pub fn run(command: &Command, json: bool) -> ExitCode {
+    match command {
+        Command::Check(args) => check(&path_or_default(args.config.clone()), json),
+        Command::Pin(args) => pin(&path_or_default(args.config.clone()), json),
     }
 }
 
-fn check(path: PathBuf, json: bool) -> ExitCode {
-    let checked = Config::load(&path).and_then(|config| {
+fn check(path: &Path, json: bool) -> ExitCode {
+    let checked = Config::load(path).and_then(|config| {
         // Both at once, so that nobody has to come back for the second.
         match (config.check_for_serve(), config.check_files()) {
             (Ok(()), Ok(notes)) => Ok((config, notes)),
@@ -81,15 +67,17 @@ fn check(path: PathBuf, json: bool) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Err(errors) => {
-            if json {
-                println!("{}", bad_as_json(&errors));
-            } else {
-                eprintln!("{errors}");
-            }
-            ExitCode::from(ConfigErrors::EXIT_CODE)
-        }
+        Err(errors) => refuse(&errors, json),
     }
+}
+
+fn refuse(errors: &ConfigErrors, json: bool) -> ExitCode {
+    if json {
+        println!("{}", bad_as_json(errors));
+    } else {
+        eprintln!("{errors}");
+    }
+    ExitCode::from(ConfigErrors::EXIT_CODE)
 }
 
 fn summary(config: &Config) -> String {
@@ -130,24 +118,24 @@ fn bad_as_json(errors: &ConfigErrors) -> serde_json::Value {
     })
 }
 
-fn pin(path: PathBuf) -> ExitCode {
-    let config = match Config::load(&path) {
+fn pin(path: &Path, json: bool) -> ExitCode {
+    let config = match Config::load(path) {
         Ok(config) => config,
-        Err(errors) => {
-            eprintln!("{errors}");
-            return ExitCode::from(ConfigErrors::EXIT_CODE);
-        }
+        Err(errors) => return refuse(&errors, json),
     };
     match pinned(&config) {
-        Ok(answers) => {
-            report(&config, &answers);
-            ExitCode::SUCCESS
+        Ok(answers) if json => println!("{}", answers_as_json(&answers)),
+        Ok(answers) => report(&config, &answers),
+        Err(PinError(reasons)) if json => {
+            println!("{}", serde_json::json!({ "ok": false, "reasons": reasons }));
+            return ExitCode::FAILURE;
         }
         Err(error) => {
             eprintln!("{error}\nnothing was pinned");
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
         }
     }
+    ExitCode::SUCCESS
 }
 
 fn pinned(config: &Config) -> Result<Answers, PinError> {
@@ -200,6 +188,27 @@ async fn ask(
         .map_err(|error| Error::new(ErrorKind::Internal, error))
 }
 
+fn answers_as_json(answers: &Answers) -> serde_json::Value {
+    let pins = |pins: &[Pin]| -> Vec<serde_json::Value> {
+        let pin = |pin: &Pin| {
+            serde_json::json!({
+                "key": pin.key,
+                "version": pin.version,
+                "bits": pin.bits,
+                "replicas": pin.replicas,
+                "public_key_sha256": hex::encode(pin.sha256),
+            })
+        };
+        pins.iter().map(pin).collect()
+    };
+    serde_json::json!({
+        "ok": true,
+        "pinned": pins(&answers.new),
+        "unchanged": pins(&answers.confirmed),
+        "silent": answers.silent,
+    })
+}
+
 fn words(pin: &Pin) -> String {
     let Pin { key, version, bits, replicas, .. } = pin;
     let replicas =
@@ -225,4 +234,45 @@ fn report(config: &Config, answers: &Answers) {
     println!("{path} has {} more public_key_sha256.", answers.new.len());
     println!("Confirm each hash out of band with whoever made the key, before `serve` uses it:");
     println!("  openssl pkey -pubin -in PUBLIC_KEY.pem -outform DER | sha256sum");
+}
+
+#[cfg(all(test, feature = "software"))]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "[server]\nlisten = [\"unix:c.sock\"]\n[audit]\noff = true\n[providers.files]\ntype = \"software\"\ndirectory = \"keys\"\n[keys.a]\nalgorithms = [\"RSA-OAEP\"]\n[[keys.a.versions]]\nversion = 1\nstate = \"active\"\nreplicas = [{ provider = \"files\", locator = \"a.pem\" }]\n";
+
+    fn checked(text: &str) -> ExitCode {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("claviger.toml");
+        std::fs::write(&path, text).unwrap();
+        run(&Command::Check(Args { config: Some(path) }), true)
+    }
+
+    #[test]
+    fn the_exit_code_says_whether_serve_would_start() {
+        let pinned = format!("{TEXT}public_key_sha256 = \"{}\"\n", "00".repeat(32));
+        assert_eq!(checked(&pinned), ExitCode::SUCCESS);
+        assert_eq!(checked(TEXT), ExitCode::from(78));
+        assert_eq!(checked("nonsense"), ExitCode::from(78));
+    }
+
+    #[test]
+    fn people_and_machines_are_told_the_same() {
+        let config = Config::parse("claviger.toml".as_ref(), TEXT).unwrap();
+        assert_eq!(summary(&config), "1 key, 1 version, 0 callers, 1 provider, 1 listener");
+        let json = good_as_json(&config, &[]);
+        assert_eq!(
+            (&json["ok"], &json["keys"], &json["callers"]),
+            (&true.into(), &1.into(), &0.into())
+        );
+        let errors =
+            Config::parse("claviger.toml".as_ref(), &TEXT.replace("true", "1")).unwrap_err();
+        let error = &bad_as_json(&errors)["errors"][0];
+        assert_eq!((&error["line"], &error["field"]), (&4.into(), &"audit.off".into()));
+        assert_eq!(
+            errors.to_string(),
+            "claviger.toml:4: audit.off: is a number; write true or false"
+        );
+    }
 }

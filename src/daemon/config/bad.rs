@@ -305,7 +305,7 @@ pub(super) const BAD: &[(&str, &str, &str)] = &[
     ),
     (
         "[keys.user-keys]",
-        "[providers.hsm-b]\ntype = \"pkcs11\"\nmodule = \"libhsm.so\"\ntoken = { label = \"b\" }\nenvironment = { HSM_CONF = \"other.conf\" }\n[keys.user-keys]",
+        "[providers.hsm-b]\ntype = \"pkcs11\"\nmodule = \"libhsm.so\"\ntoken = { label = \"b\" }\nlogin = \"none\"\nenvironment = { HSM_CONF = \"other.conf\" }\n[keys.user-keys]",
         "claviger.toml:29: providers.hsm-b: sets HSM_CONF in its environment to another value than provider \"hsm-a\": one process has one environment; write the same value, or run two daemons",
     ),
     (

@@ -1,7 +1,7 @@
 //! The files that a configuration names, read once to see that `serve` will be able to.
 
 use std::error::Error as StdError;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use claviger_provider_api::secret::read_secret_file;
@@ -198,7 +198,7 @@ fn subject(certificate: &CertificateDer<'_>) -> String {
     parsed.map(|(_, certificate)| certificate.subject().to_string()).unwrap_or_default()
 }
 
-fn note_if_expired(path: &PathBuf, certificate: &CertificateDer<'_>, findings: &mut Findings) {
+fn note_if_expired(path: &Path, certificate: &CertificateDer<'_>, findings: &mut Findings) {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return };
     let validity = certificate.validity();
     if !validity.is_valid() {
@@ -250,4 +250,193 @@ fn in_words(error: &dyn StdError) -> String {
         cause = error.source();
     }
     words
+}
+
+#[cfg(all(test, feature = "software", feature = "pkcs11"))]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
+        KeyIdMethod, KeyPair, KeyUsagePurpose, SerialNumber, date_time_ymd,
+    };
+
+    /// `good.toml` in a folder with everything that it names, and more.
+    struct Place {
+        folder: tempfile::TempDir,
+        text: String,
+    }
+
+    fn authority(name: &str) -> (String, Issuer<'static, KeyPair>) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let pem = params.self_signed(&key).unwrap().pem();
+        (pem, Issuer::new(params, key))
+    }
+
+    fn crl(issuer: &Issuer<'static, KeyPair>) -> rcgen::CertificateRevocationList {
+        CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(2100, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        }
+        .signed_by(issuer)
+        .unwrap()
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let text = include_str!("testdata/good.toml")
+                .replace(
+                    "state_dir = \"state\"",
+                    "state_dir = \"state\"\ndenied_callers = \"denied\"",
+                )
+                .replace("\"clients.pem\" }", "\"clients.pem\" }\ncrl = [\"clients.crl\"]")
+                .replace(
+                    "locator = \"other.pem\" }]",
+                    "locator = \"other.pem\" }]\ncertificate = \"other.crt\"",
+                );
+            let place = Self { folder: tempfile::tempdir().unwrap(), text };
+            let (ca, issuer) = authority("clients");
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+            place.write("server.crt", params.signed_by(&key, &issuer).unwrap().pem());
+            place.write("server.key", key.serialize_pem());
+            place.write("clients.pem", ca);
+            place.write("clients.crl", crl(&issuer).pem().unwrap());
+            place.write("denied", "# nobody\n");
+            place.write("pin", "1234");
+            let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+            place.write("other.crt", params.self_signed(&key).unwrap().pem());
+            place
+        }
+
+        fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+            let path = self.folder.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        }
+
+        fn checked(&self) -> Result<Vec<String>, String> {
+            let path = self.folder.path().join("claviger.toml");
+            self.write("claviger.toml", &self.text);
+            let said = Config::load(&path).unwrap().check_files();
+            let folder = format!("{}/", self.folder.path().display());
+            said.map_err(|errors| errors.to_string().replace(&folder, ""))
+        }
+    }
+
+    #[test]
+    fn good_files_pass_in_both_forms() {
+        let place = Place::new();
+        assert_eq!(place.checked(), Ok(Vec::new()));
+        let (ca, issuer) = authority("clients");
+        place.write("clients.pem", ca);
+        place.write("clients.crl", crl(&issuer).der());
+        assert_eq!(place.checked(), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn each_bad_file_is_named_by_its_field() {
+        let (other_ca, other_issuer) = authority("others");
+        let other_key = KeyPair::generate().unwrap().serialize_pem();
+        let leaf = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let leaf = leaf.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
+        let cases: &[(&str, &str, &str)] = &[
+            (
+                "server.crt",
+                "",
+                "claviger.toml:8: server.tls.certificate: server.crt has no certificate in PEM form",
+            ),
+            (
+                "server.crt",
+                "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n",
+                "claviger.toml:8: server.tls.certificate: certificate 1 of server.crt is broken",
+            ),
+            (
+                "server.key",
+                &other_key,
+                "claviger.toml:9: server.tls.private_key: does not go with server.crt",
+            ),
+            (
+                "server.key",
+                "no key",
+                "claviger.toml:9: server.tls.private_key: server.key has no private key in PEM form",
+            ),
+            (
+                "clients.pem",
+                "",
+                "claviger.toml:10: server.tls.client_ca.clients: clients.pem has no certificate in PEM form",
+            ),
+            (
+                "clients.pem",
+                &other_ca,
+                "claviger.toml:11: server.tls.crl: has no list of \"CN=others\" in client_ca.clients",
+            ),
+            (
+                "clients.crl",
+                "",
+                "claviger.toml:11: server.tls.crl[0]: clients.crl has no CRL, in PEM or DER form",
+            ),
+            ("clients.crl", "0\u{0}", "claviger.toml:11: server.tls.crl[0]: clients.crl is no CRL"),
+            ("denied", "\n", "claviger.toml:5: server.denied_callers: denied is empty"),
+            (
+                "other.crt",
+                &leaf,
+                "claviger.toml:51: keys.other.versions[0].certificate: other.crt is not for a key that could be used",
+            ),
+        ];
+        for (file, content, expected) in cases {
+            let place = Place::new();
+            place.write(file, content);
+            let said = place.checked().unwrap_err();
+            assert!(said.starts_with(expected), "{file}: {said}");
+            assert_eq!(said.lines().count(), 1, "{file}: {said}");
+        }
+        let place = Place::new();
+        place.write("clients.crl", crl(&other_issuer).pem().unwrap());
+        assert!(place.checked().unwrap_err().contains("has no list of \"CN=clients\""));
+    }
+
+    #[test]
+    fn a_secret_that_others_may_read_and_a_file_that_is_missing_are_refused() {
+        for (file, field) in [
+            ("pin", "providers.hsm-a.pin"),
+            ("server.key", "server.tls.private_key"),
+            ("denied", "server.denied_callers"),
+        ] {
+            let place = Place::new();
+            let path = place.folder.path().join(file);
+            std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+            let said = place.checked().unwrap_err();
+            assert!(said.contains(&format!(": {field}: refused {file}: mode 644")), "{said}");
+            std::fs::remove_file(&path).unwrap();
+            let said = place.checked().unwrap_err();
+            assert!(
+                said.contains(&format!(": {field}: cannot read {file}: No such file")),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_certificate_for_another_key_than_the_pin_prints_both() {
+        let mut place = Place::new();
+        let pin =
+            format!("certificate = \"other.crt\"\npublic_key_sha256 = \"{}\"", "33".repeat(32));
+        place.text = place.text.replace("certificate = \"other.crt\"", &pin);
+        let said = place.checked().unwrap_err();
+        assert!(
+            said.contains("keys.other.versions[0].certificate: other.crt is for the public key")
+        );
+        assert!(said.ends_with(&format!("and public_key_sha256 is {}", "33".repeat(32))), "{said}");
+    }
 }

@@ -8,7 +8,6 @@ use claviger_provider_api::{Algorithm, SignAlgorithm};
 
 use super::providers::named;
 use super::reader::{Fields, Node};
-use super::server::optional;
 use super::{Key, Provider, Replica, State, Version, values};
 
 /// What may occur once in a whole configuration, and where it occurred first.
@@ -128,8 +127,8 @@ fn version(
         algorithms,
         sign_algorithms,
         replicas: replicas?,
-        public_key_sha256: optional(public_key_sha256)?,
-        certificate: optional(certificate)?,
+        public_key_sha256: public_key_sha256.map_or(Some(None), |pin| pin.map(Some))?,
+        certificate: certificate.map_or(Some(None), |path| path.map(Some))?,
     })
 }
 

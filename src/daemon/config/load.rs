@@ -174,7 +174,7 @@ fn read(path: &Path) -> Result<String, String> {
     Read::by_ref(&mut file).take(MAX_BYTES).read_to_end(&mut bytes).map_err(cannot)?;
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
-        let line = 1 + error.as_bytes()[..good].iter().filter(|b| **b == b'\n').count();
+        let line = error.as_bytes()[..=good].split(|b| *b == b'\n').count();
         format!("is not UTF-8 in line {line}; save it as UTF-8")
     })
 }

@@ -11,7 +11,7 @@ use super::error::ConfigErrors;
 use super::keys::keys;
 use super::providers::providers;
 use super::reader::{Node, Report, nearest};
-use super::server::{audit, log, operations, optional, server};
+use super::server::{audit, log, operations, server};
 use super::{Caller, Config, Listen, Log, Operations, Server};
 
 impl Config {
@@ -84,7 +84,7 @@ fn read(path: &Path, text: &str, root: &Node<'_>) -> Option<Config> {
         path: path.to_owned(),
         sha256: sha256(text.as_bytes()),
         server: server?,
-        operations: optional(operations)?,
+        operations: operations.map_or(Some(None), |operations| operations.map(Some))?,
         providers: all_good(providers)?,
         keys: all_good(keys)?,
         callers,

@@ -44,7 +44,7 @@ pub(super) fn server(node: &Node<'_>) -> Option<Server> {
             "has a TCP address, and there is no [server.tls]; add certificate, private_key and client_ca there, or listen on \"unix:…\" only",
         );
     }
-    let path = |name| optional(fields.optional(name).map(|node| node.file_path()));
+    let path = |name| fields.optional(name).map_or(Some(None), |node| node.file_path().map(Some));
     let state_dir = path("state_dir");
     let denied_callers = path("denied_callers");
     let reflection = fields.optional("reflection").map_or(Some(true), |node| node.boolean());
@@ -53,7 +53,7 @@ pub(super) fn server(node: &Node<'_>) -> Option<Server> {
     let max_streams_per_connection = at_least_one("max_streams_per_connection", 128);
     let max_handshakes = at_least_one("max_handshakes", 256);
     let handshake_timeout = duration(&fields, "handshake_timeout", Duration::from_secs(5));
-    let max_connection_age = duration(&fields, "max_connection_age", Duration::from_secs(3600));
+    let max_connection_age = duration(&fields, "max_connection_age", Duration::from_hours(1));
     let drain_timeout = match fields.optional("drain_timeout") {
         None => Some(Duration::from_secs(30)),
         Some(node) => node.parsed(values::duration),
@@ -62,7 +62,7 @@ pub(super) fn server(node: &Node<'_>) -> Option<Server> {
         listen: listen?,
         state_dir: state_dir?,
         denied_callers: denied_callers?,
-        tls: optional(tls)?,
+        tls: tls.map_or(Some(None), |tls| tls.map(Some))?,
         reflection: reflection?,
         max_connections: max_connections? as usize,
         max_concurrent_calls: max_concurrent_calls? as usize,
@@ -72,14 +72,6 @@ pub(super) fn server(node: &Node<'_>) -> Option<Server> {
         max_connection_age: max_connection_age?,
         drain_timeout: drain_timeout?,
     })
-}
-
-/// None where a field is there but wrong.
-pub(super) fn optional<T>(field: Option<Option<T>>) -> Option<Option<T>> {
-    match field {
-        None => Some(None),
-        Some(value) => value.map(Some),
-    }
 }
 
 fn duration(fields: &Fields<'_>, name: &str, default: Duration) -> Option<Duration> {
@@ -148,7 +140,7 @@ fn tls(node: &Node<'_>) -> Option<Tls> {
             .and_then(|items| items.iter().map(Node::file_path).collect()),
     };
     let crl_grace = match fields.optional("crl_grace") {
-        None => Some(Duration::from_secs(72 * 3600)),
+        None => Some(Duration::from_hours(72)),
         Some(node) => node.parsed(values::duration),
     };
     let allow_tls12 = match fields.optional("min_version") {

@@ -44,7 +44,7 @@ fn a_good_configuration_becomes_what_it_says() {
     let tls = config.server.tls.unwrap();
     assert_eq!(tls.certificate, here.join("server.crt"));
     assert_eq!(tls.client_ca, BTreeMap::from([("clients".to_owned(), here.join("clients.pem"))]));
-    assert_eq!((tls.crl_grace, tls.allow_tls12), (Duration::from_secs(72 * 3600), false));
+    assert_eq!((tls.crl_grace, tls.allow_tls12), (Duration::from_hours(72), false));
     assert_eq!(config.operations.unwrap().readers, ["prometheus"]);
     assert_eq!(config.audit, Audit::Off);
     assert_eq!(config.log, Log { json: false, filter: "info".to_owned() });
@@ -89,7 +89,7 @@ fn what_is_left_out_has_its_documented_default() {
         max_streams_per_connection: 128,
         max_handshakes: 256,
         handshake_timeout: Duration::from_secs(5),
-        max_connection_age: Duration::from_secs(3600),
+        max_connection_age: Duration::from_hours(1),
         drain_timeout: Duration::from_secs(30),
     };
     assert_eq!(config.server, expected);
@@ -180,7 +180,7 @@ fn a_secret_in_the_file_never_reaches_a_message() {
 
 #[test]
 fn one_process_has_one_environment() {
-    let second = "[providers.hsm-b]\ntype = \"pkcs11\"\nmodule = \"libhsm.so\"\ntoken = { label = \"b\" }\nenvironment = { HSM_CONF = \"hsm.conf\", MORE = \"1\" }\n";
+    let second = "[providers.hsm-b]\ntype = \"pkcs11\"\nmodule = \"libhsm.so\"\ntoken = { label = \"b\" }\nlogin = \"none\"\nenvironment = { HSM_CONF = \"hsm.conf\", MORE = \"1\" }\n";
     let config = parse(&GOOD.replace("[keys.user-keys]", &format!("{second}[keys.user-keys]")));
     let environment = config.unwrap().environment();
     let expected = [("HSM_CONF", "hsm.conf"), ("MORE", "1")];
@@ -195,6 +195,17 @@ fn the_example_says_what_every_option_is() {
     config.keys.values().flat_map(|key| &key.versions).for_each(|version| {
         assert!(version.public_key_sha256.is_some());
     });
+    // What it shows in comments is right too.
+    let shown = |line: &str| {
+        let option = line.strip_prefix("# ").and_then(|line| line.split_once(" = "));
+        option.is_some_and(|(name, _)| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+    };
+    let with_all: String = EXAMPLE
+        .lines()
+        .map(|line| if shown(line) { format!("{}\n", &line[2..]) } else { format!("{line}\n") })
+        .collect();
+    assert_eq!(EXAMPLE.lines().filter(|line| shown(line)).count(), 6);
+    parse(&with_all).unwrap();
     // What the parser knows stands in the example.
     for option in [
         "listen",
