@@ -66,7 +66,8 @@ pub enum Command {
     /// Run the daemon
     Serve(serve::Args),
     /// Check the configuration, or fill in the keys' pins
-    Config(config::ConfigArguments),
+    #[command(subcommand)]
+    Config(config::Command),
     /// Wrap key material: stdin to stdout
     Wrap(wrap::Args),
     /// Unwrap key material: stdin to stdout
@@ -97,7 +98,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.command {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
-        Command::Config(args) => return Ok(config::run(args)),
+        Command::Config(command) => return Ok(config::run(&command, json)),
         Command::Wrap(args) => wrap::run(&args, json),
         Command::Unwrap(args) => unwrap::run(&args, json),
         Command::Sign(args) => sign::run(&args, json),

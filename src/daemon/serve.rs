@@ -107,7 +107,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<(), ServeError> {
     let config = Config::load(&options.config)?;
     config.check_for_serve()?;
-    enter_environment(&config)?;
+    config.enter_environment()?;
     crate::daemon::log::init(&config.log)?;
     protect_memory();
     #[cfg(target_os = "linux")]
@@ -452,21 +452,6 @@ fn refuse_what_needs_a_restart(old: &Config, new: &Config) -> Result<(), ServeEr
         Some((_, field)) => Err(ServeError::NeedsRestart(field)),
         None => Ok(()),
     }
-}
-
-/// PKCS#11 modules read the environment of their process, which can only be set safely before any
-/// thread runs: so the process starts itself once more with what the configuration asks for.
-fn enter_environment(config: &Config) -> io::Result<()> {
-    use std::os::unix::process::CommandExt;
-    let wanted = config.environment();
-    let is_set = |(name, value): (&String, &String)| {
-        std::env::var_os(name).is_some_and(|is| is.as_os_str() == value.as_str())
-    };
-    if wanted.iter().all(is_set) {
-        return Ok(());
-    }
-    let this = std::env::current_exe()?;
-    Err(std::process::Command::new(this).args(std::env::args_os().skip(1)).envs(wanted).exec())
 }
 
 /// No core dumps, and no other process of this user reads our memory.
