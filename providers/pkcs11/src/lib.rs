@@ -1,39 +1,109 @@
-//! Stub.
+//! RSA keys in PKCS#11 tokens.
+//!
+//! - `config`: the options; [`uri`]: locators
+//! - `opening`: from a locator to an open key; `key`: the open key
+//! - `worker`: session threads, fed by a queue; `operation`: what they do; `decrypt`: the calls
+//!   themselves; [`oaep`]: padding removed in software
+//! - `module`: the process-wide table of modules; `token`: a token that is logged in to; `login` and
+//!   [`latch`]: no second try with a PIN that failed; `entry` and `object`: a key on a token
+//! - `ladder`: checks and repairs; `breaker`: when repairs failed
+//! - `error`: what return values mean
+
+mod breaker;
+mod config;
+mod decrypt;
+mod entry;
+mod error;
+mod key;
+mod ladder;
 pub mod latch;
+mod login;
+mod module;
 pub mod oaep;
+mod object;
+mod opening;
+mod operation;
+mod token;
 pub mod uri;
+mod worker;
 
-use claviger_provider_api::{Error, OpenKey, WrappingKey};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
-/// Stub.
-#[derive(Clone, Debug, PartialEq, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {}
+use claviger_provider_api::{Error, ErrorKind, OpenKey, WrappingKey};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-impl Config {
-    /// Checks what can be checked without a backend: what is wrong, and what to write instead.
-    pub fn validate(&self) -> Result<(), String> {
-        Ok(())
+pub use config::Config;
+pub use module::wait_until_left;
+
+use opening::Request;
+
+/// How long opening may take, and waiting for one's turn: a module that hangs hangs for ever.
+const OPEN_LIMIT: Duration = Duration::from_mins(1);
+
+/// A token in a module, by its configuration.
+#[derive(Debug)]
+pub struct Provider {
+    name: String,
+    config: Arc<Config>,
+    state_dir: Option<PathBuf>,
+    /// Keys open one after the other, so that a module that hangs holds one thread, not one per try.
+    opening: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Provider {
+    /// Makes a provider; touches no backend. Without a state directory no PIN is ever used.
+    pub fn new(name: &str, config: &Config, state_dir: Option<&Path>) -> Result<Self, Error> {
+        config.validate().map_err(operator)?;
+        Ok(Self {
+            name: name.to_owned(),
+            config: Arc::new(config.clone()),
+            state_dir: state_dir.map(Path::to_owned),
+            opening: Arc::default(),
+        })
     }
-    /// Checks the syntax of a locator.
-    pub fn check_locator(&self, _locator: &str) -> Result<(), String> {
-        Ok(())
+
+    /// Opens a key: loads the module, finds the token, logs in unless another key of this process
+    /// did, finds the key, checks that it stays in the token, and proves each algorithm.
+    pub async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
+        self.config.check_environment().map_err(operator)?;
+        let request = Request {
+            config: Arc::clone(&self.config),
+            state_dir: self.state_dir.clone(),
+            locator: open.locator.parse().map_err(operator)?,
+            algorithms: open.algorithms.to_vec(),
+            sign_algorithms: open.sign_algorithms.to_vec(),
+        };
+        let slow = |_| unavailable("the module did not open the key within 60 s");
+        let turn = timeout(OPEN_LIMIT, Arc::clone(&self.opening).lock_owned()).await;
+        let turn = turn.map_err(slow)?;
+        let (reply, answer) = oneshot::channel();
+        let thread = thread::Builder::new().name("pkcs11-open".to_owned());
+        let spawned = thread.spawn(move || {
+            let outcome = opening::open(request);
+            // Whoever asked may have gone: then the key closes here.
+            drop(reply.send(outcome));
+            drop(turn);
+        });
+        spawned.map_err(|error| unavailable(format!("cannot start a thread: {error}")))?;
+        match timeout(OPEN_LIMIT, answer).await.map_err(slow)? {
+            Ok(Ok(key)) => {
+                tracing::info!(provider = self.name, locator = open.locator, "key open");
+                Ok(Arc::new(key))
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(Error::new(ErrorKind::Internal, "opening a key panicked")),
+        }
     }
 }
 
-/// Stub.
-#[derive(Debug)]
-pub struct Provider {}
+fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(ErrorKind::Unavailable, source)
+}
 
-impl Provider {
-    /// Makes a provider; touches no backend.
-    pub fn new(_name: &str, _config: &Config, _state_dir: Option<&Path>) -> Result<Self, Error> {
-        Ok(Self {})
-    }
-    /// Opens a key.
-    pub async fn open(&self, _open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
-        unreachable!()
-    }
+fn operator(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(ErrorKind::OperatorNeeded, source)
 }

@@ -1,0 +1,342 @@
+//! The options of a PKCS#11 provider, and what can be checked of them without a token.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use claviger_provider_api::SecretSource;
+use cryptoki::session::UserType;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::uri::Locator;
+
+/// `[providers.NAME]` with `type = "pkcs11"`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The vendor's library, an absolute path.
+    pub(crate) module: PathBuf,
+    /// Which token.
+    pub(crate) token: TokenName,
+    /// Where the PIN is read from, at each login.
+    pub(crate) pin: Option<SecretSource>,
+    /// As whom to log in.
+    #[serde(default)]
+    pub(crate) user: User,
+    /// How to log in.
+    #[serde(default)]
+    pub(crate) login: Login,
+    /// Environment variables that the module needs.
+    #[serde(default)]
+    pub(crate) environment: BTreeMap<String, String>,
+    /// Session threads.
+    pub(crate) sessions: Option<usize>,
+    /// Who removes the OAEP padding.
+    #[serde(default)]
+    pub(crate) oaep: Oaep,
+    /// Whether keys are accepted that the token would hand out.
+    #[serde(default)]
+    pub(crate) allow_extractable: bool,
+    /// Jobs that may wait, per caller.
+    pub(crate) queue: Option<usize>,
+}
+
+/// `{ label = "…" }` or `{ serial = "…" }`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "WrittenTokenName")]
+pub(crate) enum TokenName {
+    Label(String),
+    Serial(String),
+}
+
+#[derive(Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "{ label = \"…\" } or { serial = \"…\" }, never a slot number"
+)]
+struct WrittenTokenName {
+    label: Option<String>,
+    serial: Option<String>,
+    slot: Option<IgnoredAny>,
+}
+
+/// As whom to log in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "WrittenUser")]
+#[expect(clippy::enum_variant_names, reason = "they are the words of the configuration")]
+pub(crate) enum User {
+    #[default]
+    User,
+    So,
+    /// A vendor's own user type, such as a crypto user.
+    Vendor(u32),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "user is \"user\", \"so\" or the number of a vendor's user type")]
+enum WrittenUser {
+    Name(UserName),
+    Number(u32),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum UserName {
+    User,
+    So,
+}
+
+/// How to log in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Login {
+    /// With the PIN from `pin`.
+    #[default]
+    Pin,
+    /// Not at all: the token has no login.
+    None,
+    /// On the token's own keypad (`CKF_PROTECTED_AUTHENTICATION_PATH`).
+    ProtectedPath,
+}
+
+/// Who removes the OAEP padding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Oaep {
+    /// The token: `CKM_RSA_PKCS_OAEP`.
+    #[default]
+    Native,
+    /// The daemon, in constant time, after raw RSA (`CKM_RSA_X_509`) in the token.
+    Software,
+}
+
+impl TryFrom<WrittenTokenName> for TokenName {
+    type Error = &'static str;
+
+    fn try_from(written: WrittenTokenName) -> Result<Self, Self::Error> {
+        match written {
+            WrittenTokenName { slot: Some(_), .. } => Err(
+                "a token is never named by its slot number, which changes: write label = \"…\" or \
+                 serial = \"…\" (`pkcs11-tool -L` shows both)",
+            ),
+            WrittenTokenName { label: Some(label), serial: None, .. } => Ok(Self::Label(label)),
+            WrittenTokenName { label: None, serial: Some(serial), .. } => Ok(Self::Serial(serial)),
+            WrittenTokenName { .. } => Err("write either label = \"…\" or serial = \"…\""),
+        }
+    }
+}
+
+impl std::fmt::Display for TokenName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Label(label) => write!(f, "the label {label:?}"),
+            Self::Serial(serial) => write!(f, "the serial number {serial:?}"),
+        }
+    }
+}
+
+impl From<WrittenUser> for User {
+    fn from(written: WrittenUser) -> Self {
+        match written {
+            WrittenUser::Name(UserName::User) => Self::User,
+            WrittenUser::Name(UserName::So) => Self::So,
+            WrittenUser::Number(number) => Self::Vendor(number),
+        }
+    }
+}
+
+impl From<User> for UserType {
+    fn from(user: User) -> Self {
+        match user {
+            User::User => Self::User,
+            User::So => Self::So,
+            User::Vendor(number) => Self::VendorExtension(number),
+        }
+    }
+}
+
+impl Config {
+    /// Checks what can be checked without a backend: what is wrong, and what to write instead.
+    pub fn validate(&self) -> Result<(), String> {
+        if !self.module.is_absolute() {
+            return Err(format!(
+                "module {} is not an absolute path; write one such as /usr/lib/softhsm/libsofthsm2.so",
+                self.module.display()
+            ));
+        }
+        // CK_TOKEN_INFO has 32 bytes for the label and 16 for the serial number.
+        let (option, name, longest) = match &self.token {
+            TokenName::Label(label) => ("token.label", label, 32),
+            TokenName::Serial(serial) => ("token.serial", serial, 16),
+        };
+        if name.trim().is_empty() || name.len() > longest {
+            return Err(format!("{option} must have 1 to {longest} bytes, as a token's has"));
+        }
+        match (self.login, &self.pin) {
+            (Login::Pin, None) => {
+                return Err(
+                    "pin is missing: write pin = { file = \"…\" } or pin = { credential = \
+                            \"…\" }, or login = \"none\" or \"protected-path\""
+                        .to_owned(),
+                );
+            }
+            (Login::None | Login::ProtectedPath, Some(_)) => {
+                return Err(
+                    "pin is given, but login says that no PIN is sent: leave one of them out"
+                        .to_owned(),
+                );
+            }
+            _ => {}
+        }
+        if let User::Vendor(number @ 0..=2) = self.user {
+            return Err(format!(
+                "user = {number} is a standard user type: write user = \"user\" or \"so\"; numbers \
+                 are for a vendor's own types"
+            ));
+        }
+        for (name, value) in &self.environment {
+            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+                return Err(format!(
+                    "environment has {name:?}: a name has at least one character and no \"=\", and \
+                     neither name nor value has a NUL"
+                ));
+            }
+        }
+        if !(1..=256).contains(&self.sessions.unwrap_or(1)) {
+            return Err("sessions must be 1 to 256".to_owned());
+        }
+        if !(1..=65_536).contains(&self.queue()) {
+            return Err("queue must be 1 to 65536 jobs".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Checks the syntax of a locator.
+    pub fn check_locator(&self, locator: &str) -> Result<(), String> {
+        locator.parse::<Locator>().map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    /// The environment variables that the module needs. Whoever starts the process sets them before
+    /// any thread runs; the provider only checks that they are there.
+    pub fn environment(&self) -> &BTreeMap<String, String> {
+        &self.environment
+    }
+
+    /// Session threads; as many as cores if nothing is said.
+    pub(crate) fn sessions(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.sessions.unwrap_or_else(cores)
+    }
+
+    /// Jobs that may wait, per caller; 64 if nothing is said.
+    pub(crate) fn queue(&self) -> usize {
+        self.queue.unwrap_or(64)
+    }
+
+    /// Whether the process has the environment that the module needs.
+    pub(crate) fn check_environment(&self) -> Result<(), String> {
+        match self.environment.iter().find(|(name, value)| {
+            std::env::var_os(name).is_none_or(|present| present != value.as_str())
+        }) {
+            None => Ok(()),
+            Some((name, _)) => Err(format!(
+                "the process does not have the {name} that `environment` gives it; it is set when \
+                 the daemon starts: restart it"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn config(change: impl FnOnce(&mut Value)) -> Result<Config, String> {
+        let mut value = json!({
+            "module": "/usr/lib/softhsm/libsofthsm2.so",
+            "token": { "label": "production" },
+            "pin": { "file": "/etc/claviger/pin" },
+        });
+        change(&mut value);
+        let config: Config = serde_json::from_value(value).map_err(|error| error.to_string())?;
+        config.validate().map(|()| config)
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let config = config(|_| ()).unwrap();
+        assert_eq!((config.user, config.login), (User::User, Login::Pin));
+        assert_eq!((config.oaep, config.allow_extractable), (Oaep::Native, false));
+        assert_eq!(config.queue(), 64);
+        assert!(config.sessions() >= 1);
+        assert!(config.environment().is_empty());
+    }
+
+    #[test]
+    fn every_option_is_read() {
+        let config = config(|value| {
+            value["token"] = json!({ "serial": "0123456789abcdef" });
+            value["pin"] = json!({ "credential": "pin" });
+            value["user"] = json!(0x8000_0001_u32);
+            value["environment"] = json!({ "SOFTHSM2_CONF": "/etc/softhsm2.conf" });
+            value["sessions"] = json!(8);
+            value["oaep"] = json!("software");
+            value["allow_extractable"] = json!(true);
+            value["queue"] = json!(7);
+        })
+        .unwrap();
+        assert_eq!(config.token, TokenName::Serial("0123456789abcdef".to_owned()));
+        assert_eq!(config.user, User::Vendor(0x8000_0001));
+        assert_eq!((config.sessions(), config.queue()), (8, 7));
+        assert_eq!(config.oaep, Oaep::Software);
+        assert_eq!(config.environment()["SOFTHSM2_CONF"], "/etc/softhsm2.conf");
+    }
+
+    #[test]
+    fn a_token_is_never_named_by_its_slot() {
+        for token in [json!({ "slot": 0 }), json!({ "label": "a", "slot": 0 })] {
+            let error = config(|value| value["token"] = token).unwrap_err();
+            assert!(error.contains("never named by its slot number"), "{error}");
+        }
+        for token in [json!(3), json!("production")] {
+            let error = config(|value| value["token"] = token).unwrap_err();
+            assert!(error.contains("never a slot number"), "{error}");
+        }
+        for token in [json!({}), json!({ "label": "a", "serial": "b" })] {
+            let error = config(|value| value["token"] = token).unwrap_err();
+            assert!(error.contains("either label"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused_with_what_to_write() {
+        let cases: [(&str, Value, &str); 12] = [
+            ("module", json!("libsofthsm2.so"), "absolute path"),
+            ("token", json!({ "label": "" }), "1 to 32 bytes"),
+            ("token", json!({ "serial": "0123456789abcdef0" }), "1 to 16 bytes"),
+            ("pin", Value::Null, "pin = { file"),
+            ("login", json!("none"), "leave one of them out"),
+            ("login", json!("protected-path"), "leave one of them out"),
+            ("user", json!(1), "user = \"user\" or \"so\""),
+            ("user", json!("admin"), "\"so\" or the number"),
+            ("environment", json!({ "A=B": "" }), "no \"=\""),
+            ("sessions", json!(0), "1 to 256"),
+            ("queue", json!(0), "1 to 65536"),
+            ("slots", json!(1), "unknown field"),
+        ];
+        for (option, written, expected) in cases {
+            let error = config(|value| value[option] = written).unwrap_err();
+            assert!(error.contains(expected), "{option}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_environment_that_the_process_does_not_have_is_named() {
+        let config = config(|value| {
+            value["environment"] = json!({ "CLAVIGER_TEST_NEVER_SET": "1" });
+        });
+        let error = config.unwrap().check_environment().unwrap_err();
+        assert!(error.contains("CLAVIGER_TEST_NEVER_SET"), "{error}");
+    }
+}

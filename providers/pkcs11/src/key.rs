@@ -1,0 +1,179 @@
+//! A key in a token, open: what the daemon calls.
+
+use std::sync::Arc;
+use std::sync::mpsc::TrySendError;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use claviger_provider_api::{
+    Algorithm, Algorithms, Call, Digest, Error, ErrorKind, KeyMaterial, Parameters, PublicKey,
+    SignAlgorithm, SignAlgorithms, Signature, Unwrapped, WrappingKey,
+};
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
+
+use crate::config::Oaep;
+use crate::entry::Entry;
+use crate::ladder::Ask;
+use crate::operation::Operation;
+use crate::token::Token;
+use crate::worker::Job;
+
+/// How long a check may take: a module that hangs must not hold up who asked for ever.
+const CHECK_LIMIT: Duration = Duration::from_secs(30);
+
+/// An open key. Its token stays logged in until the last key on it is dropped.
+#[derive(Debug)]
+pub(crate) struct Key {
+    entry: Arc<Entry>,
+    token: Arc<Token>,
+    algorithms: Algorithms,
+    sign_algorithms: SignAlgorithms,
+    /// The algorithms with which the token takes a label.
+    labels: Algorithms,
+}
+
+impl Key {
+    /// A key that was found and proven.
+    pub(crate) fn new(
+        entry: Arc<Entry>,
+        token: Arc<Token>,
+        algorithms: Algorithms,
+        sign_algorithms: SignAlgorithms,
+        labels: Algorithms,
+    ) -> Self {
+        Self { entry, token, algorithms, sign_algorithms, labels }
+    }
+
+    async fn submit(&self, operation: Operation, call: Call) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let late = || Error::new(ErrorKind::DeadlineExceeded, "the deadline passed");
+        if Instant::now() >= call.deadline {
+            return Err(late());
+        }
+        if let Some(error) = self.entry.breaker.refusal() {
+            return Err(error);
+        }
+        let (reply, answer) = oneshot::channel();
+        let job = Job { key: self.entry.index, operation, deadline: call.deadline, reply };
+        self.token.shared().queue.push(call.caller, job)?;
+        match tokio::time::timeout_at(call.deadline.into(), answer).await {
+            Ok(Ok(outcome)) => outcome,
+            // A session thread drops a job, unanswered, only after its deadline.
+            Ok(Err(_)) | Err(_) => Err(late()),
+        }
+    }
+
+    fn check_parameters(&self, parameters: &Parameters<'_>) -> Result<(), Error> {
+        let Parameters { algorithm, label } = *parameters;
+        let refuse = |text: String| Err(Error::new(ErrorKind::OperatorNeeded, text));
+        if !self.algorithms.contains(algorithm) {
+            return refuse(format!("the key was not opened for {algorithm}"));
+        }
+        if label.is_empty() || self.labels.contains(algorithm) {
+            return Ok(());
+        }
+        match algorithm {
+            Algorithm::Rsa15 => refuse("RSA1_5 has no label".to_owned()),
+            _ => refuse(format!(
+                "the token does not support OAEP labels with {algorithm}; see oaep = \"software\""
+            )),
+        }
+    }
+
+    /// Whether a token may see the value: as long as the modulus and in 2..n-1. 0, 1 and n-1 are
+    /// their own results, and no encoding.
+    fn may_be_sent(&self, wrapped: &[u8]) -> bool {
+        let public_key = &self.entry.public_key;
+        let Some((last, rest)) = wrapped.split_last() else { return false };
+        let tiny = *last <= 1 && rest.iter().all(|byte| *byte == 0);
+        // The modulus is odd, so that it and n-1 differ in the last byte only.
+        let (modulus_last, modulus_rest) =
+            public_key.modulus().split_last().expect("a modulus has 256 bytes or more");
+        let largest = rest == modulus_rest && *last == modulus_last.wrapping_sub(1);
+        public_key.value_in_range(wrapped) && !tiny && !largest
+    }
+}
+
+#[async_trait]
+impl WrappingKey for Key {
+    fn public_key(&self) -> &PublicKey {
+        &self.entry.public_key
+    }
+
+    fn algorithms(&self) -> Algorithms {
+        self.algorithms
+    }
+
+    fn sign_algorithms(&self) -> SignAlgorithms {
+        self.sign_algorithms
+    }
+
+    fn failure_needs_check(&self) -> bool {
+        // No return value of a token that removes the padding means "bad ciphertext" and nothing
+        // else; one that does raw RSA never sees the padding.
+        self.entry.oaep == Oaep::Native || self.algorithms.contains(Algorithm::Rsa15)
+    }
+
+    fn repairs(&self) -> u64 {
+        self.token.shared().repairs()
+    }
+
+    async fn unwrap_key(
+        &self,
+        wrapped: &[u8],
+        parameters: &Parameters<'_>,
+        call: Call,
+    ) -> Result<Unwrapped, Error> {
+        self.check_parameters(parameters)?;
+        if !self.may_be_sent(wrapped) {
+            return Err(Error::new(ErrorKind::UnwrapFailed, "the value is out of range"));
+        }
+        let operation = Operation::unwrap(wrapped, parameters, self.entry.oaep);
+        let material = KeyMaterial::new(self.submit(operation, call).await?);
+        Ok(Unwrapped { material, backend_request_id: None })
+    }
+
+    async fn sign(
+        &self,
+        digest: &Digest,
+        algorithm: SignAlgorithm,
+        call: Call,
+    ) -> Result<Signature, Error> {
+        if !self.sign_algorithms.contains(algorithm) || digest.hash() != algorithm.hash() {
+            let text = format!("the key was not opened for {algorithm}, or the digest is not its");
+            return Err(Error::new(ErrorKind::OperatorNeeded, text));
+        }
+        let operation = Operation::sign(digest, algorithm);
+        let signature = Signature(self.submit(operation, call).await?.to_vec());
+        // One faulty signature by the Chinese remainder theorem gives the private key away.
+        if self.public_key().verify(digest, algorithm, &signature.0) {
+            return Ok(signature);
+        }
+        let text = "the token's signature does not verify; it is not given out";
+        Err(Error::new(ErrorKind::Internal, text))
+    }
+
+    async fn check(&self) -> Result<(), Error> {
+        if let Some(error) = self.entry.breaker.too_early(Instant::now()) {
+            return Err(error);
+        }
+        let silent = |text| Err(Error::new(ErrorKind::Unavailable, text));
+        let (reply, answer) = oneshot::channel();
+        match self.token.asks().try_send(Ask::Key(self.entry.index, reply)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return silent("too many checks wait for the token"),
+            Err(TrySendError::Disconnected(_)) => return silent("the token's checks have ended"),
+        }
+        match tokio::time::timeout(CHECK_LIMIT, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => silent("the key was closed"),
+            Err(_) => silent("the module did not answer a canary for 30 s"),
+        }
+    }
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.token.shared().remove(self.entry.index);
+    }
+}

@@ -1,0 +1,149 @@
+//! `C_Login`, at most once per PIN that may be wrong: everything that can be known is checked first.
+
+use std::path::PathBuf;
+
+use claviger_provider_api::{Error, ErrorKind, Secret, SecretSource};
+use cryptoki::context::Function;
+use cryptoki::error::{Error as CryptokiError, RvError};
+use cryptoki::session::UserType;
+use cryptoki::slot::TokenInfo;
+use cryptoki::types::RawAuthPin;
+use zeroize::Zeroizing;
+
+use crate::config::{Login, User};
+use crate::error::{Returned, from_cryptoki, login_did_not_happen};
+use crate::latch::{Latch, LatchError};
+use crate::module::OpenSession;
+
+/// How to log in.
+#[derive(Clone, Debug)]
+pub(crate) struct Credentials {
+    pub(crate) login: Login,
+    pub(crate) user: User,
+    /// Read at each login and dropped after it.
+    pub(crate) pin: Option<SecretSource>,
+    /// Where attempts are recorded.
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+/// Logs in. Never with a PIN that failed before, and not at all when the token says that one more
+/// failure locks it, or where the attempt cannot be recorded.
+pub(crate) fn log_in(
+    session: &OpenSession,
+    info: &TokenInfo,
+    credentials: &Credentials,
+) -> Result<(), Error> {
+    let token = info.label();
+    refuse_by_flags(info, credentials.user)?;
+    let Some(state_dir) = &credentials.state_dir else {
+        return Err(operator(
+            "no PIN is used without a state directory, where a refused one is remembered: set \
+             server.state_dir",
+        ));
+    };
+    let pin = pin(info, credentials)?;
+    let attempt = Latch::new(state_dir).attempt(info.serial_number(), &pin).map_err(latched)?;
+    let user = UserType::from(credentials.user);
+    let outcome = session.run(|session| {
+        Ok(match credentials.login {
+            Login::ProtectedPath => session.login(user, None),
+            Login::Pin | Login::None => {
+                session.login_with_raw(user, &RawAuthPin::new(Box::new(pin.expose().to_vec())))
+            }
+        })
+    });
+    drop(pin);
+    let rv = match outcome {
+        // The module was never called.
+        Err(error) => {
+            recorded(attempt.transport_failed());
+            return Err(error);
+        }
+        Ok(Ok(()) | Err(CryptokiError::Pkcs11(RvError::UserAlreadyLoggedIn, _))) => {
+            tracing::info!(token, serial = info.serial_number(), "logged in");
+            recorded(attempt.succeeded());
+            return Ok(());
+        }
+        Ok(Err(CryptokiError::Pkcs11(rv, _))) => rv,
+        Ok(Err(error)) => {
+            recorded(attempt.refused());
+            return Err(operator(from_cryptoki(error)));
+        }
+    };
+    let returned = Returned { rv, function: Function::Login };
+    if login_did_not_happen(rv) {
+        recorded(attempt.transport_failed());
+        return Err(Error::new(ErrorKind::Unavailable, returned));
+    }
+    recorded(attempt.refused());
+    let serial = info.serial_number();
+    tracing::error!(token, serial, %returned, "login refused; this PIN is not tried again");
+    Err(operator(format!(
+        "the token {token:?} refused the login ({returned}); this PIN is not tried again, so that the \
+         token does not lock: put the right one into its file, or run `claviger pin clear --serial \
+         {serial:?}` if this one is right"
+    )))
+}
+
+fn refuse_by_flags(info: &TokenInfo, user: User) -> Result<(), Error> {
+    let (locked, final_try, low) = match user {
+        User::So => (info.so_pin_locked(), info.so_pin_final_try(), info.so_pin_count_low()),
+        User::User | User::Vendor(_) => {
+            (info.user_pin_locked(), info.user_pin_final_try(), info.user_pin_count_low())
+        }
+    };
+    let token = info.label();
+    if locked {
+        return Err(operator(format!(
+            "the PIN of token {token:?} is locked: unlock it with the vendor's tools"
+        )));
+    }
+    if final_try {
+        return Err(operator(format!(
+            "token {token:?} says that one more wrong PIN locks it, so none is sent: log in once by \
+             hand with the right PIN, which resets the count"
+        )));
+    }
+    if low {
+        tracing::warn!(token, "a wrong PIN was sent to this token since the last login");
+    }
+    Ok(())
+}
+
+fn pin(info: &TokenInfo, credentials: &Credentials) -> Result<Secret, Error> {
+    if credentials.login == Login::ProtectedPath {
+        if !info.protected_authentication_path() {
+            return Err(operator(format!(
+                "token {:?} has no keypad of its own: write login = \"pin\"",
+                info.label()
+            )));
+        }
+        // The latch counts attempts on the keypad as those of one PIN, which we do not know.
+        return Ok(Secret::new(Zeroizing::new(b"protected-path".to_vec())));
+    }
+    let source = credentials.pin.as_ref().ok_or_else(|| operator("no PIN is configured"))?;
+    let pin = source.read().map_err(operator)?.without_line_end();
+    if pin.expose().is_empty() {
+        return Err(operator("the PIN is empty; it was not sent"));
+    }
+    Ok(pin)
+}
+
+fn latched(error: LatchError) -> Error {
+    let kind = match error {
+        LatchError::Busy { .. } => ErrorKind::Unavailable,
+        _ => ErrorKind::OperatorNeeded,
+    };
+    Error::new(kind, error)
+}
+
+/// An outcome that cannot be recorded leaves the attempt counted, which is the safe side.
+fn recorded(outcome: Result<(), LatchError>) {
+    if let Err(error) = outcome {
+        tracing::error!(%error, "PIN latch");
+    }
+}
+
+fn operator(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(ErrorKind::OperatorNeeded, source)
+}

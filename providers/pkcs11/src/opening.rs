@@ -1,0 +1,168 @@
+//! Opening a key: found, checked, and every algorithm proven before anybody relies on it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use claviger_provider_api::{
+    Algorithm, Algorithms, Canary, Error, ErrorKind, KeyMaterial, OpenKey, Parameters, PublicKey,
+    SignAlgorithm, Signature,
+};
+use cryptoki::object::ObjectHandle;
+use zeroize::Zeroizing;
+
+use crate::config::{Config, Oaep};
+use crate::entry::{Entry, missing};
+use crate::key::Key;
+use crate::module::OpenSession;
+use crate::object::{self, Wanted};
+use crate::operation::{Failure, Operation, mechanism_name};
+use crate::token::{Place, Shared, Token};
+use crate::uri::Locator;
+
+/// What to open, owned, so that it can go to a thread of its own.
+pub(crate) struct Request {
+    pub(crate) config: Arc<Config>,
+    pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) locator: Locator,
+    pub(crate) algorithms: Vec<Algorithm>,
+    pub(crate) sign_algorithms: Vec<SignAlgorithm>,
+}
+
+/// Opens a key. Blocks in the module. A failure leaves nothing behind.
+pub(crate) fn open(request: Request) -> Result<Key, Error> {
+    let Request { config, state_dir, locator, algorithms, sign_algorithms } = request;
+    let token = Token::connect(&config, state_dir)?;
+    let shared = token.shared();
+    let wanted = Wanted {
+        locator,
+        decrypt: !algorithms.is_empty(),
+        sign: !sign_algorithms.is_empty(),
+        allow_extractable: config.allow_extractable,
+    };
+    let (place, session) = shared.open_session()?;
+    let Some(found) = object::find(&session, &wanted)? else {
+        return Err(missing(&wanted, shared.sees_private_objects(&session)?));
+    };
+    let names = wanted.locator.to_string();
+    let open =
+        OpenKey { locator: &names, algorithms: &algorithms, sign_algorithms: &sign_algorithms };
+    let canary = Canary::new(&found.public_key, &open)?;
+    let mut proof = Proof {
+        shared,
+        place,
+        session: Some(session),
+        object: found.object,
+        public_key: &found.public_key,
+        oaep: config.oaep,
+    };
+    proof.unwraps(&canary)?;
+    proof.signs(&canary)?;
+    let labels = proof.labels(&algorithms)?;
+    drop(proof);
+    let handle = (place, found.object);
+    let entry = shared
+        .add(|index| Entry::new(index, wanted, found.public_key, canary, config.oaep, handle));
+    let algorithms = algorithms.into_iter().collect();
+    let sign_algorithms = sign_algorithms.into_iter().collect();
+    Ok(Key::new(entry, token, algorithms, sign_algorithms, labels))
+}
+
+/// Trial operations with a key that is being opened.
+struct Proof<'a> {
+    shared: &'a Shared,
+    place: Place,
+    /// None after an error: a session is never used again after one.
+    session: Option<OpenSession>,
+    object: ObjectHandle,
+    public_key: &'a PublicKey,
+    oaep: Oaep,
+}
+
+impl Proof<'_> {
+    fn unwraps(&mut self, canary: &Canary) -> Result<(), Error> {
+        for (algorithm, wrapped) in canary.wrapped() {
+            let operation = Operation::unwrap(wrapped, &Parameters::of(algorithm), self.oaep);
+            let material = self.run(operation).map_err(|error| self.refusal(algorithm, &error))?;
+            canary.accept(&KeyMaterial::new(material))?;
+        }
+        Ok(())
+    }
+
+    fn signs(&mut self, canary: &Canary) -> Result<(), Error> {
+        for algorithm in canary.sign_algorithms() {
+            let operation = Operation::sign(&canary.digest(algorithm), algorithm);
+            let signature = self.run(operation).map_err(|error| {
+                let mechanism =
+                    if algorithm.is_pss() { "CKM_RSA_PKCS_PSS" } else { "CKM_RSA_PKCS" };
+                let text = format!(
+                    "{algorithm} does not work with this key in this token: {error} ({mechanism}); \
+                     take it out of the key's sign_algorithms"
+                );
+                Error::new(probe_kind(&error), text)
+            })?;
+            let signature = Signature(signature.to_vec());
+            canary.accept_signature(self.public_key, algorithm, &signature)?;
+        }
+        Ok(())
+    }
+
+    /// With which algorithms the token takes a label. Those that it does not take are never tried
+    /// again.
+    fn labels(&mut self, algorithms: &[Algorithm]) -> Result<Algorithms, Error> {
+        const MATERIAL: &[u8] = b"claviger label probe";
+        let mut taken = Vec::new();
+        for &algorithm in algorithms.iter().filter(|algorithm| algorithm.hash().is_some()) {
+            let parameters = Parameters { algorithm, label: b"claviger" };
+            let wrapped = self
+                .public_key
+                .wrap(&KeyMaterial::copied_from(MATERIAL), &parameters)
+                .map_err(|error| Error::new(ErrorKind::OperatorNeeded, error))?;
+            match self.run(Operation::unwrap(&wrapped, &parameters, self.oaep)) {
+                Ok(material) if material.as_slice() == MATERIAL => taken.push(algorithm),
+                Ok(_) => tracing::warn!(%algorithm, "the token ignores OAEP labels"),
+                Err(error) => tracing::debug!(%algorithm, %error, "no OAEP labels"),
+            }
+        }
+        Ok(taken.into_iter().collect())
+    }
+
+    fn run(&mut self, operation: Operation) -> Result<Zeroizing<Vec<u8>>, Error> {
+        if self.session.is_none() {
+            let (place, session) = self.shared.open_session()?;
+            if place != self.place {
+                let text = "the token was logged in to again while the key was opened";
+                return Err(Error::new(ErrorKind::Unavailable, text));
+            }
+            self.session = Some(session);
+        }
+        let session = self.session.as_ref().expect("was opened above");
+        let outcome = operation.run(session, self.object, self.public_key.modulus_len());
+        if let Err(Failure::Token(_)) = &outcome {
+            self.session = None;
+        }
+        outcome.map_err(Failure::into_error)
+    }
+
+    fn refusal(&self, algorithm: Algorithm, error: &Error) -> Error {
+        let mechanism = mechanism_name(algorithm, self.oaep);
+        let advice = match (algorithm.hash(), self.oaep) {
+            (Some(_), Oaep::Native) => {
+                "; set oaep = \"software\" if the token allows CKM_RSA_X_509, or take it out of the \
+                 key's algorithms"
+            }
+            _ => "; take it out of the key's algorithms",
+        };
+        let text = format!(
+            "{algorithm} does not work with this key in this token: {error} ({mechanism}){advice}"
+        );
+        Error::new(probe_kind(error), text)
+    }
+}
+
+/// A canary is good: what the token finds wrong with it, it finds wrong with the algorithm.
+fn probe_kind(error: &Error) -> ErrorKind {
+    match error.kind() {
+        ErrorKind::UnwrapFailed => ErrorKind::OperatorNeeded,
+        kind => kind,
+    }
+}

@@ -1,0 +1,282 @@
+//! A token that is logged in to, shared by all keys on it: where it is, who is logged in, its keys.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use claviger_provider_api::queue::FairQueue;
+use claviger_provider_api::{Error, ErrorKind};
+use cryptoki::error::Error as CryptokiError;
+use cryptoki::session::SessionState;
+use cryptoki::slot::{Limit, Slot, TokenInfo};
+
+use crate::config::{Config, Login, TokenName, User};
+use crate::entry::Entry;
+use crate::error::from_cryptoki;
+use crate::login::{Credentials, log_in};
+use crate::module::{Lease, Module, OpenSession};
+use crate::worker::{self, Job};
+use crate::{ladder, ladder::Ask};
+
+/// The handle that keys hold. When the last one drops, the threads end, the sessions close and the
+/// module is left.
+#[derive(Debug)]
+pub(crate) struct Token {
+    shared: Arc<Shared>,
+    asks: SyncSender<Ask>,
+}
+
+/// What keys, session threads and the ladder share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// The session that keeps the login; locked while somebody logs in. It goes before the lease.
+    anchor: Mutex<Option<OpenSession>>,
+    place: Mutex<Place>,
+    settings: Mutex<Settings>,
+    keys: Mutex<BTreeMap<u32, Arc<Entry>>>,
+    next_key: AtomicU32,
+    repairs: AtomicU64,
+    /// The jobs of all keys.
+    pub(crate) queue: FairQueue<Job>,
+    lease: Lease,
+}
+
+/// Where the token is and since which login; handles of another epoch are dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) epoch: u64,
+    slot: Slot,
+    /// The module's generation: in another one, the same handle may be another key.
+    generation: u64,
+}
+
+/// How to find the token and log in to it.
+#[derive(Clone, Debug)]
+struct Settings {
+    name: TokenName,
+    credentials: Credentials,
+}
+
+impl Token {
+    /// Joins the token that `config` names, or connects to it: finds its slot, logs in, starts its
+    /// threads.
+    pub(crate) fn connect(config: &Config, state_dir: Option<PathBuf>) -> Result<Arc<Self>, Error> {
+        let lease = Module::acquire(&config.module)?;
+        let module = *lease;
+        let settings = Settings {
+            name: config.token.clone(),
+            credentials: Credentials {
+                login: config.login,
+                user: config.user,
+                pin: config.pin.clone(),
+                state_dir,
+            },
+        };
+        let mut tokens = module.tokens();
+        let (slot, info) = find_slot(module, &settings.name)?;
+        let serial = info.serial_number().to_owned();
+        tokens.retain(|_, token| token.strong_count() > 0);
+        if let Some(token) = tokens.get(&serial).and_then(std::sync::Weak::upgrade) {
+            token.shared.adopt(settings)?;
+            token.shared.log_in_again_if_needed()?;
+            return Ok(token);
+        }
+        let place = Place { epoch: 0, slot, generation: module.generation() };
+        let shared = Arc::new(Shared {
+            anchor: Mutex::new(None),
+            place: Mutex::new(place),
+            settings: Mutex::new(settings),
+            keys: Mutex::new(BTreeMap::new()),
+            next_key: AtomicU32::new(0),
+            repairs: AtomicU64::new(0),
+            queue: FairQueue::new(config.queue()),
+            lease,
+        });
+        shared.log_in()?;
+        let workers = worker::start(&shared, sessions(config, &info))?;
+        let asks = ladder::start(&shared, workers)?;
+        let token = Arc::new(Self { shared, asks });
+        tokens.insert(serial, Arc::downgrade(&token));
+        Ok(token)
+    }
+
+    /// What is shared.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Where checks are asked for.
+    pub(crate) fn asks(&self) -> &SyncSender<Ask> {
+        &self.asks
+    }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+    }
+}
+
+impl Shared {
+    /// The module it is in.
+    pub(crate) fn module(&self) -> &'static Module {
+        *self.lease
+    }
+
+    /// Where the token is now.
+    pub(crate) fn place(&self) -> Place {
+        *lock(&self.place)
+    }
+
+    /// How often something was repaired.
+    pub(crate) fn repairs(&self) -> u64 {
+        self.repairs.load(Ordering::Acquire)
+    }
+
+    /// Notes that something was repaired.
+    pub(crate) fn repaired(&self) {
+        self.repairs.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Adds a key and gives its index.
+    pub(crate) fn add(&self, entry: impl FnOnce(u32) -> Entry) -> Arc<Entry> {
+        let index = self.next_key.fetch_add(1, Ordering::Relaxed);
+        let entry = Arc::new(entry(index));
+        lock(&self.keys).insert(index, Arc::clone(&entry));
+        entry
+    }
+
+    /// Forgets a key.
+    pub(crate) fn remove(&self, index: u32) {
+        lock(&self.keys).remove(&index);
+    }
+
+    /// The key with this index.
+    pub(crate) fn key(&self, index: u32) -> Option<Arc<Entry>> {
+        lock(&self.keys).get(&index).cloned()
+    }
+
+    /// All keys.
+    pub(crate) fn keys(&self) -> Vec<Arc<Entry>> {
+        lock(&self.keys).values().cloned().collect()
+    }
+
+    /// A new session where the token is now.
+    pub(crate) fn open_session(&self) -> Result<(Place, OpenSession), Error> {
+        let place = self.place();
+        let writable = lock(&self.settings).credentials.user == User::So;
+        let session = OpenSession::open(self.module(), place.slot, writable)?;
+        if session.generation() != place.generation {
+            let text = "the module was initialised again and the token not found again yet";
+            return Err(Error::new(ErrorKind::Unavailable, text));
+        }
+        Ok((place, session))
+    }
+
+    /// Whether `session` may see private objects: logged in, or on a token without a login.
+    pub(crate) fn sees_private_objects(&self, session: &OpenSession) -> Result<bool, Error> {
+        if lock(&self.settings).credentials.login == Login::None {
+            return Ok(true);
+        }
+        is_logged_in(session)
+    }
+
+    /// Finds the token again, opens a new anchor session and logs in if nobody is. All handles are
+    /// dead afterwards.
+    pub(crate) fn log_in(&self) -> Result<(), Error> {
+        let mut anchor = lock(&self.anchor);
+        self.log_in_holding(&mut anchor)
+    }
+
+    fn log_in_again_if_needed(&self) -> Result<(), Error> {
+        let mut anchor = lock(&self.anchor);
+        let logged_in = match &*anchor {
+            Some(session) => self.sees_private_objects(session).unwrap_or(false),
+            None => false,
+        };
+        if logged_in { Ok(()) } else { self.log_in_holding(&mut anchor) }
+    }
+
+    fn log_in_holding(&self, anchor: &mut Option<OpenSession>) -> Result<(), Error> {
+        let Settings { name, credentials } = lock(&self.settings).clone();
+        let (slot, info) = find_slot(self.module(), &name)?;
+        let session = OpenSession::open(self.module(), slot, credentials.user == User::So)?;
+        if credentials.login != Login::None && !is_logged_in(&session)? {
+            log_in(&session, &info, &credentials)?;
+        }
+        let mut place = lock(&self.place);
+        *place = Place { epoch: place.epoch + 1, slot, generation: session.generation() };
+        drop(place);
+        *anchor = Some(session);
+        Ok(())
+    }
+
+    /// Takes over how another provider, or a newer configuration, finds the token and its PIN.
+    fn adopt(&self, newer: Settings) -> Result<(), Error> {
+        let mut settings = lock(&self.settings);
+        let (ours, theirs) = (&settings.credentials, &newer.credentials);
+        if (ours.user, ours.login) != (theirs.user, theirs.login) {
+            let text = "the token is in use with another `user` or `login`: a process has one login \
+                        per token, so all providers on it must say the same";
+            return Err(Error::new(ErrorKind::OperatorNeeded, text));
+        }
+        *settings = newer;
+        Ok(())
+    }
+}
+
+fn is_logged_in(session: &OpenSession) -> Result<bool, Error> {
+    session.run(|session| match session.get_session_info() {
+        Ok(info) => {
+            Ok(!matches!(info.session_state(), SessionState::RoPublic | SessionState::RwPublic))
+        }
+        // A state of the vendor's own, for a user of the vendor's own.
+        Err(CryptokiError::InvalidValue) => Ok(true),
+        Err(error) => Err(from_cryptoki(error)),
+    })
+}
+
+fn find_slot(module: &'static Module, name: &TokenName) -> Result<(Slot, TokenInfo), Error> {
+    let mut tokens = module.tokens_in_slots()?;
+    let present = tokens
+        .iter()
+        .map(|(_, info)| format!("{:?} (serial number {})", info.label(), info.serial_number()))
+        .collect::<Vec<_>>()
+        .join(", ");
+    tokens.retain(|(_, info)| match name {
+        TokenName::Label(label) => info.label() == label,
+        // Modules pad and write hexadecimal digits as they like.
+        TokenName::Serial(serial) => info.serial_number().eq_ignore_ascii_case(serial.trim()),
+    });
+    match tokens.len() {
+        1 => Ok(tokens.remove(0)),
+        0 => {
+            let present = if present.is_empty() { "none".to_owned() } else { present };
+            let path = module.path().display();
+            let text = format!("no token with {name} in {path}; present: {present}");
+            Err(Error::new(ErrorKind::Unavailable, text))
+        }
+        many => {
+            let text =
+                format!("{many} tokens have {name}; write token = {{ serial = \"…\" }}: {present}");
+            Err(Error::new(ErrorKind::OperatorNeeded, text))
+        }
+    }
+}
+
+/// What the token allows beside the anchor and a check's own session.
+fn sessions(config: &Config, info: &TokenInfo) -> usize {
+    let wanted = config.sessions();
+    let Limit::Max(most) = info.max_session_count() else { return wanted };
+    let most = usize::try_from(most.saturating_sub(2)).unwrap_or(usize::MAX).max(1);
+    if wanted > most {
+        tracing::warn!(wanted, most, token = info.label(), "the token allows fewer sessions");
+    }
+    wanted.min(most)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

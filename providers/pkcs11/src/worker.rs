@@ -1,0 +1,107 @@
+//! Session threads: one session each, fed from one queue in which every caller has its turn.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use claviger_provider_api::{Error, ErrorKind};
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
+
+use crate::module::OpenSession;
+use crate::operation::{Failure, Operation};
+use crate::token::Shared;
+
+/// How long a thread that gets no session leaves the jobs to those that have one.
+const NO_SESSION_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a caller waits for. A key is an index and an operation only bytes: nothing of the module's
+/// goes in or out.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) key: u32,
+    pub(crate) operation: Operation,
+    pub(crate) deadline: Instant,
+    pub(crate) reply: oneshot::Sender<Result<Zeroizing<Vec<u8>>, Error>>,
+}
+
+/// A thread's session, of one login.
+struct Held {
+    epoch: u64,
+    session: OpenSession,
+}
+
+/// Starts the threads; they end once the queue is closed and empty.
+pub(crate) fn start(shared: &Arc<Shared>, count: usize) -> Result<Vec<JoinHandle<()>>, Error> {
+    let threads = (0..count).map(|_| {
+        let shared = Arc::clone(shared);
+        thread::Builder::new().name("pkcs11-session".to_owned()).spawn(move || serve(&shared))
+    });
+    threads.collect::<Result<_, _>>().map_err(|error| {
+        shared.queue.close();
+        Error::new(ErrorKind::Unavailable, format!("cannot start a session thread: {error}"))
+    })
+}
+
+fn serve(shared: &Shared) {
+    let mut held = None;
+    while let Some(Job { key, operation, deadline, reply }) = shared.queue.pop() {
+        // Whoever asked is gone, or would be before the token answers.
+        if reply.is_closed() || Instant::now() >= deadline {
+            continue;
+        }
+        let run = AssertUnwindSafe(|| run(shared, &mut held, key, operation));
+        let outcome = catch_unwind(run).unwrap_or_else(|_| {
+            held = None;
+            Err(Error::new(ErrorKind::Internal, "a session thread panicked"))
+        });
+        let crowded = held.is_none()
+            && matches!(&outcome, Err(error) if matches!(error.kind(), ErrorKind::Throttled { .. }));
+        // The caller may have gone meanwhile; then the result is zeroed here.
+        drop(reply.send(outcome));
+        if crowded {
+            thread::sleep(NO_SESSION_PAUSE);
+        }
+    }
+}
+
+fn run(
+    shared: &Shared,
+    held: &mut Option<Held>,
+    key: u32,
+    operation: Operation,
+) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let entry = shared.key(key).ok_or_else(|| {
+        Error::new(ErrorKind::Unavailable, "the key was closed while the job waited")
+    })?;
+    let place = shared.place();
+    let object = entry.handle(place)?;
+    if held.as_ref().is_some_and(|held| held.epoch != place.epoch) {
+        *held = None;
+    }
+    let session = match held {
+        Some(held) => &held.session,
+        None => &held.insert(open(shared)?).session,
+    };
+    match operation.run(session, object, entry.public_key.modulus_len()) {
+        Ok(bytes) => Ok(bytes),
+        Err(Failure::Value(error)) => Err(error),
+        // After any error a session may be stuck in an operation: the next caller gets a new one.
+        Err(Failure::Token(error)) => {
+            *held = None;
+            if error.kind() == ErrorKind::Unavailable
+                && let Ok(fresh) = open(shared)
+            {
+                *held = Some(fresh);
+                shared.repaired();
+            }
+            Err(error)
+        }
+    }
+}
+
+fn open(shared: &Shared) -> Result<Held, Error> {
+    let (place, session) = shared.open_session()?;
+    Ok(Held { epoch: place.epoch, session })
+}

@@ -1,0 +1,707 @@
+//! The provider on real SoftHSM tokens.
+//!
+//! SoftHSM reads SOFTHSM2_CONF when it is loaded, and a module belongs to the process: so each test
+//! makes a token, and runs its inner half in a process of its own.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use claviger_pkcs11::{Config, Provider, latch};
+use claviger_provider_api::{
+    Algorithm, Call, CallerSlot, Digest, Error, ErrorKind, Hash, KeyMaterial, OpenKey, Parameters,
+    SignAlgorithm, WrappingKey,
+};
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::error::{Error as CryptokiError, RvError};
+use serde_json::{Value, json};
+
+/// Where distributions put SoftHSM.
+const MODULES: [&str; 5] = [
+    "/usr/lib/softhsm/libsofthsm2.so",
+    "/usr/lib64/softhsm/libsofthsm2.so",
+    "/usr/lib64/pkcs11/libsofthsm2.so",
+    "/usr/local/lib/softhsm/libsofthsm2.so",
+    "/opt/homebrew/lib/softhsm/libsofthsm2.so",
+];
+const PIN: &str = "1234";
+const MATERIAL: &[u8] = b"thirty-two bytes of key material";
+
+/// Declares each test twice: the outer one makes a token and runs the inner one in a process.
+macro_rules! on_softhsm {
+    ($($name:ident)*) => {
+        $(
+            #[test]
+            fn $name() {
+                run_in_a_process_of_its_own(stringify!($name));
+            }
+        )*
+        mod inner {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                #[ignore = "run by the test of the same name, with SOFTHSM2_CONF"]
+                async fn $name() {
+                    super::scenario::$name(super::Bench::here()).await;
+                    let left = claviger_pkcs11::wait_until_left(std::time::Duration::from_secs(10));
+                    assert!(left, "a key was closed, but its module is still in use");
+                }
+            )*
+        }
+    };
+}
+
+on_softhsm! {
+    a_key_opens_by_label_by_id_and_on_a_token_named_by_serial
+    garbage_is_the_callers_fault_and_repairs_nothing
+    sha_256_is_refused_in_words_natively_and_works_unpadded_in_software
+    a_label_that_the_token_cannot_take_is_refused_without_asking_it
+    every_signing_algorithm_gives_signatures_that_verify
+    a_logout_behind_our_back_is_repaired
+    a_finalize_behind_our_back_is_repaired
+    two_tokens_of_a_module_recover_together
+    a_token_that_is_gone_opens_the_breaker_and_its_return_closes_it
+    another_key_under_the_same_id_never_serves
+    a_key_that_is_gone_does_not_disturb_its_neighbour
+    a_key_that_could_leave_the_token_is_refused
+    two_keys_on_a_token_share_one_login
+    a_wrong_pin_is_tried_once_and_a_right_one_needs_no_restart
+    a_lost_login_with_a_wrong_pin_in_the_file_waits_for_the_operator
+    no_pin_is_used_without_a_state_directory
+    what_cannot_be_found_is_named_and_leaves_nothing_behind
+    the_last_key_that_closes_finalises_the_module
+    a_deadline_and_a_full_queue_are_kept
+}
+
+fn run_in_a_process_of_its_own(name: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = Bench { directory: directory.path().to_owned() };
+    bench.make_token();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("inner::{name}"), "--ignored", "--nocapture"])
+        .env("SOFTHSM2_CONF", bench.path("softhsm2.conf"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{}: {text}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// A token with the keys `user-keys` (id 02) and `other` (id 03), and files around it.
+struct Bench {
+    directory: PathBuf,
+}
+
+impl Bench {
+    /// The bench that the outer test made.
+    fn here() -> Self {
+        let conf = PathBuf::from(std::env::var_os("SOFTHSM2_CONF").expect("set by the outer test"));
+        Self { directory: conf.parent().unwrap().to_owned() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    fn make_token(&self) {
+        fs::create_dir(self.path("tokens")).unwrap();
+        fs::create_dir(self.path("state")).unwrap();
+        fs::set_permissions(self.path("state"), fs::Permissions::from_mode(0o700)).unwrap();
+        let conf = format!(
+            "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+            self.path("tokens").display()
+        );
+        fs::write(self.path("softhsm2.conf"), conf).unwrap();
+        self.write_pin(PIN);
+        self.run(
+            "softhsm2-util",
+            &["--init-token", "--free", "--label", "production", "--pin", PIN, "--so-pin", "5678"],
+        );
+        self.import("user-keys", "02");
+        self.import("other", "03");
+    }
+
+    fn write_pin(&self, pin: &str) {
+        fs::write(self.path("pin"), format!("{pin}\n")).unwrap();
+        fs::set_permissions(self.path("pin"), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Makes an RSA key and imports it, sensitive and not extractable.
+    fn import(&self, label: &str, id: &str) {
+        let pem = self.path(&format!("{label}-{id}.pem"));
+        let pem = pem.to_str().unwrap();
+        if !Path::new(pem).exists() {
+            self.run(
+                "openssl",
+                &[
+                    "genpkey",
+                    "-quiet",
+                    "-algorithm",
+                    "RSA",
+                    "-pkeyopt",
+                    "rsa_keygen_bits:2048",
+                    "-out",
+                    pem,
+                ],
+            );
+        }
+        self.run(
+            "softhsm2-util",
+            &["--import", pem, "--token", "production", "--label", label, "--id", id, "--pin", PIN],
+        );
+    }
+
+    /// Deletes both halves of a key, from another process.
+    fn delete(&self, id: &str) {
+        for kind in ["privkey", "pubkey"] {
+            self.pkcs11_tool(&["--delete-object", "--type", kind, "--id", id]);
+        }
+    }
+
+    fn pkcs11_tool(&self, arguments: &[&str]) {
+        let common = ["--module", module(), "--token-label", "production", "--login", "--pin", PIN];
+        self.run("pkcs11-tool", &[&common, arguments].concat());
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let output = Command::new(program)
+            .args(arguments)
+            .env("SOFTHSM2_CONF", self.path("softhsm2.conf"))
+            .output()
+            .unwrap_or_else(|error| {
+                panic!("{program} (install softhsm2, opensc and openssl): {error}")
+            });
+        assert!(
+            output.status.success(),
+            "{program} {arguments:?}: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    fn provider(&self, change: impl FnOnce(&mut Value)) -> Provider {
+        let mut options = json!({
+            "module": module(),
+            "token": { "label": "production" },
+            "pin": { "file": self.path("pin") },
+            "sessions": 2,
+        });
+        change(&mut options);
+        let config: Config = serde_json::from_value(options).unwrap();
+        Provider::new("hsm", &config, Some(&self.path("state"))).unwrap()
+    }
+
+    async fn open(&self, locator: &str) -> Arc<dyn WrappingKey> {
+        open(&self.provider(|_| ()), locator, &[Algorithm::RsaOaep]).await.unwrap()
+    }
+
+    /// Logins that the token refused and that are not forgotten.
+    fn refused_logins(&self) -> usize {
+        let tokens = latch::list(&self.path("state")).unwrap();
+        tokens.iter().map(|token| token.refused).sum()
+    }
+}
+
+fn module() -> &'static str {
+    MODULES
+        .into_iter()
+        .find(|path| Path::new(path).exists())
+        .unwrap_or_else(|| panic!("no SoftHSM in {MODULES:?}: install softhsm2"))
+}
+
+/// The module as another part of the same process would have it.
+fn somebody_else() -> Pkcs11 {
+    Pkcs11::new(module()).unwrap()
+}
+
+fn log_out_behind_our_back() {
+    let pkcs11 = somebody_else();
+    let slot = pkcs11.get_slots_with_initialized_token().unwrap()[0];
+    pkcs11.open_ro_session(slot).unwrap().logout().unwrap();
+}
+
+/// Waits until nobody in this process has the module initialised.
+async fn finalised() {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match somebody_else().initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+            Ok(()) => break somebody_else().finalize().unwrap(),
+            Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {
+                assert!(Instant::now() < until, "the module stays initialised");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+async fn open(
+    provider: &Provider,
+    locator: &str,
+    algorithms: &[Algorithm],
+) -> Result<Arc<dyn WrappingKey>, Error> {
+    provider.open(&OpenKey { locator, algorithms, sign_algorithms: &[] }).await
+}
+
+fn call() -> Call {
+    Call { caller: CallerSlot(1), deadline: Instant::now() + Duration::from_secs(20) }
+}
+
+fn wrapped(key: &dyn WrappingKey, parameters: &Parameters<'_>) -> Vec<u8> {
+    key.public_key().wrap(&KeyMaterial::copied_from(MATERIAL), parameters).unwrap()
+}
+
+/// Unwraps as the daemon does: a failure that may be the backend's is followed by a check, and one
+/// retry if something was repaired.
+async fn unwrap(key: &dyn WrappingKey) -> Result<(), Error> {
+    let parameters = Parameters::of(key.algorithms().iter().next().unwrap());
+    let wrapped = wrapped(key, &parameters);
+    let before = key.repairs();
+    let mut outcome = key.unwrap_key(&wrapped, &parameters, call()).await;
+    if outcome.as_ref().is_err_and(|error| error.kind().may_retry_after_repair()) {
+        key.check().await?;
+        if key.repairs() != before {
+            outcome = key.unwrap_key(&wrapped, &parameters, call()).await;
+        }
+    }
+    assert_eq!(outcome?.material.expose(), MATERIAL);
+    Ok(())
+}
+
+/// Checks until it goes well, for as long as a breaker may take.
+async fn recovers(key: &dyn WrappingKey) {
+    let until = Instant::now() + Duration::from_secs(15);
+    while let Err(error) = key.check().await {
+        assert!(Instant::now() < until, "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[track_caller]
+fn assert_refused<T>(outcome: Result<T, Error>, kind: ErrorKind, words: &str) {
+    let Err(error) = outcome else { panic!("not refused ({words})") };
+    assert!(
+        error.kind() == kind && error.to_string().contains(words),
+        "{:?}: {error}",
+        error.kind()
+    );
+}
+
+mod scenario {
+    use super::*;
+
+    pub(super) async fn a_key_opens_by_label_by_id_and_on_a_token_named_by_serial(bench: Bench) {
+        let by_label = bench.open("pkcs11:object=user-keys").await;
+        let by_id = bench.open("pkcs11:id=%02;type=private").await;
+        let other = bench.open("pkcs11:object=other;id=%03").await;
+        assert_eq!(by_label.public_key().sha256(), by_id.public_key().sha256());
+        assert_ne!(by_label.public_key().sha256(), other.public_key().sha256());
+        let pkcs11 = somebody_else();
+        let slot = pkcs11.get_slots_with_initialized_token().unwrap()[0];
+        let serial = pkcs11.get_token_info(slot).unwrap().serial_number().to_owned();
+        let provider = bench.provider(|options| options["token"] = json!({ "serial": serial }));
+        let by_serial = open(&provider, "pkcs11:id=%02", &[Algorithm::Rsa15]).await.unwrap();
+        for key in [by_label, by_id, other, by_serial] {
+            unwrap(&*key).await.unwrap();
+            key.check().await.unwrap();
+            assert_eq!(key.repairs(), 0);
+        }
+    }
+
+    pub(super) async fn garbage_is_the_callers_fault_and_repairs_nothing(bench: Bench) {
+        let key = bench.open("pkcs11:object=user-keys").await;
+        assert!(key.failure_needs_check());
+        let parameters = Parameters::of(Algorithm::RsaOaep);
+        let good = wrapped(&*key, &parameters);
+        let mut flipped = good.clone();
+        flipped[200] ^= 1;
+        let mut one = vec![0; 256];
+        one[255] = 1;
+        let mut two = one.clone();
+        two[255] = 2;
+        let mut largest = key.public_key().modulus().to_vec();
+        largest[255] -= 1;
+        let modulus = key.public_key().modulus().to_vec();
+        let lengths = [vec![], good[1..].to_vec(), [&good[..], &[0]].concat()];
+        let values = [flipped, vec![0; 256], one, two, largest, modulus, vec![0xff; 256]];
+        for bad in values.into_iter().chain(lengths) {
+            let outcome = key.unwrap_key(&bad, &parameters, call()).await;
+            assert_eq!(outcome.unwrap_err().kind(), ErrorKind::UnwrapFailed);
+            key.check().await.unwrap();
+        }
+        let mut many = Vec::new();
+        for n in 0..200_u32 {
+            let key = Arc::clone(&key);
+            let mut bad = good.clone();
+            bad[100] ^= u8::try_from(n % 255).unwrap() + 1;
+            many.push(tokio::spawn(async move {
+                let outcome =
+                    key.unwrap_key(&bad, &Parameters::of(Algorithm::RsaOaep), call()).await;
+                // More than the queue holds is refused, nothing else happens.
+                let kind = outcome.unwrap_err().kind();
+                let full = matches!(kind, ErrorKind::Throttled { .. });
+                assert!(full || kind == ErrorKind::UnwrapFailed, "{kind:?}");
+                key.check().await.unwrap();
+            }));
+        }
+        for task in many {
+            task.await.unwrap();
+        }
+        unwrap(&*key).await.unwrap();
+        assert_eq!(key.repairs(), 0, "garbage repaired something");
+    }
+
+    pub(super) async fn sha_256_is_refused_in_words_natively_and_works_unpadded_in_software(
+        bench: Bench,
+    ) {
+        let native = bench.provider(|_| ());
+        let locator = "pkcs11:object=user-keys";
+        let refused = open(&native, locator, &[Algorithm::RsaOaep, Algorithm::RsaOaep256]).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "RSA-OAEP-256 does not work");
+        let refused = open(&native, locator, &[Algorithm::RsaOaep256]).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "oaep = \"software\"");
+
+        let software = bench.provider(|options| options["oaep"] = json!("software"));
+        let oaep = [
+            Algorithm::RsaOaep256,
+            Algorithm::RsaOaep,
+            Algorithm::RsaOaep384,
+            Algorithm::RsaOaep512,
+        ];
+        let key = open(&software, locator, &oaep).await.unwrap();
+        assert!(!key.failure_needs_check());
+        for algorithm in oaep {
+            for label in [&b""[..], b"tenant"] {
+                let parameters = Parameters { algorithm, label };
+                let wrapped = wrapped(&*key, &parameters);
+                let unwrapped = key.unwrap_key(&wrapped, &parameters, call()).await.unwrap();
+                assert_eq!(unwrapped.material.expose(), MATERIAL);
+                let other = Parameters { algorithm, label: b"other" };
+                let outcome = key.unwrap_key(&wrapped, &other, call()).await;
+                assert_eq!(outcome.unwrap_err().kind(), ErrorKind::UnwrapFailed);
+            }
+        }
+        key.check().await.unwrap();
+        assert_eq!(key.repairs(), 0);
+        let mixed = open(&software, locator, &[Algorithm::RsaOaep256, Algorithm::Rsa15]).await;
+        assert!(mixed.unwrap().failure_needs_check(), "the token removes the padding of RSA1_5");
+    }
+
+    pub(super) async fn a_label_that_the_token_cannot_take_is_refused_without_asking_it(
+        bench: Bench,
+    ) {
+        let key = bench.open("pkcs11:object=user-keys").await;
+        let parameters = Parameters { algorithm: Algorithm::RsaOaep, label: b"tenant" };
+        let wrapped = wrapped(&*key, &parameters);
+        let outcome = key.unwrap_key(&wrapped, &parameters, call()).await;
+        assert_refused(outcome, ErrorKind::OperatorNeeded, "does not support OAEP labels");
+        let undeclared = Parameters::of(Algorithm::RsaOaep512);
+        let outcome = key.unwrap_key(&wrapped, &undeclared, call()).await;
+        assert_refused(outcome, ErrorKind::OperatorNeeded, "was not opened for RSA-OAEP-512");
+    }
+
+    pub(super) async fn every_signing_algorithm_gives_signatures_that_verify(bench: Bench) {
+        let provider = bench.provider(|_| ());
+        let sign_algorithms = &SignAlgorithm::ALL;
+        let locator = "pkcs11:object=other";
+        let open = OpenKey { locator, algorithms: &[], sign_algorithms };
+        let key = provider.open(&open).await.unwrap();
+        for algorithm in SignAlgorithm::ALL {
+            let hash = algorithm.hash();
+            let digest = Digest::new(hash, &vec![7; hash.len()]).unwrap();
+            let signature = key.sign(&digest, algorithm, call()).await.unwrap();
+            assert!(key.public_key().verify(&digest, algorithm, &signature.0), "{algorithm}");
+        }
+        let digest = Digest::new(Hash::Sha256, &[7; 32]).unwrap();
+        let outcome = key.sign(&digest, SignAlgorithm::Ps512, call()).await;
+        assert_refused(outcome, ErrorKind::OperatorNeeded, "the digest is not its");
+        key.check().await.unwrap();
+        log_out_behind_our_back();
+        key.check().await.unwrap();
+        assert!(key.repairs() > 0);
+        key.sign(&digest, SignAlgorithm::Rs256, call()).await.unwrap();
+    }
+
+    pub(super) async fn a_logout_behind_our_back_is_repaired(bench: Bench) {
+        let key = bench.open("pkcs11:object=user-keys").await;
+        let neighbour = bench.open("pkcs11:object=other").await;
+        for round in 1..=3 {
+            log_out_behind_our_back();
+            unwrap(&*key).await.unwrap();
+            assert!(key.repairs() >= round);
+            // Its handle was found again in the same run.
+            let before = neighbour.repairs();
+            unwrap(&*neighbour).await.unwrap();
+            assert_eq!(neighbour.repairs(), before);
+        }
+        log_out_behind_our_back();
+        key.check().await.unwrap();
+        log_out_behind_our_back();
+        // A key opened meanwhile logs in again too.
+        unwrap(&*bench.open("pkcs11:object=other").await).await.unwrap();
+    }
+
+    pub(super) async fn a_finalize_behind_our_back_is_repaired(bench: Bench) {
+        let key = bench.open("pkcs11:object=user-keys").await;
+        for _ in 0..3 {
+            somebody_else().finalize().unwrap();
+            unwrap(&*key).await.unwrap();
+        }
+        assert!(key.repairs() >= 3);
+        // From many callers at once: one repair, nobody fails.
+        somebody_else().finalize().unwrap();
+        let before = key.repairs();
+        let tasks: Vec<_> = (0..20)
+            .map(|_| {
+                let key = Arc::clone(&key);
+                tokio::spawn(async move { unwrap(&*key).await })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+        assert!(key.repairs() > before);
+    }
+
+    pub(super) async fn two_tokens_of_a_module_recover_together(bench: Bench) {
+        bench.run(
+            "softhsm2-util",
+            &["--init-token", "--free", "--label", "staging", "--pin", PIN, "--so-pin", "5678"],
+        );
+        let pem = bench.path("other-03.pem");
+        let import = ["--import", pem.to_str().unwrap(), "--token", "staging", "--label", "other"];
+        bench.run("softhsm2-util", &[&import[..], &["--id", "03", "--pin", PIN]].concat());
+        let staging = bench.provider(|options| options["token"] = json!({ "label": "staging" }));
+        let key = bench.open("pkcs11:id=%02").await;
+        let neighbour = open(&staging, "pkcs11:id=%03", &[Algorithm::RsaOaep]).await.unwrap();
+        somebody_else().finalize().unwrap();
+        key.check().await.unwrap();
+        assert_eq!(key.repairs(), 1);
+        // The neighbour was told and repairs itself, without a call.
+        let until = Instant::now() + Duration::from_secs(10);
+        while neighbour.repairs() == 0 {
+            assert!(Instant::now() < until, "the neighbour was not told");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        unwrap(&*neighbour).await.unwrap();
+        unwrap(&*key).await.unwrap();
+    }
+
+    pub(super) async fn a_token_that_is_gone_opens_the_breaker_and_its_return_closes_it(
+        bench: Bench,
+    ) {
+        let key = bench.open("pkcs11:object=user-keys").await;
+        fs::rename(bench.path("tokens"), bench.path("taken")).unwrap();
+        fs::create_dir(bench.path("tokens")).unwrap();
+        assert_refused(unwrap(&*key).await, ErrorKind::Unavailable, "no token with the label");
+        // The breaker answers at once, without the token.
+        let parameters = Parameters::of(Algorithm::RsaOaep);
+        let value = wrapped(&*key, &parameters);
+        let outcome = key.unwrap_key(&value, &parameters, call()).await;
+        assert_refused(outcome, ErrorKind::Unavailable, "no token with the label");
+        // Nor can it be opened a second time, and trying disturbs nothing.
+        let again = open(&bench.provider(|_| ()), "pkcs11:id=%02", &[Algorithm::RsaOaep]).await;
+        assert_refused(again, ErrorKind::Unavailable, "no token with the label");
+        fs::remove_dir(bench.path("tokens")).unwrap();
+        fs::rename(bench.path("taken"), bench.path("tokens")).unwrap();
+        recovers(&*key).await;
+        unwrap(&*key).await.unwrap();
+    }
+
+    pub(super) async fn another_key_under_the_same_id_never_serves(bench: Bench) {
+        let key = bench.open("pkcs11:id=%02").await;
+        unwrap(&*key).await.unwrap();
+        bench.delete("02");
+        bench.import("impostor", "02");
+        assert_refused(unwrap(&*key).await, ErrorKind::OperatorNeeded, "is another key now");
+        // Even after the module was started again, which gives handles away anew.
+        somebody_else().finalize().unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_refused(key.check().await, ErrorKind::OperatorNeeded, "is another key now");
+        assert_refused(unwrap(&*key).await, ErrorKind::OperatorNeeded, "is another key now");
+        bench.delete("02");
+        bench.import("user-keys", "02");
+        recovers(&*key).await;
+        unwrap(&*key).await.unwrap();
+    }
+
+    pub(super) async fn a_key_that_is_gone_does_not_disturb_its_neighbour(bench: Bench) {
+        let key = bench.open("pkcs11:id=%02").await;
+        let neighbour = bench.open("pkcs11:id=%03").await;
+        bench.delete("02");
+        assert_refused(unwrap(&*key).await, ErrorKind::OperatorNeeded, "has no private key");
+        let before = neighbour.repairs();
+        unwrap(&*neighbour).await.unwrap();
+        neighbour.check().await.unwrap();
+        assert_eq!(neighbour.repairs(), before);
+        bench.import("user-keys", "02");
+        recovers(&*key).await;
+        unwrap(&*key).await.unwrap();
+    }
+
+    pub(super) async fn a_key_that_could_leave_the_token_is_refused(bench: Bench) {
+        let generate = ["--keypairgen", "--key-type", "rsa:2048", "--usage-decrypt"];
+        bench.pkcs11_tool(
+            &[&generate[..], &["--label", "leaky", "--id", "05", "--extractable"]].concat(),
+        );
+        let strict = bench.provider(|_| ());
+        let refused = open(&strict, "pkcs11:object=leaky", &[Algorithm::RsaOaep]).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "CKA_EXTRACTABLE is true");
+        let lax = bench.provider(|options| options["allow_extractable"] = json!(true));
+        let key = open(&lax, "pkcs11:object=leaky", &[Algorithm::RsaOaep]).await.unwrap();
+        unwrap(&*key).await.unwrap();
+    }
+
+    pub(super) async fn two_keys_on_a_token_share_one_login(bench: Bench) {
+        let first = bench.open("pkcs11:object=user-keys").await;
+        // A login would fail now.
+        bench.write_pin("9999");
+        let second = bench.open("pkcs11:object=other").await;
+        drop(first);
+        unwrap(&*second).await.unwrap();
+        assert_eq!(bench.refused_logins(), 0);
+        let other_user = bench.provider(|options| options["user"] = json!("so"));
+        let refused = open(&other_user, "pkcs11:object=other", &[Algorithm::RsaOaep]).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "one login per token");
+        unwrap(&*second).await.unwrap();
+    }
+
+    pub(super) async fn a_wrong_pin_is_tried_once_and_a_right_one_needs_no_restart(bench: Bench) {
+        bench.write_pin("9999");
+        let provider = bench.provider(|_| ());
+        let locator = "pkcs11:object=user-keys";
+        let refused = open(&provider, locator, &[Algorithm::RsaOaep]).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "CKR_PIN_INCORRECT from C_Login");
+        assert_eq!(bench.refused_logins(), 1);
+        for _ in 0..3 {
+            let refused = open(&provider, locator, &[Algorithm::RsaOaep]).await;
+            let Err(error) = refused else { panic!("opened with a wrong PIN") };
+            assert_eq!(error.kind(), ErrorKind::OperatorNeeded);
+            assert!(!error.to_string().contains("CKR_"), "it was tried again: {error}");
+            assert!(error.to_string().contains("claviger pin clear"), "{error}");
+        }
+        assert_eq!(bench.refused_logins(), 1);
+        bench.write_pin("8888");
+        let refused = open(&provider, locator, &[Algorithm::RsaOaep]).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "CKR_PIN_INCORRECT from C_Login");
+        // Two were refused: whatever the PIN, an operator must say that it may be tried.
+        bench.write_pin(PIN);
+        let refused = open(&provider, locator, &[Algorithm::RsaOaep]).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "claviger pin clear");
+        assert_eq!(bench.refused_logins(), 2);
+        for token in latch::list(&bench.path("state")).unwrap() {
+            assert!(latch::clear(&bench.path("state"), &token.serial).unwrap());
+        }
+        let key = open(&provider, locator, &[Algorithm::RsaOaep]).await.unwrap();
+        unwrap(&*key).await.unwrap();
+        assert_eq!(bench.refused_logins(), 0);
+    }
+
+    pub(super) async fn a_lost_login_with_a_wrong_pin_in_the_file_waits_for_the_operator(
+        bench: Bench,
+    ) {
+        let key = bench.open("pkcs11:object=user-keys").await;
+        bench.write_pin("9999");
+        log_out_behind_our_back();
+        assert_refused(unwrap(&*key).await, ErrorKind::OperatorNeeded, "CKR_PIN_INCORRECT");
+        for _ in 0..20 {
+            let error = key.check().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::OperatorNeeded);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(bench.refused_logins(), 1);
+        bench.write_pin(PIN);
+        recovers(&*key).await;
+        unwrap(&*key).await.unwrap();
+        assert_eq!(bench.refused_logins(), 0);
+    }
+
+    pub(super) async fn no_pin_is_used_without_a_state_directory(bench: Bench) {
+        let options = json!({
+            "module": module(),
+            "token": { "label": "production" },
+            "pin": { "file": bench.path("pin") },
+        });
+        let config: Config = serde_json::from_value(options).unwrap();
+        let provider = Provider::new("hsm", &config, None).unwrap();
+        let refused = open(&provider, "pkcs11:object=user-keys", &[Algorithm::RsaOaep]).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "server.state_dir");
+    }
+
+    pub(super) async fn what_cannot_be_found_is_named_and_leaves_nothing_behind(bench: Bench) {
+        let rsa = [Algorithm::RsaOaep];
+        let provider = bench.provider(|_| ());
+        let refused = open(&provider, "pkcs11:object=nobody", &rsa).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "no private key pkcs11:object=nobody");
+        bench.run(
+            "softhsm2-util",
+            &[
+                "--import",
+                bench.path("other-03.pem").to_str().unwrap(),
+                "--token",
+                "production",
+                "--label",
+                "user-keys",
+                "--id",
+                "04",
+                "--pin",
+                PIN,
+            ],
+        );
+        let refused = open(&provider, "pkcs11:object=user-keys", &rsa).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "2 private keys match");
+        let elsewhere = bench.provider(|options| options["token"] = json!({ "label": "staging" }));
+        let refused = open(&elsewhere, "pkcs11:id=%02", &rsa).await;
+        assert_refused(refused, ErrorKind::Unavailable, "present: \"production\"");
+        let environment = json!({ "CLAVIGER_TEST_NEVER_SET": "1" });
+        let wanting = bench.provider(|options| options["environment"] = environment);
+        let refused = open(&wanting, "pkcs11:id=%02", &rsa).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "CLAVIGER_TEST_NEVER_SET");
+        finalised().await;
+        unwrap(&*bench.open("pkcs11:id=%02").await).await.unwrap();
+    }
+
+    pub(super) async fn the_last_key_that_closes_finalises_the_module(bench: Bench) {
+        let first = bench.open("pkcs11:id=%02").await;
+        let second = bench.open("pkcs11:id=%03").await;
+        drop(first);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        unwrap(&*second).await.unwrap();
+        assert_eq!(second.repairs(), 0);
+        drop(second);
+        assert!(claviger_pkcs11::wait_until_left(Duration::from_secs(10)));
+        finalised().await;
+        unwrap(&*bench.open("pkcs11:id=%02").await).await.unwrap();
+    }
+
+    pub(super) async fn a_deadline_and_a_full_queue_are_kept(bench: Bench) {
+        let provider = bench.provider(|options| {
+            options["queue"] = json!(2);
+            options["sessions"] = json!(1);
+        });
+        let key = open(&provider, "pkcs11:id=%02", &[Algorithm::RsaOaep]).await.unwrap();
+        let parameters = Parameters::of(Algorithm::RsaOaep);
+        let value = wrapped(&*key, &parameters);
+        let late = Call { caller: CallerSlot(1), deadline: Instant::now() };
+        let outcome = key.unwrap_key(&value, &parameters, late).await;
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+        let flood: Vec<_> = (0..50).map(|_| key.unwrap_key(&value, &parameters, call())).collect();
+        let quiet = Call { caller: CallerSlot(2), ..call() };
+        let (flood, quiet) = tokio::join!(
+            futures::future::join_all(flood),
+            key.unwrap_key(&value, &parameters, quiet)
+        );
+        assert!(quiet.is_ok(), "one caller's flood stopped another");
+        let full = flood.iter().filter(|outcome| {
+            matches!(outcome, Err(error) if matches!(error.kind(), ErrorKind::Throttled { .. }))
+        });
+        assert!(full.count() > 0);
+        assert!(flood.iter().any(Result::is_ok));
+    }
+}
