@@ -73,8 +73,8 @@ async fn every_oaep_vector_is_right_on_softhsm_with_software_oaep() {
 fn assert_oaep(counts: &Counts) {
     assert_eq!(counts.wrong, [] as [String; 0]);
     assert_eq!(counts.total(), 348);
-    assert_eq!((counts.recovered, counts.refused_for_their_length), (198, 40));
-    assert_eq!(counts.failed_uniformly, 110);
+    assert_eq!((counts.recovered, counts.refused_for_their_length), (195, 40));
+    assert_eq!(counts.failed_uniformly, 113);
 }
 
 fn assert_pkcs1(counts: &Counts) {
@@ -227,7 +227,7 @@ fn oaep_groups() -> Vec<Group> {
                 wrapped: test.ct.to_vec().into(),
                 label: test.label.to_vec().into(),
                 message: test.pt.to_vec(),
-                good: test.result != TestResult::Invalid,
+                good: recovers(test.result),
             });
             add(&mut groups, algorithm, &group.pkcs8, vectors);
         }
@@ -245,12 +245,18 @@ fn pkcs1_groups() -> Vec<Group> {
                 wrapped: test.ct.to_vec().into(),
                 label: Bytes::new(),
                 message: test.pt.to_vec(),
-                good: test.result != TestResult::Invalid,
+                good: recovers(test.result),
             });
             add(&mut groups, "RSA1_5", &group.pkcs8, vectors);
         }
     }
     groups
+}
+
+/// The three "acceptable" vectors have the wrapped values 0 and 1, which every backend of ours
+/// refuses alike (SP 800-56B section 7.1.2.1).
+fn recovers(result: TestResult) -> bool {
+    result == TestResult::Valid
 }
 
 /// A key that several groups use becomes one: a daemon refuses the same key under two names.
