@@ -9,6 +9,7 @@ use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
 use crate::daemon::backends::Provider;
 use crate::daemon::config::pin::{Answers, Pin, PinError, ask_backends, write_pins};
 use crate::daemon::config::{Config, ConfigErrors, Replica, Version, path_or_default};
+use crate::daemon::serve::prepare_state_dir;
 
 /// The commands of `claviger config`.
 #[derive(Debug, clap::Subcommand)]
@@ -164,6 +165,9 @@ fn pinned(config: &Config) -> Result<Answers, PinError> {
 
 fn open_providers(config: &Config) -> Result<BTreeMap<&str, Provider>, PinError> {
     let state_dir = config.server.state_dir.as_deref();
+    if let Some(state_dir) = state_dir {
+        prepare_state_dir(state_dir).map_err(|error| PinError(vec![error.to_string()]))?;
+    }
     let open = |(name, provider): (&'_ String, &'_ crate::daemon::config::Provider)| {
         Provider::new(name, &provider.config, state_dir)
             .map_err(|error| PinError(vec![format!("provider {name}: {error}")]))

@@ -248,7 +248,7 @@ impl Daemon {
     }
 
     fn routes(&self) -> Routes {
-        let guard = Arc::new(Guard::new(Arc::clone(&self.audit)));
+        let guard = Arc::new(Guard::new(Arc::clone(&self.audit), &self.metrics));
         let keys = KeyServiceServer::new(Service::new(guard))
             .max_decoding_message_size(claviger_proto::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(claviger_proto::MAX_MESSAGE_BYTES);
@@ -471,7 +471,7 @@ fn protect_memory() {
 }
 
 /// The state directory: made if it is not there, our own, nobody else's to write.
-fn prepare_state_dir(path: &Path) -> Result<(), ServeError> {
+pub fn prepare_state_dir(path: &Path) -> Result<(), ServeError> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     let failed = |error| ServeError::StateDir { path: path.to_owned(), error };
     match std::fs::DirBuilder::new().mode(0o700).create(path) {

@@ -115,6 +115,10 @@ impl WrappingKey for Faulty {
         [Algorithm::RsaOaep256].into_iter().collect()
     }
 
+    fn label_algorithms(&self) -> Algorithms {
+        self.algorithms()
+    }
+
     fn sign_algorithms(&self) -> SignAlgorithms {
         [SignAlgorithm::Ps256].into_iter().collect()
     }
