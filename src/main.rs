@@ -1,2 +1,21 @@
 //! Arguments -> command; exit codes.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use claviger::cli::{self, Arguments};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    install_crypto_provider();
+    let json = arguments.json;
+    let outcome = cli::run(arguments);
+    outcome.unwrap_or_else(|failure| failure.report(json))
+}
+
+/// Libraries that make TLS connections of their own look for the process's default.
+fn install_crypto_provider() {
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .expect("nothing else installs a provider");
+}

@@ -1,1 +1,508 @@
-//! The development CA that `claviger pki` and `claviger demo` share.
+//! The development CA that `claviger pki`, `claviger demo` and the tests share: EC P-256, one
+//! folder, no intermediates.
+//!
+//! The folder holds `ca.crt`, `ca.key` (mode 0600), `issued.json` (what was issued and revoked) and
+//! a lock file. A CA for a large company lives elsewhere; this one gives a team working mutual TLS.
+
+mod database;
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber,
+};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use time::OffsetDateTime;
+use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
+use zeroize::Zeroizing;
+
+use crate::daemon::caller::is_spiffe_id;
+pub use database::IssuedRecord;
+use database::{Database, Locked};
+
+/// The organisation in the name of a demo's CA: `serve` refuses what comes from it.
+pub const DEMO_ORGANISATION: &str = "Claviger demo, never trust";
+/// How long a server's or client's certificate lasts unless asked otherwise.
+pub const DEFAULT_LEAF_VALIDITY: Duration = Duration::from_hours(90 * 24);
+/// How long a CRL lasts unless asked otherwise.
+pub const DEFAULT_CRL_VALIDITY: Duration = Duration::from_hours(7 * 24);
+/// How long a CA lasts unless asked otherwise.
+pub const DEFAULT_CA_VALIDITY: Duration = Duration::from_hours(10 * 365 * 24);
+
+/// Certificates begin this long ago, so that clocks may differ.
+const BACKDATED: Duration = Duration::from_mins(5);
+
+/// A CA in its folder.
+pub struct Ca {
+    directory: PathBuf,
+    certificate_pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// What a new CA is to be.
+#[derive(Clone, Debug)]
+pub struct CaOptions {
+    /// The name in its certificates.
+    pub common_name: String,
+    /// How long its certificate lasts.
+    pub validity: Duration,
+    /// Marks it as the demo's, so that `serve` refuses it.
+    pub demo: bool,
+}
+
+impl Default for CaOptions {
+    fn default() -> Self {
+        let common_name = "Claviger development CA".to_owned();
+        Self { common_name, validity: DEFAULT_CA_VALIDITY, demo: false }
+    }
+}
+
+/// Who a client certificate is for: its only SAN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientName {
+    /// A URI SAN: `spiffe://trust-domain/path`.
+    Spiffe(String),
+    /// A DNS SAN.
+    Dns(String),
+}
+
+/// A new certificate with its key.
+pub struct Issued {
+    /// The certificate, PEM.
+    pub certificate_pem: String,
+    /// Its private key: PKCS#8, PEM.
+    pub private_key_pem: Zeroizing<String>,
+    /// Its serial number: 32 hexadecimal digits.
+    pub serial: String,
+    /// When it ends.
+    pub not_after: OffsetDateTime,
+}
+
+/// Why the CA could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// The folder already holds a CA.
+    #[error("{path} already holds a CA; a new one would make its certificates worthless", path = .0.display())]
+    Exists(PathBuf),
+    /// A file cannot be read or written.
+    #[error("{path}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file of the CA's folder is damaged.
+    #[error("{path} cannot be used: {reason}", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The request itself.
+    #[error("{0}")]
+    Invalid(String),
+    /// rcgen, on valid input.
+    #[error("the certificate cannot be made")]
+    Generate(#[from] rcgen::Error),
+}
+
+impl Ca {
+    /// Makes a CA in a folder that has none. The folder is made, open to us only, if it is missing.
+    pub fn create(directory: &Path, options: &CaOptions) -> Result<Self, PkiError> {
+        let certificate_path = directory.join("ca.crt");
+        let key_path = directory.join("ca.key");
+        if certificate_path.exists() || key_path.exists() {
+            return Err(PkiError::Exists(directory.to_owned()));
+        }
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(directory).map_err(io(directory))?;
+        let mut parameters = CertificateParams::default();
+        let organisation = options.demo.then_some(DEMO_ORGANISATION);
+        parameters.distinguished_name = name(&options.common_name, organisation);
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        parameters.serial_number = Some(random_serial()?);
+        set_validity(&mut parameters, options.validity)?;
+        let key = KeyPair::generate()?;
+        let certificate_pem = parameters.self_signed(&key)?.pem();
+        let key_pem = Zeroizing::new(key.serialize_pem());
+        write_new(&key_path, 0o600, key_pem.as_bytes())?;
+        write_new(&certificate_path, 0o644, certificate_pem.as_bytes())?;
+        Locked::open(directory)?.write(&Database::default())?;
+        let issuer = Issuer::new(parameters, key);
+        Ok(Self { directory: directory.to_owned(), certificate_pem, issuer })
+    }
+
+    /// Opens the CA in a folder.
+    pub fn load(directory: &Path) -> Result<Self, PkiError> {
+        let certificate_path = directory.join("ca.crt");
+        let key_path = directory.join("ca.key");
+        let certificate_pem =
+            std::fs::read_to_string(&certificate_path).map_err(io(&certificate_path))?;
+        let key_pem = claviger_provider_api::secret::read_secret_file(&key_path)
+            .map_err(|error| PkiError::Invalid(error.to_string()))?;
+        let damaged = |path: &Path, reason: &str| PkiError::Damaged {
+            path: path.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let key = std::str::from_utf8(key_pem.expose())
+            .ok()
+            .and_then(|pem| KeyPair::from_pem(pem).ok())
+            .ok_or_else(|| damaged(&key_path, "it holds no private key in PEM"))?;
+        let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
+            .map_err(|_| damaged(&certificate_path, "it holds no certificate in PEM"))?;
+        let (_, certificate) = X509Certificate::from_der(&der)
+            .map_err(|_| damaged(&certificate_path, "its certificate is not X.509"))?;
+        if *certificate.public_key().subject_public_key.data != *key.public_key_raw() {
+            return Err(damaged(&key_path, "it is not the key of ca.crt"));
+        }
+        let issuer = Issuer::from_ca_cert_der(&der, key)?;
+        Ok(Self { directory: directory.to_owned(), certificate_pem, issuer })
+    }
+
+    /// The CA's own certificate, PEM.
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    /// Issues a server's certificate for DNS names and IP addresses; at least one.
+    pub fn issue_server(&self, names: &[String], validity: Duration) -> Result<Issued, PkiError> {
+        if names.is_empty() {
+            return Err(PkiError::Invalid("a server needs at least one name".to_owned()));
+        }
+        let sans = names.iter().map(|name| match name.parse::<IpAddr>() {
+            Ok(address) => Ok(SanType::IpAddress(address)),
+            Err(_) => dns_san(name),
+        });
+        let sans = sans.collect::<Result<Vec<_>, _>>()?;
+        self.issue(&names[0], sans, ExtendedKeyUsagePurpose::ServerAuth, validity)
+    }
+
+    /// Issues a client's certificate.
+    pub fn issue_client(&self, name: &ClientName, validity: Duration) -> Result<Issued, PkiError> {
+        let (label, san) = match name {
+            ClientName::Spiffe(id) if is_spiffe_id(id) => {
+                let san = SanType::URI(id.as_str().try_into()?);
+                (id.rsplit('/').next().unwrap_or(id), san)
+            }
+            ClientName::Spiffe(id) => {
+                return Err(PkiError::Invalid(format!(
+                    "{id:?} is no SPIFFE ID; write spiffe://trust-domain/path in plain characters"
+                )));
+            }
+            ClientName::Dns(name) if name.contains('*') => {
+                return Err(PkiError::Invalid(format!(
+                    "{name:?}: a wildcard is nobody's identity"
+                )));
+            }
+            ClientName::Dns(name) => (name.as_str(), dns_san(name)?),
+        };
+        self.issue(label, vec![san], ExtendedKeyUsagePurpose::ClientAuth, validity)
+    }
+
+    /// Revokes a certificate by its serial number: hexadecimal digits, colons allowed. The CRL has
+    /// to be made again to say so. Gives false if it was revoked before.
+    pub fn revoke_serial(&self, serial: &str) -> Result<bool, PkiError> {
+        let wanted = serial.replace(':', "").to_ascii_lowercase();
+        let locked = Locked::open(&self.directory)?;
+        let mut database = locked.read()?;
+        let record = database.issued.iter_mut().find(|record| record.serial == wanted);
+        let record = record.ok_or_else(|| {
+            PkiError::Invalid(format!("this CA has issued no certificate with the serial {serial}"))
+        })?;
+        if record.revoked_at.is_some() {
+            return Ok(false);
+        }
+        record.revoked_at = Some(OffsetDateTime::now_utc().unix_timestamp());
+        locked.write(&database)?;
+        Ok(true)
+    }
+
+    /// Revokes a certificate, given in PEM.
+    pub fn revoke_certificate(&self, pem: &[u8]) -> Result<bool, PkiError> {
+        let invalid = |_| PkiError::Invalid("this is no certificate in PEM".to_owned());
+        let der = CertificateDer::from_pem_slice(pem).map_err(invalid)?;
+        let (_, certificate) = X509Certificate::from_der(&der)
+            .map_err(|_| PkiError::Invalid("this certificate is not X.509".to_owned()))?;
+        self.revoke_serial(&hex::encode(certificate.raw_serial()))
+    }
+
+    /// Everything that was issued, oldest first.
+    pub fn issued(&self) -> Result<Vec<IssuedRecord>, PkiError> {
+        Ok(Locked::open(&self.directory)?.read()?.issued)
+    }
+
+    /// Makes a new CRL, PEM, with every revoked certificate that has not ended by itself.
+    pub fn crl(&self, validity: Duration) -> Result<String, PkiError> {
+        let locked = Locked::open(&self.directory)?;
+        let mut database = locked.read()?;
+        database.crl_number += 1;
+        locked.write(&database)?;
+        let now = OffsetDateTime::now_utc();
+        let revoked =
+            database.issued.iter().filter(|record| record.not_after > now.unix_timestamp());
+        let revoked_certs = revoked
+            .filter_map(|record| {
+                let revocation_time =
+                    OffsetDateTime::from_unix_timestamp(record.revoked_at?).ok()?;
+                Some(RevokedCertParams {
+                    serial_number: SerialNumber::from(hex::decode(&record.serial).ok()?),
+                    revocation_time,
+                    reason_code: None,
+                    invalidity_date: None,
+                })
+            })
+            .collect();
+        let parameters = CertificateRevocationListParams {
+            this_update: now - BACKDATED,
+            next_update: later(now, validity)?,
+            crl_number: SerialNumber::from(database.crl_number),
+            issuing_distribution_point: None,
+            revoked_certs,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(parameters.signed_by(&self.issuer)?.pem()?)
+    }
+
+    fn issue(
+        &self,
+        label: &str,
+        names: Vec<SanType>,
+        usage: ExtendedKeyUsagePurpose,
+        validity: Duration,
+    ) -> Result<Issued, PkiError> {
+        let mut parameters = CertificateParams::default();
+        let serial = random_serial()?;
+        // X.520 allows a common name of 64 characters.
+        let label: String = label.chars().take(64).collect();
+        parameters.distinguished_name = name(&label, None);
+        parameters.subject_alt_names = names;
+        parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        parameters.extended_key_usages = vec![usage];
+        parameters.use_authority_key_identifier_extension = true;
+        parameters.serial_number = Some(serial.clone());
+        set_validity(&mut parameters, validity)?;
+        let key = KeyPair::generate()?;
+        let certificate_pem = parameters.signed_by(&key, &self.issuer)?.pem();
+        let issued = Issued {
+            certificate_pem,
+            private_key_pem: Zeroizing::new(key.serialize_pem()),
+            serial: hex::encode(serial.as_ref()),
+            not_after: parameters.not_after,
+        };
+        // Recorded before anybody has the key: what is not on record cannot be revoked.
+        let locked = Locked::open(&self.directory)?;
+        let mut database = locked.read()?;
+        database.issued.push(IssuedRecord {
+            serial: issued.serial.clone(),
+            name: label,
+            not_after: issued.not_after.unix_timestamp(),
+            revoked_at: None,
+        });
+        locked.write(&database)?;
+        Ok(issued)
+    }
+}
+
+impl std::fmt::Debug for Ca {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ca").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Issued {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Issued").field("serial", &self.serial).finish_non_exhaustive()
+    }
+}
+
+impl Issued {
+    /// Writes certificate (mode 0644) and key (0600) into new files; never over old ones.
+    pub fn write(&self, certificate: &Path, private_key: &Path) -> Result<(), PkiError> {
+        write_new(private_key, 0o600, self.private_key_pem.as_bytes())?;
+        write_new(certificate, 0o644, self.certificate_pem.as_bytes())
+    }
+}
+
+/// Whether one of these certificates (DER) is the CA of a demo, or was issued by one.
+pub fn is_demo_ca<'a, 'b: 'a>(
+    certificates: impl IntoIterator<Item = &'a CertificateDer<'b>>,
+) -> bool {
+    certificates.into_iter().any(|der| {
+        X509Certificate::from_der(der).is_ok_and(|(_, certificate)| {
+            [certificate.subject(), certificate.issuer()]
+                .into_iter()
+                .flat_map(X509Name::iter_organization)
+                .any(|organisation| organisation.as_str() == Ok(DEMO_ORGANISATION))
+        })
+    })
+}
+
+/// Replaces a file as a whole: a reader finds the old content or the new one. Mode 0644.
+pub fn write_replacing(path: &Path, content: &[u8]) -> Result<(), PkiError> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(format!(".{}.new", std::process::id()));
+    let new = PathBuf::from(new);
+    write_new(&new, 0o644, content)?;
+    std::fs::rename(&new, path).map_err(io(path))
+}
+
+fn write_new(path: &Path, mode: u32, content: &[u8]) -> Result<(), PkiError> {
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        file.write_all(content)?;
+        File::sync_all(&file)
+    };
+    write().map_err(io(path))
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> PkiError {
+    move |source| PkiError::Io { path: path.to_owned(), source }
+}
+
+fn name(common_name: &str, organisation: Option<&str>) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    if let Some(organisation) = organisation {
+        name.push(DnType::OrganizationName, organisation);
+    }
+    name.push(DnType::CommonName, common_name);
+    name
+}
+
+fn dns_san(name: &str) -> Result<SanType, PkiError> {
+    let character = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_' | b'*');
+    if name.is_empty() || name.len() > 253 || !name.bytes().all(character) {
+        return Err(PkiError::Invalid(format!("{name:?} is neither a DNS name nor an IP address")));
+    }
+    Ok(SanType::DnsName(name.to_ascii_lowercase().try_into()?))
+}
+
+fn set_validity(parameters: &mut CertificateParams, validity: Duration) -> Result<(), PkiError> {
+    let now = OffsetDateTime::now_utc();
+    parameters.not_before = now - BACKDATED;
+    parameters.not_after = later(now, validity)?;
+    Ok(())
+}
+
+/// That much later, before the year 10000, where X.509 ends.
+fn later(now: OffsetDateTime, validity: Duration) -> Result<OffsetDateTime, PkiError> {
+    let validity = time::Duration::try_from(validity).ok().filter(|v| v.is_positive());
+    validity
+        .and_then(|validity| now.checked_add(validity))
+        .ok_or_else(|| PkiError::Invalid("this validity is no time from now".to_owned()))
+}
+
+/// 16 random bytes, positive (RFC 5280, 4.1.2.2).
+fn random_serial() -> Result<SerialNumber, PkiError> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| PkiError::Invalid("the system gave no random numbers".to_owned()))?;
+    bytes[0] = bytes[0] & 0x7f | 0x40;
+    Ok(SerialNumber::from_slice(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use x509_parser::prelude::CertificateRevocationList;
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    fn ca(demo: bool) -> (tempfile::TempDir, Ca) {
+        let directory = tempfile::tempdir().unwrap();
+        let options = CaOptions { demo, ..CaOptions::default() };
+        let ca = Ca::create(&directory.path().join("ca"), &options).unwrap();
+        (directory, ca)
+    }
+
+    fn der(pem: &str) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+    }
+
+    fn revoked(crl: &str) -> Vec<String> {
+        let (_, pem) = x509_parser::pem::parse_x509_pem(crl.as_bytes()).unwrap();
+        let (_, crl) = CertificateRevocationList::from_der(&pem.contents).unwrap();
+        crl.iter_revoked_certificates().map(|entry| hex::encode(entry.raw_serial())).collect()
+    }
+
+    #[test]
+    fn keys_are_private_and_nothing_is_written_over() {
+        let (directory, ca) = ca(false);
+        let at = |name: &str| directory.path().join(name);
+        let issued = ca.issue_server(&["localhost".to_owned(), "::1".to_owned()], DAY).unwrap();
+        issued.write(&at("server.crt"), &at("server.key")).unwrap();
+        for key in ["ca/ca.key", "server.key", "ca/issued.json"] {
+            let mode = std::fs::metadata(at(key)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{key}");
+        }
+        assert!(issued.write(&at("server.crt"), &at("server.key")).is_err());
+        let again = Ca::create(&at("ca"), &CaOptions::default());
+        assert!(matches!(again, Err(PkiError::Exists(_))));
+        assert!(!format!("{issued:?}{ca:?}").contains("PRIVATE"));
+    }
+
+    #[test]
+    fn a_loaded_ca_goes_on_where_it_stopped_and_its_crl_lists_what_it_revoked() {
+        let (directory, ca) = ca(false);
+        let client = ClientName::Spiffe("spiffe://a/kc".to_owned());
+        let first = ca.issue_client(&client, DAY).unwrap();
+        let ca = Ca::load(&directory.path().join("ca")).unwrap();
+        let second = ca.issue_client(&client, DAY).unwrap();
+        assert_ne!(first.serial, second.serial);
+        assert!(revoked(&ca.crl(DAY).unwrap()).is_empty());
+        assert!(ca.revoke_certificate(first.certificate_pem.as_bytes()).unwrap());
+        assert!(!ca.revoke_serial(&first.serial.to_uppercase()).unwrap());
+        assert_eq!(revoked(&ca.crl(DAY).unwrap()), [first.serial]);
+        assert!(matches!(ca.revoke_serial("00:11"), Err(PkiError::Invalid(_))));
+        let names: Vec<_> = ca.issued().unwrap().into_iter().map(|record| record.name).collect();
+        assert_eq!(names, ["kc", "kc"]);
+    }
+
+    #[test]
+    fn only_the_demos_ca_and_what_it_issues_bear_the_mark() {
+        for demo in [true, false] {
+            let (_directory, ca) = ca(demo);
+            let client = ClientName::Dns("kc.example.org".to_owned());
+            let leaf = ca.issue_client(&client, DAY).unwrap();
+            assert_eq!(is_demo_ca(&[der(ca.certificate_pem())]), demo);
+            assert_eq!(is_demo_ca(&[der(&leaf.certificate_pem)]), demo);
+        }
+    }
+
+    #[test]
+    fn names_that_could_not_be_an_identity_are_refused() {
+        let (_directory, ca) = ca(false);
+        for name in [
+            ClientName::Spiffe("spiffe://a".to_owned()),
+            ClientName::Spiffe("https://a/b".to_owned()),
+            ClientName::Dns("*.example.org".to_owned()),
+            ClientName::Dns("two words".to_owned()),
+            ClientName::Dns(String::new()),
+        ] {
+            assert!(matches!(ca.issue_client(&name, DAY), Err(PkiError::Invalid(_))), "{name:?}");
+        }
+        assert!(matches!(ca.issue_server(&[], DAY), Err(PkiError::Invalid(_))));
+        let name = ClientName::Dns("a".to_owned());
+        assert!(matches!(ca.issue_client(&name, Duration::ZERO), Err(PkiError::Invalid(_))));
+    }
+
+    #[test]
+    fn another_cas_key_is_noticed() {
+        let (first, _) = ca(false);
+        let (second, _) = ca(false);
+        std::fs::copy(second.path().join("ca/ca.key"), first.path().join("ca/ca.key")).unwrap();
+        let error = Ca::load(&first.path().join("ca")).unwrap_err();
+        assert!(matches!(error, PkiError::Damaged { .. }), "{error}");
+    }
+}

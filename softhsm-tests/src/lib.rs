@@ -1,1 +1,34 @@
-//! Placeholder.
+//! Fixtures for everything that needs a real token and a running daemon.
+//!
+//! A test reads: a [`Token`] with an [`RsaKey`] in it, a [`Site`] that names both in a
+//! configuration, a [`Daemon`] started from it, a [`Connection`] that calls it.
+//!
+//! - [`rsa_key`]: RSA keys that tests make or bring along
+//! - [`token`]: fresh SoftHSM and kryoptic tokens in temporary folders
+//! - [`faults`]: calls of a token counted, and faults injected into them
+//! - [`pki`]: a CA, server and client certificates, revocation lists
+//! - [`site`]: a folder with one daemon's configuration and everything it names
+//! - [`daemon`]: the daemon as a process
+//! - [`connection`]: a client that shows all that came back, byte for byte
+//! - [`python`]: the independent client
+//! - [`process`]: child processes with a clean environment
+//!
+//! A fixture that cannot do its work panics with a sentence: it is the test that failed.
+
+pub mod connection;
+pub mod daemon;
+pub mod faults;
+pub mod pki;
+pub mod process;
+pub mod python;
+pub mod rsa_key;
+pub mod site;
+pub mod token;
+
+pub use connection::{Answer, Connection};
+pub use daemon::{Daemon, Exit};
+pub use faults::Faults;
+pub use pki::{Identity, Pki};
+pub use rsa_key::RsaKey;
+pub use site::{Site, Version};
+pub use token::Token;

@@ -1,1 +1,114 @@
-//! The commands, one file each.
+//! The commands, one file each, and how they share a connection, bytes and failures.
+
+pub mod bytes;
+pub mod completions;
+pub mod config;
+pub mod connection;
+pub mod demo;
+pub mod failure;
+pub mod keys;
+pub mod man;
+#[cfg(feature = "pkcs11")]
+pub mod pin;
+pub mod pki;
+pub mod serve;
+pub mod sign;
+pub mod unwrap;
+pub mod verify;
+pub mod wrap;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use failure::{Exit, Failure};
+
+/// What was asked for.
+#[derive(Debug, Parser)]
+#[command(
+    name = "claviger",
+    version,
+    about = "One RSA wrap/unwrap interface over PKCS#11 HSMs and cloud key services",
+    after_long_help = AFTER_HELP,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
+pub struct Arguments {
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Print results on stdout and errors on stderr as one JSON object each
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  claviger serve --config /etc/claviger/claviger.toml
+  head -c 32 /dev/urandom | claviger wrap user-keys > wrapped
+  claviger unwrap user-keys < wrapped > key
+
+Exit codes:
+   0  done
+   1  failed for a reason that no other code tells
+   2  wrong arguments
+  65  the input was refused: a value that does not unwrap, a signature that is not valid
+  69  the daemon or its backend cannot be reached; safe to repeat
+  75  try again later: no answer in time, a limit or a full queue
+  77  not allowed: the certificate or the key's name was refused
+  78  a configuration, a client file or a certificate is wrong: somebody must act";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// See it work: the daemon on loopback, a key wrapped and unwrapped
+    Demo(demo::Args),
+    /// Run the daemon
+    Serve(serve::Args),
+    /// Check the configuration, or fill in the keys' pins
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Wrap key material: stdin to stdout
+    Wrap(wrap::Args),
+    /// Unwrap key material: stdin to stdout
+    Unwrap(unwrap::Args),
+    /// Sign a message or a digest
+    Sign(sign::Args),
+    /// Verify a signature over a message or a digest
+    Verify(verify::Args),
+    /// Show the keys that this client may use
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Forget failed logins to a PKCS#11 token
+    #[cfg(feature = "pkcs11")]
+    #[command(subcommand)]
+    Pin(pin::Command),
+    /// Run a development CA: certificates for mutual TLS
+    #[command(subcommand)]
+    Pki(pki::Command),
+    /// Print the completions of a shell
+    Completions(completions::Args),
+    /// Print the manual page, or write one for each command
+    Man(man::Args),
+}
+
+/// Runs the command. What it gives is the process's exit code.
+pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let json = arguments.json;
+    match arguments.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Serve(args) => serve::run(&args),
+        Command::Config(command) => return Ok(config::run(&command, json)),
+        Command::Wrap(args) => wrap::run(&args, json),
+        Command::Unwrap(args) => unwrap::run(&args, json),
+        Command::Sign(args) => sign::run(&args, json),
+        Command::Verify(args) => verify::run(&args, json),
+        Command::Keys(command) => keys::run(&command, json),
+        #[cfg(feature = "pkcs11")]
+        Command::Pin(command) => pin::run(&command, json),
+        Command::Pki(command) => pki::run(&command, json),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
+    }
+    .map(|()| ExitCode::SUCCESS)
+}

@@ -4,9 +4,41 @@ use std::path::Path;
 use std::sync::Arc;
 
 use claviger_provider_api::{Error, OpenKey, WrappingKey};
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, Deserializer};
+
+/// A `type` that a provider may have in a configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct ProviderType {
+    /// The word in the configuration, and the cargo feature.
+    pub name: &'static str,
+    /// Whether this build has it.
+    pub compiled: bool,
+    /// Its options that are paths: relative ones are taken from the configuration file's folder.
+    pub paths: &'static [&'static str],
+    /// Its options that are sources of secrets: `{ file = "…" }` or `{ credential = "…" }`.
+    pub secrets: &'static [&'static str],
+}
+
+/// Every type, whether this build has it or not.
+pub const PROVIDER_TYPES: [ProviderType; 2] = [
+    ProviderType {
+        name: "pkcs11",
+        compiled: cfg!(feature = "pkcs11"),
+        paths: &["module"],
+        secrets: &["pin"],
+    },
+    ProviderType {
+        name: "software",
+        compiled: cfg!(feature = "software"),
+        paths: &["directory"],
+        secrets: &["passphrase"],
+    },
+];
 
 /// A provider's own options, by `type`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ProviderConfig {
     /// `type = "software"`.
@@ -15,6 +47,44 @@ pub enum ProviderConfig {
     /// `type = "pkcs11"`.
     #[cfg(feature = "pkcs11")]
     Pkcs11(claviger_pkcs11::Config),
+}
+
+impl ProviderConfig {
+    /// Reads a provider's own options: its table without what the daemon itself reads there
+    /// (`type` and `required`). Errors keep their places in the file.
+    pub fn from_options(
+        type_name: &str,
+        options: Spanned<DeTable<'_>>,
+    ) -> Result<Self, toml::de::Error> {
+        let options = Deserializer::from(options);
+        match type_name {
+            #[cfg(feature = "software")]
+            "software" => Deserialize::deserialize(options).map(Self::Software),
+            #[cfg(feature = "pkcs11")]
+            "pkcs11" => Deserialize::deserialize(options).map(Self::Pkcs11),
+            other => Err(serde::de::Error::custom(format!("no provider has the type {other:?}"))),
+        }
+    }
+
+    /// Checks what can be checked without a backend: what is wrong, and what to write instead.
+    pub fn validate(&self) -> Result<(), String> {
+        match self {
+            #[cfg(feature = "software")]
+            Self::Software(config) => config.validate(),
+            #[cfg(feature = "pkcs11")]
+            Self::Pkcs11(config) => config.validate(),
+        }
+    }
+
+    /// Checks the syntax of a locator.
+    pub fn check_locator(&self, locator: &str) -> Result<(), String> {
+        match self {
+            #[cfg(feature = "software")]
+            Self::Software(config) => config.check_locator(locator),
+            #[cfg(feature = "pkcs11")]
+            Self::Pkcs11(config) => config.check_locator(locator),
+        }
+    }
 }
 
 /// A provider that can open keys.

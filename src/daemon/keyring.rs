@@ -1,1 +1,259 @@
-//! Stub.
+//! Names -> keys -> versions -> replicas, and which of them may answer a call.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use claviger_provider_api::{Algorithm, Algorithms, PublicKey, SignAlgorithm, SignAlgorithms};
+
+use crate::daemon::config::{Operation, State};
+use crate::daemon::metrics::KeyMetrics;
+use crate::daemon::replica::{Condition, Fault, Replica};
+use crate::daemon::status::Failure;
+
+/// Every configured key by name.
+#[derive(Debug, Default)]
+pub struct Keyring {
+    /// By name.
+    pub keys: HashMap<String, Arc<Key>>,
+}
+
+/// A key: one name, one or more versions.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Newest first; disabled ones too.
+    pub versions: Vec<Version>,
+    /// Its counters.
+    pub metrics: Arc<KeyMetrics>,
+}
+
+/// One RSA key pair of a key.
+#[derive(Debug)]
+pub struct Version {
+    /// From 1.
+    pub number: u32,
+    /// What it may be used for.
+    pub state: State,
+    /// The default first.
+    pub algorithms: Vec<Algorithm>,
+    /// As configured.
+    pub sign_algorithms: Vec<SignAlgorithm>,
+    /// SHA-256 of the SubjectPublicKeyInfo.
+    pub public_key_sha256: [u8; 32],
+    /// An X.509 certificate, DER.
+    pub certificate: Option<Vec<u8>>,
+    /// In the order of the configuration; empty if disabled.
+    pub replicas: Vec<Arc<Replica>>,
+}
+
+/// A version that may answer an unwrap.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    /// The version.
+    pub version: &'a Version,
+    /// The request's algorithm, else the version's first.
+    pub algorithm: Algorithm,
+}
+
+impl Key {
+    /// Whether at least one version is not disabled.
+    pub fn is_usable(&self) -> bool {
+        self.usable().next().is_some()
+    }
+
+    /// Whether every version that is not disabled has a replica that serves.
+    pub fn is_serving(&self) -> bool {
+        self.is_usable() && self.usable().all(Version::is_serving)
+    }
+
+    /// Versions that are not disabled, newest first.
+    pub fn usable(&self) -> impl Iterator<Item = &Version> {
+        self.versions.iter().filter(|version| version.state != State::Disabled)
+    }
+
+    /// Versions that may wrap and sign, newest first.
+    fn active(&self) -> impl Iterator<Item = &Version> {
+        self.versions.iter().filter(|version| version.state == State::Active)
+    }
+
+    /// A version by number; a disabled or absent one answers as a key that is not yours.
+    pub fn version(&self, number: u32) -> Result<&Version, Failure> {
+        self.usable().find(|v| v.number == number).ok_or(Failure::PermissionDenied)
+    }
+
+    /// The version that wraps, with the algorithm: the newest active one. Only with what every
+    /// replica of it has proven to unwrap.
+    pub fn for_wrap(&self, algorithm: Option<Algorithm>) -> Result<Candidate<'_>, Failure> {
+        let version = self.active().next().ok_or_else(no_active_version)?;
+        let algorithm = match algorithm {
+            Some(algorithm) if version.algorithms.contains(&algorithm) => algorithm,
+            Some(_) => return Err(not_listed(&version.algorithms)),
+            None => *version.algorithms.first().ok_or_else(|| not_listed::<Algorithm>(&[]))?,
+        };
+        for replica in &version.replicas {
+            let key = replica.key().ok_or_else(|| closed(replica))?;
+            if !key.algorithms().contains(algorithm) {
+                return Err(Failure::OperatorNeeded);
+            }
+        }
+        Ok(Candidate { version, algorithm })
+    }
+
+    /// The versions that may unwrap a value of `wrapped_len` bytes, newest first. Decided without
+    /// looking at the value. A version whose size is not known yet, because it was never opened,
+    /// stays in: it makes the outcome UNAVAILABLE instead of a failure.
+    pub fn for_unwrap(
+        &self,
+        wrapped_len: usize,
+        version: Option<u32>,
+        algorithm: Option<Algorithm>,
+    ) -> Result<Vec<Candidate<'_>>, Failure> {
+        let eligible: Vec<&Version> = match version {
+            Some(number) => vec![self.version(number)?],
+            None => self.usable().collect(),
+        };
+        let listed: Algorithms =
+            eligible.iter().flat_map(|version| version.algorithms.iter().copied()).collect();
+        if listed.is_empty() || algorithm.is_some_and(|algorithm| !listed.contains(algorithm)) {
+            return Err(not_listed(&listed.iter().collect::<Vec<_>>()));
+        }
+        let fitting: Vec<Candidate<'_>> = eligible
+            .iter()
+            .filter_map(|version| {
+                let first = version.algorithms.first().copied()?;
+                let algorithm = algorithm.unwrap_or(first);
+                version.algorithms.contains(&algorithm).then_some(Candidate { version, algorithm })
+            })
+            .collect();
+        let sizes = || fitting.iter().filter_map(|c| c.version.public_key());
+        let candidates: Vec<Candidate<'_>> = fitting
+            .iter()
+            .copied()
+            .filter(|c| c.version.public_key().is_none_or(|key| key.modulus_len() == wrapped_len))
+            .collect();
+        if candidates.is_empty() {
+            let mut lengths: Vec<usize> = sizes().map(PublicKey::modulus_len).collect();
+            lengths.sort_unstable();
+            lengths.dedup();
+            let lengths: Vec<String> = lengths.iter().map(ToString::to_string).collect();
+            return Err(Failure::Field {
+                field: "wrapped",
+                allowed: format!(
+                    "must be exactly {} bytes, not {wrapped_len}",
+                    lengths.join(" or ")
+                ),
+            });
+        }
+        if candidates.len() > 1 && candidates.iter().any(|c| c.algorithm == Algorithm::Rsa15) {
+            return Err(Failure::Field {
+                field: "key_version",
+                allowed: "is required: RSA1_5 is never tried across versions".into(),
+            });
+        }
+        Ok(candidates)
+    }
+
+    /// The version that signs: the one asked for, if it is active, else the newest active one.
+    pub fn for_sign(
+        &self,
+        version: Option<u32>,
+        algorithm: SignAlgorithm,
+    ) -> Result<&Version, Failure> {
+        let version = match version {
+            Some(number) => match self.version(number)? {
+                version if version.state == State::Active => version,
+                _ => return Err(no_active_version()),
+            },
+            None => self.active().next().ok_or_else(no_active_version)?,
+        };
+        listed(version, algorithm)
+    }
+
+    /// The versions to verify with: the one asked for, else all that are not disabled and list the
+    /// algorithm, newest first.
+    pub fn for_verify(
+        &self,
+        version: Option<u32>,
+        algorithm: SignAlgorithm,
+    ) -> Result<Vec<&Version>, Failure> {
+        if let Some(number) = version {
+            return Ok(vec![listed(self.version(number)?, algorithm)?]);
+        }
+        let all: SignAlgorithms =
+            self.usable().flat_map(|version| version.sign_algorithms.iter().copied()).collect();
+        if !all.contains(algorithm) {
+            return Err(not_listed(&all.iter().collect::<Vec<_>>()));
+        }
+        Ok(self.usable().filter(|v| v.sign_algorithms.contains(&algorithm)).collect())
+    }
+
+    /// The operations of `granted` that this key can do at all.
+    pub fn possible(&self, operation: Operation) -> bool {
+        match operation {
+            Operation::Wrap => self.active().any(|v| !v.algorithms.is_empty()),
+            Operation::Unwrap => self.usable().any(|v| !v.algorithms.is_empty()),
+            Operation::Sign => self.active().any(|v| !v.sign_algorithms.is_empty()),
+            Operation::Verify => self.usable().any(|v| !v.sign_algorithms.is_empty()),
+            Operation::Read => true,
+        }
+    }
+}
+
+impl Version {
+    /// The public key, once a replica has opened and matched the pin.
+    pub fn public_key(&self) -> Option<&PublicKey> {
+        self.replicas.iter().find_map(|replica| replica.public_key())
+    }
+
+    /// Whether a replica serves.
+    pub fn is_serving(&self) -> bool {
+        self.replicas.iter().any(|replica| replica.is_serving())
+    }
+
+    /// The replica to ask: the first that serves, else the first that is open (it answers fast,
+    /// and may be back), else why there is none.
+    pub fn replica(&self) -> Result<&Arc<Replica>, Fault> {
+        let serving = self.replicas.iter().find(|replica| replica.is_serving());
+        serving.or_else(|| self.replicas.iter().find(|r| r.key().is_some())).ok_or_else(|| {
+            let faults = self.replicas.iter().map(|replica| fault(replica));
+            faults
+                .max_by_key(|f| f.kind == claviger_provider_api::ErrorKind::Unavailable)
+                .expect("a version in use has a replica")
+        })
+    }
+}
+
+fn fault(replica: &Replica) -> Fault {
+    match &*replica.condition() {
+        Condition::Failing(fault) => fault.clone(),
+        Condition::Opening | Condition::Serving => Fault {
+            kind: claviger_provider_api::ErrorKind::Unavailable,
+            text: "not opened yet".into(),
+        },
+    }
+}
+
+fn closed(replica: &Replica) -> Failure {
+    match fault(replica).kind {
+        claviger_provider_api::ErrorKind::OperatorNeeded => Failure::OperatorNeeded,
+        _ => Failure::Unavailable,
+    }
+}
+
+fn listed(version: &Version, algorithm: SignAlgorithm) -> Result<&Version, Failure> {
+    let is_listed = version.sign_algorithms.contains(&algorithm);
+    is_listed.then_some(version).ok_or_else(|| not_listed(&version.sign_algorithms))
+}
+
+fn no_active_version() -> Failure {
+    Failure::Field { field: "key", allowed: "has no active version for this operation".into() }
+}
+
+fn not_listed<T: std::fmt::Display>(listed: &[T]) -> Failure {
+    let allowed = match listed {
+        [] => "this key has none for this operation".to_owned(),
+        listed => format!("this key allows {}", claviger_provider_api::algorithm::names(listed)),
+    };
+    Failure::Field { field: "algorithm", allowed }
+}

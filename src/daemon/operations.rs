@@ -1,1 +1,470 @@
-//! Stub.
+//! The operations listener: `/livez` and `/readyz` for everybody, `/metrics` for readers.
+//!
+//! HTTP/1.1, one request per connection. The probes tell up or down and nothing else.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::daemon::metrics::{self, Metrics};
+
+/// A probe or a scrape takes far less; whoever is slower loses the place first.
+const MOST_CONNECTIONS: usize = 64;
+/// For a TLS handshake, and for a request's head.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// For all of a connection.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The TLS configuration in force, asked for at each connection, so that reloads take effect.
+pub type TlsSource = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
+
+/// Whether a verified client certificate chain belongs to a reader of the metrics.
+pub type Authorise = Arc<dyn Fn(&[CertificateDer<'_>]) -> bool + Send + Sync>;
+
+/// What the listener tells.
+#[derive(Debug)]
+pub struct OperationsState {
+    metrics: Arc<Metrics>,
+    phase: AtomicU8,
+    /// One at a time: readers cannot take all processors.
+    rendering: Semaphore,
+}
+
+const STARTING: u8 = 0;
+const READY: u8 = 1;
+const DRAINING: u8 = 2;
+
+impl OperationsState {
+    /// Not ready yet.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, phase: AtomicU8::new(STARTING), rendering: Semaphore::new(1) }
+    }
+
+    /// From here on `/readyz` is up, unless the daemon drains already.
+    pub fn set_ready(&self) {
+        let _ = self.phase.compare_exchange(STARTING, READY, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// From here on `/readyz` is down for good.
+    pub fn set_draining(&self) {
+        self.phase.store(DRAINING, Ordering::Relaxed);
+    }
+
+    /// Whether the daemon accepts calls.
+    pub fn is_ready(&self) -> bool {
+        self.phase.load(Ordering::Relaxed) == READY
+    }
+}
+
+/// Answers until `shutdown`. Without `tls` only loopback is served, and anybody on the host may
+/// read the metrics; with it, those whose certificate `authorise` accepts.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsSource>,
+    authorise: Authorise,
+    state: Arc<OperationsState>,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    check_address(address, tls.is_some())?;
+    if tls.is_none() {
+        tracing::info!(%address, "operations listener without TLS: /metrics is open to this host");
+    }
+    let mut shutdown = pin!(shutdown);
+    let mut connections = Connections::default();
+    loop {
+        let stream = tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, most likely: others must close first.
+                    tracing::warn!(%error, "operations listener cannot accept");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+        };
+        let tls = tls.as_ref().map(|source| TlsAcceptor::from(source()));
+        let answer = connection(stream, tls, Arc::clone(&authorise), Arc::clone(&state));
+        connections.spawn(tokio::time::timeout(CONNECTION_TIMEOUT, answer));
+    }
+}
+
+fn check_address(address: SocketAddr, has_tls: bool) -> io::Result<()> {
+    if has_tls || address.ip().is_loopback() {
+        return Ok(());
+    }
+    let reason = format!("[operations] listen = \"{address}\": off loopback it needs [server.tls]");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, reason))
+}
+
+/// What is open. A full house loses its oldest guest: a probe that comes is answered even while
+/// somebody holds connections open.
+#[derive(Default)]
+struct Connections(VecDeque<AbortHandle>);
+
+impl Connections {
+    fn spawn(&mut self, connection: impl Future<Output: Send> + Send + 'static) {
+        if self.0.len() >= MOST_CONNECTIONS {
+            self.0.retain(|connection| !connection.is_finished());
+        }
+        if self.0.len() >= MOST_CONNECTIONS
+            && let Some(oldest) = self.0.pop_front()
+        {
+            oldest.abort();
+        }
+        self.0.push_back(tokio::spawn(connection).abort_handle());
+    }
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    authorise: Authorise,
+    state: Arc<OperationsState>,
+) {
+    let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else { return answer(stream, true, state).await };
+    match tokio::time::timeout(START_TIMEOUT, tls.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let is_reader = !chain.is_empty() && authorise(chain);
+            answer(stream, is_reader, state).await;
+        }
+        Ok(Err(error)) => tracing::debug!(%error, "operations listener: handshake failed"),
+        Err(_) => tracing::debug!("operations listener: handshake too slow"),
+    }
+}
+
+async fn answer<S>(stream: S, is_reader: bool, state: Arc<OperationsState>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(|request| {
+        let state = Arc::clone(&state);
+        async move { Ok::<_, Infallible>(respond(&request, is_reader, &state).await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(START_TIMEOUT)
+        .max_headers(64)
+        .max_buf_size(16 * 1024)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "operations listener: connection failed");
+    }
+}
+
+async fn respond(
+    request: &Request<Incoming>,
+    is_reader: bool,
+    state: &OperationsState,
+) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n");
+        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refused;
+    }
+    match request.uri().path() {
+        "/livez" => text(StatusCode::OK, "up\n"),
+        "/readyz" if state.is_ready() => text(StatusCode::OK, "up\n"),
+        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "down\n"),
+        "/metrics" if is_reader => metrics(state).await,
+        "/metrics" => text(StatusCode::FORBIDDEN, "not a reader\n"),
+        _ => text(StatusCode::NOT_FOUND, "not here\n"),
+    }
+}
+
+async fn metrics(state: &OperationsState) -> Response<Full<Bytes>> {
+    let _one_at_a_time = state.rendering.acquire().await;
+    let metrics = Arc::clone(&state.metrics);
+    // With 10,000 keys this takes long enough to be felt by calls.
+    match tokio::task::spawn_blocking(move || metrics.render()).await {
+        Ok(rendered) => {
+            let mut response = text(StatusCode::OK, "");
+            let content_type = HeaderValue::from_static(metrics::CONTENT_TYPE);
+            response.headers_mut().insert(CONTENT_TYPE, content_type);
+            *response.body_mut() = Full::new(rendered.into());
+            response
+        }
+        Err(error) => {
+            tracing::error!(%error, "the metrics could not be rendered");
+            text(StatusCode::INTERNAL_SERVER_ERROR, "failed\n")
+        }
+    }
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use rustls::RootCertStore;
+    use rustls::server::WebPkiClientVerifier;
+    use rustls_pki_types::{PrivateKeyDer, ServerName};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    struct Running {
+        address: SocketAddr,
+        state: Arc<OperationsState>,
+        stop: Option<oneshot::Sender<()>>,
+        served: tokio::task::JoinHandle<io::Result<()>>,
+    }
+
+    impl Running {
+        async fn start(tls: Option<TlsSource>, authorise: Authorise) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let state = Arc::new(OperationsState::new(Arc::new(Metrics::default())));
+            let (stop, stopped) = oneshot::channel();
+            let shutdown = async {
+                let _ = stopped.await;
+            };
+            let served =
+                tokio::spawn(serve(listener, tls, authorise, Arc::clone(&state), shutdown));
+            Self { address, state, stop: Some(stop), served }
+        }
+
+        async fn plain() -> Self {
+            Self::start(None, Arc::new(|_| panic!("nobody to authorise without TLS"))).await
+        }
+
+        async fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.address).await.unwrap()
+        }
+
+        async fn ask(&self, request: &str) -> String {
+            ask_over(self.connect().await, request).await
+        }
+
+        async fn get(&self, path: &str) -> (u16, String) {
+            parse(&self.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await)
+        }
+    }
+
+    async fn ask_over(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> String {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // A TLS peer that closes without a goodbye has still sent its answer.
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    }
+
+    fn parse(answer: &str) -> (u16, String) {
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    #[tokio::test]
+    async fn the_probes_tell_up_or_down_and_nothing_else() {
+        let running = Running::plain().await;
+        let (up, down) = ((200, "up\n".to_owned()), (503, "down\n".to_owned()));
+        assert_eq!(running.get("/livez").await, up);
+        assert_eq!(running.get("/readyz").await, down);
+        running.state.set_ready();
+        assert_eq!(running.get("/readyz").await, up);
+        running.state.set_draining();
+        assert_eq!(running.get("/readyz").await, down);
+        running.state.set_ready();
+        assert_eq!(running.get("/readyz").await, down, "there is no way back from a drain");
+        assert_eq!(running.get("/livez").await, up);
+    }
+
+    #[tokio::test]
+    async fn on_loopback_without_tls_anybody_reads_the_metrics() {
+        let running = Running::plain().await;
+        let answer = running.ask("GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert!(answer.contains("content-type: application/openmetrics-text"), "{answer}");
+        let (status, body) = parse(&answer);
+        assert_eq!(status, 200);
+        assert!(body.contains("claviger_build_info{") && body.ends_with("# EOF\n"));
+    }
+
+    #[tokio::test]
+    async fn other_paths_and_methods_are_refused_and_a_connection_ends_after_one_answer() {
+        let running = Running::plain().await;
+        assert_eq!(running.get("/").await.0, 404);
+        assert_eq!(running.get("/livez/").await.0, 404);
+        let post = "POST /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(parse(&running.ask(post).await).0, 405);
+        let twice = "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n".repeat(2);
+        assert_eq!(running.ask(&twice).await.matches("HTTP/1.1").count(), 1);
+        let (status, body) = parse(&running.ask("HEAD /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await);
+        assert_eq!((status, &*body), (200, ""));
+        assert_eq!(parse(&running.ask("\u{16}\u{3}\u{1}garbage\r\n\r\n").await).0, 400);
+        let huge = format!("GET /livez HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(100_000));
+        let mut stream = running.connect().await;
+        let _ = stream.write_all(huge.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(!answer.starts_with(b"HTTP/1.1 200"));
+        assert_eq!(running.get("/livez").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_finish_its_head_is_cut() {
+        let running = Running::plain().await;
+        let started = Instant::now();
+        let mut stream = running.connect().await;
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost:").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let took = started.elapsed();
+        assert!(took >= START_TIMEOUT && took < START_TIMEOUT * 2, "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn held_connections_do_not_keep_a_probe_away() {
+        let running = Running::plain().await;
+        let mut held = Vec::new();
+        for _ in 0..MOST_CONNECTIONS + 10 {
+            held.push(running.connect().await);
+        }
+        let started = Instant::now();
+        assert_eq!(running.get("/livez").await.0, 200);
+        assert!(started.elapsed() < START_TIMEOUT / 2);
+        let mut answer = Vec::new();
+        let _ = held[0].read_to_end(&mut answer).await;
+        assert!(answer.is_empty() && started.elapsed() < START_TIMEOUT / 2, "the oldest is cut");
+    }
+
+    #[tokio::test]
+    async fn it_ends_when_told_and_closes_what_is_open() {
+        let mut running = Running::plain().await;
+        let mut held = running.connect().await;
+        assert_eq!(running.get("/livez").await.0, 200);
+        running.stop.take().unwrap().send(()).unwrap();
+        running.served.await.unwrap().unwrap();
+        assert_eq!(held.read(&mut [0]).await.unwrap_or(0), 0);
+        assert!(TcpStream::connect(running.address).await.is_err());
+    }
+
+    #[test]
+    fn off_loopback_without_tls_is_refused() {
+        let check = |address: &str, has_tls| check_address(address.parse().unwrap(), has_tls);
+        assert!(
+            check("0.0.0.0:9443", false).unwrap_err().to_string().contains("needs [server.tls]")
+        );
+        assert!(check("192.0.2.1:9443", false).is_err());
+        check("[::1]:9443", false).unwrap();
+        check("0.0.0.0:9443", true).unwrap();
+    }
+
+    /// A CA of its own, the server's TLS configuration, and client certificates by DNS name.
+    struct Pki {
+        ca: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
+    }
+
+    impl Pki {
+        fn new() -> Self {
+            let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            let key = rcgen::KeyPair::generate().unwrap();
+            Self { ca: rcgen::CertifiedIssuer::self_signed(params, key).unwrap() }
+        }
+
+        fn issue(&self, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+            let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+            let key = rcgen::KeyPair::generate().unwrap();
+            let certificate = params.signed_by(&key, &self.ca).unwrap();
+            (vec![certificate.der().clone()], key.into())
+        }
+
+        fn roots(&self) -> Arc<RootCertStore> {
+            let mut roots = RootCertStore::empty();
+            roots.add(self.ca.der().clone()).unwrap();
+            Arc::new(roots)
+        }
+
+        fn server(&self) -> Arc<ServerConfig> {
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let clients =
+                WebPkiClientVerifier::builder_with_provider(self.roots(), Arc::clone(&provider))
+                    .allow_unauthenticated()
+                    .build()
+                    .unwrap();
+            let (chain, key) = self.issue("localhost");
+            let config = ServerConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_client_cert_verifier(clients)
+                .with_single_cert(chain, key);
+            Arc::new(config.unwrap())
+        }
+
+        async fn get(&self, running: &Running, path: &str, client: Option<&str>) -> (u16, String) {
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let config = rustls::ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(self.roots());
+            let config = match client.map(|name| self.issue(name)) {
+                Some((chain, key)) => config.with_client_auth_cert(chain, key).unwrap(),
+                None => config.with_no_client_auth(),
+            };
+            let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+                .connect(ServerName::try_from("localhost").unwrap(), running.connect().await)
+                .await
+                .unwrap();
+            parse(&ask_over(stream, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await)
+        }
+    }
+
+    #[tokio::test]
+    async fn with_tls_only_readers_get_the_metrics_and_everybody_the_probes() {
+        let pki = Pki::new();
+        let config = pki.server();
+        let authorise: Authorise = Arc::new(|chain: &[CertificateDer<'_>]| {
+            // The name stands in the DER as it is.
+            chain[0].as_ref().windows(10).any(|bytes| bytes == b"prometheus")
+        });
+        let running = Running::start(Some(Arc::new(move || Arc::clone(&config))), authorise).await;
+        assert_eq!(pki.get(&running, "/metrics", Some("prometheus")).await.0, 200);
+        let refused = (403, "not a reader\n".to_owned());
+        assert_eq!(pki.get(&running, "/metrics", Some("somebody")).await, refused);
+        assert_eq!(pki.get(&running, "/metrics", None).await, refused);
+        assert_eq!(pki.get(&running, "/livez", None).await.0, 200);
+        assert!(!running.ask("GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.contains("200 OK"));
+    }
+}

@@ -1,1 +1,224 @@
-//! Stub.
+//! The gRPC service: from a message to typed arguments, and from a result to a message.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use claviger_proto::v1::key_service_server::KeyService;
+use claviger_proto::v1::unwrap_batch_result::Result as ItemResult;
+use claviger_proto::v1::{
+    GetKeyRequest, GetKeyResponse, ListKeysRequest, ListKeysResponse, SignRequest, SignResponse,
+    UnwrapBatchRequest, UnwrapBatchResponse, UnwrapBatchResult, UnwrapRequest, UnwrapResponse,
+    VerifyRequest, VerifyResponse, WrapRequest, WrapResponse,
+};
+use claviger_proto::{MAX_BATCH_ITEMS, v1};
+use claviger_provider_api::KeyMaterial;
+use claviger_provider_api::algorithm::UnknownAlgorithm;
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use crate::daemon::config::{Operation, State};
+use crate::daemon::guard::{CallContext, Guard, UnwrapCall};
+use crate::daemon::keyring::Version;
+use crate::daemon::policy::Granted;
+use crate::daemon::status::Failure;
+
+/// Keys on one page of a list, at most.
+const MAX_PAGE: usize = 32;
+/// A page ends before the message limit; a single key may be larger than what is left.
+const PAGE_BYTES: usize = claviger_proto::MAX_MESSAGE_BYTES / 2;
+
+/// `claviger.v1.KeyService`.
+#[derive(Clone, Debug)]
+pub struct Service {
+    guard: Arc<Guard>,
+}
+
+impl Service {
+    /// A service in front of `guard`.
+    pub fn new(guard: Arc<Guard>) -> Self {
+        Self { guard }
+    }
+
+    async fn unwrap_one(
+        &self,
+        context: &CallContext,
+        request: UnwrapRequest,
+        batch_item: Option<u32>,
+    ) -> Result<UnwrapResponse, Failure> {
+        let call = UnwrapCall {
+            algorithm: parse_algorithm(&request.algorithm)?,
+            key: request.key,
+            wrapped: request.wrapped,
+            version: request.key_version,
+            label: request.label,
+            batch_item,
+        };
+        let (material, key_version) = self.guard.unwrap(context, &call).await?;
+        // The buffer keeps zeroing itself inside the message.
+        let key_material = Bytes::from_owner(material.into_zeroizing());
+        Ok(UnwrapResponse { key_material, key_version })
+    }
+}
+
+#[tonic::async_trait]
+impl KeyService for Service {
+    async fn wrap(&self, request: Request<WrapRequest>) -> Result<Response<WrapResponse>, Status> {
+        let (context, request) = open(request)?;
+        let algorithm = parse_algorithm(&request.algorithm)?;
+        let material = KeyMaterial::copied_from(&request.key_material);
+        let (wrapped, key_version, algorithm) =
+            self.guard.wrap(&context, &request.key, &material, algorithm, &request.label).await?;
+        let algorithm = algorithm.to_string();
+        Ok(Response::new(WrapResponse { wrapped: wrapped.into(), key_version, algorithm }))
+    }
+
+    async fn unwrap(
+        &self,
+        request: Request<UnwrapRequest>,
+    ) -> Result<Response<UnwrapResponse>, Status> {
+        let (context, request) = open(request)?;
+        Ok(Response::new(self.unwrap_one(&context, request, None).await?))
+    }
+
+    async fn unwrap_batch(
+        &self,
+        request: Request<UnwrapBatchRequest>,
+    ) -> Result<Response<UnwrapBatchResponse>, Status> {
+        let (context, request) = open(request)?;
+        if request.items.is_empty() || request.items.len() > MAX_BATCH_ITEMS {
+            let allowed =
+                format!("must be 1 to {MAX_BATCH_ITEMS} items, not {}", request.items.len());
+            return Err(Failure::Field { field: "items", allowed }.into());
+        }
+        let items: FuturesOrdered<_> = (0u32..)
+            .zip(request.items)
+            .map(|(item, request)| self.unwrap_one(&context, request, Some(item)))
+            .collect();
+        let results = items
+            .map(|outcome| {
+                let result = match outcome {
+                    Ok(unwrapped) => ItemResult::Unwrapped(unwrapped),
+                    Err(failure) => ItemResult::Error(failure.into_item_error()),
+                };
+                UnwrapBatchResult { result: Some(result) }
+            })
+            .collect()
+            .await;
+        Ok(Response::new(UnwrapBatchResponse { results }))
+    }
+
+    async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
+        let (context, SignRequest { key, digest, algorithm, key_version }) = open(request)?;
+        let algorithm = algorithm.parse().map_err(unknown_algorithm)?;
+        let (signature, key_version) =
+            self.guard.sign(&context, &key, &digest, algorithm, key_version).await?;
+        let algorithm = algorithm.to_string();
+        Ok(Response::new(SignResponse { signature: signature.0.into(), key_version, algorithm }))
+    }
+
+    async fn verify(
+        &self,
+        request: Request<VerifyRequest>,
+    ) -> Result<Response<VerifyResponse>, Status> {
+        let (context, VerifyRequest { key, digest, algorithm, key_version, signature }) =
+            open(request)?;
+        let algorithm = algorithm.parse().map_err(unknown_algorithm)?;
+        let good =
+            self.guard.verify(&context, &key, &digest, algorithm, key_version, &signature).await?;
+        let (valid, key_version) = (good.is_some(), good.unwrap_or(0));
+        Ok(Response::new(VerifyResponse { valid, key_version }))
+    }
+
+    async fn list_keys(
+        &self,
+        request: Request<ListKeysRequest>,
+    ) -> Result<Response<ListKeysResponse>, Status> {
+        let (context, ListKeysRequest { page_size, page_token }) = open(request)?;
+        let page_size = match page_size as usize {
+            0 => MAX_PAGE,
+            size if size <= MAX_PAGE => size,
+            size => {
+                let allowed = format!("must be at most {MAX_PAGE}, not {size}");
+                let failure = Failure::Field { field: "page_size", allowed };
+                return Ok(self.guard.read(&context, "", Err(failure)).await?);
+            }
+        };
+        let names = &context.caller.readable;
+        let from = names.partition_point(|name| *name <= page_token);
+        let mut page = ListKeysResponse::default();
+        let mut bytes = 0;
+        for name in &names[from..] {
+            let Ok(granted) = context.caller.granted(name, Operation::Read) else { continue };
+            let key = describe(granted);
+            bytes += key.encoded_len();
+            if page.keys.len() == page_size || (bytes > PAGE_BYTES && !page.keys.is_empty()) {
+                page.next_page_token =
+                    page.keys.last().map(|key| key.name.clone()).unwrap_or_default();
+                break;
+            }
+            page.keys.push(key);
+        }
+        Ok(Response::new(self.guard.read(&context, "", Ok(page)).await?))
+    }
+
+    async fn get_key(
+        &self,
+        request: Request<GetKeyRequest>,
+    ) -> Result<Response<GetKeyResponse>, Status> {
+        let (context, GetKeyRequest { key }) = open(request)?;
+        let outcome = context.caller.granted(&key, Operation::Read).map(describe);
+        let key = self.guard.read(&context, &key, outcome).await?;
+        Ok(Response::new(GetKeyResponse { key: Some(key) }))
+    }
+}
+
+/// The context that the front put into the request, and the message.
+fn open<T>(request: Request<T>) -> Result<(Arc<CallContext>, T), Status> {
+    let (_, mut extensions, message) = request.into_parts();
+    let context = extensions.remove::<Arc<CallContext>>().ok_or(Failure::Internal)?;
+    Ok((context, message))
+}
+
+fn parse_algorithm<A>(name: &str) -> Result<Option<A>, Failure>
+where
+    A: std::str::FromStr<Err = UnknownAlgorithm>,
+{
+    match name {
+        "" => Ok(None),
+        name => name.parse().map(Some).map_err(unknown_algorithm),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
+fn unknown_algorithm(error: UnknownAlgorithm) -> Failure {
+    Failure::Field { field: "algorithm", allowed: error.to_string() }
+}
+
+fn describe(granted: &Granted) -> v1::Key {
+    v1::Key {
+        name: granted.key.name.clone(),
+        operations: granted.operations().map(|operation| operation.name().to_owned()).collect(),
+        versions: granted.key.versions.iter().map(describe_version).collect(),
+    }
+}
+
+fn describe_version(version: &Version) -> v1::KeyVersion {
+    let state = match version.state {
+        State::Active => v1::KeyVersionState::Active,
+        State::UnwrapOnly => v1::KeyVersionState::UnwrapOnly,
+        State::Disabled => v1::KeyVersionState::Disabled,
+    };
+    let public_key = version.public_key();
+    v1::KeyVersion {
+        version: version.number,
+        state: state.into(),
+        algorithms: version.algorithms.iter().map(ToString::to_string).collect(),
+        sign_algorithms: version.sign_algorithms.iter().map(ToString::to_string).collect(),
+        modulus_bits: public_key.map_or(0, |key| key.modulus_bits() as u32),
+        public_key: public_key.map(|key| key.spki().to_vec().into()).unwrap_or_default(),
+        public_key_sha256: version.public_key_sha256.to_vec().into(),
+        certificate: version.certificate.clone().unwrap_or_default().into(),
+    }
+}

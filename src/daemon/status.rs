@@ -1,1 +1,257 @@
-//! Stub.
+//! The one place where a failure becomes a gRPC status.
+//!
+//! Two kinds, never mixed: what was decided without looking at the value of `wrapped` names its
+//! field; what depends on it is one answer, the same bytes for every cause.
+
+use std::time::Duration;
+
+use claviger_proto::v1::ItemError;
+use claviger_provider_api::ErrorKind;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+const UNWRAP_FAILED: &str = "the value could not be unwrapped with this key";
+const UNAUTHENTICATED: &str = "no configured caller matches this peer";
+const PERMISSION_DENIED: &str = "no such key, or no grant for this operation on it";
+const UNAVAILABLE: &str = "the key cannot be reached at the moment; safe to retry";
+const DEADLINE_EXCEEDED: &str = "the deadline passed";
+const FAILED_PRECONDITION: &str =
+    "an operator must act before this key can be used; the daemon's log says what is wrong";
+const INTERNAL: &str = "internal error; the daemon's log has the details under this request id";
+
+/// Why a call, or an item of a batch, was not answered with a result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// A field is wrong, whatever the value of `wrapped`.
+    Field {
+        /// Its name in the request message.
+        field: &'static str,
+        /// What is allowed.
+        allowed: String,
+    },
+    /// Everything that depends on the value of `wrapped`.
+    UnwrapFailed,
+    /// No caller matches; expired; revoked.
+    Unauthenticated,
+    /// No such key, not yours, or all its versions disabled.
+    PermissionDenied,
+    /// No room, or a limit is used up.
+    Exhausted {
+        /// Which room or limit.
+        what: Exhausted,
+        /// Not before this.
+        retry_after: Duration,
+    },
+    /// The backend, or the audit log, cannot be reached.
+    Unavailable,
+    /// The caller's deadline passed.
+    DeadlineExceeded,
+    /// An operator must act.
+    OperatorNeeded,
+    /// A bug of ours, or wrong bytes from a backend.
+    Internal,
+}
+
+/// What is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exhausted {
+    /// The caller's configured `rate`.
+    Rate,
+    /// The caller's `failed_unwraps`.
+    FailedUnwraps,
+    /// Calls in flight, of this caller or of all.
+    Calls,
+    /// A queue for the backend, or the backend's own limit.
+    Backend,
+}
+
+impl Exhausted {
+    fn message(self) -> &'static str {
+        match self {
+            Self::Rate => "this caller's rate on this key is used up",
+            Self::FailedUnwraps => {
+                "this caller has had too many failed unwraps on this key; an operator was told"
+            }
+            Self::Calls => "too many calls in flight",
+            Self::Backend => "the key's backend has no room for this call",
+        }
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Rate => "rate",
+            Self::FailedUnwraps => "failed_unwraps",
+            Self::Calls => "calls_in_flight",
+            Self::Backend => "backend_throttled",
+        }
+    }
+}
+
+impl Failure {
+    /// A failure of a provider. Its text stays in log and audit.
+    pub fn of(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::UnwrapFailed => Self::UnwrapFailed,
+            ErrorKind::Unavailable => Self::Unavailable,
+            ErrorKind::Throttled { retry_after } => Self::Exhausted {
+                what: Exhausted::Backend,
+                retry_after: retry_after.unwrap_or(Duration::from_millis(100)),
+            },
+            ErrorKind::DeadlineExceeded => Self::DeadlineExceeded,
+            ErrorKind::OperatorNeeded => Self::OperatorNeeded,
+            ErrorKind::Internal => Self::Internal,
+        }
+    }
+
+    /// A failure of a provider that says nothing about a value: a check that failed, a key that
+    /// did not open.
+    pub fn of_backend(kind: ErrorKind) -> Self {
+        match Self::of(kind) {
+            Self::UnwrapFailed => Self::Unavailable,
+            failure => failure,
+        }
+    }
+
+    /// The gRPC code.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Field { .. } | Self::UnwrapFailed => Code::InvalidArgument,
+            Self::Unauthenticated => Code::Unauthenticated,
+            Self::PermissionDenied => Code::PermissionDenied,
+            Self::Exhausted { .. } => Code::ResourceExhausted,
+            Self::Unavailable => Code::Unavailable,
+            Self::DeadlineExceeded => Code::DeadlineExceeded,
+            Self::OperatorNeeded => Code::FailedPrecondition,
+            Self::Internal => Code::Internal,
+        }
+    }
+
+    /// A word for metrics and audit; a closed set.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Field { .. } => "field",
+            Self::UnwrapFailed => "unwrap_failed",
+            Self::Unauthenticated => "unauthenticated",
+            Self::PermissionDenied => "permission_denied",
+            Self::Exhausted { what, .. } => what.reason(),
+            Self::Unavailable => "unavailable",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::OperatorNeeded => "operator_needed",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The text that the caller sees.
+    fn message(&self) -> String {
+        match self {
+            Self::Field { field, allowed } => format!("{field}: {allowed}"),
+            Self::UnwrapFailed => UNWRAP_FAILED.into(),
+            Self::Unauthenticated => UNAUTHENTICATED.into(),
+            Self::PermissionDenied => PERMISSION_DENIED.into(),
+            Self::Exhausted { what, .. } => what.message().into(),
+            Self::Unavailable => UNAVAILABLE.into(),
+            Self::DeadlineExceeded => DEADLINE_EXCEEDED.into(),
+            Self::OperatorNeeded => FAILED_PRECONDITION.into(),
+            Self::Internal => INTERNAL.into(),
+        }
+    }
+
+    /// The failure as one item of a batch.
+    pub fn into_item_error(self) -> ItemError {
+        let (field, retry_after) = match &self {
+            Self::Field { field, .. } => (*field, Duration::ZERO),
+            Self::Exhausted { retry_after, .. } => ("", *retry_after),
+            _ => ("", Duration::ZERO),
+        };
+        ItemError {
+            code: self.code() as i32,
+            message: self.message(),
+            field: field.to_owned(),
+            retry_after_ms: u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let (code, message) = (failure.code(), failure.message());
+        match failure {
+            Failure::Field { field, allowed } => Self::with_error_details(
+                code,
+                message,
+                ErrorDetails::with_bad_request_violation(field, allowed),
+            ),
+            Failure::Exhausted { retry_after, .. } => Self::with_error_details(
+                code,
+                message,
+                ErrorDetails::with_retry_info(Some(retry_after)),
+            ),
+            _ => Self::new(code, message),
+        }
+    }
+}
+
+/// Puts what tonic answers by itself into the words of the contract: an oversized message and
+/// unreadable protobuf are the caller's INVALID_ARGUMENT, and nothing outside of the contract's
+/// codes passes. None where the status may stay as it is.
+pub fn in_contract(code: Code, message: &str) -> Option<Status> {
+    match code {
+        Code::Internal if message == INTERNAL => None,
+        Code::OutOfRange => Some(Status::invalid_argument(format!(
+            "the message is larger than {} bytes",
+            claviger_proto::MAX_MESSAGE_BYTES
+        ))),
+        Code::Internal => {
+            Some(Status::invalid_argument("the message is not readable as this method's request"))
+        }
+        Code::Cancelled => Some(Failure::DeadlineExceeded.into()),
+        Code::Unknown | Code::Aborted | Code::AlreadyExists | Code::DataLoss => {
+            Some(Failure::Internal.into())
+        }
+        Code::Ok
+        | Code::InvalidArgument
+        | Code::DeadlineExceeded
+        | Code::NotFound
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Unimplemented
+        | Code::Unavailable
+        | Code::Unauthenticated => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_uniform_failure_has_no_details_and_a_field_error_names_its_field() {
+        let uniform = Status::from(Failure::UnwrapFailed);
+        assert_eq!(uniform.code(), Code::InvalidArgument);
+        assert!(uniform.details().is_empty() && uniform.metadata().is_empty());
+        let field =
+            Status::from(Failure::Field { field: "label", allowed: "at most 1024 bytes".into() });
+        let details = field.get_error_details();
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "label");
+    }
+
+    #[test]
+    fn exhaustion_says_when_to_come_back() {
+        let failure = Failure::Exhausted {
+            what: Exhausted::FailedUnwraps,
+            retry_after: Duration::from_secs(7),
+        };
+        assert_eq!(failure.clone().into_item_error().retry_after_ms, 7000);
+        let delay = Status::from(failure).get_error_details().retry_info().unwrap().retry_delay;
+        assert_eq!(delay, Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn tonics_own_codes_become_the_contracts() {
+        assert_eq!(in_contract(Code::OutOfRange, "").unwrap().code(), Code::InvalidArgument);
+        assert_eq!(in_contract(Code::Internal, "x").unwrap().code(), Code::InvalidArgument);
+        assert!(in_contract(Code::Internal, INTERNAL).is_none());
+        assert_eq!(in_contract(Code::Cancelled, "").unwrap().code(), Code::DeadlineExceeded);
+    }
+}

@@ -1,1 +1,32 @@
-//! Placeholder.
+//! A client of the Claviger daemon: mutual TLS or a Unix socket, deadlines, request ids.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), claviger_client::Error> {
+//! use claviger_client::{Client, Config, UnwrapOptions, WrapOptions};
+//!
+//! let config = Config::from_file("/etc/key-connector/claviger.toml")?;
+//! let client = Client::connect(&config).await?;
+//! let wrapped = client.wrap("user-keys", b"32 bytes of key material ......", &WrapOptions::default()).await?;
+//! let again = client.unwrap_key("user-keys", &wrapped.wrapped, &UnwrapOptions::default()).await?;
+//! assert_eq!(*again.key_material, b"32 bytes of key material ......");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - [`Config`]: where the daemon is and which certificate this program shows
+//! - [`Client`]: one method per call of `claviger.v1.KeyService`, and health
+//! - [`Error`]: one error for every call, with the daemon's code, field, wait and request id
+
+mod client;
+mod config;
+mod connect;
+mod error;
+mod tls;
+
+pub use claviger_proto::v1::{Key, KeyVersion, KeyVersionState};
+pub use client::{
+    Client, Health, KeyPage, SignOptions, Signed, UnwrapItem, UnwrapOptions, Unwrapped, Verified,
+    WrapOptions, Wrapped,
+};
+pub use config::{Config, ConfigError, DEFAULT_TIMEOUT, Endpoint, TlsFiles};
+pub use error::{Code, Error};

@@ -68,13 +68,11 @@ impl Canary {
         algorithm: SignAlgorithm,
         signature: &Signature,
     ) -> Result<(), Error> {
-        match public_key.verify(&self.digest(algorithm), algorithm, &signature.0) {
-            true => Ok(()),
-            false => Err(Error::new(
-                ErrorKind::Internal,
-                format!("the backend's {algorithm} signature over a canary does not verify"),
-            )),
+        if public_key.verify(&self.digest(algorithm), algorithm, &signature.0) {
+            return Ok(());
         }
+        let text = format!("the backend's {algorithm} signature over a canary does not verify");
+        Err(Error::new(ErrorKind::Internal, text))
     }
 }
 

@@ -11,7 +11,7 @@ use serde::de::IgnoredAny;
 use crate::uri::Locator;
 
 /// `[providers.NAME]` with `type = "pkcs11"`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The vendor's library, an absolute path.

@@ -1,15 +1,39 @@
 //! The configuration: one TOML file, parsed and checked as a whole; afterwards it is trusted.
 //!
-//! These are the checked types. `parse` makes them from text, and says file, line, field and what
-//! to write instead where it cannot.
+//! These are the checked types. [`Config::parse`] makes them from text, and says file, line, field
+//! and what to write instead where it cannot.
+//!
+//! - `load`: the file itself, and what only `serve` asks for
+//! - `parse`: the sections together; `server`, `providers`, `keys`, `callers`: each one
+//! - `reader`, `values`, `error`: values with their places, what one may look like, what is wrong
+//! - `files`: the files that the configuration names
+//! - [`pin`]: what `claviger config pin` does
+
+#[cfg(all(test, feature = "software", feature = "pkcs11"))]
+mod bad;
+mod callers;
+mod error;
+mod files;
+mod keys;
+mod load;
+mod parse;
+pub mod pin;
+mod providers;
+mod reader;
+mod server;
+#[cfg(all(test, feature = "software", feature = "pkcs11"))]
+mod tests;
+mod values;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use claviger_provider_api::{Algorithm, SignAlgorithm};
+use claviger_provider_api::{Algorithm, SecretSource, SignAlgorithm};
 
+pub use self::error::{ConfigError, ConfigErrors};
+pub use self::load::{DEFAULT_PATH, PATH_VARIABLE, path_or_default};
 use crate::daemon::backends::ProviderConfig;
 
 /// The whole configuration.
@@ -106,6 +130,10 @@ pub struct Provider {
     pub required: bool,
     /// The provider's own options.
     pub config: ProviderConfig,
+    /// `environment = { NAME = "value" }`: what this process sets for the provider's module.
+    pub environment: BTreeMap<String, String>,
+    /// Where its secrets are read from, by the names of its options, such as `pin`.
+    pub secrets: BTreeMap<String, SecretSource>,
 }
 
 /// `[keys.NAME]`.
@@ -240,7 +268,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        let failed_unwraps = Some(Rate { count: 100, per: Duration::from_secs(3600) });
+        let failed_unwraps = Some(Rate { count: 100, per: Duration::from_hours(1) });
         Self { rate: None, failed_unwraps }
     }
 }

@@ -1,0 +1,393 @@
+//! The calls: one method for each of `claviger.v1.KeyService`, and health.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use zeroize::{Zeroize, Zeroizing};
+
+use claviger_proto::v1::key_service_client::KeyServiceClient;
+use claviger_proto::v1::unwrap_batch_result::Result as ItemResult;
+use claviger_proto::{MAX_MESSAGE_BYTES, REQUEST_ID, v1};
+
+use crate::config::{Config, ConfigError};
+use crate::connect;
+use crate::error::{Error, daemon_id, never_processed};
+
+/// A connection to one daemon. Cheap to clone; clones share the connection.
+#[derive(Clone, Debug)]
+pub struct Client {
+    channel: Channel,
+    timeout: Duration,
+    request_id: Option<String>,
+}
+
+/// What may be said about a wrap beyond the key and the material.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WrapOptions {
+    /// A JWA name; empty: the key's default.
+    pub algorithm: String,
+    /// The OAEP label, at most 1024 bytes; unwrap needs the same one.
+    pub label: Vec<u8>,
+}
+
+/// What may be said about an unwrap beyond the key and the wrapped value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnwrapOptions {
+    /// The version that wrapped; none: the daemon tries those that fit, newest first.
+    pub key_version: Option<u32>,
+    /// A JWA name; empty: each version's default.
+    pub algorithm: String,
+    /// The label that was given to wrap.
+    pub label: Vec<u8>,
+}
+
+/// What may be said about a signature beyond the key, the digest and the algorithm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SignOptions {
+    /// None: the newest active version signs, and any version that is not disabled verifies.
+    pub key_version: Option<u32>,
+}
+
+/// One unwrap of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnwrapItem {
+    /// The key's name.
+    pub key: String,
+    /// The wrapped value, as long as the modulus.
+    pub wrapped: Vec<u8>,
+    /// What else there is to say.
+    pub options: UnwrapOptions,
+}
+
+/// Key material, wrapped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrapped {
+    /// As many bytes as the modulus has.
+    pub wrapped: Vec<u8>,
+    /// The version that wrapped.
+    pub key_version: u32,
+    /// The algorithm used.
+    pub algorithm: String,
+    /// The daemon's id of the call.
+    pub request_id: Option<String>,
+}
+
+/// Key material, recovered.
+#[derive(PartialEq, Eq)]
+pub struct Unwrapped {
+    /// The bytes that were wrapped; zeroed when dropped.
+    pub key_material: Zeroizing<Vec<u8>>,
+    /// The version that unwrapped.
+    pub key_version: u32,
+    /// The daemon's id of the call.
+    pub request_id: Option<String>,
+}
+
+/// A signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// As many bytes as the modulus has.
+    pub signature: Vec<u8>,
+    /// The version that signed.
+    pub key_version: u32,
+    /// The algorithm used.
+    pub algorithm: String,
+    /// The daemon's id of the call.
+    pub request_id: Option<String>,
+}
+
+/// The outcome of a verification.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// The version under which the signature is good; none if it is not good.
+    pub key_version: Option<u32>,
+    /// The daemon's id of the call.
+    pub request_id: Option<String>,
+}
+
+/// One page of keys.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyPage {
+    /// In the order of their names.
+    pub keys: Vec<v1::Key>,
+    /// What to ask the next page with; none on the last one.
+    pub next: Option<String>,
+}
+
+/// What the daemon says about itself or about a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Calls are accepted.
+    Serving,
+    /// Calls would fail at the moment.
+    NotServing,
+}
+
+impl Client {
+    /// Connects, and asks the daemon for its health: an answer proves that the daemon is reached
+    /// and that it accepts this program's certificate. Needs a tokio runtime.
+    pub async fn connect(config: &Config) -> Result<Self, Error> {
+        let client = Self::new(config)?;
+        client.health(None).await?;
+        Ok(client)
+    }
+
+    /// Reads the files of `config`; connects at the first call, and again whenever the connection
+    /// was lost. Needs a tokio runtime.
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        let channel = connect::channel(&config.endpoint)?;
+        Ok(Self { channel, timeout: config.timeout, request_id: None })
+    }
+
+    /// The same connection with another deadline for each call.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { timeout, ..self.clone() }
+    }
+
+    /// The same connection, sending `request_id` with each call in the place of a new random one:
+    /// 1 to 64 printable ASCII characters, recorded by the daemon beside its own id.
+    pub fn with_request_id(&self, request_id: &str) -> Result<Self, Error> {
+        if !(1..=64).contains(&request_id.len())
+            || !request_id.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
+        {
+            let message = "a request id has 1 to 64 printable ASCII characters".to_owned();
+            return Err(Error::refused("request_id", message));
+        }
+        Ok(Self { request_id: Some(request_id.to_owned()), ..self.clone() })
+    }
+
+    /// Encrypts `material` under the newest active version of `key`.
+    pub async fn wrap(
+        &self,
+        key: &str,
+        material: &[u8],
+        options: &WrapOptions,
+    ) -> Result<Wrapped, Error> {
+        let request = v1::WrapRequest {
+            key: key.to_owned(),
+            key_material: Bytes::from_owner(Zeroizing::new(material.to_vec())),
+            algorithm: options.algorithm.clone(),
+            label: Bytes::copy_from_slice(&options.label),
+        };
+        let send = |c, r| async move { service(c).wrap(r).await };
+        let (answer, request_id) = self.call(request, send).await?;
+        let v1::WrapResponse { wrapped, key_version, algorithm } = answer;
+        Ok(Wrapped { wrapped: wrapped.into(), key_version, algorithm, request_id })
+    }
+
+    /// Recovers key material. Every failure that depends on the value of `wrapped` is the same
+    /// [`Code::InvalidArgument`] without a field.
+    pub async fn unwrap_key(
+        &self,
+        key: &str,
+        wrapped: &[u8],
+        options: &UnwrapOptions,
+    ) -> Result<Unwrapped, Error> {
+        let request = unwrap_request(key, wrapped, options);
+        let send = |c, r| async move { service(c).unwrap(r).await };
+        let (answer, request_id) = self.call(request, send).await?;
+        Ok(unwrapped(answer, request_id))
+    }
+
+    /// Recovers up to 64 values in one call; each succeeds or fails alone. The results are in the
+    /// order of the items.
+    pub async fn unwrap_batch(
+        &self,
+        items: &[UnwrapItem],
+    ) -> Result<Vec<Result<Unwrapped, Error>>, Error> {
+        let items: Vec<_> = items
+            .iter()
+            .map(|item| unwrap_request(&item.key, &item.wrapped, &item.options))
+            .collect();
+        let expected = items.len();
+        let send = |c, r| async move { service(c).unwrap_batch(r).await };
+        let (answer, request_id) = self.call(v1::UnwrapBatchRequest { items }, send).await?;
+        let results: Vec<_> = answer
+            .results
+            .into_iter()
+            .map(|result| match result.result {
+                Some(ItemResult::Unwrapped(answer)) => Ok(unwrapped(answer, request_id.clone())),
+                Some(ItemResult::Error(error)) => Err(Error::of_item(error, request_id.as_ref())),
+                None => Err(malformed("a result of the batch is empty", request_id.as_ref())),
+            })
+            .collect();
+        if results.len() != expected {
+            return Err(malformed("the batch has not one result per item", request_id.as_ref()));
+        }
+        Ok(results)
+    }
+
+    /// Signs a digest of exactly the length of `algorithm`'s hash (JWA: RS256 to PS512).
+    pub async fn sign(
+        &self,
+        key: &str,
+        digest: &[u8],
+        algorithm: &str,
+        options: SignOptions,
+    ) -> Result<Signed, Error> {
+        let request = v1::SignRequest {
+            key: key.to_owned(),
+            digest: Bytes::copy_from_slice(digest),
+            algorithm: algorithm.to_owned(),
+            key_version: options.key_version,
+        };
+        let send = |c, r| async move { service(c).sign(r).await };
+        let (answer, request_id) = self.call(request, send).await?;
+        let v1::SignResponse { signature, key_version, algorithm } = answer;
+        Ok(Signed { signature: signature.into(), key_version, algorithm, request_id })
+    }
+
+    /// Verifies a signature over a digest. A signature that is not good is an answer, no error.
+    pub async fn verify(
+        &self,
+        key: &str,
+        digest: &[u8],
+        algorithm: &str,
+        signature: &[u8],
+        options: SignOptions,
+    ) -> Result<Verified, Error> {
+        let request = v1::VerifyRequest {
+            key: key.to_owned(),
+            digest: Bytes::copy_from_slice(digest),
+            algorithm: algorithm.to_owned(),
+            key_version: options.key_version,
+            signature: Bytes::copy_from_slice(signature),
+        };
+        let send = |c, r| async move { service(c).verify(r).await };
+        let (answer, request_id) = self.call(request, send).await?;
+        Ok(Verified { key_version: answer.valid.then_some(answer.key_version), request_id })
+    }
+
+    /// One page of the keys that this program may use: at most `page_size` (1 to 32; 0 means 32),
+    /// after the page whose [`KeyPage::next`] is given.
+    pub async fn list_keys(&self, page_size: u32, after: Option<&str>) -> Result<KeyPage, Error> {
+        let request =
+            v1::ListKeysRequest { page_size, page_token: after.unwrap_or_default().to_owned() };
+        let send = |c, r| async move { service(c).list_keys(r).await };
+        let (answer, _) = self.call(request, send).await?;
+        let next = Some(answer.next_page_token).filter(|token| !token.is_empty());
+        Ok(KeyPage { keys: answer.keys, next })
+    }
+
+    /// Every key that this program may use, page after page.
+    pub async fn keys(&self) -> Result<Vec<v1::Key>, Error> {
+        let mut page = self.list_keys(0, None).await?;
+        let mut keys = page.keys;
+        while let Some(next) = page.next {
+            page = self.list_keys(0, Some(&next)).await?;
+            if page.next.as_ref() == Some(&next) {
+                return Err(malformed("a page of keys names itself as the next one", None));
+            }
+            keys.append(&mut page.keys);
+        }
+        Ok(keys)
+    }
+
+    /// The description of one key that this program may use.
+    pub async fn key(&self, name: &str) -> Result<v1::Key, Error> {
+        let request = v1::GetKeyRequest { key: name.to_owned() };
+        let send = |c, r| async move { service(c).get_key(r).await };
+        let (answer, request_id) = self.call(request, send).await?;
+        answer.key.ok_or_else(|| malformed("the key is missing", request_id.as_ref()))
+    }
+
+    /// The health of a key, or of the daemon as a whole (grpc.health.v1). A key that this program
+    /// may not use is [`Code::NotFound`].
+    pub async fn health(&self, key: Option<&str>) -> Result<Health, Error> {
+        let service = key.map_or_else(String::new, |key| format!("claviger.v1.KeyService/{key}"));
+        let send = |c, r| async move { HealthClient::new(c).check(r).await };
+        let (answer, _) = self.call(HealthCheckRequest { service }, send).await?;
+        Ok(match answer.status() {
+            ServingStatus::Serving => Health::Serving,
+            _ => Health::NotServing,
+        })
+    }
+
+    /// Sends one request with its deadline and id; gives the answer and the daemon's id of it.
+    async fn call<M, A, F>(
+        &self,
+        message: M,
+        send: impl Fn(Channel, Request<M>) -> F,
+    ) -> Result<(A, Option<String>), Error>
+    where
+        M: prost::Message + Clone,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let size = message.encoded_len();
+        if size > MAX_MESSAGE_BYTES {
+            let message = format!("the request has {size} bytes; {MAX_MESSAGE_BYTES} are allowed");
+            return Err(Error::local(Code::InvalidArgument, message));
+        }
+        let sent_id = self.request_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        let deadline = Instant::now() + self.timeout;
+        let mut pauses = [0, 1, 2, 4, 8].map(Duration::from_millis).into_iter();
+        loop {
+            let mut request = Request::new(message.clone());
+            request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+            let id = sent_id.parse().expect("a request id is printable ASCII");
+            request.metadata_mut().insert(REQUEST_ID, id);
+            let answer = send(self.channel.clone(), request);
+            let status = match tokio::time::timeout_at(deadline, answer).await {
+                Err(_) => return Err(Error::deadline(self.timeout, &sent_id)),
+                Ok(Ok(response)) => {
+                    let request_id = daemon_id(response.metadata());
+                    return Ok((response.into_inner(), request_id));
+                }
+                Ok(Err(status)) => status,
+            };
+            match pauses.next() {
+                Some(pause) if never_processed(&status) => tokio::time::sleep(pause).await,
+                _ => return Err(Error::of_call(&status, &sent_id, self.timeout)),
+            }
+        }
+    }
+}
+
+fn service(channel: Channel) -> KeyServiceClient<Channel> {
+    KeyServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+fn unwrap_request(key: &str, wrapped: &[u8], options: &UnwrapOptions) -> v1::UnwrapRequest {
+    v1::UnwrapRequest {
+        key: key.to_owned(),
+        wrapped: Bytes::copy_from_slice(wrapped),
+        key_version: options.key_version,
+        algorithm: options.algorithm.clone(),
+        label: Bytes::copy_from_slice(&options.label),
+    }
+}
+
+fn unwrapped(answer: v1::UnwrapResponse, request_id: Option<String>) -> Unwrapped {
+    let key_material = Zeroizing::new(answer.key_material.to_vec());
+    // Where the receive buffer is not shared with other messages it can be zeroed too.
+    if let Ok(mut received) = answer.key_material.try_into_mut() {
+        received.zeroize();
+    }
+    Unwrapped { key_material, key_version: answer.key_version, request_id }
+}
+
+fn malformed(what: &str, request_id: Option<&String>) -> Error {
+    Error {
+        request_id: request_id.cloned(),
+        ..Error::local(Code::Internal, format!("the daemon's answer makes no sense: {what}"))
+    }
+}
+
+impl fmt::Debug for Unwrapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unwrapped")
+            .field("key_material", &"[redacted]")
+            .field("key_version", &self.key_version)
+            .field("request_id", &self.request_id)
+            .finish()
+    }
+}

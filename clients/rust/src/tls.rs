@@ -1,0 +1,171 @@
+//! TLS 1.3 with a client certificate, from three PEM files.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
+
+use crate::config::{ConfigError, TlsFiles};
+
+/// Builds what a connection needs; names the file that is wrong.
+pub(crate) fn client_config(files: &TlsFiles) -> Result<ClientConfig, ConfigError> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("aws-lc-rs speaks TLS 1.3")
+        .with_root_certificates(roots(&files.ca)?);
+    let mut config = builder
+        .with_client_auth_cert(certificates(&files.certificate)?, private_key(&files.private_key)?)
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                let certificate = files.certificate.display();
+                invalid(&files.private_key, format!("is not the private key of {certificate}"))
+            }
+            error => invalid(&files.certificate, format!("not usable: {error}")),
+        })?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // A resumed session would skip the daemon's look at revocation lists; it issues no tickets.
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+fn provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups = vec![
+        aws_lc_rs::kx_group::X25519MLKEM768,
+        aws_lc_rs::kx_group::X25519,
+        aws_lc_rs::kx_group::SECP256R1,
+        aws_lc_rs::kx_group::SECP384R1,
+    ];
+    provider
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, ConfigError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots
+            .add(certificate)
+            .map_err(|error| invalid(path, format!("not a CA certificate: {error}")))?;
+    }
+    Ok(roots)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let pem = fs::read(path).map_err(|error| unreadable(path, &error))?;
+    let certificates = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| invalid(path, format!("not PEM: {error}")))?;
+    if certificates.is_empty() {
+        return Err(invalid(path, "holds no PEM certificate (-----BEGIN CERTIFICATE-----)".into()));
+    }
+    Ok(certificates)
+}
+
+/// Reads the private key once, into a buffer of its size that is zeroed.
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ConfigError> {
+    let unreadable = |error| unreadable(path, &error);
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(invalid(path, "is not a regular file".into()));
+    }
+    let mut file = fs::File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    let mode = metadata.mode() & 0o777;
+    if mode & 0o027 != 0 {
+        let reason = format!("mode {mode:o} lets others at this private key; chmod 600 it");
+        return Err(invalid(path, reason));
+    }
+    let mut pem = Zeroizing::new(vec![0; metadata.len() as usize]);
+    file.read_exact(&mut pem).map_err(unreadable)?;
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|_| {
+        invalid(
+            path,
+            "holds no PEM private key that is not encrypted (PKCS#8, PKCS#1, SEC1)".into(),
+        )
+    })
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> ConfigError {
+    ConfigError::Unreadable { path: path.to_owned(), reason: error.to_string() }
+}
+
+fn invalid(path: &Path, reason: String) -> ConfigError {
+    ConfigError::Invalid { path: path.to_owned(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    fn files(folder: &Path) -> TlsFiles {
+        let pair = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
+        let write = |name: &str, text: String, mode| -> PathBuf {
+            let path = folder.join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            path
+        };
+        TlsFiles {
+            ca: write("ca.pem", pair.cert.pem(), 0o644),
+            certificate: write("client.crt", pair.cert.pem(), 0o644),
+            private_key: write("client.key", pair.signing_key.serialize_pem(), 0o600),
+        }
+    }
+
+    #[test]
+    fn good_files_prefer_the_hybrid_key_exchange_and_never_resume() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = client_config(&files(folder.path())).unwrap();
+        assert_eq!(
+            config.crypto_provider().kx_groups[0].name(),
+            rustls::NamedGroup::X25519MLKEM768
+        );
+        assert_eq!(config.alpn_protocols, [b"h2"]);
+    }
+
+    #[test]
+    fn a_private_key_that_others_may_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        for mode in [0o644, 0o604, 0o620] {
+            fs::set_permissions(&files.private_key, fs::Permissions::from_mode(mode)).unwrap();
+            let error = client_config(&files).unwrap_err().to_string();
+            assert!(error.contains("client.key") && error.contains("chmod 600"), "{error}");
+        }
+        fs::set_permissions(&files.private_key, fs::Permissions::from_mode(0o640)).unwrap();
+        client_config(&files).unwrap();
+    }
+
+    #[test]
+    fn a_wrong_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = files(folder.path());
+        let other = folder.path().join("other.key");
+        fs::write(&other, rcgen::KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        fs::set_permissions(&other, fs::Permissions::from_mode(0o600)).unwrap();
+        let missing = folder.path().join("missing.pem");
+        for (files, expected) in [
+            (TlsFiles { ca: missing.clone(), ..good.clone() }, "missing.pem: No such file"),
+            (TlsFiles { ca: good.private_key.clone(), ..good.clone() }, "holds no PEM certificate"),
+            (TlsFiles { private_key: folder.path().into(), ..good.clone() }, "not a regular file"),
+            (
+                TlsFiles { private_key: other, ..good.clone() },
+                "other.key: is not the private key of",
+            ),
+        ] {
+            let error = client_config(&files).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        fs::write(&good.private_key, "no key").unwrap();
+        let error = client_config(&good).unwrap_err().to_string();
+        assert!(error.contains("client.key: holds no PEM private key"), "{error}");
+    }
+}

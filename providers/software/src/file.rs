@@ -1,0 +1,176 @@
+//! Reads a key file in any of its forms into PKCS#8, the one form that aws-lc takes.
+//!
+//! Every buffer of ours that holds a key is zeroed. What the PKCS#12 crate copies inside itself while
+//! it parses is not: such a file leaves traces in freed memory until they are overwritten.
+
+use std::path::Path;
+
+use claviger_provider_api::secret::read_secret_file;
+use claviger_provider_api::{Secret, SecretSource};
+use p12_keystore::Pkcs12Archive;
+use pkcs8::der::asn1::{AnyRef, OctetStringRef};
+use pkcs8::der::{Decode, SliceReader, Tag, Tagged};
+use pkcs8::spki::{AlgorithmIdentifierRef, ObjectIdentifier};
+use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef, SecretDocument};
+use zeroize::Zeroizing;
+
+use crate::error::FileError;
+use crate::pem;
+
+const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+
+/// PKCS#8, DER.
+pub(crate) type Pkcs8 = Zeroizing<Vec<u8>>;
+
+/// Reads the one RSA key of a file. The passphrase is read only if the file needs one.
+pub(crate) fn read(path: &Path, passphrase: Option<&SecretSource>) -> Result<Pkcs8, FileError> {
+    let file = read_secret_file(path).map_err(FileError::Read)?;
+    if pem::is_pem(file.expose()) {
+        from_pem(file.expose(), passphrase)
+    } else {
+        from_der(file.expose(), passphrase)
+    }
+}
+
+fn from_pem(file: &[u8], passphrase: Option<&SecretSource>) -> Result<Pkcs8, FileError> {
+    let section = pem::private_key(file)?;
+    if section.has_encryption_header() {
+        return Err(FileError::OldEncryption("DEK-Info in the PEM header"));
+    }
+    match section.label {
+        "PRIVATE KEY" => from_pkcs8(&section.decode()?),
+        "ENCRYPTED PRIVATE KEY" => from_encrypted_pkcs8(&section.decode()?, passphrase),
+        "RSA PRIVATE KEY" => from_pkcs1(&section.decode()?),
+        other => Err(FileError::NotRsa(other.to_owned())),
+    }
+}
+
+fn from_der(file: &[u8], passphrase: Option<&SecretSource>) -> Result<Pkcs8, FileError> {
+    match form(file)? {
+        Form::Pkcs8 => from_pkcs8(file),
+        Form::EncryptedPkcs8 => from_encrypted_pkcs8(file, passphrase),
+        Form::Pkcs1 => from_pkcs1(file),
+        Form::Pkcs12 => from_pkcs12(file, passphrase),
+    }
+}
+
+enum Form {
+    Pkcs8,
+    EncryptedPkcs8,
+    Pkcs1,
+    Pkcs12,
+}
+
+/// Tells the forms apart by the first two elements of their outer sequence.
+fn form(file: &[u8]) -> Result<Form, FileError> {
+    if file.starts_with(&[0x30, 0x80]) {
+        return Err(FileError::Damaged {
+            what: "DER file",
+            reason: "it has indefinite lengths (BER); write it again with `openssl pkcs12` or \
+                     `openssl pkcs8 -topk8`"
+                .to_owned(),
+        });
+    }
+    let outer = AnyRef::from_der(file).map_err(|_| FileError::UnknownForm)?;
+    let mut reader = SliceReader::new(outer.value()).map_err(|_| FileError::UnknownForm)?;
+    let mut next = || AnyRef::decode(&mut reader).map_err(|_| FileError::UnknownForm);
+    let (first, second) = (next()?, next()?);
+    match (outer.tag(), first.tag(), second.tag()) {
+        (Tag::Sequence, Tag::Integer, Tag::Sequence) if first.value() == [3] => Ok(Form::Pkcs12),
+        (Tag::Sequence, Tag::Integer, Tag::Sequence) => Ok(Form::Pkcs8),
+        (Tag::Sequence, Tag::Integer, Tag::Integer) => Ok(Form::Pkcs1),
+        (Tag::Sequence, Tag::Sequence, Tag::OctetString) => Ok(Form::EncryptedPkcs8),
+        (Tag::Sequence, Tag::Integer, Tag::OctetString) => {
+            Err(FileError::NotRsa("EC PRIVATE KEY".to_owned()))
+        }
+        (Tag::Sequence, Tag::Sequence, Tag::Sequence) => {
+            Err(FileError::NoPrivateKey("a certificate or a request".to_owned()))
+        }
+        (Tag::Sequence, Tag::Sequence, Tag::BitString) => {
+            Err(FileError::NoPrivateKey("a public key".to_owned()))
+        }
+        _ => Err(FileError::UnknownForm),
+    }
+}
+
+fn from_pkcs8(der: &[u8]) -> Result<Pkcs8, FileError> {
+    let damaged = |reason: pkcs8::Error| FileError::Damaged {
+        what: "PKCS#8 key",
+        reason: reason.to_string(),
+    };
+    let oid = PrivateKeyInfoRef::try_from(der).map_err(damaged)?.algorithm.oid;
+    if oid != RSA {
+        return Err(FileError::NotRsa(kind_of_key(oid)));
+    }
+    Ok(Zeroizing::new(der.to_vec()))
+}
+
+/// Wraps RSAPrivateKey into PrivateKeyInfo.
+fn from_pkcs1(der: &[u8]) -> Result<Pkcs8, FileError> {
+    let damaged = |reason: &dyn ToString| FileError::Damaged {
+        what: "PKCS#1 key",
+        reason: reason.to_string(),
+    };
+    let algorithm = AlgorithmIdentifierRef { oid: RSA, parameters: Some(AnyRef::NULL) };
+    let key = OctetStringRef::new(der).map_err(|error| damaged(&error))?;
+    let info = PrivateKeyInfoRef::new(algorithm, key);
+    let document = SecretDocument::try_from(info).map_err(|error| damaged(&error))?;
+    Ok(document.to_bytes())
+}
+
+fn from_encrypted_pkcs8(der: &[u8], passphrase: Option<&SecretSource>) -> Result<Pkcs8, FileError> {
+    use pkcs8::pkcs5::Error as Pkcs5;
+    let info = EncryptedPrivateKeyInfoRef::try_from(der)
+        .map_err(|error| FileError::UnknownEncryption(error.to_string()))?;
+    if matches!(info.encryption_algorithm, pkcs8::pkcs5::EncryptionScheme::Pbes1(_)) {
+        return Err(FileError::OldEncryption("PBES1"));
+    }
+    let source = passphrase.ok_or(FileError::NoPassphrase)?;
+    let passphrase = source.read().map_err(FileError::Passphrase)?.without_line_end();
+    match info.decrypt(passphrase.expose()) {
+        Ok(document) => from_pkcs8(document.as_bytes()),
+        Err(pkcs8::Error::EncryptedPrivateKey(
+            error @ (Pkcs5::UnsupportedAlgorithm { .. } | Pkcs5::AlgorithmParametersInvalid { .. }),
+        )) => Err(FileError::UnknownEncryption(error.to_string())),
+        Err(_) => Err(FileError::WrongPassphrase),
+    }
+}
+
+/// A PFX without a configured passphrase is tried with the empty one, which .NET writes when it is
+/// given none.
+fn from_pkcs12(der: &[u8], passphrase: Option<&SecretSource>) -> Result<Pkcs8, FileError> {
+    let read = |source: &SecretSource| source.read().map(Secret::without_line_end);
+    let secret = passphrase.map(read).transpose().map_err(FileError::Passphrase)?;
+    let text = std::str::from_utf8(secret.as_ref().map_or(&[], |secret| secret.expose()))
+        .map_err(|_| FileError::PassphraseNotText)?;
+    let archive = Pkcs12Archive::from_pkcs12(der, text).map_err(|error| match error {
+        p12_keystore::error::Error::MacError(_) if secret.is_none() => FileError::NoPassphrase,
+        p12_keystore::error::Error::MacError(_) => FileError::WrongPassphrase,
+        p12_keystore::error::Error::UnsupportedEncryptionScheme => {
+            FileError::UnknownEncryption("not PBES2, 3DES or RC2-40".to_owned())
+        }
+        other => FileError::Damaged { what: "PKCS#12 file", reason: other.to_string() },
+    })?;
+    let mut rsa = archive.keys.iter().filter(|bag| bag.key.oid() == RSA);
+    match (rsa.next(), rsa.count()) {
+        (Some(bag), 0) => from_pkcs8(bag.key.as_der()),
+        (Some(_), more) => Err(FileError::SeveralKeys(more + 1)),
+        (None, _) => Err(match archive.keys.first() {
+            Some(bag) => FileError::NotRsa(kind_of_key(bag.key.oid())),
+            None => FileError::NoPrivateKey(format!("{} certificates", archive.certs.len())),
+        }),
+    }
+}
+
+fn kind_of_key(oid: ObjectIdentifier) -> String {
+    match oid.to_string().as_str() {
+        "1.2.840.10045.2.1" => "EC",
+        "1.3.101.112" => "Ed25519",
+        "1.3.101.110" => "X25519",
+        "1.2.840.10040.4.1" => "DSA",
+        "1.2.840.113549.1.1.10" => "RSA for PSS signatures only",
+        "1.2.840.113549.1.1.7" => "RSA for OAEP only, under an OID that is not supported",
+        other => return format!("OID {other}"),
+    }
+    .to_owned()
+}

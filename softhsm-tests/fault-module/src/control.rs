@@ -1,0 +1,194 @@
+//! What to do to which call: the control file, read again whenever it changes.
+//!
+//! One rule a line, `function:calls:action`. Calls are numbered from 1 as in the counts file, over
+//! all processes: `*` (every call), `7`, `7-9` or `7-`. The actions are those of [`Action`].
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// One fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// `rv=0x30`: gives this code without calling the real module. On C_Decrypt or C_Sign that
+    /// leaves the operation active below, as a token in trouble does.
+    Return(u64),
+    /// `late-rv=0x30`: calls the real module, then gives this code.
+    LateReturn(u64),
+    /// `sleep=2000`: waits so many milliseconds, then goes on.
+    Sleep(Duration),
+    /// `hang`: waits until the rule is gone from the file, then goes on.
+    Hang,
+    /// `abort`: ends the process by SIGABRT before the real module is called.
+    Abort,
+    /// `late-abort`: the same after the real module was called.
+    LateAbort,
+    /// `exit=3`: the module calls exit().
+    Exit(i32),
+    /// `garbage`: success, but every byte of what C_Decrypt or C_Sign gave is inverted.
+    Garbage,
+    /// `length=4096`: success, but with another length of C_Decrypt's or C_Sign's output, or
+    /// another number of objects found by C_FindObjects.
+    Length(u64),
+    /// `flags=0x40000`: adds flags to what C_GetTokenInfo gave; also by name (`locked`,
+    /// `final-try`, `count-low`, `to-be-changed`).
+    Flags(u64),
+}
+
+/// The rules in force.
+#[derive(Debug)]
+pub(crate) struct Control {
+    path: PathBuf,
+    loaded: Mutex<(Stamp, Arc<[Rule]>)>,
+}
+
+/// Tells one content of the file from the next: inode, change time (s, ns), length. The file is
+/// replaced by rename, so the inode changes even within one tick of the clock.
+type Stamp = Option<(u64, i64, i64, u64)>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Rule {
+    function: String,
+    first: u64,
+    last: u64,
+    action: Action,
+}
+
+impl Control {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, loaded: Mutex::new((None, Arc::new([]))) }
+    }
+
+    /// The actions for call number `number` of `function`, in the order of the file.
+    pub(crate) fn actions(&self, function: &str, number: u64) -> Vec<Action> {
+        self.rules()
+            .iter()
+            .filter(|rule| rule.function == function && (rule.first..=rule.last).contains(&number))
+            .map(|rule| rule.action)
+            .collect()
+    }
+
+    fn rules(&self) -> Arc<[Rule]> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = fs::metadata(&self.path)
+            .ok()
+            .map(|file| (file.ino(), file.ctime(), file.ctime_nsec(), file.len()));
+        if stamp != loaded.0 {
+            let text = fs::read_to_string(&self.path).unwrap_or_default();
+            let rules = text.lines().map(|line| {
+                parse(line).unwrap_or_else(|reason| {
+                    crate::die(&format!("{}: {line:?}: {reason}", self.path.display()))
+                })
+            });
+            *loaded = (stamp, rules.collect());
+        }
+        Arc::clone(&loaded.1)
+    }
+}
+
+fn parse(line: &str) -> Result<Rule, String> {
+    let mut parts = line.splitn(3, ':');
+    let (Some(function), Some(calls), Some(action)) = (parts.next(), parts.next(), parts.next())
+    else {
+        return Err("a rule is function:calls:action".into());
+    };
+    if !crate::NAMES.contains(&function) {
+        return Err(format!("{function} is no function of PKCS#11 2.40"));
+    }
+    let (first, last) = match calls.split_once('-') {
+        _ if calls == "*" => (1, u64::MAX),
+        None => (number(calls)?, number(calls)?),
+        Some((first, "")) => (number(first)?, u64::MAX),
+        Some((first, last)) => (number(first)?, number(last)?),
+    };
+    Ok(Rule { function: function.to_owned(), first, last, action: parse_action(action)? })
+}
+
+fn parse_action(text: &str) -> Result<Action, String> {
+    Ok(match text.split_once('=') {
+        None if text == "hang" => Action::Hang,
+        None if text == "abort" => Action::Abort,
+        None if text == "late-abort" => Action::LateAbort,
+        None if text == "garbage" => Action::Garbage,
+        Some(("rv", code)) => Action::Return(number(code)?),
+        Some(("late-rv", code)) => Action::LateReturn(number(code)?),
+        Some(("sleep", milliseconds)) => {
+            Action::Sleep(Duration::from_millis(number(milliseconds)?))
+        }
+        Some(("exit", code)) => {
+            Action::Exit(code.parse().map_err(|_| format!("{code:?} is no exit code"))?)
+        }
+        Some(("length", length)) => Action::Length(number(length)?),
+        Some(("flags", flags)) => Action::Flags(match flags {
+            "count-low" => cryptoki_sys::CKF_USER_PIN_COUNT_LOW,
+            "final-try" => cryptoki_sys::CKF_USER_PIN_FINAL_TRY,
+            "locked" => cryptoki_sys::CKF_USER_PIN_LOCKED,
+            "to-be-changed" => cryptoki_sys::CKF_USER_PIN_TO_BE_CHANGED,
+            bits => number(bits)?,
+        }),
+        _ => return Err(format!("unknown action {text:?}")),
+    })
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    match text.strip_prefix("0x") {
+        Some(hexadecimal) => u64::from_str_radix(hexadecimal, 16),
+        None => text.parse(),
+    }
+    .map_err(|_| format!("{text:?} is no number"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_action_is_read_as_it_is_documented() {
+        for (text, action) in [
+            ("rv=0x30", Action::Return(0x30)),
+            ("late-rv=5", Action::LateReturn(5)),
+            ("sleep=2000", Action::Sleep(Duration::from_secs(2))),
+            ("hang", Action::Hang),
+            ("abort", Action::Abort),
+            ("late-abort", Action::LateAbort),
+            ("exit=3", Action::Exit(3)),
+            ("garbage", Action::Garbage),
+            ("length=0", Action::Length(0)),
+            ("flags=locked", Action::Flags(0x40000)),
+            ("flags=final-try", Action::Flags(0x20000)),
+            ("flags=count-low", Action::Flags(0x10000)),
+            ("flags=0x400", Action::Flags(0x400)),
+        ] {
+            assert_eq!(parse(&format!("C_Decrypt:*:{text}")).unwrap().action, action, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_rule_that_is_misspelt_is_refused_and_not_ignored() {
+        for line in ["", "C_Decrypt", "C_Decrpyt:1:abort", "C_Login:x:abort", "C_Login:1:rv=zz"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn rules_apply_to_their_calls_and_follow_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let write = |text: &str| {
+            fs::write(folder.path().join("new"), text).unwrap();
+            fs::rename(folder.path().join("new"), &path).unwrap();
+        };
+        let control = Control::new(path.clone());
+        assert_eq!(control.actions("C_Login", 1), []);
+        write("C_Login:2:abort\nC_Login:2-3:hang\nC_Sign:*:garbage\n");
+        assert_eq!(control.actions("C_Login", 1), []);
+        assert_eq!(control.actions("C_Login", 2), [Action::Abort, Action::Hang]);
+        assert_eq!(control.actions("C_Login", 3), [Action::Hang]);
+        write("C_Login:3-:rv=0xa0\n");
+        assert_eq!(control.actions("C_Login", 2), []);
+        assert_eq!(control.actions("C_Login", 300), [Action::Return(0xa0)]);
+        assert_eq!(control.actions("C_Sign", 1), []);
+    }
+}

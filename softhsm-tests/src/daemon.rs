@@ -1,0 +1,239 @@
+//! The daemon as a process: `claviger serve`.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, ExitStatus};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::process::{command, target_folder};
+use crate::site::Site;
+
+/// How long a daemon may take until it is ready, and until it has ended.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A running daemon. When dropped it is killed, by its own process id only.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    address: SocketAddr,
+    operations: SocketAddr,
+    log: PathBuf,
+}
+
+/// How a daemon ended.
+#[derive(Clone, Debug)]
+pub struct Exit {
+    /// The exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
+    /// All that it has written to stderr since the site was made.
+    pub log: String,
+}
+
+impl Daemon {
+    /// Starts the site's daemon and waits until it is ready. A port that somebody else took in the
+    /// meantime is replaced.
+    pub fn start(site: &mut Site) -> Self {
+        let mut attempts = 0;
+        loop {
+            let mut daemon = Self::spawn(site);
+            let Err(exit) = daemon.wait_until_ready() else { return daemon };
+            attempts += 1;
+            assert!(
+                attempts < 10 && exit.log.to_lowercase().contains("in use"),
+                "the daemon ended with {:?} instead of getting ready:\n{}",
+                exit.code,
+                exit.log
+            );
+            site.choose_ports();
+        }
+    }
+
+    /// Writes the site's configuration and starts the daemon, without waiting for anything.
+    pub fn spawn(site: &Site) -> Self {
+        site.write();
+        let log = site.path("stderr.log");
+        let file = File::options().create(true).append(true).open(&log);
+        let child = command(claviger())
+            .args(["serve", "--config"])
+            .arg(site.configuration_file())
+            .envs(site.environment().iter().cloned())
+            .stdout(std::process::Stdio::null())
+            .stderr(file.expect("the site's folder is writable"))
+            .spawn()
+            .expect("the binary starts");
+        Self { child, address: site.address(), operations: site.operations_address(), log }
+    }
+
+    /// Waits until `/readyz` says yes, or gives how the daemon ended before that.
+    pub fn wait_until_ready(&mut self) -> Result<(), Exit> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child is ours") {
+                return Err(self.exit(status));
+            }
+            if self.operations_get("/readyz").is_ok_and(|(code, _)| code == 200) {
+                return Ok(());
+            }
+            let waited = begun.elapsed();
+            assert!(waited < PATIENCE, "not ready after {waited:?}:\n{}", self.log());
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Where callers connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// An HTTP GET on the operations listener: status code and body.
+    pub fn operations_get(&self, path: &str) -> std::io::Result<(u16, String)> {
+        let mut stream = TcpStream::connect_timeout(&self.operations, Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let code = code.ok_or_else(|| std::io::Error::other(format!("no HTTP: {answer:?}")))?;
+        Ok((code, body.to_owned()))
+    }
+
+    /// The sum of all samples of a metric whose labels contain each of `labels` (`name="value"`).
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let (code, body) = self.operations_get("/metrics").expect("/metrics answers");
+        assert_eq!(code, 200, "{body}");
+        body.lines()
+            .filter(|line| {
+                line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+                    && labels.iter().all(|label| line.contains(label))
+            })
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGHUP: reload.
+    pub fn reload(&self) {
+        self.signal(Signal::HUP);
+    }
+
+    /// SIGTERM, without waiting for the end.
+    pub fn ask_to_stop(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// SIGTERM; waits for the end.
+    pub fn terminate(self) -> Exit {
+        self.ask_to_stop();
+        self.wait()
+    }
+
+    /// SIGKILL; waits for the end.
+    pub fn kill(self) -> Exit {
+        self.signal(Signal::KILL);
+        self.wait()
+    }
+
+    /// Waits for the end.
+    pub fn wait(mut self) -> Exit {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child is ours") {
+                return self.exit(status);
+            }
+            let waited = begun.elapsed();
+            assert!(waited < PATIENCE, "still running after {waited:?}:\n{}", self.log());
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether it has not ended yet.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("the child is ours").is_none()
+    }
+
+    /// All that the site's daemons have written to stderr.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until the log contains `text`.
+    pub fn wait_for_log(&self, text: &str) {
+        let begun = Instant::now();
+        while !self.log().contains(text) {
+            let waited = begun.elapsed();
+            assert!(waited < PATIENCE, "no {text:?} after {waited:?} in:\n{}", self.log());
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Resident memory in bytes (Linux).
+    pub fn rss(&self) -> u64 {
+        let status = self.proc("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kilobytes.expect("/proc has VmRSS in kB") * 1024
+    }
+
+    /// CPU time used so far, user and system (Linux).
+    pub fn cpu_time(&self) -> Duration {
+        let stat = self.proc("stat");
+        // The name in parentheses may contain blanks; utime and stime are fields 14 and 15.
+        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let ticks: u64 = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|field| field.parse::<u64>().expect("/proc has numbers"))
+            .sum();
+        Duration::from_nanos(ticks * 1_000_000_000 / rustix::param::clock_ticks_per_second())
+    }
+
+    fn proc(&self, file: &str) -> String {
+        let path = format!("/proc/{}/{file}", self.pid());
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("the child is ours and was not waited for");
+    }
+
+    fn exit(&self, status: ExitStatus) -> Exit {
+        Exit { code: status.code(), signal: status.signal(), log: self.log() }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Both fail only where it has ended and was waited for already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The binary under test: `CLAVIGER_BIN`, else the one of this build.
+pub fn claviger() -> PathBuf {
+    if let Some(path) = std::env::var_os("CLAVIGER_BIN") {
+        return path.into();
+    }
+    let path = target_folder().join("claviger");
+    assert!(
+        path.exists(),
+        "{} was not built: run `cargo build`, or name another with CLAVIGER_BIN",
+        path.display()
+    );
+    path
+}

@@ -1,0 +1,34 @@
+//! The independent client: Python's grpcio, generated from the .proto alone.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use crate::daemon::Daemon;
+use crate::pki::Identity;
+use crate::process::{command, path_from_script, repository};
+use crate::site::Site;
+
+/// Runs the client's whole story (read, wrap, unwrap, batch, health) as a caller with all of
+/// "wrap", "unwrap" and "read" on `key`; gives the JSON object of what it saw, or panics with what
+/// was wrong. The first call on a machine makes the Python environment.
+pub fn story(site: &Site, daemon: &Daemon, caller: &Identity, key: &str) -> serde_json::Value {
+    static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| path_from_script("python-venv"));
+    let (certificate, private_key) = caller.write(&site.path("."), "python");
+    let output = command(&*PYTHON)
+        .arg(repository().join("softhsm-tests/python/client.py"))
+        .arg("--proto-root")
+        .arg(repository().join("proto"))
+        .args(["--address", &format!("localhost:{}", daemon.address().port())])
+        .arg("--ca")
+        .arg(site.path("clients.pem"))
+        .arg("--certificate")
+        .arg(certificate)
+        .arg("--private-key")
+        .arg(private_key)
+        .args(["--key", key])
+        .output()
+        .expect("Python starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
+}

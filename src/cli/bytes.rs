@@ -1,0 +1,197 @@
+//! Bytes from stdin and to stdout, without copies left behind and never to a terminal by accident.
+
+use std::io::{self, IsTerminal};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::Args;
+use rustix::io::Errno;
+use zeroize::Zeroizing;
+
+use super::failure::{Exit, Failure};
+
+/// The most that is read where a whole value is expected; far above the longest of them.
+const MAX_INPUT: usize = 64 * 1024;
+
+/// How bytes come in and go out.
+#[derive(Args, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub struct BytesArgs {
+    /// Base64 text in and out
+    #[arg(long)]
+    base64: bool,
+    /// Base64 text in
+    #[arg(long)]
+    base64_in: bool,
+    /// Base64 text out
+    #[arg(long)]
+    base64_out: bool,
+    /// Write bytes even to a terminal
+    #[arg(long)]
+    force: bool,
+}
+
+/// How bytes go out.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct OutputArgs {
+    /// Write Base64 text instead of bytes
+    #[arg(long)]
+    pub base64: bool,
+    /// Write bytes even to a terminal
+    #[arg(long)]
+    pub force: bool,
+}
+
+impl BytesArgs {
+    /// The half that is about the output.
+    pub fn output(&self) -> OutputArgs {
+        OutputArgs { base64: self.base64 || self.base64_out, force: self.force }
+    }
+
+    /// Reads one value from stdin; `what` names it in errors.
+    pub fn read(&self, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let input = read_all(what)?;
+        let value = if self.base64 || self.base64_in { decode(&input, what)? } else { input };
+        if value.is_empty() {
+            return Err(Failure::new(Exit::Data, format!("stdin holds no {what}: it is empty")));
+        }
+        Ok(value)
+    }
+}
+
+impl OutputArgs {
+    /// Refuses before anything is done what would garble a terminal.
+    pub fn check(self, json: bool) -> Result<(), Failure> {
+        if json { Ok(()) } else { self.allow(io::stdout().is_terminal()) }
+    }
+
+    fn allow(self, terminal: bool) -> Result<(), Failure> {
+        if !terminal || self.base64 || self.force {
+            return Ok(());
+        }
+        Err(Failure::new(Exit::Usage, "the result is bytes, and stdout is a terminal")
+            .advise("Redirect stdout, or add --base64 (text) or --force."))
+    }
+
+    /// Writes one value to stdout.
+    pub fn write(self, bytes: &[u8]) -> Result<(), Failure> {
+        if self.base64 { print(&encode(bytes)) } else { write(bytes) }
+    }
+}
+
+/// Base64 in a buffer that is zeroed.
+pub fn encode(bytes: &[u8]) -> Zeroizing<String> {
+    // `encode` allocates once, in the right size.
+    Zeroizing::new(STANDARD.encode(bytes))
+}
+
+/// Decodes Base64; blanks and line ends do not count.
+pub fn decode(text: &[u8], what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let mut packed = Zeroizing::new(Vec::with_capacity(text.len()));
+    packed.extend(text.iter().filter(|byte| !byte.is_ascii_whitespace()));
+    let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(packed.len())]);
+    let len = STANDARD
+        .decode_slice(packed.as_slice(), &mut bytes)
+        .map_err(|_| Failure::new(Exit::Data, format!("the {what} is not Base64 (RFC 4648)")))?;
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
+/// Hands stdin to `take`, piece by piece, until it ends.
+pub fn each_piece(mut take: impl FnMut(&[u8])) -> Result<(), Failure> {
+    hint_at_a_terminal();
+    let mut buffer = Zeroizing::new(vec![0; MAX_INPUT]);
+    loop {
+        match read_some(&mut buffer)? {
+            0 => return Ok(()),
+            len => take(&buffer[..len]),
+        }
+    }
+}
+
+/// Writes a line of text, or a JSON object, to stdout.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut line = Zeroizing::new(Vec::with_capacity(text.len() + 1));
+    line.extend_from_slice(text.as_bytes());
+    line.push(b'\n');
+    write(&line)
+}
+
+/// Writes to stdout itself: the standard library's buffer would keep a copy.
+pub fn write(mut bytes: &[u8]) -> Result<(), Failure> {
+    while !bytes.is_empty() {
+        match rustix::io::write(io::stdout(), bytes) {
+            Ok(len) => bytes = &bytes[len..],
+            Err(Errno::INTR) => {}
+            Err(error) => {
+                return Err(Failure::new(
+                    Exit::Failure,
+                    format!("cannot write to stdout: {error}"),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read_all(what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    hint_at_a_terminal();
+    // In full size at once: a buffer that grows would leave copies behind.
+    let mut buffer = Zeroizing::new(vec![0; MAX_INPUT + 1]);
+    let mut filled = 0;
+    loop {
+        match read_some(&mut buffer[filled..])? {
+            0 => break,
+            len => filled += len,
+        }
+        if filled > MAX_INPUT {
+            let message = format!("stdin holds more than {MAX_INPUT} bytes: that is no {what}");
+            return Err(Failure::new(Exit::Data, message));
+        }
+    }
+    buffer.truncate(filled);
+    Ok(buffer)
+}
+
+fn read_some(buffer: &mut [u8]) -> Result<usize, Failure> {
+    loop {
+        match rustix::io::read(io::stdin(), &mut *buffer) {
+            Ok(len) => return Ok(len),
+            Err(Errno::INTR) => {}
+            Err(error) => {
+                return Err(Failure::new(Exit::Failure, format!("cannot read stdin: {error}")));
+            }
+        }
+    }
+}
+
+fn hint_at_a_terminal() {
+    if io::stdin().is_terminal() {
+        eprintln!("reading from the terminal; end with Ctrl-D");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_gets_text_unless_bytes_are_forced_on_it() {
+        let args = |base64, force| OutputArgs { base64, force };
+        assert!(args(false, false).allow(true).is_err());
+        assert!(args(true, false).allow(true).is_ok());
+        assert!(args(false, true).allow(true).is_ok());
+        assert!(args(false, false).allow(false).is_ok());
+    }
+
+    #[test]
+    fn base64_reads_back_across_line_ends() {
+        let bytes: Vec<u8> = (0..=255).collect();
+        let text = encode(&bytes);
+        let (left, right) = text.split_at(76);
+        let wrapped = format!("{left}\r\n {right}\n");
+        assert_eq!(*decode(wrapped.as_bytes(), "value").unwrap(), bytes);
+        assert!(decode(b"no base64!", "value").is_err());
+        assert!(decode(b"", "value").unwrap().is_empty());
+    }
+}

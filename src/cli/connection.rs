@@ -1,0 +1,130 @@
+//! Where the daemon is: a client file or flags; and one call to it.
+
+use std::env;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use claviger_client::{Client, Config, Error};
+
+use super::failure::{Exit, Failure};
+
+/// How a command finds the daemon.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Connection")]
+pub struct ConnectionArgs {
+    /// A TOML file with endpoint, ca, certificate and private_key [default: $CLAVIGER_CLIENT, else
+    /// claviger/client.toml in $XDG_CONFIG_HOME or ~/.config]
+    #[arg(long, value_name = "FILE", conflicts_with = "endpoint")]
+    client: Option<PathBuf>,
+    /// In the place of a client file: https://host:port or unix:/path
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// The CA certificates that vouch for the daemon, PEM
+    #[arg(long, value_name = "FILE", requires = "endpoint")]
+    ca: Option<PathBuf>,
+    /// The certificate to show, PEM
+    #[arg(long, value_name = "FILE", requires = "endpoint")]
+    certificate: Option<PathBuf>,
+    /// Its private key, PEM, readable by nobody else
+    #[arg(long, value_name = "FILE", requires = "endpoint")]
+    private_key: Option<PathBuf>,
+    /// How long to wait for the answer: 500ms, 10s, 2m
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    timeout: Duration,
+    /// Your own id for this call, recorded by the daemon beside its own
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+}
+
+impl ConnectionArgs {
+    /// Runs `call` with a client of the daemon.
+    pub fn call<T>(
+        &self,
+        call: impl AsyncFnOnce(&Client) -> Result<T, Error>,
+    ) -> Result<T, Failure> {
+        let config = Config { timeout: self.timeout, ..self.config()? };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(Exit::Failure, format!("cannot start: {error}")))?;
+        runtime.block_on(async {
+            let mut client = Client::new(&config)?;
+            if let Some(request_id) = &self.request_id {
+                client = client.with_request_id(request_id)?;
+            }
+            Ok(call(&client).await?)
+        })
+    }
+
+    fn config(&self) -> Result<Config, Failure> {
+        if let Some(endpoint) = &self.endpoint {
+            let [ca, certificate, private_key] =
+                [&self.ca, &self.certificate, &self.private_key].map(Clone::clone);
+            return Config::new(endpoint, ca, certificate, private_key).map_err(|error| {
+                let message = error.to_string().replacen("private_key", "private-key", 1);
+                Failure::new(Exit::Usage, format!("--{message}"))
+            });
+        }
+        let file = match &self.client {
+            Some(file) => file.clone(),
+            None => default_file().ok_or_else(|| {
+                Failure::new(
+                    Exit::Configuration,
+                    "there is no home directory to find a client file in",
+                )
+                .advise("Name one with --client, or give --endpoint.")
+            })?,
+        };
+        if !file.exists() {
+            return Err(Failure::new(
+                Exit::Configuration,
+                format!("there is no client file at {}", file.display()),
+            )
+            .advise(
+                "Write one with endpoint, ca, certificate and private_key, name another with \
+                 --client, or give --endpoint.",
+            ));
+        }
+        Ok(Config::from_file(file)?)
+    }
+}
+
+fn default_file() -> Option<PathBuf> {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("CLAVIGER_CLIENT").or_else(|| {
+        let folder = set("XDG_CONFIG_HOME").or_else(|| Some(set("HOME")?.join(".config")))?;
+        Some(folder.join("claviger/client.toml"))
+    })
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || "a duration is a whole number with a unit: 500ms, 10s, 2m".to_owned();
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(unit_at);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let duration = match unit {
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "m" => Duration::from_secs(number.saturating_mul(60)),
+        _ => return Err(wrong()),
+    };
+    if duration.is_zero() || duration > Duration::from_hours(1) {
+        return Err("a timeout is between 1ms and 60m".into());
+    }
+    Ok(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_has_a_unit_and_a_bound() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_mins(2)));
+        for bad in ["", "10", "s", "0s", "61m", "1h", "1.5s", "-1s", "99999999999999999999s"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Why a command failed: one or two sentences for people, fields for machines, an exit code.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use claviger_client::{Code, ConfigError, Error};
+use serde_json::json;
+
+/// The exit codes, after sysexits.h; `claviger --help` lists them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// A reason that no other code tells.
+    Failure = 1,
+    /// Wrong arguments; what clap uses too.
+    Usage = 2,
+    /// The input was refused.
+    Data = 65,
+    /// The daemon or its backend cannot be reached.
+    Unavailable = 69,
+    /// Time or a limit ran out.
+    TryAgain = 75,
+    /// The caller may not do this.
+    Denied = 77,
+    /// Somebody must change a configuration or a file.
+    Configuration = 78,
+}
+
+/// Why a command failed.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    exit: Exit,
+    message: String,
+    advice: Option<String>,
+    of_call: Option<Box<Error>>,
+}
+
+impl Failure {
+    /// A failure that is told in one clause, without a full stop.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), advice: None, of_call: None }
+    }
+
+    /// The same, with a sentence that says what to do.
+    #[must_use]
+    pub fn advise(self, advice: impl Into<String>) -> Self {
+        Self { advice: Some(advice.into()), ..self }
+    }
+
+    /// Tells it on stderr; gives the exit code.
+    pub fn report(&self, json: bool) -> ExitCode {
+        if json {
+            eprintln!("{}", self.to_json());
+        } else {
+            eprintln!("error: {}", self.to_text());
+        }
+        ExitCode::from(self.exit as u8)
+    }
+
+    fn to_text(&self) -> String {
+        let mut text = self.message.trim_end_matches('.').to_owned();
+        if let Some(advice) = &self.advice {
+            text = format!("{text}. {advice}");
+        }
+        match self.of_call.as_ref().and_then(|error| error.request_id.as_ref()) {
+            Some(id) => format!("{text} (request id {id})"),
+            None => text,
+        }
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        let call = self.of_call.as_ref();
+        json!({ "error": {
+            "exit_code": self.exit as u8,
+            "message": self.message,
+            "advice": self.advice,
+            "code": call.map(|error| code_name(error.code)),
+            "field": call.and_then(|error| error.field.as_ref()),
+            "retry_after_ms": call.and_then(|error| error.retry_after).map(milliseconds),
+            "request_id": call.and_then(|error| error.request_id.as_ref()),
+        }})
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            exit: exit_of(&error),
+            message: match &error.field {
+                Some(field) if !error.message.contains(field.as_str()) => {
+                    format!("{field}: {}", error.message)
+                }
+                _ => error.message.clone(),
+            },
+            advice: advice_for(&error),
+            of_call: Some(Box::new(error)),
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(Exit::Configuration, error.to_string())
+    }
+}
+
+fn exit_of(error: &Error) -> Exit {
+    /// The fields of a request that come from stdin or from a file.
+    const DATA: [&str; 4] = ["key_material", "wrapped", "digest", "signature"];
+    match error.code {
+        Code::InvalidArgument => match &error.field {
+            Some(field) if !DATA.contains(&field.as_str()) => Exit::Usage,
+            _ => Exit::Data,
+        },
+        Code::Unavailable => Exit::Unavailable,
+        Code::DeadlineExceeded | Code::ResourceExhausted => Exit::TryAgain,
+        Code::PermissionDenied | Code::Unauthenticated | Code::NotFound => Exit::Denied,
+        Code::FailedPrecondition => Exit::Configuration,
+        _ => Exit::Failure,
+    }
+}
+
+fn advice_for(error: &Error) -> Option<String> {
+    let from_the_daemon = error.request_id.is_some();
+    Some(match error.code {
+        Code::Unavailable if from_the_daemon => "It is safe to try again.".into(),
+        Code::Unavailable => "Check that the daemon runs and that the endpoint is right.".into(),
+        Code::DeadlineExceeded => "Try again, or allow more with --timeout.".into(),
+        Code::ResourceExhausted => match error.retry_after {
+            Some(wait) => format!("Try again in {wait:?}."),
+            None => "Try again later.".into(),
+        },
+        Code::PermissionDenied => "`claviger keys list` shows the keys you may use.".into(),
+        Code::Unauthenticated => {
+            "The daemon's operator can tell whether your certificate is listed, expired or revoked."
+                .into()
+        }
+        Code::FailedPrecondition if from_the_daemon => "Give its operator the request id.".into(),
+        Code::Internal if from_the_daemon => {
+            "This is a bug of the daemon; its log says more under the request id.".into()
+        }
+        _ => return None,
+    })
+}
+
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+fn milliseconds(wait: Duration) -> u64 {
+    wait.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(code: Code, field: Option<&str>) -> Error {
+        Error {
+            code,
+            message: "the queue is full".into(),
+            field: field.map(str::to_owned),
+            retry_after: Some(Duration::from_secs(2)),
+            request_id: Some("0192".into()),
+        }
+    }
+
+    #[test]
+    fn each_code_has_its_exit_code() {
+        for (code, field, exit) in [
+            (Code::InvalidArgument, None, Exit::Data),
+            (Code::InvalidArgument, Some("wrapped"), Exit::Data),
+            (Code::InvalidArgument, Some("algorithm"), Exit::Usage),
+            (Code::Unavailable, None, Exit::Unavailable),
+            (Code::DeadlineExceeded, None, Exit::TryAgain),
+            (Code::ResourceExhausted, None, Exit::TryAgain),
+            (Code::PermissionDenied, None, Exit::Denied),
+            (Code::Unauthenticated, None, Exit::Denied),
+            (Code::FailedPrecondition, None, Exit::Configuration),
+            (Code::Internal, None, Exit::Failure),
+            (Code::Unimplemented, None, Exit::Failure),
+        ] {
+            assert_eq!(Failure::from(error(code, field)).exit, exit, "{code:?} {field:?}");
+        }
+    }
+
+    #[test]
+    fn a_failure_says_what_happened_what_to_do_and_under_which_id() {
+        let failure = Failure::from(error(Code::ResourceExhausted, Some("key")));
+        assert_eq!(failure.to_text(), "key: the queue is full. Try again in 2s. (request id 0192)");
+        let json = failure.to_json();
+        assert_eq!(json["error"]["code"], "RESOURCE_EXHAUSTED");
+        assert_eq!(json["error"]["retry_after_ms"], 2000);
+        assert_eq!(json["error"]["exit_code"], 75);
+    }
+}

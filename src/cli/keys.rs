@@ -1,0 +1,237 @@
+//! `claviger keys`: which keys there are for this client, and their public halves.
+
+use clap::Subcommand;
+use claviger_client::{Health, Key, KeyVersion, KeyVersionState};
+use serde_json::{Value, json};
+
+use super::bytes::{self, OutputArgs};
+use super::connection::ConnectionArgs;
+use super::failure::{Exit, Failure};
+
+/// The commands below `claviger keys`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List the keys that this client may use
+    #[command(after_help = "Example:\n  claviger keys list --json")]
+    List {
+        /// Where the daemon is.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Show one key: its health and its versions
+    #[command(after_help = "Example:\n  claviger keys show user-keys")]
+    Show {
+        /// The key's name
+        key: String,
+        /// Where the daemon is.
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Print the public key of a version: PEM, SubjectPublicKeyInfo
+    #[command(after_help = "\
+Examples:
+  claviger keys public-key user-keys > user-keys.pem
+  claviger keys public-key user-keys --version 1 --der | sha256sum")]
+    PublicKey(PublicKeyArgs),
+}
+
+/// The arguments of `claviger keys public-key`.
+#[derive(clap::Args, Debug)]
+pub struct PublicKeyArgs {
+    /// The key's name
+    key: String,
+    /// The version [default: the newest active one]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    version: Option<u32>,
+    /// Print DER instead of PEM
+    #[arg(long)]
+    der: bool,
+    /// Write DER even to a terminal
+    #[arg(long, requires = "der")]
+    force: bool,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+/// Runs one of them.
+pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
+    match command {
+        Command::List { connection } => list(connection, json),
+        Command::Show { key, connection } => show(key, connection, json),
+        Command::PublicKey(args) => public_key(args, json),
+    }
+}
+
+fn list(connection: &ConnectionArgs, json: bool) -> Result<(), Failure> {
+    let keys = connection.call(async |client| client.keys().await)?;
+    if json {
+        let keys: Vec<_> = keys.iter().map(key_json).collect();
+        return bytes::print(&json!({ "keys": keys }).to_string());
+    }
+    if keys.is_empty() {
+        return bytes::print("no keys: no grant of this client names one");
+    }
+    let head = ["KEY", "VERSION", "BITS", "ALGORITHMS", "OPERATIONS"].map(str::to_owned);
+    let rows = keys.iter().map(|key| {
+        let newest = newest_active(key).or(key.versions.first());
+        [
+            key.name.clone(),
+            newest.map_or_else(|| "-".into(), |version| version.version.to_string()),
+            newest.map_or_else(|| "-".into(), bits),
+            newest.map_or_else(|| "-".into(), algorithms),
+            key.operations.join(", "),
+        ]
+    });
+    bytes::print(&table(std::iter::once(head).chain(rows)))
+}
+
+fn show(name: &str, connection: &ConnectionArgs, json: bool) -> Result<(), Failure> {
+    let (key, health) = connection
+        .call(async |client| Ok((client.key(name).await?, client.health(Some(name)).await?)))?;
+    let health = match health {
+        Health::Serving => "serving",
+        Health::NotServing => "not serving",
+    };
+    if json {
+        let mut key = key_json(&key);
+        key["health"] = health.into();
+        return bytes::print(&key.to_string());
+    }
+    let facts =
+        [["health".into(), health.into()], ["operations".into(), key.operations.join(", ")]];
+    let head = ["VERSION", "STATE", "BITS", "ALGORITHMS", "PUBLIC KEY SHA-256"].map(str::to_owned);
+    let rows = key.versions.iter().map(|version| {
+        [
+            version.version.to_string(),
+            state(version).to_owned(),
+            bits(version),
+            algorithms(version),
+            hex::encode(&version.public_key_sha256),
+        ]
+    });
+    let versions = table(std::iter::once(head).chain(rows));
+    bytes::print(&format!("{}\n\n{}\n\n{versions}", key.name, table(facts.into_iter())))
+}
+
+fn public_key(args: &PublicKeyArgs, json: bool) -> Result<(), Failure> {
+    if args.der {
+        OutputArgs { base64: false, force: args.force }.check(json)?;
+    }
+    let key = args.connection.call(async |client| client.key(&args.key).await)?;
+    let version = match args.version {
+        Some(number) => key.versions.iter().find(|version| version.version == number),
+        None => newest_active(&key),
+    };
+    let Some(version) = version else {
+        let wanted =
+            args.version.map_or_else(|| "active version".into(), |n| format!("version {n}"));
+        return Err(Failure::new(Exit::Failure, format!("{} has no {wanted}", key.name))
+            .advise(format!("`claviger keys show {}` lists its versions.", key.name)));
+    };
+    if version.public_key.is_empty() {
+        let message = format!(
+            "version {} of {} has not been opened since the daemon started",
+            version.version, key.name
+        );
+        return Err(Failure::new(Exit::Unavailable, message)
+            .advise("Its backend may be down; the daemon goes on trying."));
+    }
+    if json {
+        let mut result = version_json(version);
+        result["key"] = key.name.into();
+        return bytes::print(&result.to_string());
+    }
+    if args.der {
+        return bytes::write(&version.public_key);
+    }
+    bytes::write(pem(&version.public_key).as_bytes())
+}
+
+fn newest_active(key: &Key) -> Option<&KeyVersion> {
+    key.versions.iter().find(|version| version.state() == KeyVersionState::Active)
+}
+
+fn bits(version: &KeyVersion) -> String {
+    match version.modulus_bits {
+        0 => "-".into(),
+        bits => bits.to_string(),
+    }
+}
+
+fn algorithms(version: &KeyVersion) -> String {
+    [&version.algorithms[..], &version.sign_algorithms[..]].concat().join(", ")
+}
+
+fn state(version: &KeyVersion) -> &'static str {
+    match version.state() {
+        KeyVersionState::Active => "active",
+        KeyVersionState::UnwrapOnly => "unwrap-only",
+        KeyVersionState::Disabled => "disabled",
+        KeyVersionState::Unspecified => "unknown",
+    }
+}
+
+fn key_json(key: &Key) -> Value {
+    json!({
+        "key": key.name,
+        "operations": key.operations,
+        "versions": key.versions.iter().map(version_json).collect::<Vec<_>>(),
+    })
+}
+
+fn version_json(version: &KeyVersion) -> Value {
+    let some = |bytes: &[u8], text: fn(&[u8]) -> String| (!bytes.is_empty()).then(|| text(bytes));
+    json!({
+        "version": version.version,
+        "state": state(version),
+        "algorithms": version.algorithms,
+        "sign_algorithms": version.sign_algorithms,
+        "modulus_bits": Some(version.modulus_bits).filter(|bits| *bits != 0),
+        "public_key_pem": some(&version.public_key, pem),
+        "public_key_sha256": some(&version.public_key_sha256, |bytes| hex::encode(bytes)),
+    })
+}
+
+fn pem(spki: &[u8]) -> String {
+    let text = bytes::encode(spki);
+    let mut pem = String::from("-----BEGIN PUBLIC KEY-----\n");
+    for line in text.as_bytes().chunks(64) {
+        pem.extend(line.iter().map(|byte| char::from(*byte)));
+        pem.push('\n');
+    }
+    pem + "-----END PUBLIC KEY-----\n"
+}
+
+/// Columns as wide as their widest cell, two blanks apart; no line end after the last row.
+fn table<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<_> = rows.collect();
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_lines_its_columns_up() {
+        let rows = [["KEY", "BITS"], ["user-keys", "2048"], ["b", "-"]];
+        let text = table(rows.into_iter().map(|row| row.map(str::to_owned)));
+        assert_eq!(text, "KEY        BITS\nuser-keys  2048\nb          -");
+    }
+
+    #[test]
+    fn pem_lines_have_64_characters() {
+        let pem = pem(&[7; 50]);
+        let lines: Vec<_> = pem.lines().collect();
+        assert_eq!(lines[0], "-----BEGIN PUBLIC KEY-----");
+        assert_eq!((lines[1].len(), lines[2].len(), lines.len()), (64, 4, 4));
+        assert!(pem.ends_with("-----END PUBLIC KEY-----\n"));
+    }
+}

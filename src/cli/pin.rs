@@ -1,0 +1,113 @@
+//! `claviger pin`: forgets failed logins, so that a token's PIN is tried again.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use clap::Subcommand;
+use claviger_pkcs11::latch::{self, LatchError, LatchedToken};
+use serde_json::json;
+
+use super::bytes;
+use super::failure::{Exit, Failure};
+
+/// The commands below `claviger pin`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Forget the failed logins of a token, once its PIN's file holds the right PIN
+    #[command(after_help = "\
+Examples:
+  claviger pin clear --serial 2f3a9b1c4d5e6f70
+  claviger pin clear --state-dir /var/lib/claviger --all")]
+    Clear(ClearArgs),
+}
+
+/// The arguments of `claviger pin clear`.
+#[derive(clap::Args, Debug)]
+pub struct ClearArgs {
+    /// The daemon's configuration, which names its state directory
+    #[arg(long, value_name = "FILE", default_value = "/etc/claviger/claviger.toml")]
+    config: PathBuf,
+    /// The daemon's state directory itself
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    state_dir: Option<PathBuf>,
+    /// The token's serial number
+    #[arg(long, required_unless_present = "all")]
+    serial: Option<String>,
+    /// Every token that has failed logins
+    #[arg(long, conflicts_with = "serial")]
+    all: bool,
+}
+
+/// Runs one of them.
+pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
+    let Command::Clear(args) = command;
+    let state_dir = match &args.state_dir {
+        Some(dir) => dir.clone(),
+        None => state_dir_of(&args.config)?,
+    };
+    let latched = latch::list(&state_dir)?;
+    let serials = match &args.serial {
+        Some(serial) => vec![serial.clone()],
+        None => latched.iter().map(|token| token.serial.clone()).collect(),
+    };
+    let mut cleared = Vec::new();
+    for serial in serials {
+        if latch::clear(&state_dir, &serial)? {
+            cleared.push(serial);
+        }
+    }
+    if let (Some(serial), true) = (&args.serial, cleared.is_empty()) {
+        return Err(nothing_to_clear(serial, &latched, &state_dir));
+    }
+    if json {
+        return bytes::print(&json!({ "cleared": cleared }).to_string());
+    }
+    bytes::print(&match cleared.as_slice() {
+        [] => "no token has failed logins".to_owned(),
+        cleared => {
+            format!("cleared {}: the PIN is tried again at the next login", cleared.join(", "))
+        }
+    })
+}
+
+fn nothing_to_clear(serial: &str, latched: &[LatchedToken], state_dir: &Path) -> Failure {
+    let message = format!("token {serial:?} has no failed logins in {}", state_dir.display());
+    let others: Vec<_> = latched.iter().map(describe).collect();
+    Failure::new(Exit::Failure, message).advise(match others.as_slice() {
+        [] => "No token has; is it the daemon's state directory?".to_owned(),
+        others => format!("These have: {}.", others.join("; ")),
+    })
+}
+
+fn describe(token: &LatchedToken) -> String {
+    let minutes =
+        SystemTime::now().duration_since(token.since).map_or(0, |since| since.as_secs() / 60);
+    let LatchedToken { serial, attempts, refused, .. } = token;
+    format!("{serial:?} ({attempts} logins, {refused} refused, the first {minutes} minutes ago)")
+}
+
+/// Reads `server.state_dir` and nothing else: a PIN can be cleared while the rest is being changed.
+fn state_dir_of(config: &Path) -> Result<PathBuf, Failure> {
+    let file = config.display();
+    let wrong = |reason: String| {
+        Failure::new(Exit::Configuration, format!("{file}: {reason}"))
+            .advise("Name the right file with --config, or the directory with --state-dir.")
+    };
+    let text = std::fs::read_to_string(config).map_err(|error| wrong(error.to_string()))?;
+    let table: toml::Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| wrong(format!("not TOML: {}", error.message())))?;
+    let state_dir = table.get("server").and_then(|server| server.get("state_dir"));
+    let state_dir = state_dir.and_then(toml::Value::as_str);
+    state_dir.map(PathBuf::from).ok_or_else(|| wrong("[server] has no state_dir".to_owned()))
+}
+
+impl From<LatchError> for Failure {
+    fn from(error: LatchError) -> Self {
+        let message = match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        Self::new(Exit::Failure, message)
+    }
+}

@@ -1,0 +1,91 @@
+//! `claviger sign`: hashes a message here and has its digest signed.
+
+use aws_lc_rs::digest;
+use clap::builder::PossibleValuesParser;
+use claviger_client::SignOptions;
+use claviger_provider_api::SignAlgorithm;
+use claviger_provider_api::public_key::aws_lc_digest;
+use serde_json::json;
+
+use super::bytes::{self, OutputArgs};
+use super::connection::ConnectionArgs;
+use super::failure::{Exit, Failure};
+
+/// The arguments of `claviger sign`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  claviger sign releases --algorithm PS256 < release.tar > release.sig
+  claviger sign releases --algorithm PS256 --base64 --digest $(sha256sum < file | cut -c1-64)")]
+pub struct Args {
+    /// The key's name
+    key: String,
+    #[command(flatten)]
+    digest: DigestArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+/// What is signed, the same for sign and verify.
+#[derive(clap::Args, Debug)]
+pub struct DigestArgs {
+    /// The signing algorithm
+    #[arg(long, value_name = "NAME",
+        value_parser = PossibleValuesParser::new(SignAlgorithm::ALL.map(SignAlgorithm::name)))]
+    algorithm: String,
+    /// The digest in hexadecimal, in the place of a message on stdin
+    #[arg(long, value_name = "HEX")]
+    digest: Option<String>,
+    /// The version to use [default: the newest active one signs, any of them verifies]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    key_version: Option<u32>,
+}
+
+impl DigestArgs {
+    /// The JWA name.
+    pub fn algorithm(&self) -> &str {
+        &self.algorithm
+    }
+
+    /// The options for the call.
+    pub fn options(&self) -> SignOptions {
+        SignOptions { key_version: self.key_version }
+    }
+
+    /// The digest that was given, or that of the message on stdin.
+    pub fn digest(&self) -> Result<Vec<u8>, Failure> {
+        let algorithm: SignAlgorithm = self.algorithm.parse().expect("clap knows the names");
+        let Some(hex) = &self.digest else {
+            let mut context = digest::Context::new(aws_lc_digest(algorithm.hash()));
+            bytes::each_piece(|piece| context.update(piece))?;
+            return Ok(context.finish().as_ref().to_vec());
+        };
+        let expected = algorithm.hash().len();
+        hex::decode(hex).ok().filter(|digest| digest.len() == expected).ok_or_else(|| {
+            let digits = 2 * expected;
+            Failure::new(Exit::Usage, format!("--digest: {algorithm} needs {digits} hex digits"))
+        })
+    }
+}
+
+/// Signs what is on stdin, or a digest.
+pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
+    args.output.check(json)?;
+    let (digest, options) = (args.digest.digest()?, args.digest.options());
+    let algorithm = args.digest.algorithm();
+    let signed = args
+        .connection
+        .call(async |client| client.sign(&args.key, &digest, algorithm, options).await)?;
+    if !json {
+        return args.output.write(&signed.signature);
+    }
+    let result = json!({
+        "signature": bytes::encode(&signed.signature).as_str(),
+        "key_version": signed.key_version,
+        "algorithm": signed.algorithm,
+        "request_id": signed.request_id,
+    });
+    bytes::print(&result.to_string())
+}

@@ -1,0 +1,65 @@
+//! `claviger unwrap`: the wrapped value in, key material out.
+
+use claviger_client::UnwrapOptions;
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::bytes::{self, BytesArgs};
+use super::connection::ConnectionArgs;
+use super::failure::Failure;
+use super::wrap::ParameterArgs;
+
+/// The arguments of `claviger unwrap`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  claviger unwrap user-keys < wrapped > key
+  claviger unwrap user-keys --base64-in < wrapped.txt | sha256sum")]
+pub struct Args {
+    /// The key's name
+    key: String,
+    /// The version that wrapped [default: those that fit are tried, newest first]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    key_version: Option<u32>,
+    #[command(flatten)]
+    parameters: ParameterArgs,
+    #[command(flatten)]
+    bytes: BytesArgs,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+/// Unwraps what is on stdin.
+pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
+    args.bytes.output().check(json)?;
+    let wrapped = args.bytes.read("wrapped value")?;
+    let options = UnwrapOptions {
+        key_version: args.key_version,
+        algorithm: args.parameters.algorithm(),
+        label: args.parameters.label(),
+    };
+    let unwrapped = args
+        .connection
+        .call(async |client| client.unwrap_key(&args.key, &wrapped, &options).await)?;
+    if !json {
+        return args.bytes.output().write(&unwrapped.key_material);
+    }
+    // Put together by hand: a JSON value would keep a copy of the key material.
+    let material = bytes::encode(&unwrapped.key_material);
+    let request_id = Value::from(unwrapped.request_id).to_string();
+    let version = unwrapped.key_version.to_string();
+    let pieces = [
+        "{\"key_material\":\"",
+        &material,
+        "\",\"key_version\":",
+        &version,
+        ",\"request_id\":",
+        &request_id,
+        "}",
+    ];
+    let mut line = Zeroizing::new(String::with_capacity(pieces.iter().map(|p| p.len()).sum()));
+    for piece in pieces {
+        line.push_str(piece);
+    }
+    bytes::print(&line)
+}

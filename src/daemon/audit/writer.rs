@@ -1,0 +1,139 @@
+//! The thread that writes: one write and one sync for everything that gathered during the last.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::AuditError;
+use super::file::LogFile;
+use super::line::with_buffer;
+use super::queue::{Batch, Next, Queue};
+
+/// How often a log that fails is tried while no record comes.
+const RETRY: Duration = Duration::from_secs(1);
+
+pub(super) fn start(queue: Arc<Queue>, file: LogFile) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name("audit".to_owned()).spawn(move || {
+        let abandon = AbandonAtEnd(Arc::clone(&queue));
+        Writer { queue: &abandon.0, file, gap: None }.run();
+    })
+}
+
+/// Whatever ends the thread, nobody waits for it any longer.
+struct AbandonAtEnd(Arc<Queue>);
+
+impl Drop for AbandonAtEnd {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+struct Writer<'a> {
+    queue: &'a Queue,
+    file: LogFile,
+    gap: Option<Gap>,
+}
+
+/// Lines that could not be written; their callers were told. The log says so when it can again.
+struct Gap {
+    first_seq: u64,
+    last_seq: u64,
+    records: u64,
+    error: String,
+}
+
+impl Writer<'_> {
+    fn run(mut self) {
+        let mut batch = Batch::default();
+        loop {
+            match self.queue.take(&mut batch, self.wake_up()) {
+                Next::Write => self.commit(&mut batch),
+                Next::TimeUp if self.gap.is_some() => self.commit(&mut batch),
+                Next::TimeUp => {}
+                Next::End => return,
+            }
+        }
+    }
+
+    /// Writes counted refusals when they are due; the time to be woken though nothing comes.
+    fn wake_up(&self) -> Option<Instant> {
+        if self.queue.refusals_due().is_some_and(|due| due <= Instant::now()) {
+            self.queue.push_counted_refusals();
+        }
+        let retry = self.gap.is_some().then(|| Instant::now() + RETRY);
+        [retry, self.queue.refusals_due()].into_iter().flatten().min()
+    }
+
+    fn commit(&mut self, batch: &mut Batch) {
+        let started = Instant::now();
+        let written = match self.gap_line(&batch.lines) {
+            Some(lines) => self.file.append(&lines),
+            None => self.file.append(&batch.lines),
+        };
+        match written {
+            Ok(()) => {
+                self.queue.metrics().synced(batch.records, started.elapsed());
+                self.recovered();
+                for waiter in batch.waiters.drain(..) {
+                    let _ = waiter.send(Ok(()));
+                }
+            }
+            Err(error) => {
+                self.failed(batch, &error);
+                let error = AuditError::Write(Arc::new(error));
+                for waiter in batch.waiters.drain(..) {
+                    let _ = waiter.send(Err(error.clone()));
+                }
+            }
+        }
+        batch.clear();
+    }
+
+    /// `lines` behind a line that says which are missing.
+    fn gap_line(&self, lines: &[u8]) -> Option<Vec<u8>> {
+        let gap = self.gap.as_ref()?;
+        let gap_line = with_buffer(
+            self.queue.instance(),
+            |line| {
+                line.plain("event", "gap");
+                line.number("records", gap.records);
+                line.number("first_seq", gap.first_seq);
+                line.number("last_seq", gap.last_seq);
+                line.text("error", &gap.error, 512);
+            },
+            // It has no `seq` of its own: those after the gap are given already.
+            |body| [b"{", &body[1..]].concat(),
+        );
+        Some([&gap_line, lines].concat())
+    }
+
+    fn recovered(&mut self) {
+        if let Some(gap) = self.gap.take() {
+            self.queue.set_failing(false);
+            tracing::info!(lost = gap.records, "the audit log can be written again");
+        }
+    }
+
+    fn failed(&mut self, batch: &Batch, error: &io::Error) {
+        self.queue.metrics().failed(batch.records);
+        if self.gap.is_none() {
+            self.queue.set_failing(true);
+            let path = self.file.path().display();
+            tracing::error!(%path, %error, "the audit log cannot be written: calls fail until it can");
+        }
+        let gap = self.gap.get_or_insert_with(|| Gap {
+            first_seq: batch.first_seq,
+            last_seq: batch.first_seq,
+            records: 0,
+            error: error.to_string(),
+        });
+        if batch.records > 0 {
+            if gap.records == 0 {
+                gap.first_seq = batch.first_seq;
+            }
+            gap.last_seq = batch.first_seq + batch.records - 1;
+            gap.records += batch.records;
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What one caller may spend on one key: a rate of calls, and failed unwraps.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::Notify;
+
+use crate::daemon::config::{Limits, Rate};
+use crate::daemon::status::{Exhausted, Failure};
+
+/// The budget of one caller on one key. It outlives reloads and, for failed unwraps, restarts.
+#[derive(Debug)]
+pub struct Budget {
+    state: Mutex<State>,
+    released: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    limits: Limits,
+    /// When the rate's bucket is full again (a generic cell rate algorithm in one number).
+    rate_full_at: Instant,
+    /// Failed unwraps within the window, in milliseconds since 1970, oldest first.
+    failed_at: VecDeque<u64>,
+    /// Unwraps whose outcome is not known yet.
+    in_flight: u32,
+}
+
+impl Budget {
+    /// A budget with nothing spent but `failed_at` (milliseconds since 1970, oldest first).
+    pub fn new(limits: Limits, failed_at: Vec<u64>) -> Self {
+        let state = State {
+            limits,
+            rate_full_at: Instant::now(),
+            failed_at: failed_at.into(),
+            in_flight: 0,
+        };
+        Self { state: Mutex::new(state), released: Notify::new() }
+    }
+
+    /// Takes over changed limits; what was spent stays spent.
+    pub fn set_limits(&self, limits: Limits) {
+        self.lock().limits = limits;
+    }
+
+    /// Failed unwraps within the window, in milliseconds since 1970, oldest first.
+    pub fn failed_at(&self) -> Vec<u64> {
+        let mut state = self.lock();
+        state.expire(now_ms());
+        state.failed_at.iter().copied().collect()
+    }
+
+    /// Spends one call of the rate.
+    pub fn spend_call(&self) -> Result<(), Failure> {
+        let mut state = self.lock();
+        let Some(Rate { count, per }) = state.limits.rate else { return Ok(()) };
+        let now = Instant::now();
+        let full_at = state.rate_full_at.max(now) + per / count;
+        let over = full_at.saturating_duration_since(now).saturating_sub(per);
+        if over.is_zero() {
+            state.rate_full_at = full_at;
+            return Ok(());
+        }
+        Err(Failure::Exhausted { what: Exhausted::Rate, retry_after: over })
+    }
+
+    /// Starts an unwrap that may fail. Where more are in flight than failures are left, it waits
+    /// for one of them, so that the limit holds however many calls come at once.
+    pub async fn start_unwrap(&self) -> Result<StartedUnwrap<'_>, Failure> {
+        loop {
+            let released = self.released.notified();
+            {
+                let mut state = self.lock();
+                let Some(Rate { count, per }) = state.limits.failed_unwraps else {
+                    state.in_flight += 1;
+                    return Ok(StartedUnwrap { budget: self });
+                };
+                let now = now_ms();
+                state.expire(now);
+                let failed = state.failed_at.len() as u32;
+                if failed >= count {
+                    let oldest = state.failed_at[(failed - count) as usize];
+                    let age = Duration::from_millis(now.saturating_sub(oldest));
+                    let retry_after = per.saturating_sub(age).max(Duration::from_millis(1));
+                    return Err(Failure::Exhausted { what: Exhausted::FailedUnwraps, retry_after });
+                }
+                if failed + state.in_flight < count {
+                    state.in_flight += 1;
+                    return Ok(StartedUnwrap { budget: self });
+                }
+            }
+            released.await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Forgets failures that have left the window. A clock that was set back keeps them longer,
+    /// never shorter.
+    fn expire(&mut self, now: u64) {
+        let Some(Rate { per, .. }) = self.limits.failed_unwraps else {
+            self.failed_at.clear();
+            return;
+        };
+        let window = per.as_millis() as u64;
+        while self.failed_at.front().is_some_and(|at| at + window <= now) {
+            self.failed_at.pop_front();
+        }
+    }
+}
+
+/// An unwrap in flight; dropped without a word it was no failure.
+#[derive(Debug)]
+pub struct StartedUnwrap<'a> {
+    budget: &'a Budget,
+}
+
+impl StartedUnwrap<'_> {
+    /// The value was at fault: spends one failed unwrap. Whether that was the last one left.
+    pub fn failed(self) -> bool {
+        let mut state = self.budget.lock();
+        let Some(Rate { count, .. }) = state.limits.failed_unwraps else { return false };
+        state.failed_at.push_back(now_ms());
+        state.failed_at.len() as u32 == count
+    }
+}
+
+impl Drop for StartedUnwrap<'_> {
+    fn drop(&mut self) {
+        self.budget.lock().in_flight -= 1;
+        self.budget.released.notify_waiters();
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(rate: Option<u32>, failed: Option<u32>) -> Limits {
+        let per = Duration::from_hours(1);
+        let of = |count: Option<u32>| count.map(|count| Rate { count, per });
+        Limits { rate: of(rate), failed_unwraps: of(failed) }
+    }
+
+    #[tokio::test]
+    async fn the_failure_after_the_last_allowed_one_is_refused_and_successes_cost_nothing() {
+        let budget = Budget::new(limits(None, Some(3)), vec![]);
+        for _ in 0..10 {
+            drop(budget.start_unwrap().await.unwrap());
+        }
+        for _ in 0..3 {
+            budget.start_unwrap().await.unwrap().failed();
+        }
+        let refused = budget.start_unwrap().await.unwrap_err();
+        assert!(matches!(
+            refused,
+            Failure::Exhausted { what: Exhausted::FailedUnwraps, retry_after }
+                if retry_after > Duration::from_secs(3590)
+        ));
+    }
+
+    #[tokio::test]
+    async fn calls_at_once_cannot_fail_more_often_than_the_limit() {
+        let budget = Budget::new(limits(None, Some(2)), vec![]);
+        let first = budget.start_unwrap().await.unwrap();
+        let second = budget.start_unwrap().await.unwrap();
+        let mut third = Box::pin(budget.start_unwrap());
+        assert!(futures::poll!(&mut third).is_pending());
+        first.failed();
+        assert!(futures::poll!(&mut third).is_pending());
+        second.failed();
+        assert!(third.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn failures_leave_the_window_and_survive_a_restart_until_then() {
+        let hour = 3_600_000;
+        let spent = vec![now_ms() - hour - 1, now_ms() - 1000];
+        let budget = Budget::new(limits(None, Some(2)), spent);
+        budget.start_unwrap().await.unwrap().failed();
+        assert!(budget.start_unwrap().await.is_err());
+        assert_eq!(Budget::new(limits(None, Some(2)), budget.failed_at()).failed_at().len(), 2);
+    }
+
+    #[test]
+    fn a_rate_allows_its_count_at_once_and_then_says_when() {
+        let budget = Budget::new(limits(Some(5), None), vec![]);
+        for _ in 0..5 {
+            budget.spend_call().unwrap();
+        }
+        assert!(matches!(
+            budget.spend_call(),
+            Err(Failure::Exhausted { what: Exhausted::Rate, retry_after })
+                if retry_after <= Duration::from_mins(12)
+        ));
+    }
+}

@@ -1,0 +1,226 @@
+//! `[providers.NAME]`: `type`, `required` and `environment` are read here, the rest by the provider.
+
+use std::collections::{BTreeMap, HashMap};
+
+use claviger_provider_api::SecretSource;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::reader::{Node, joined, nearest, unknown_field};
+use super::{Provider, values};
+use crate::daemon::backends::{PROVIDER_TYPES, ProviderConfig, ProviderType};
+
+/// `[providers]`. None for a provider that is there but wrong, so that keys in it are not blamed.
+pub(super) fn providers(node: &Node<'_>) -> BTreeMap<String, Option<Provider>> {
+    let mut set_by = HashMap::new();
+    let mut providers = BTreeMap::new();
+    for (name, node) in node.entries() {
+        if let Err(message) = values::name(name) {
+            node.error(message);
+        }
+        let provider = provider(&node);
+        for (variable, value) in provider.iter().flat_map(|provider| &provider.environment) {
+            let (first, other) =
+                set_by.entry(variable.clone()).or_insert((name.to_owned(), value.clone()));
+            if other != value {
+                node.error(format_args!(
+                    "sets {variable} in its environment to another value than provider {first:?}: one process has one environment; write the same value, or run two daemons"
+                ));
+            }
+        }
+        providers.insert(name.to_owned(), provider);
+    }
+    providers
+}
+
+fn provider(node: &Node<'_>) -> Option<Provider> {
+    let table = node.table()?;
+    let provider_type = match table.get("type").map(Spanned::get_ref) {
+        Some(DeValue::String(name)) => provider_type(&node.field("type")?, name),
+        Some(_) => node.field("type")?.string().and(None),
+        None => {
+            let names: Vec<&str> = compiled().collect();
+            node.missing("type", format_args!("write type = {}", values::alternatives(&names)));
+            None
+        }
+    };
+    let required = node.field("required").map_or(Some(false), |node| node.boolean());
+    let environment =
+        node.field("environment").map_or(Some(BTreeMap::new()), |node| environment(&node));
+    let (provider_type, environment) = (provider_type?, environment?);
+    let secrets = secrets(node, provider_type)?;
+    let config = own_options(node, table, provider_type)?;
+    if let Err(message) = config.validate() {
+        node.error(message);
+        return None;
+    }
+    Some(Provider { required: required?, config, environment, secrets })
+}
+
+fn compiled() -> impl Iterator<Item = &'static str> {
+    PROVIDER_TYPES.iter().filter(|known| known.compiled).map(|known| known.name)
+}
+
+fn provider_type(node: &Node<'_>, name: &str) -> Option<&'static ProviderType> {
+    let names: Vec<&str> = compiled().collect();
+    let here = values::alternatives(&names);
+    match PROVIDER_TYPES.iter().find(|known| known.name == name) {
+        Some(known) if known.compiled => Some(known),
+        Some(_) => {
+            node.error(format_args!(
+                "{name:?} is not in this build; build claviger with the cargo feature {name:?}, or write {here}"
+            ));
+            None
+        }
+        None => {
+            node.error(format_args!("{name:?} is not known; write {here}"));
+            None
+        }
+    }
+}
+
+fn environment(node: &Node<'_>) -> Option<BTreeMap<String, String>> {
+    let mut environment = BTreeMap::new();
+    let mut good = node.is_table();
+    for (name, node) in node.entries() {
+        let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+        if !name.bytes().all(letters) || !name.starts_with(|c: char| !c.is_ascii_digit()) {
+            node.error("is no name of an environment variable; write letters, digits and \"_\", no digit first");
+            good = false;
+        }
+        match node.string() {
+            Some(value) if value.contains('\0') => {
+                node.error("has a zero byte, which no environment can hold; leave it out");
+                good = false;
+            }
+            Some(value) => drop(environment.insert(name.to_owned(), value.to_owned())),
+            None => good = false,
+        }
+    }
+    good.then_some(environment)
+}
+
+/// The sources of a provider's secrets, by its options' names. A secret itself, written where its
+/// source belongs, is refused here and never repeated: it must not reach a message.
+fn secrets(
+    node: &Node<'_>,
+    provider_type: &ProviderType,
+) -> Option<BTreeMap<String, SecretSource>> {
+    let mut sources = BTreeMap::new();
+    for option in provider_type.secrets {
+        let Some(node) = node.field(option) else { continue };
+        if !node.is_table() {
+            node.error("must not stand in this file; write { file = \"…\" }, the path of a file that holds it, or { credential = \"…\" } for systemd");
+            return None;
+        }
+        let text = |name| node.field(name).and_then(|source| source.text());
+        let file = text("file").map(|file| SecretSource::File(node.report().resolve(file)));
+        let credential =
+            || text("credential").map(|name| SecretSource::Credential(name.to_owned()));
+        // Any other form is the provider's to refuse.
+        sources.extend(file.or_else(credential).map(|source| ((*option).to_owned(), source)));
+    }
+    Some(sources)
+}
+
+/// Lets the provider read its own options, with relative paths resolved.
+fn own_options(
+    node: &Node<'_>,
+    table: &DeTable<'_>,
+    provider_type: &ProviderType,
+) -> Option<ProviderConfig> {
+    let mut options = table.clone();
+    options.remove("type");
+    options.remove("required");
+    for (name, value) in &mut options {
+        let option = name.get_ref().as_ref();
+        match value.get_mut() {
+            DeValue::String(path) if provider_type.paths.contains(&option) => resolve(node, path),
+            DeValue::Table(secret) if provider_type.secrets.contains(&option) => {
+                if let Some(DeValue::String(path)) = secret.get_mut("file").map(Spanned::get_mut) {
+                    resolve(node, path);
+                }
+            }
+            _ => {}
+        }
+    }
+    let options = Spanned::new(node.offset()..node.offset(), options);
+    ProviderConfig::from_options(provider_type.name, options)
+        .map_err(|error| own_error(node, table, &error))
+        .ok()
+}
+
+fn resolve(node: &Node<'_>, path: &mut std::borrow::Cow<'_, str>) {
+    match node.report().resolve(path).into_os_string().into_string() {
+        Ok(resolved) => *path = resolved.into(),
+        Err(_) => node.error(format_args!(
+            "{path:?} is relative to a folder whose name is not UTF-8; write the whole path"
+        )),
+    }
+}
+
+/// Reports what serde said about a provider's options, at the option it is about.
+fn own_error(node: &Node<'_>, table: &DeTable<'_>, error: &toml::de::Error) {
+    let offset = error.span().map(|span| span.start);
+    let (mut path, mut at) = (node.path().to_owned(), node.offset());
+    let mut inside = Some(table);
+    while let Some(table) = inside.take() {
+        let hit = table.iter().find(|(name, value)| {
+            let (name, value) = (name.span(), value.span());
+            let covers = |offset| name.contains(&offset) || value.contains(&offset);
+            offset.is_some_and(covers)
+        });
+        if let Some((name, value)) = hit {
+            path = joined(&path, name.get_ref());
+            at = name.span().start;
+            inside = value.get_ref().as_table();
+        }
+    }
+    let message = error.message().trim();
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let (field, message) = match quoted.as_slice() {
+        [field] if message.starts_with("missing field") => {
+            (joined(&path, field), "is missing; write it in this table".to_owned())
+        }
+        [field, known @ ..] if message.starts_with("unknown field") => {
+            (path, unknown_field(field, known))
+        }
+        [variant, known @ ..] if message.starts_with("unknown variant") => {
+            let known = values::alternatives(known);
+            (path, format!("{variant:?} is not known; write {known}"))
+        }
+        _ => (path, message.lines().collect::<Vec<_>>().join(" ")),
+    };
+    node.report().error(at, &field, message);
+}
+
+/// The provider that `node` names, if there is one.
+pub(super) fn named<'p>(
+    node: &Node<'_>,
+    providers: &'p BTreeMap<String, Option<Provider>>,
+) -> Option<(&'p str, Option<&'p Provider>)> {
+    let name = node.string()?;
+    if let Some((name, provider)) = providers.get_key_value(name) {
+        return Some((name, provider.as_ref()));
+    }
+    match nearest(name, providers.keys().map(String::as_str)) {
+        Some(near) => node.error(format_args!("{name:?} is no provider; did you mean {near:?}?")),
+        None => node.error(format_args!("{name:?} is no provider; add [providers.{name}]")),
+    }
+    None
+}
+
+#[cfg(all(test, feature = "software", not(feature = "pkcs11")))]
+mod tests {
+    use crate::daemon::config::Config;
+
+    #[test]
+    fn a_provider_that_was_left_out_of_the_build_says_so() {
+        let text = "[server]\nlisten = [\"unix:/run/c.sock\"]\n[audit]\noff = true\n[providers.a]\ntype = \"pkcs11\"\n";
+        let error = Config::parse("claviger.toml".as_ref(), text).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "claviger.toml:6: providers.a.type: \"pkcs11\" is not in this build; build claviger with the cargo feature \"pkcs11\", or write \"software\""
+        );
+    }
+}

@@ -1,0 +1,73 @@
+//! Signing: one version, one replica, at most one silent retry after a repair.
+
+use claviger_provider_api::{Digest, ErrorKind, SignAlgorithm, Signature};
+
+use super::{CallContext, Entry, Guard};
+use crate::daemon::config::Operation;
+use crate::daemon::keyring::Version;
+use crate::daemon::status::Failure;
+
+impl Guard {
+    /// Signs a digest with the private key in its backend; gives the signature and the version.
+    pub async fn sign(
+        &self,
+        context: &CallContext,
+        key: &str,
+        digest: &[u8],
+        algorithm: SignAlgorithm,
+        version: Option<u32>,
+    ) -> Result<(Signature, u32), Failure> {
+        let mut entry = Entry::new(self, context, Operation::Sign, key, None);
+        let outcome = match entry.grant().and_then(|granted| {
+            let version = granted.key.for_sign(version, algorithm)?;
+            Ok((version, parse_digest(digest, algorithm)?))
+        }) {
+            Ok((version, digest)) => try_sign(&mut entry, version, &digest, algorithm)
+                .await
+                .map(|signature| (signature, version.number)),
+            Err(failure) => Err(failure),
+        };
+        entry.finish(outcome).await
+    }
+}
+
+/// A digest of exactly the length that the algorithm's hash gives.
+pub(super) fn parse_digest(digest: &[u8], algorithm: SignAlgorithm) -> Result<Digest, Failure> {
+    let hash = algorithm.hash();
+    Digest::new(hash, digest).ok_or_else(|| Failure::Field {
+        field: "digest",
+        allowed: format!(
+            "must be exactly {} bytes for {algorithm}, not {}",
+            hash.len(),
+            digest.len()
+        ),
+    })
+}
+
+async fn try_sign(
+    entry: &mut Entry<'_>,
+    version: &Version,
+    digest: &Digest,
+    algorithm: SignAlgorithm,
+) -> Result<Signature, Failure> {
+    let replica = version.replica().map_err(|fault| Failure::of_backend(fault.kind))?;
+    let key = replica.key().ok_or(Failure::Unavailable)?;
+    entry.reached(version, algorithm.name());
+    entry.replica = Some(std::sync::Arc::clone(replica));
+    let mut retried = false;
+    loop {
+        let error = match key.sign(digest, algorithm, entry.context.call()).await {
+            Ok(signature) => {
+                replica.proven();
+                return Ok(signature);
+            }
+            Err(error) => error,
+        };
+        entry.backend_failed(&error);
+        if error.kind() != ErrorKind::Unavailable || retried {
+            return Err(Failure::of_backend(error.kind()));
+        }
+        retried = true;
+        replica.check().await.map_err(|fault| Failure::of_backend(fault.kind))?;
+    }
+}

@@ -1,0 +1,188 @@
+//! Unwrapping: candidates, newest first; whose fault a failure was; at most one silent retry.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use claviger_provider_api::{Algorithm, ErrorKind, KeyMaterial, Parameters, Unwrapped};
+
+use super::{CallContext, Entry, Guard, check_label};
+use crate::daemon::config::Operation;
+use crate::daemon::keyring::Candidate;
+use crate::daemon::replica::Replica;
+use crate::daemon::status::Failure;
+
+/// One parsed unwrap.
+#[derive(Debug)]
+pub struct UnwrapCall {
+    /// The key's name.
+    pub key: String,
+    /// The wrapped value.
+    pub wrapped: Bytes,
+    /// The version, if the caller knows it.
+    pub version: Option<u32>,
+    /// The algorithm, if the caller names one.
+    pub algorithm: Option<Algorithm>,
+    /// The OAEP label.
+    pub label: Bytes,
+    /// Its place in a batch.
+    pub batch_item: Option<u32>,
+}
+
+/// A candidate that did not unwrap the value.
+struct Miss<'a> {
+    candidate: Candidate<'a>,
+    replica: &'a Arc<Replica>,
+    kind: ErrorKind,
+    /// The key's count of repairs before the attempt.
+    repairs: u64,
+}
+
+impl Guard {
+    /// Unwraps with the private key in its backend; gives the material and the version.
+    pub async fn unwrap(
+        &self,
+        context: &CallContext,
+        call: &UnwrapCall,
+    ) -> Result<(KeyMaterial, u32), Failure> {
+        let mut entry = Entry::new(self, context, Operation::Unwrap, &call.key, call.batch_item);
+        let outcome = try_unwrap(&mut entry, call).await;
+        entry.finish(outcome).await
+    }
+}
+
+async fn try_unwrap(
+    entry: &mut Entry<'_>,
+    call: &UnwrapCall,
+) -> Result<(KeyMaterial, u32), Failure> {
+    let granted = entry.grant()?;
+    check_label(call.algorithm, &call.label)?;
+    let candidates = granted.key.for_unwrap(call.wrapped.len(), call.version, call.algorithm)?;
+    for candidate in &candidates {
+        check_label(Some(candidate.algorithm), &call.label)?;
+    }
+    let budget = granted.budget.start_unwrap().await?;
+    entry.reached(candidates[0].version, candidates[0].algorithm.name());
+    entry.wrapped(&call.wrapped);
+    let in_range = candidates.into_iter().filter(|candidate| {
+        candidate.version.public_key().is_none_or(|key| key.value_in_range(&call.wrapped))
+    });
+    match over_candidates(entry, call, in_range).await {
+        Err(Failure::UnwrapFailed) => {
+            if budget.failed() {
+                let (caller, key) = (&entry.context.caller.name, &call.key);
+                tracing::error!(%caller, key, "failed_unwraps is used up: this caller is refused on this key");
+            }
+            granted.key.metrics.failed_unwrap();
+            Err(Failure::UnwrapFailed)
+        }
+        outcome => outcome,
+    }
+}
+
+async fn over_candidates<'a>(
+    entry: &mut Entry<'_>,
+    call: &UnwrapCall,
+    candidates: impl Iterator<Item = Candidate<'a>>,
+) -> Result<(KeyMaterial, u32), Failure> {
+    let mut misses = Vec::new();
+    let mut unreachable = None;
+    for candidate in candidates {
+        let replica = match candidate.version.replica() {
+            Ok(replica) => replica,
+            Err(fault) => {
+                entry.backend_error = Some(fault.text.to_string());
+                unreachable = Some(Failure::of_backend(fault.kind));
+                continue;
+            }
+        };
+        let repairs = replica.key().map_or(0, |key| key.repairs());
+        match attempt(entry, call, candidate, replica).await {
+            Ok(material) => return Ok((material, candidate.version.number)),
+            Err(kind @ (ErrorKind::UnwrapFailed | ErrorKind::Unavailable)) => {
+                misses.push(Miss { candidate, replica, kind, repairs });
+            }
+            Err(kind @ (ErrorKind::OperatorNeeded | ErrorKind::Internal)) => {
+                unreachable = Some(Failure::of(kind));
+            }
+            Err(kind @ (ErrorKind::Throttled { .. } | ErrorKind::DeadlineExceeded)) => {
+                return Err(Failure::of(kind));
+            }
+        }
+    }
+    let mut may_retry = true;
+    for miss in misses {
+        match attribute(entry, call, &miss, &mut may_retry).await {
+            Ok(material) => return Ok((material, miss.candidate.version.number)),
+            Err(Failure::UnwrapFailed) => {}
+            Err(failure) => unreachable = Some(failure),
+        }
+    }
+    Err(unreachable.unwrap_or(Failure::UnwrapFailed))
+}
+
+/// Finds out whose fault a miss was. A check that started after it tells, where the key says that
+/// one is needed; if something was repaired since the attempt, the value gets its one silent retry.
+async fn attribute(
+    entry: &mut Entry<'_>,
+    call: &UnwrapCall,
+    miss: &Miss<'_>,
+    may_retry: &mut bool,
+) -> Result<KeyMaterial, Failure> {
+    let Some(key) = miss.replica.key() else { return Err(Failure::Unavailable) };
+    let lost = miss.kind == ErrorKind::Unavailable;
+    if !lost && !key.failure_needs_check() {
+        return Err(Failure::UnwrapFailed);
+    }
+    if let Err(fault) = miss.replica.check().await {
+        entry.backend_error = Some(fault.text.to_string());
+        return Err(Failure::of_backend(fault.kind));
+    }
+    let repaired = key.repairs() != miss.repairs;
+    if !lost && !repaired {
+        return Err(Failure::UnwrapFailed);
+    }
+    if !*may_retry || !miss.kind.may_retry_after_repair() {
+        return Err(Failure::Unavailable);
+    }
+    *may_retry = false;
+    let repairs = key.repairs();
+    match attempt(entry, call, miss.candidate, miss.replica).await {
+        Ok(material) => {
+            if let Some(key) = &entry.key {
+                key.metrics.retried();
+            }
+            Ok(material)
+        }
+        // Only a failure that nothing under it can explain is the value's.
+        Err(ErrorKind::UnwrapFailed)
+            if miss.replica.check().await.is_ok() && key.repairs() == repairs =>
+        {
+            Err(Failure::UnwrapFailed)
+        }
+        Err(kind) => Err(Failure::of_backend(kind)),
+    }
+}
+
+async fn attempt(
+    entry: &mut Entry<'_>,
+    call: &UnwrapCall,
+    candidate: Candidate<'_>,
+    replica: &Arc<Replica>,
+) -> Result<KeyMaterial, ErrorKind> {
+    let Some(key) = replica.key() else { return Err(ErrorKind::Unavailable) };
+    let Candidate { version, algorithm } = candidate;
+    entry.reached(version, algorithm.name());
+    entry.replica = Some(Arc::clone(replica));
+    let parameters = Parameters { algorithm, label: &call.label };
+    match key.unwrap_key(&call.wrapped, &parameters, entry.context.call()).await {
+        Ok(Unwrapped { material, backend_request_id }) => {
+            replica.proven();
+            entry.backend_request_id = backend_request_id;
+            Ok(material)
+        }
+        Err(error) => {
+            entry.backend_failed(&error);
+            Err(error.kind())
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! What a configuration becomes: providers, replicas, keys, callers; and what of it outlives a
+//! reload.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use tokio::sync::watch;
+
+use crate::daemon::backends::{Provider, ProviderConfig};
+use crate::daemon::budget::Budget;
+use crate::daemon::caller::{CallerIndex, Callers, Peer};
+use crate::daemon::config::{self, Config, State};
+use crate::daemon::guard;
+use crate::daemon::keyring::{Key, Keyring, Version};
+use crate::daemon::metrics::Metrics;
+use crate::daemon::policy::{Caller, Granted};
+use crate::daemon::replica::{Replica, Specification};
+
+/// The callers and keys in force: what a call needs.
+#[derive(Debug)]
+pub struct Snapshot {
+    callers: Callers,
+    policies: Vec<Arc<Caller>>,
+    /// Every key.
+    pub keyring: Keyring,
+}
+
+impl Snapshot {
+    /// The configured caller that this peer is, if it is exactly one.
+    pub fn identify(&self, peer: &Peer) -> Option<&Arc<Caller>> {
+        let CallerIndex(index) = self.callers.identify(peer).ok()?;
+        self.policies.get(index)
+    }
+}
+
+/// Everything that was made from a configuration.
+#[derive(Debug)]
+pub struct Keyset {
+    /// What a call needs.
+    pub snapshot: Arc<Snapshot>,
+    /// By name; unchanged ones outlive a reload with their logins.
+    pub providers: BTreeMap<String, (ProviderConfig, Arc<Provider>)>,
+    /// Unchanged ones outlive a reload with their open keys.
+    pub replicas: HashMap<Specification, Arc<Replica>>,
+    /// By caller and key.
+    pub budgets: HashMap<(String, String), Arc<Budget>>,
+    in_flight: HashMap<Arc<str>, Arc<AtomicU32>>,
+}
+
+/// Why a configuration cannot be put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A provider refused its options.
+    #[error("providers.{name}: {error}")]
+    Provider {
+        /// Its name.
+        name: String,
+        /// What it said.
+        error: claviger_provider_api::Error,
+    },
+    /// A certificate for a public key cannot be read.
+    #[error("keys.{key}: certificate {path}: {error}")]
+    Certificate {
+        /// The key's name.
+        key: String,
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// A version without a pin. `Config::check_for_serve` says it better and earlier.
+    #[error("keys.{key}: version {version} has no public_key_sha256")]
+    NotPinned {
+        /// The key's name.
+        key: String,
+        /// The version.
+        version: u32,
+    },
+}
+
+/// What is kept from before, and what is shared with what was before.
+#[derive(Debug)]
+pub struct Kept<'a> {
+    /// The keyset in force until now.
+    pub keyset: Option<&'a Keyset>,
+    /// Failed unwraps by caller and key, from the state directory.
+    pub failed_unwraps: &'a HashMap<(String, String), Vec<u64>>,
+    /// Told about each change of a replica's condition.
+    pub changed: &'a watch::Sender<u64>,
+}
+
+impl Keyset {
+    /// Makes everything from a checked configuration; touches no backend.
+    pub fn build(config: &Config, metrics: &Metrics, kept: &Kept<'_>) -> Result<Self, BuildError> {
+        let state_dir = config.server.state_dir.as_deref();
+        let providers = config
+            .providers
+            .iter()
+            .map(|(name, provider)| build_provider(name, provider, state_dir, kept))
+            .collect::<Result<BTreeMap<_, _>, _>>()?;
+        let mut replicas = HashMap::new();
+        let mut keyring = Keyring::default();
+        for (name, key) in &config.keys {
+            let versions = key
+                .versions
+                .iter()
+                .map(|version| build_version(name, version, &providers, kept, &mut replicas))
+                .collect::<Result<_, _>>()?;
+            let key = Key { name: name.clone(), versions, metrics: metrics.key(name) };
+            keyring.keys.insert(name.clone(), Arc::new(key));
+        }
+        let mut budgets = HashMap::new();
+        let mut in_flight = HashMap::new();
+        let policies = (0..)
+            .zip(&config.callers)
+            .map(|(index, caller)| {
+                build_caller(index, caller, &keyring, kept, &mut budgets, &mut in_flight)
+            })
+            .collect();
+        let several_cas = config.server.tls.as_ref().is_some_and(|tls| tls.client_ca.len() > 1);
+        let callers = Callers::new(&config.callers, several_cas);
+        let snapshot = Arc::new(Snapshot { callers, policies, keyring });
+        Ok(Self { snapshot, providers, replicas, budgets, in_flight })
+    }
+}
+
+fn build_provider(
+    name: &str,
+    provider: &config::Provider,
+    state_dir: Option<&Path>,
+    kept: &Kept<'_>,
+) -> Result<(String, (ProviderConfig, Arc<Provider>)), BuildError> {
+    let before = kept.keyset.and_then(|keyset| keyset.providers.get(name));
+    let instance = match before {
+        Some((config, instance)) if *config == provider.config => Arc::clone(instance),
+        _ => Arc::new(
+            Provider::new(name, &provider.config, state_dir)
+                .map_err(|error| BuildError::Provider { name: name.to_owned(), error })?,
+        ),
+    };
+    Ok((name.to_owned(), (provider.config.clone(), instance)))
+}
+
+fn build_version(
+    key: &str,
+    version: &config::Version,
+    providers: &BTreeMap<String, (ProviderConfig, Arc<Provider>)>,
+    kept: &Kept<'_>,
+    replicas: &mut HashMap<Specification, Arc<Replica>>,
+) -> Result<Version, BuildError> {
+    let disabled = version.state == State::Disabled;
+    let pin = match version.public_key_sha256 {
+        Some(pin) => pin,
+        None if disabled => [0; 32],
+        None => {
+            return Err(BuildError::NotPinned { key: key.to_owned(), version: version.version });
+        }
+    };
+    let of_version = version.replicas.iter().filter(|_| !disabled).map(|place| {
+        let specification = Specification {
+            place: place.clone(),
+            algorithms: version.algorithms.clone(),
+            sign_algorithms: version.sign_algorithms.clone(),
+            public_key_sha256: pin,
+        };
+        let (_, provider) = &providers[&place.provider];
+        let before = kept.keyset.and_then(|keyset| {
+            let same_provider = keyset
+                .providers
+                .get(&place.provider)
+                .is_some_and(|(_, before)| Arc::ptr_eq(before, provider));
+            keyset.replicas.get(&specification).filter(|_| same_provider)
+        });
+        let replica = before.map_or_else(
+            || {
+                let changed = kept.changed.clone();
+                Arc::new(Replica::new(specification.clone(), Arc::clone(provider), changed))
+            },
+            Arc::clone,
+        );
+        replicas.insert(specification, Arc::clone(&replica));
+        replica
+    });
+    Ok(Version {
+        number: version.version,
+        state: version.state,
+        algorithms: version.algorithms.clone(),
+        sign_algorithms: version.sign_algorithms.clone(),
+        public_key_sha256: pin,
+        replicas: of_version.collect(),
+        certificate: version
+            .certificate
+            .as_deref()
+            .map(|path| read_certificate(key, path))
+            .transpose()?,
+    })
+}
+
+fn read_certificate(key: &str, path: &Path) -> Result<Vec<u8>, BuildError> {
+    use rustls_pki_types::CertificateDer;
+    use rustls_pki_types::pem::PemObject;
+    CertificateDer::from_pem_file(path).map(|certificate| certificate.to_vec()).map_err(|error| {
+        BuildError::Certificate {
+            key: key.to_owned(),
+            path: path.to_owned(),
+            error: error.to_string(),
+        }
+    })
+}
+
+fn build_caller(
+    index: usize,
+    caller: &config::Caller,
+    keyring: &Keyring,
+    kept: &Kept<'_>,
+    budgets: &mut HashMap<(String, String), Arc<Budget>>,
+    in_flight: &mut HashMap<Arc<str>, Arc<AtomicU32>>,
+) -> Arc<Caller> {
+    let mut grants: HashMap<String, Granted> = HashMap::new();
+    for grant in &caller.grants {
+        for name in &grant.keys {
+            let granted = grants.entry(name.clone()).or_insert_with(|| {
+                let place = (caller.name.clone(), name.clone());
+                let budget = build_budget(&place, caller.limits, kept);
+                budgets.insert(place, Arc::clone(&budget));
+                Granted::new(Arc::clone(&keyring.keys[name]), budget)
+            });
+            grant.operations.iter().for_each(|operation| granted.allow(*operation));
+        }
+    }
+    let mut readable: Vec<String> = grants
+        .iter()
+        .filter(|(_, granted)| granted.allows(config::Operation::Read))
+        .map(|(name, _)| name.clone())
+        .collect();
+    readable.sort_unstable();
+    let name: Arc<str> = caller.name.as_str().into();
+    let before = kept.keyset.and_then(|keyset| keyset.in_flight.get(&name));
+    let calls = before.map(Arc::clone).unwrap_or_default();
+    in_flight.insert(Arc::clone(&name), Arc::clone(&calls));
+    Arc::new(Caller { name, slot: guard::slot(index), grants, readable, in_flight: calls })
+}
+
+fn build_budget(place: &(String, String), limits: config::Limits, kept: &Kept<'_>) -> Arc<Budget> {
+    if let Some(budget) = kept.keyset.and_then(|keyset| keyset.budgets.get(place)) {
+        budget.set_limits(limits);
+        return Arc::clone(budget);
+    }
+    let failed_at = kept.failed_unwraps.get(place).cloned().unwrap_or_default();
+    Arc::new(Budget::new(limits, failed_at))
+}

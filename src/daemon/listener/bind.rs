@@ -1,0 +1,159 @@
+//! Sockets to listen on, made before anything is served.
+
+use std::io::{Error, ErrorKind, Result};
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
+
+use crate::daemon::config::Listen;
+
+/// Connections that wait to be accepted; the system may allow fewer.
+const BACKLOG: u32 = 4096;
+/// Owner and group may connect: the group of the socket's folder decides who.
+const SOCKET_MODE: u32 = 0o660;
+
+/// A socket that listens.
+#[derive(Debug)]
+pub enum Bound {
+    /// For mutual TLS.
+    Tcp(TcpListener),
+    /// For peer credentials.
+    Unix(BoundUnix),
+}
+
+/// A Unix socket that listens. Dropped, it removes its file, if that still is its own.
+#[derive(Debug)]
+pub struct BoundUnix {
+    pub(super) listener: UnixListener,
+    path: PathBuf,
+    file: Option<(u64, u64)>,
+}
+
+/// Opens a socket. To be called inside a Tokio runtime.
+///
+/// A Unix socket gets mode 0660 whatever the umask; who may connect is a matter of its folder and
+/// group, who may call of the peer's uid. A file that an ended process has left is removed first,
+/// but only if it is a socket and nobody answers there.
+pub fn bind(listen: &Listen) -> Result<Bound> {
+    match listen {
+        Listen::Tcp(address) => bind_tcp(*address).map(Bound::Tcp),
+        Listen::Unix(path) => bind_unix(path).map(Bound::Unix),
+    }
+    .map_err(|error| {
+        let place = match listen {
+            Listen::Tcp(address) => address.to_string(),
+            Listen::Unix(path) => format!("unix:{}", path.display()),
+        };
+        Error::new(error.kind(), format!("cannot listen on {place}: {error}"))
+    })
+}
+
+impl Bound {
+    /// The TCP address, with the port that the system chose where 0 was asked for.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl Drop for BoundUnix {
+    fn drop(&mut self) {
+        if self.file.is_some() && self.file == identity(&self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn bind_unix(path: &Path) -> Result<BoundUnix> {
+    remove_stale(path)?;
+    let socket = UnixSocket::new_stream()?;
+    // On Linux the file takes over the socket's mode (minus the umask), so that at no moment it is
+    // wider than this; elsewhere the call fails and the mode is set right after.
+    let _ = rustix::fs::fchmod(&socket, rustix::fs::Mode::from_bits_truncate(SOCKET_MODE as _));
+    socket.bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    let listener = socket.listen(BACKLOG)?;
+    Ok(BoundUnix { listener, file: identity(path), path: path.to_owned() })
+}
+
+fn remove_stale(path: &Path) -> Result<()> {
+    let metadata = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(Error::new(ErrorKind::AlreadyExists, "a file that is no socket is there"));
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Ok(_) => Err(Error::new(ErrorKind::AddrInUse, "another process answers there")),
+        Err(error) => Err(error),
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("claviger.sock");
+        (directory, path)
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_for_owner_and_group_and_leaves_with_its_listener() {
+        let (_directory, path) = socket();
+        let bound = bind(&Listen::Unix(path.clone())).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o660);
+        assert_eq!(bound.local_addr(), None);
+        drop(bound);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_answers_is_left_alone_and_a_dead_one_is_replaced() {
+        let (_directory, path) = socket();
+        let alive = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let error = bind(&Listen::Unix(path.clone())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
+        drop(alive);
+        assert!(path.exists());
+        bind(&Listen::Unix(path.clone())).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_is_never_removed() {
+        let (_directory, path) = socket();
+        std::fs::write(&path, "precious").unwrap();
+        let error = bind(&Listen::Unix(path.clone())).unwrap_err().to_string();
+        assert!(error.contains("no socket") && error.contains("claviger.sock"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_named() {
+        let first = bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
+        let address = first.local_addr().unwrap();
+        let error = bind(&Listen::Tcp(address)).unwrap_err().to_string();
+        assert!(error.contains(&address.to_string()), "{error}");
+    }
+}

@@ -1,0 +1,316 @@
+//! One connection's life, in one task: handshake, requests, and its end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tower::util::{Oneshot, ServiceExt};
+
+use super::lifetime::Lifetime;
+use super::live::{Command, Place, Signal};
+use super::refusal::Refusal;
+use super::stats::{Cut, HandshakeFailure};
+use super::{BoxError, ConnectionSettings, Shared};
+use crate::daemon::caller::Peer;
+
+/// A dead peer is noticed after both together; idle connections cost one small frame a minute.
+const PING_INTERVAL: Duration = Duration::from_mins(1);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Requests carry a few short headers.
+const MAX_HEADER_LIST: u32 = 8 << 10;
+/// Streams that a peer resets before they were served (CVE-2023-44487), and that we reset for the
+/// peer's errors; more end the connection.
+const MAX_RESET_STREAMS: usize = 20;
+const MAX_LOCAL_ERROR_RESETS: usize = 128;
+/// A message has 64 KiB at most: one fits a stream's window, four the connection's.
+const STREAM_WINDOW: u32 = 128 << 10;
+const CONNECTION_WINDOW: u32 = 256 << 10;
+const SEND_BUFFER: usize = 128 << 10;
+/// The client's HTTP/2 preface: RFC 9113, section 3.4.
+const PREFACE: u8 = 24;
+
+pub(super) async fn serve_tcp<S, B>(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    address: SocketAddr,
+    place: Place,
+    service: S,
+) where
+    S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let _ = stream.set_nodelay(true);
+    let allowed = shared.settings.load().handshake_timeout;
+    // Boxed, like the connection that comes of it: the task itself stays small, and the memory of a
+    // handshake is free again after it.
+    let admission = Box::pin(async {
+        let (stream, peer) = handshake(&shared, stream, address, &place).await?;
+        shared.stats.count_handshake();
+        Ok(open(&shared, stream, peer, service))
+    });
+    let outcome = tokio::select! {
+        outcome = timeout(allowed, admission) => {
+            outcome.unwrap_or(Err(Refusal::from(HandshakeFailure::Timeout)))
+        }
+        _ = place.signal.received() => Err(HandshakeFailure::Shutdown.into()),
+    };
+    match outcome {
+        Ok(opened) => serve(&shared, &place, opened).await,
+        Err(refusal) => refusal.record(&shared, address),
+    }
+}
+
+pub(super) async fn serve_unix<S, B>(
+    shared: Arc<Shared>,
+    stream: UnixStream,
+    place: Place,
+    service: S,
+) where
+    S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let Ok(credentials) = stream.peer_cred() else {
+        shared.stats.count_failed(HandshakeFailure::Protocol);
+        return;
+    };
+    let peer = Arc::new(Peer::with_uid(credentials.uid(), credentials.pid()));
+    place.identify(peer.clone());
+    // Asked after `identify`: a list that comes in force meanwhile looks at this connection.
+    if shared.denied.denies(&peer) {
+        shared.stats.count_failed(HandshakeFailure::Denied);
+        return;
+    }
+    let opened = open(&shared, stream, peer, service);
+    serve(&shared, &place, opened).await;
+}
+
+/// TLS, and who it is. Nothing here costs more than a socket until the peer has sent its first
+/// bytes: only then it waits for one of the places.
+async fn handshake(
+    shared: &Shared,
+    stream: TcpStream,
+    address: SocketAddr,
+    place: &Place,
+) -> Result<(TlsStream<TcpStream>, Arc<Peer>), Refusal> {
+    let tls = shared.tls.as_ref().ok_or(HandshakeFailure::Protocol)?;
+    stream.peek(&mut [0]).await.map_err(|_| HandshakeFailure::PeerLeft)?;
+    let _handshaking = shared.handshakes.acquire().await.map_err(|_| HandshakeFailure::Shutdown)?;
+    let stream = TlsAcceptor::from(tls.load().server_config()).accept(stream).await?;
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    loop {
+        let trust = tls.load().trust().clone();
+        let ca = trust.verify(chain, SystemTime::now())?;
+        let peer = Peer::with_certificate(address, ca, chain).map_err(|error| Refusal {
+            reason: HandshakeFailure::BadCertificate,
+            detail: error.to_string(),
+        })?;
+        let peer = Arc::new(peer);
+        place.identify(peer.clone());
+        if shared.denied.denies(&peer) {
+            return Err(HandshakeFailure::Denied.into());
+        }
+        // What was put in force before `identify` may not have looked at this connection.
+        if tls.load().trust().fingerprint() == trust.fingerprint() {
+            return Ok((stream, peer));
+        }
+    }
+}
+
+/// A connection that is to speak HTTP/2.
+struct Opened<C> {
+    connection: Pin<Box<C>>,
+    heard: Arc<AtomicBool>,
+    lifetime: Lifetime,
+}
+
+type Http2<I, S> = http2::Connection<TokioIo<Heard<I>>, WithPeer<S>, TokioExecutor>;
+
+fn open<I, S, B>(shared: &Shared, io: I, peer: Arc<Peer>, service: S) -> Opened<Http2<I, S>>
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let settings = shared.settings.load();
+    let heard = Arc::new(AtomicBool::new(false));
+    let lifetime = Lifetime::new(&settings, &peer);
+    let io = TokioIo::new(Heard { io, bytes: 0, enough: heard.clone() });
+    let service = WithPeer { peer, service };
+    let connection = Box::pin(http2_settings(&settings).serve_connection(io, service));
+    Opened { connection, heard, lifetime }
+}
+
+async fn serve<I, S, B>(shared: &Shared, place: &Place, opened: Opened<Http2<I, S>>)
+where
+    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let Opened { mut connection, heard, lifetime } = opened;
+    let mut stage = Stage::Silent;
+    let mut timer = pin!(sleep_until(lifetime.go_away_at.min(lifetime.silent_until)));
+    let signal: &Signal = &place.signal;
+    let cut = loop {
+        tokio::select! {
+            biased;
+            command = signal.received() => match command {
+                Command::Drain => connection.as_mut().graceful_shutdown(),
+                Command::Cut(reason) => break Some(reason),
+            },
+            () = timer.as_mut() => match stage {
+                Stage::Silent if !heard.load(Ordering::Relaxed) => break Some(Cut::Silent),
+                Stage::Silent => {
+                    stage = Stage::Serving;
+                    timer.as_mut().reset(lifetime.go_away_at);
+                }
+                Stage::Serving => {
+                    connection.as_mut().graceful_shutdown();
+                    stage = Stage::Leaving;
+                    timer.as_mut().reset(lifetime.cut_at);
+                }
+                Stage::Leaving => break Some(lifetime.cut_for),
+            },
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "connection ended");
+                }
+                break None;
+            }
+        }
+    };
+    if let Some(reason) = cut {
+        shared.stats.count_cut(reason);
+    }
+}
+
+fn http2_settings(settings: &ConnectionSettings) -> http2::Builder<TokioExecutor> {
+    let mut http2 = http2::Builder::new(TokioExecutor::new());
+    http2
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(settings.max_streams)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
+        .max_local_error_reset_streams(MAX_LOCAL_ERROR_RESETS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER);
+    http2
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// No HTTP/2 yet, perhaps.
+    Silent,
+    Serving,
+    /// GOAWAY was sent.
+    Leaving,
+}
+
+/// The service, with the connection's peer in each request.
+struct WithPeer<S> {
+    peer: Arc<Peer>,
+    service: S,
+}
+
+impl<S> hyper::service::Service<Request<Incoming>> for WithPeer<S>
+where
+    S: tower::Service<Request<Incoming>> + Clone,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Oneshot<S, Request<Incoming>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.peer.clone());
+        self.service.clone().oneshot(request)
+    }
+}
+
+/// A stream that notes when its peer has sent as much as HTTP/2 begins with.
+struct Heard<I> {
+    io: I,
+    bytes: u8,
+    enough: Arc<AtomicBool>,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.io).poll_read(context, buffer);
+        if self.bytes < PREFACE {
+            let new = (buffer.filled().len() - before).min(usize::from(PREFACE));
+            self.bytes += new as u8;
+            if self.bytes >= PREFACE {
+                self.enough.store(true, Ordering::Relaxed);
+            }
+        }
+        outcome
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}

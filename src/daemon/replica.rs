@@ -1,0 +1,274 @@
+//! One place where a version's private half lives: opened in the background, compared with its
+//! pin, watched, and checked once for all who wait.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey, WrappingKey};
+use tokio::sync::watch;
+
+use crate::daemon::backends::Provider;
+use crate::daemon::config;
+
+/// A check or an open that takes longer counts as failed.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a replica is made from. Two equal specifications are the same replica: a reload keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Specification {
+    /// Provider and locator.
+    pub place: config::Replica,
+    /// The version's wrapping algorithms.
+    pub algorithms: Vec<claviger_provider_api::Algorithm>,
+    /// The version's signing algorithms.
+    pub sign_algorithms: Vec<claviger_provider_api::SignAlgorithm>,
+    /// The version's pin.
+    pub public_key_sha256: [u8; 32],
+}
+
+/// Why a replica does not serve at the moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What to do about it.
+    pub kind: ErrorKind,
+    /// What happened, for log and audit.
+    pub text: Arc<str>,
+}
+
+impl Fault {
+    /// A fault from a provider's error.
+    pub fn of(error: &Error) -> Self {
+        Self { kind: error.kind(), text: error.to_string().into() }
+    }
+}
+
+/// How a replica is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Not opened yet and no attempt has ended.
+    Opening,
+    /// Its canary came back right.
+    Serving,
+    /// It cannot serve, for this reason.
+    Failing(Fault),
+}
+
+/// One place where a version's private half lives.
+pub struct Replica {
+    /// What it is made from.
+    pub specification: Specification,
+    provider: Arc<Provider>,
+    key: OnceLock<Arc<dyn WrappingKey>>,
+    condition: ArcSwap<Condition>,
+    /// When a real private-key operation last went right, in milliseconds since `started`.
+    proven_at: AtomicU64,
+    started: Instant,
+    checks: Mutex<Checks>,
+    checked: watch::Sender<Checked>,
+    changed: watch::Sender<u64>,
+}
+
+/// Numbers of checks: a check that started after a failure has a higher number than the last one
+/// that had started before it.
+#[derive(Debug, Default)]
+struct Checks {
+    started: u64,
+    wanted: u64,
+    running: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Checked {
+    number: u64,
+    fault: Option<Fault>,
+}
+
+impl Replica {
+    /// A replica that is not opened yet. `changed` is told about each change of condition.
+    pub fn new(
+        specification: Specification,
+        provider: Arc<Provider>,
+        changed: watch::Sender<u64>,
+    ) -> Self {
+        Self {
+            specification,
+            provider,
+            key: OnceLock::new(),
+            condition: ArcSwap::from_pointee(Condition::Opening),
+            proven_at: AtomicU64::new(0),
+            started: Instant::now(),
+            checks: Mutex::default(),
+            checked: watch::Sender::new(Checked::default()),
+            changed,
+        }
+    }
+
+    /// A replica around a key that is open already: benchmarks use it.
+    pub fn of_open_key(
+        specification: Specification,
+        provider: Arc<Provider>,
+        key: Arc<dyn WrappingKey>,
+    ) -> Self {
+        let replica = Self::new(specification, provider, watch::Sender::new(0));
+        replica.key.set(key).ok();
+        replica.condition.store(Arc::new(Condition::Serving));
+        replica
+    }
+
+    /// The open key, once it has been opened and matched its pin.
+    pub fn key(&self) -> Option<&Arc<dyn WrappingKey>> {
+        self.key.get()
+    }
+
+    /// The public key, once it has been opened and matched its pin.
+    pub fn public_key(&self) -> Option<&PublicKey> {
+        self.key.get().map(|key| key.public_key())
+    }
+
+    /// How it is.
+    pub fn condition(&self) -> Arc<Condition> {
+        self.condition.load_full()
+    }
+
+    /// Whether its last private-key operation went right.
+    pub fn is_serving(&self) -> bool {
+        matches!(**self.condition.load(), Condition::Serving)
+    }
+
+    /// Notes that a private-key operation went right.
+    pub fn proven(&self) {
+        let now = self.started.elapsed().as_millis() as u64;
+        self.proven_at.store(now, Ordering::Relaxed);
+        if !self.is_serving() {
+            self.set_condition(&Condition::Serving);
+        }
+    }
+
+    /// How long ago a private-key operation last went right.
+    pub fn proven_ago(&self) -> Duration {
+        let at = Duration::from_millis(self.proven_at.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(at)
+    }
+
+    /// Opens the key and compares it with its pin. A key that differs is never kept.
+    pub async fn open(&self) -> Result<(), Fault> {
+        if self.key.get().is_some() {
+            return Ok(());
+        }
+        let Specification { place, algorithms, sign_algorithms, public_key_sha256 } =
+            &self.specification;
+        let open = OpenKey { locator: &place.locator, algorithms, sign_algorithms };
+        let fault = match tokio::time::timeout(CHECK_TIMEOUT, self.provider.open(&open)).await {
+            Ok(Ok(key)) if key.public_key().sha256() == *public_key_sha256 => {
+                self.key.set(key).ok();
+                self.proven();
+                return Ok(());
+            }
+            Ok(Ok(key)) => Fault {
+                kind: ErrorKind::OperatorNeeded,
+                text: format!(
+                    "another key lies here: found public_key_sha256 {}, pinned is {}",
+                    hex::encode(key.public_key().sha256()),
+                    hex::encode(public_key_sha256),
+                )
+                .into(),
+            },
+            Ok(Err(error)) => Fault::of(&error),
+            Err(_) => {
+                Fault { kind: ErrorKind::Unavailable, text: "opening it took too long".into() }
+            }
+        };
+        self.set_condition(&Condition::Failing(fault.clone()));
+        Err(fault)
+    }
+
+    /// A check that starts after this call: all who wait share it. It runs to its end even if they
+    /// leave, because it tells the daemon's health.
+    pub async fn check(self: &Arc<Self>) -> Result<(), Fault> {
+        let mine = {
+            let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+            checks.wanted = checks.started + 1;
+            if !checks.running {
+                checks.running = true;
+                tokio::spawn(Arc::clone(self).run_checks());
+            }
+            checks.wanted
+        };
+        let mut checked = self.checked.subscribe();
+        let outcome = checked.wait_for(|checked| checked.number >= mine).await;
+        match &outcome.expect("the sender lives in self").fault {
+            None => Ok(()),
+            Some(fault) => Err(fault.clone()),
+        }
+    }
+
+    async fn run_checks(self: Arc<Self>) {
+        loop {
+            let number = {
+                let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+                if checks.wanted <= checks.started {
+                    checks.running = false;
+                    return;
+                }
+                checks.started += 1;
+                checks.started
+            };
+            let fault = self.check_now().await.err();
+            self.checked.send_replace(Checked { number, fault });
+        }
+    }
+
+    async fn check_now(&self) -> Result<(), Fault> {
+        let Some(key) = self.key.get() else { return self.open().await };
+        // A task of its own, so that a panic in a provider is a failed check and no hung caller.
+        let key = Arc::clone(key);
+        let check = tokio::spawn(async move { key.check().await });
+        let fault = match tokio::time::timeout(CHECK_TIMEOUT, check).await {
+            Ok(Ok(Ok(()))) => {
+                self.proven();
+                return Ok(());
+            }
+            Ok(Ok(Err(error))) => Fault::of(&error),
+            Ok(Err(_)) => Fault { kind: ErrorKind::Internal, text: "the check panicked".into() },
+            Err(_) => {
+                Fault { kind: ErrorKind::Unavailable, text: "the check took too long".into() }
+            }
+        };
+        self.set_condition(&Condition::Failing(fault.clone()));
+        Err(fault)
+    }
+
+    fn set_condition(&self, condition: &Condition) {
+        let old = self.condition.swap(Arc::new(condition.clone()));
+        if *old == *condition {
+            return;
+        }
+        let config::Replica { provider, locator } = &self.specification.place;
+        match condition {
+            Condition::Failing(fault) => {
+                tracing::error!(
+                    provider,
+                    locator,
+                    reason = fault.kind.reason(),
+                    "replica fails: {}",
+                    fault.text
+                );
+            }
+            Condition::Serving => tracing::info!(provider, locator, "replica serves"),
+            Condition::Opening => {}
+        }
+        self.changed.send_modify(|changes| *changes += 1);
+    }
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replica")
+            .field("place", &self.specification.place)
+            .field("condition", &self.condition)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,189 @@
+//! How connections begin and end: slow ones, too many, old ones, drains, Unix sockets.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use claviger::daemon::config::Listen;
+use claviger::daemon::denied::DeniedCallers;
+use claviger::daemon::listener::{ConnectionSettings, Cut, HandshakeFailure, Transport, bind};
+use claviger::pki::ClientName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::world::{
+    Client, Files, KEY_CONNECTOR, eventually, handshake, replace, settings, whoami,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn silent_and_slow_handshakes_time_out_and_keep_nobody_waiting() {
+    let files = Files::new();
+    let world = files.start_with(
+        ConnectionSettings { max_handshakes: 1, handshake_timeout: SECOND, ..settings() },
+        None,
+    );
+    let silent: Vec<_> =
+        futures::future::try_join_all((0..20).map(|_| TcpStream::connect(world.address)))
+            .await
+            .unwrap();
+    let start = Instant::now();
+    assert_eq!(world.ask(&files.key_connector()).await.unwrap(), "caller 0");
+    assert!(start.elapsed() < SECOND / 2, "silent peers hold no place: {:?}", start.elapsed());
+
+    // The beginning of a ClientHello holds the only place, and no longer than allowed.
+    let mut slow = TcpStream::connect(world.address).await.unwrap();
+    slow.write_all(&[22, 3, 1, 2, 0, 1, 0]).await.unwrap();
+    eventually("timeouts", || world.stats.failed(HandshakeFailure::Timeout) == 21).await;
+    assert_eq!(world.ask(&files.key_connector()).await.unwrap(), "caller 0");
+    for mut stream in silent.into_iter().chain([slow]) {
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+    }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_beyond_the_cap_is_closed_and_the_next_place_is_used() {
+    let files = Files::new();
+    let settings = ConnectionSettings { max_connections: 2, ..settings() };
+    let world = files.start_with(settings, None);
+    let config = files.key_connector().config();
+    let mut first = world.connect(config.clone()).await.unwrap();
+    let mut second = world.connect(config.clone()).await.unwrap();
+    assert_eq!(first.ask("/").await.unwrap(), "caller 0");
+    assert_eq!(second.ask("/").await.unwrap(), "caller 0");
+    assert!(handshake(world.address, config.clone()).await.is_err());
+    assert_eq!((world.stats.refused_at_cap(), world.stats.open()), (1, 2));
+    drop(first);
+    eventually("a free place", || world.stats.open() == 1).await;
+    assert_eq!(world.ask(&files.key_connector()).await.unwrap(), "caller 0");
+    world.transport.configure(ConnectionSettings { max_connections: 1, ..settings });
+    eventually("one left", || world.stats.open() == 1).await;
+    assert!(handshake(world.address, config).await.is_err());
+    assert_eq!(second.ask("/").await.unwrap(), "caller 0");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_drain_lets_the_call_in_flight_end_and_takes_no_other() {
+    let files = Files::new();
+    let mut world = files.start();
+    let config = files.key_connector().config();
+    let mut client = world.connect(config.clone()).await.unwrap();
+    let mut idle = world.connect(config.clone()).await.unwrap();
+    assert_eq!(idle.ask("/").await.unwrap(), "caller 0");
+    let handshaking = TcpStream::connect(world.address).await.unwrap();
+    let slow = tokio::spawn(async move { client.ask("/slow").await.unwrap() });
+    eventually("in flight", || world.served() == 2).await;
+    world.shutdown.take().unwrap().send(()).unwrap();
+    idle.ended_within(SECOND).await.expect("an idle connection ends at once");
+    assert!(handshake(world.address, config).await.is_err());
+    assert!(!world.task.is_finished());
+    world.release.notify_one();
+    assert_eq!(slow.await.unwrap(), "caller 0");
+    tokio::time::timeout(SECOND, &mut world.task).await.unwrap().unwrap().unwrap();
+    assert_eq!(world.stats.open(), 0);
+    assert_eq!(world.stats.failed(HandshakeFailure::Shutdown), 1);
+    drop(handshaking);
+}
+
+#[tokio::test]
+async fn a_drain_cuts_what_does_not_end() {
+    let files = Files::new();
+    let mut world =
+        files.start_with(ConnectionSettings { drain_timeout: SECOND / 2, ..settings() }, None);
+    let mut client = world.connect(files.key_connector().config()).await.unwrap();
+    let slow = tokio::spawn(async move { client.ask("/slow").await });
+    eventually("in flight", || world.served() == 1).await;
+    world.shutdown.take().unwrap().send(()).unwrap();
+    tokio::time::timeout(2 * SECOND, &mut world.task).await.unwrap().unwrap().unwrap();
+    assert!(slow.await.unwrap().is_err());
+    assert_eq!(world.stats.cut(Cut::Shutdown), 1);
+}
+
+#[tokio::test]
+async fn an_old_connection_is_asked_to_go_and_its_call_may_end() {
+    let files = Files::new();
+    let world =
+        files.start_with(ConnectionSettings { max_connection_age: SECOND, ..settings() }, None);
+    let config = files.key_connector().config();
+    let mut idle = world.connect(config.clone()).await.unwrap();
+    let mut busy = world.connect(config).await.unwrap();
+    assert_eq!(idle.ask("/").await.unwrap(), "caller 0");
+    let slow = tokio::spawn(async move { busy.ask("/slow").await });
+    idle.ended_within(2 * SECOND).await.expect("GOAWAY after about a second");
+    tokio::time::sleep(SECOND / 2).await;
+    world.release.notify_one();
+    assert_eq!(slow.await.unwrap().unwrap(), "caller 0");
+    assert_eq!(world.stats.cut(Cut::Age), 0);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn no_connection_outlives_its_certificate() {
+    let files = Files::new();
+    let world = files.start();
+    let name = ClientName::Spiffe(KEY_CONNECTOR.to_owned());
+    let client = files.client(&name, 3 * SECOND);
+    let mut connection = world.connect(client.config()).await.unwrap();
+    let slow = tokio::spawn(async move { connection.ask("/slow").await });
+    let cut = tokio::time::timeout(4 * SECOND, slow).await.expect("cut when it expires");
+    assert!(cut.unwrap().is_err());
+    assert_eq!(world.stats.cut(Cut::Expired), 1);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_after_tls_is_cut() {
+    let files = Files::new();
+    let world =
+        files.start_with(ConnectionSettings { handshake_timeout: SECOND, ..settings() }, None);
+    let config = files.key_connector().config();
+    let mut talking = world.connect(config.clone()).await.unwrap();
+    let mut silent = handshake(world.address, config).await.unwrap();
+    let mut rest = Vec::new();
+    let read = tokio::time::timeout(3 * SECOND, silent.read_to_end(&mut rest)).await;
+    assert!(read.is_ok(), "cut after a second");
+    assert_eq!(world.stats.cut(Cut::Silent), 1);
+    assert_eq!(talking.ask("/").await.unwrap(), "caller 0");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_unix_peer_is_known_by_its_uid_and_can_be_denied() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, list) = (directory.path().join("claviger.sock"), directory.path().join("denied"));
+    replace(&list, "# nobody\n");
+    let denied = DeniedCallers::open(Some(&list)).unwrap();
+    let transport = Transport::new(None, denied, settings());
+    let callers = claviger::daemon::caller::Callers::new(&[], false);
+    let service = whoami(Arc::new(callers), Arc::default(), Arc::default());
+    let bound = bind(&Listen::Unix(path.clone())).unwrap();
+    let serving = transport.clone();
+    let (shutdown, stop) = tokio::sync::oneshot::channel::<()>();
+    let task = tokio::spawn(async move {
+        serving.serve(vec![bound], service, async move { drop(stop.await) }).await
+    });
+    let connect = || async { Client::over(UnixStream::connect(&path).await?).await };
+    let uid = rustix::process::geteuid().as_raw();
+    let mut client = connect().await.unwrap();
+    assert_eq!(client.ask("/").await.unwrap(), format!("uid {uid}"));
+    replace(&list, format!("uid:{uid}\n"));
+    client.ended_within(2 * SECOND).await.expect("cut within 2 s");
+    assert!(async { connect().await?.ask("/").await }.await.is_err());
+    assert_eq!(transport.stats().failed(HandshakeFailure::Denied), 1);
+    shutdown.send(()).unwrap();
+    task.await.unwrap().unwrap();
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn tcp_without_tls_is_not_served() {
+    let transport = Transport::new(None, DeniedCallers::open(None).unwrap(), settings());
+    let callers = claviger::daemon::caller::Callers::new(&[], false);
+    let service = whoami(Arc::new(callers), Arc::default(), Arc::default());
+    let bound = bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
+    let error = transport.serve(vec![bound], service, async {}).await.unwrap_err().to_string();
+    assert!(error.contains("[server.tls]"), "{error}");
+}
