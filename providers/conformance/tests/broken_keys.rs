@@ -116,7 +116,10 @@ impl WrappingKey for Faulty {
     }
 
     fn label_algorithms(&self) -> Algorithms {
-        self.algorithms()
+        match self.fault {
+            Fault::LabelsRefused => Algorithms::EMPTY,
+            _ => self.algorithms(),
+        }
     }
 
     fn sign_algorithms(&self) -> SignAlgorithms {
@@ -225,7 +228,7 @@ async fn each_fault_is_found_and_named() {
         (Fault::LeadingZerosLost, "material of any value unwraps"),
         (Fault::AnswersMixed, "64 tasks of 8 callers get their own answers"),
         (Fault::OtherDigestSigned, "PS256: a signature verifies, OpenSSL agrees"),
-        (Fault::LabelsRefused, "RSA-OAEP-256: labels"),
+        (Fault::LabelsRefused, "wrong labels are declared"),
     ];
     for (fault, expected) in table {
         let report = report(fault).await;
