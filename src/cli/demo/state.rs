@@ -61,9 +61,15 @@ impl State {
         let issue = |ca: &Ca| {
             let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
             let server = ca.issue_server(&names, VALIDITY)?;
-            server.write(&pki.join("server.crt"), &pki.join("server.key"))?;
             let client = ca.issue_client(&ClientName::Spiffe(CLIENT.to_owned()), VALIDITY)?;
-            client.write(&pki.join("key-connector.crt"), &pki.join("key-connector.key"))
+            for (name, issued) in [("server", server), ("key-connector", client)] {
+                let files =
+                    [pki.join(name).with_extension("crt"), pki.join(name).with_extension("key")];
+                // Those of the last run: certificates are not written over.
+                files.iter().for_each(|file| drop(std::fs::remove_file(file)));
+                issued.write(&files[0], &files[1])?;
+            }
+            Ok(())
         };
         ca.and_then(|ca| issue(&ca)).map_err(|error| failed("the development CA", &error))?;
         println!(
