@@ -18,6 +18,10 @@ use crate::daemon::metrics::Metrics;
 use crate::daemon::policy::{Caller, Granted};
 use crate::daemon::replica::{Replica, Specification};
 
+/// What a version takes in a message without its certificate: the public key (RSA-8192) and the
+/// names of all algorithms.
+const MAX_VERSION_BYTES: usize = 1300;
+
 /// The callers and keys in force: what a call needs.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -70,6 +74,16 @@ pub enum BuildError {
         /// What is wrong with it.
         error: String,
     },
+    /// A key that could neither be listed nor described.
+    #[error(
+        "keys.{key}: its versions and their certificates take {bytes} bytes, and no message is above 64 KiB; leave certificates out, or remove old versions"
+    )]
+    TooLarge {
+        /// The key's name.
+        key: String,
+        /// About what its description takes.
+        bytes: usize,
+    },
     /// A version without a pin. `Config::check_for_serve` says it better and earlier.
     #[error("keys.{key}: version {version} has no public_key_sha256")]
     NotPinned {
@@ -107,7 +121,8 @@ impl Keyset {
                 .versions
                 .iter()
                 .map(|version| build_version(name, version, &providers, kept, &mut replicas))
-                .collect::<Result<_, _>>()?;
+                .collect::<Result<Vec<_>, _>>()?;
+            check_description(name, &versions)?;
             let key = Key { name: name.clone(), versions, metrics: metrics.key(name) };
             keyring.keys.insert(name.clone(), Arc::new(key));
         }
@@ -196,6 +211,16 @@ fn build_version(
             .map(|path| read_certificate(key, path))
             .transpose()?,
     })
+}
+
+/// One key must fit a message, else a caller could not even list the others.
+fn check_description(key: &str, versions: &[Version]) -> Result<(), BuildError> {
+    let certificate = |version: &Version| version.certificate.as_ref().map_or(0, Vec::len);
+    let bytes = versions.iter().map(|version| certificate(version) + MAX_VERSION_BYTES).sum();
+    if bytes > claviger_proto::MAX_MESSAGE_BYTES {
+        return Err(BuildError::TooLarge { key: key.to_owned(), bytes });
+    }
+    Ok(())
 }
 
 fn read_certificate(key: &str, path: &Path) -> Result<Vec<u8>, BuildError> {
