@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
 
-use crate::daemon::backends::Provider;
+use crate::daemon::backends::{self, Provider};
 use crate::daemon::config::pin::{Answers, Pin, PinError, ask_backends, write_pins};
 use crate::daemon::config::{Config, ConfigErrors, Replica, Version, path_or_default};
+
+/// How long backends may take to be left.
+const LEAVE_WAIT: Duration = Duration::from_secs(2);
 
 /// The commands of `claviger config`.
 #[derive(Debug, clap::Subcommand)]
@@ -145,7 +149,10 @@ fn pinned(config: &Config) -> Result<Answers, PinError> {
     let answers = runtime.map_err(failed)?.block_on(async {
         let providers = open_providers(config)?;
         ask_backends(config, async |replica, version| ask(&providers, replica, version).await).await
-    })?;
+    });
+    // One that hangs has had its time: the process ends without it.
+    let _ = backends::wait_until_left(LEAVE_WAIT);
+    let answers = answers?;
     if !answers.new.is_empty() {
         write_pins(config, &answers.new).map_err(|PinError(mut reasons)| {
             let line = |pin: &Pin| {

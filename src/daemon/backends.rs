@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use claviger_provider_api::{Error, OpenKey, WrappingKey};
 use serde::Deserialize;
@@ -127,4 +128,15 @@ impl Provider {
             Self::Pkcs11(provider) => provider.open(open).await,
         }
     }
+}
+
+/// Waits until every backend was left: a process that ends while a thread is still inside a PKCS#11
+/// module may crash in the module's own exit handlers. Drop all keys first. False if `limit` passes,
+/// as it does when a module hangs.
+pub fn wait_until_left(limit: Duration) -> bool {
+    #[cfg(feature = "pkcs11")]
+    let left = claviger_pkcs11::wait_until_left(limit);
+    #[cfg(not(feature = "pkcs11"))]
+    let left = limit >= Duration::ZERO;
+    left
 }
