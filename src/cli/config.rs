@@ -6,9 +6,13 @@ use std::process::ExitCode;
 
 use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
 
-use crate::daemon::backends::Provider;
+use crate::daemon::backends::{Provider, wait_until_left};
 use crate::daemon::config::pin::{Answers, Pin, PinError, ask_backends, write_pins};
 use crate::daemon::config::{Config, ConfigErrors, Replica, Version, path_or_default};
+use crate::daemon::serve::prepare_state_dir;
+
+/// How long a module may take to end.
+const LEAVE_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// The commands of `claviger config`.
 #[derive(Debug, clap::Subcommand)]
@@ -145,7 +149,10 @@ fn pinned(config: &Config) -> Result<Answers, PinError> {
     let answers = runtime.map_err(failed)?.block_on(async {
         let providers = open_providers(config)?;
         ask_backends(config, async |replica, version| ask(&providers, replica, version).await).await
-    })?;
+    });
+    // What it answers changes nothing any more: the keys were dropped, whatever the module does.
+    wait_until_left(LEAVE_WITHIN);
+    let answers = answers?;
     if !answers.new.is_empty() {
         write_pins(config, &answers.new).map_err(|PinError(mut reasons)| {
             let line = |pin: &Pin| {
@@ -164,6 +171,9 @@ fn pinned(config: &Config) -> Result<Answers, PinError> {
 
 fn open_providers(config: &Config) -> Result<BTreeMap<&str, Provider>, PinError> {
     let state_dir = config.server.state_dir.as_deref();
+    if let Some(state_dir) = state_dir {
+        prepare_state_dir(state_dir).map_err(|error| PinError(vec![error.to_string()]))?;
+    }
     let open = |(name, provider): (&'_ String, &'_ crate::daemon::config::Provider)| {
         Provider::new(name, &provider.config, state_dir)
             .map_err(|error| PinError(vec![format!("provider {name}: {error}")]))

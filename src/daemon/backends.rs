@@ -128,3 +128,15 @@ impl Provider {
         }
     }
 }
+
+/// To be called when the last key was dropped, before the process ends: a PKCS#11 module must have
+/// been left by then. False where one still hangs after `limit`.
+pub fn wait_until_left(limit: std::time::Duration) -> bool {
+    #[cfg(feature = "pkcs11")]
+    return claviger_pkcs11::wait_until_left(limit);
+    #[cfg(not(feature = "pkcs11"))]
+    {
+        let _ = limit;
+        true
+    }
+}

@@ -84,7 +84,11 @@ impl Key {
 
     /// The version that wraps, with the algorithm: the newest active one. Only with what every
     /// replica of it has proven to unwrap.
-    pub fn for_wrap(&self, algorithm: Option<Algorithm>) -> Result<Candidate<'_>, Failure> {
+    pub fn for_wrap(
+        &self,
+        algorithm: Option<Algorithm>,
+        label: &[u8],
+    ) -> Result<Candidate<'_>, Failure> {
         let version = self.active().next().ok_or_else(no_active_version)?;
         let algorithm = match algorithm {
             Some(algorithm) if version.algorithms.contains(&algorithm) => algorithm,
@@ -95,6 +99,9 @@ impl Key {
             let key = replica.key().ok_or_else(|| closed(replica))?;
             if !key.algorithms().contains(algorithm) {
                 return Err(Failure::OperatorNeeded);
+            }
+            if !label.is_empty() && !key.label_algorithms().contains(algorithm) {
+                return Err(no_labels(algorithm));
             }
         }
         Ok(Candidate { version, algorithm })
@@ -244,6 +251,15 @@ fn closed(replica: &Replica) -> Failure {
 fn listed(version: &Version, algorithm: SignAlgorithm) -> Result<&Version, Failure> {
     let is_listed = version.sign_algorithms.contains(&algorithm);
     is_listed.then_some(version).ok_or_else(|| not_listed(&version.sign_algorithms))
+}
+
+fn no_labels(algorithm: Algorithm) -> Failure {
+    let allowed = if algorithm == Algorithm::Rsa15 {
+        "must be empty: RSA1_5 has no label".to_owned()
+    } else {
+        format!("must be empty: this key's backend cannot unwrap {algorithm} with a label")
+    };
+    Failure::Field { field: "label", allowed }
 }
 
 fn no_active_version() -> Failure {

@@ -20,6 +20,7 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 
 use crate::daemon::audit::{Audit, AuditError, Event};
+use crate::daemon::backends;
 use crate::daemon::caller::Peer;
 use crate::daemon::config::{Config, ConfigErrors};
 use crate::daemon::denied::{DeniedCallers, DeniedError};
@@ -40,6 +41,9 @@ use crate::daemon::tls::{TlsError, TlsState};
 
 /// READY=1, and a reload's swap, wait this long for keys to open.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
+
+/// How long threads may take to end once everything was answered.
+const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why the daemon did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -117,11 +121,16 @@ pub fn run(options: &Options) -> Result<(), ServeError> {
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // The keys' own threads do the work: half of the cores are plenty for the sockets.
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads((cores / 2).max(1))
         .enable_all()
-        .build()?
-        .block_on(serve(config, options))
+        .build()?;
+    let outcome = runtime.block_on(serve(config, options));
+    runtime.shutdown_timeout(LEAVE_WITHIN);
+    if !backends::wait_until_left(LEAVE_WITHIN) {
+        tracing::error!("a PKCS#11 module hangs: it is left as it is");
+    }
+    outcome
 }
 
 async fn serve(config: Config, options: &Options) -> Result<(), ServeError> {
@@ -248,7 +257,7 @@ impl Daemon {
     }
 
     fn routes(&self) -> Routes {
-        let guard = Arc::new(Guard::new(Arc::clone(&self.audit)));
+        let guard = Arc::new(Guard::new(Arc::clone(&self.audit), &self.metrics));
         let keys = KeyServiceServer::new(Service::new(guard))
             .max_decoding_message_size(claviger_proto::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(claviger_proto::MAX_MESSAGE_BYTES);
@@ -471,7 +480,7 @@ fn protect_memory() {
 }
 
 /// The state directory: made if it is not there, our own, nobody else's to write.
-fn prepare_state_dir(path: &Path) -> Result<(), ServeError> {
+pub fn prepare_state_dir(path: &Path) -> Result<(), ServeError> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     let failed = |error| ServeError::StateDir { path: path.to_owned(), error };
     match std::fs::DirBuilder::new().mode(0o700).create(path) {

@@ -20,6 +20,7 @@ use crate::daemon::audit::{Audit, AuditError, Record};
 use crate::daemon::caller::Peer;
 use crate::daemon::config::Operation;
 use crate::daemon::keyring::{Candidate, Key, Version};
+use crate::daemon::metrics::{KeyMetrics, Metrics};
 use crate::daemon::policy::{Caller, Granted};
 use crate::daemon::replica::Replica;
 use crate::daemon::status::Failure;
@@ -69,12 +70,14 @@ impl CallContext {
 #[derive(Debug)]
 pub struct Guard {
     audit: Arc<Audit>,
+    /// Counts calls that name no key of the caller's.
+    without_key: Arc<KeyMetrics>,
 }
 
 impl Guard {
     /// A guard that writes to `audit`.
-    pub fn new(audit: Arc<Audit>) -> Self {
-        Self { audit }
+    pub fn new(audit: Arc<Audit>, metrics: &Metrics) -> Self {
+        Self { audit, without_key: metrics.without_key() }
     }
 
     /// Wraps key material in software, with the newest active version's pinned public key.
@@ -89,8 +92,7 @@ impl Guard {
         let mut entry = Entry::new(self, context, Operation::Wrap, key, None);
         let outcome = entry.grant().and_then(|granted| {
             check_label(algorithm, label)?;
-            let Candidate { version, algorithm } = granted.key.for_wrap(algorithm)?;
-            check_label(Some(algorithm), label)?;
+            let Candidate { version, algorithm } = granted.key.for_wrap(algorithm, label)?;
             entry.reached(version, algorithm.name());
             let wrapped = wrap_with(version, material, algorithm, label)?;
             entry.wrapped(&wrapped);
@@ -273,9 +275,8 @@ impl<'a> Entry<'a> {
     ) -> Option<impl Future<Output = Result<(), AuditError>> + Send + use<>> {
         self.finished = true;
         let duration = self.started.elapsed();
-        if let Some(key) = self.key {
-            key.metrics.observe(self.operation, code, duration);
-        }
+        let metrics = self.key.map_or(&self.guard.without_key, |key| &key.metrics);
+        metrics.observe(self.operation, code, duration);
         let audit = &self.guard.audit;
         if !audit.is_on() {
             return None;
