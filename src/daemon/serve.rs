@@ -30,7 +30,7 @@ use crate::daemon::health::{HealthService, Phase};
 use crate::daemon::keyset::{BuildError, Kept, Keyset, Snapshot};
 use crate::daemon::listener::{Bound, ConnectionSettings, Transport, bind};
 use crate::daemon::log::LogError;
-use crate::daemon::metrics::Metrics;
+use crate::daemon::metrics::{Metrics, Sources};
 use crate::daemon::monitor;
 use crate::daemon::operations::{self, Authorise, OperationsState, TlsSource};
 use crate::daemon::policy::InFlight;
@@ -160,7 +160,6 @@ async fn serve(config: Config, options: &Options) -> Result<(), ServeError> {
     tracing::info!("draining");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     drop(daemon.audit.event(&Event::Drain));
-    daemon.operations.set_draining();
     daemon.phase.send_replace(Phase::Draining);
     let _ = serving.await;
     background.iter().for_each(tokio::task::JoinHandle::abort);
@@ -180,7 +179,6 @@ struct Daemon {
     denied: Arc<DeniedCallers>,
     tls: Option<Arc<TlsState>>,
     transport: Transport,
-    operations: Arc<OperationsState>,
     in_flight: Arc<InFlight>,
     phase: watch::Sender<Phase>,
     changed: watch::Sender<u64>,
@@ -200,6 +198,7 @@ impl Daemon {
             None => (None, FailedUnwraps::new()),
         };
         let metrics = Arc::new(Metrics::default());
+        metrics.server.reloaded();
         let audit = Arc::new(Audit::open(&config.audit, metrics.audit())?);
         let denied = DeniedCallers::open(config.server.denied_callers.as_deref())?;
         let tls = config.server.tls.as_ref();
@@ -214,7 +213,6 @@ impl Daemon {
             keyset: Arc::new(ArcSwap::from_pointee(keyset)),
             in_flight: Arc::new(InFlight::new(config.server.max_concurrent_calls)),
             config: Arc::new(ArcSwap::from_pointee(config)),
-            operations: Arc::new(OperationsState::new(Arc::clone(&metrics))),
             metrics,
             audit,
             denied,
@@ -249,6 +247,11 @@ impl Daemon {
     fn say_what_is_unusual(&self) {
         if !self.audit.is_on() {
             tracing::warn!("audit is off: nothing will tell who unwrapped what");
+        }
+        for (provider, (config, _)) in &self.keyset.load().providers {
+            if !config.is_hardware() {
+                tracing::warn!(provider, "the keys of this provider are not in hardware");
+            }
         }
     }
 
@@ -294,9 +297,23 @@ impl Daemon {
             self.tls.clone().filter(|_| !listener.local_addr().is_ok_and(|a| a.ip().is_loopback()));
         let source =
             tls.map(|tls| -> TlsSource { Arc::new(move || tls.load().operations_config()) });
-        let (state, daemon) = (Arc::clone(&self.operations), self.clone());
+        let state = Arc::new(OperationsState::new(Arc::clone(&self.metrics), self.sources()));
+        let daemon = self.clone();
         let authorise: Authorise = Arc::new(move |chain| daemon.may_read_metrics(chain));
         operations::serve(listener, source, authorise, state, std::future::pending()).await
+    }
+
+    fn sources(&self) -> Sources {
+        Sources {
+            keyset: Arc::clone(&self.keyset),
+            state_dir: self.config.load().server.state_dir.clone(),
+            phase: self.phase.subscribe(),
+            in_flight: Arc::clone(&self.in_flight),
+            connections: self.transport.stats(),
+            tls: self.tls.clone(),
+            denied: Arc::clone(&self.denied),
+            audit_enabled: self.audit.is_on(),
+        }
     }
 
     /// Whether the certificate is one of a caller in `operations.readers`.
@@ -341,8 +358,11 @@ impl Daemon {
             tracing::warn!("some keys are still opening: ready without them");
         }
         self.check_required(&keyset)?;
-        self.operations.set_ready();
-        self.phase.send_replace(Phase::Ready);
+        self.phase.send_if_modified(|phase| {
+            let starting = *phase == Phase::Starting;
+            *phase = if starting { Phase::Ready } else { *phase };
+            starting
+        });
         Ok(())
     }
 
