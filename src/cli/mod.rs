@@ -11,6 +11,7 @@ pub mod man;
 #[cfg(feature = "pkcs11")]
 pub mod pin;
 pub mod pki;
+pub mod sandbox;
 pub mod serve;
 pub mod sign;
 pub mod unwrap;
