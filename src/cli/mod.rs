@@ -1,5 +1,6 @@
 //! The commands, one file each, and how they share a connection, bytes and failures.
 
+pub mod bench;
 pub mod bytes;
 pub mod completions;
 pub mod config;
@@ -87,6 +88,8 @@ pub enum Command {
     /// Run a development CA: certificates for mutual TLS
     #[command(subcommand)]
     Pki(pki::Command),
+    /// Measure a backend alone and behind the daemon, side by side
+    Bench(bench::Args),
     /// Print the completions of a shell
     Completions(completions::Args),
     /// Print the manual page, or write one for each command
@@ -108,6 +111,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         #[cfg(feature = "pkcs11")]
         Command::Pin(command) => pin::run(&command, json),
         Command::Pki(command) => pki::run(&command, json),
+        Command::Bench(args) => bench::run(&args, json),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

@@ -53,6 +53,11 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// Its process.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Waits for Ctrl-C or SIGTERM, or for the daemon's own end.
     pub async fn wait(&mut self) -> Result<(), Failure> {
         let mut terminate =
