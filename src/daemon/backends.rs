@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use claviger_provider_api::{Error, OpenKey, WrappingKey};
 use serde::Deserialize;
@@ -149,16 +150,15 @@ impl Provider {
     }
 }
 
-/// To be called when the last key was dropped, before the process ends: a PKCS#11 module must have
-/// been left by then. False where one still hangs after `limit`.
-pub fn wait_until_left(limit: std::time::Duration) -> bool {
+/// Waits until every backend was left: a process that ends while a thread is still inside a PKCS#11
+/// module may crash in the module's own exit handlers. Drop all keys first. False if `limit` passes,
+/// as it does when a module hangs.
+pub fn wait_until_left(limit: Duration) -> bool {
     #[cfg(feature = "pkcs11")]
-    return claviger_pkcs11::wait_until_left(limit);
+    let left = claviger_pkcs11::wait_until_left(limit);
     #[cfg(not(feature = "pkcs11"))]
-    {
-        let _ = limit;
-        true
-    }
+    let left = limit >= Duration::ZERO;
+    left
 }
 
 /// Tokens with login attempts that did not succeed, by serial number, and whether nothing is tried

@@ -78,7 +78,8 @@ impl tower::Service<Request<Incoming>> for Front {
             Err(failure) => Box::pin(std::future::ready(Ok(answer(failure.into(), &request_id)))),
             Ok((context, in_flight)) => {
                 let deadline = context.deadline;
-                request.extensions_mut().insert(context);
+                let shared = Arc::clone(&self.shared);
+                request.extensions_mut().insert(Arc::clone(&context));
                 let answered = tower::Service::call(&mut self.routes, request);
                 Box::pin(async move {
                     let answered = tokio::time::timeout_at(deadline.into(), answered).await;
@@ -87,7 +88,8 @@ impl tower::Service<Request<Incoming>> for Front {
                         return Ok(answer(Failure::DeadlineExceeded.into(), &request_id));
                     };
                     let Ok(mut response) = response;
-                    if let Some(status) = out_of_contract(response.headers()) {
+                    if let Some((status, reason)) = of_the_framework(response.headers()) {
+                        shared.refused(&context, status.code(), reason);
                         return Ok(answer(status, &request_id));
                     }
                     add_request_id(response.headers_mut(), &request_id);
@@ -104,6 +106,14 @@ impl Shared {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         write!(id, "{}-{call:x}", self.instance).expect("writing to a String");
         id.into()
+    }
+
+    /// Counts and records a call that ended before it reached the service.
+    fn refused(&self, context: &CallContext, code: Code, reason: &'static str) {
+        self.metrics.server.refused(reason);
+        context.with_record(code, |record| {
+            self.audit.refusal(&Record { reason: Some(reason), ..record });
+        });
     }
 
     fn admit(
@@ -197,15 +207,16 @@ fn traceparent(headers: &HeaderMap) -> Option<String> {
     good.then(|| value.to_owned())
 }
 
-/// A status of tonic's own that the contract does not know, in the contract's words.
-fn out_of_contract(headers: &HeaderMap) -> Option<Status> {
+/// A status of tonic's own, in the contract's words, with a word for metrics and audit.
+fn of_the_framework(headers: &HeaderMap) -> Option<(Status, &'static str)> {
     if !headers.contains_key("grpc-status") {
         return None;
     }
     let status = Status::from_header_map(headers)?;
     match status.code() {
         Code::Ok => None,
-        code => in_contract(code, status.message()),
+        Code::Unimplemented => Some((status, "unimplemented")),
+        code => in_contract(code, status.message()).map(|status| (status, "unreadable_message")),
     }
 }
 

@@ -115,6 +115,7 @@ impl Key {
         wrapped_len: usize,
         version: Option<u32>,
         algorithm: Option<Algorithm>,
+        label: &[u8],
     ) -> Result<Vec<Candidate<'_>>, Failure> {
         let eligible: Vec<&Version> = match version {
             Some(number) => vec![self.version(number)?],
@@ -133,6 +134,14 @@ impl Key {
                 version.algorithms.contains(&algorithm).then_some(Candidate { version, algorithm })
             })
             .collect();
+        let unlabelled = fitting.first().map(|candidate| candidate.algorithm);
+        let fitting: Vec<Candidate<'_>> = fitting
+            .into_iter()
+            .filter(|c| label.is_empty() || c.version.takes_labels(c.algorithm))
+            .collect();
+        if let (true, Some(algorithm)) = (fitting.is_empty(), unlabelled) {
+            return Err(no_labels(algorithm));
+        }
         let sizes = || fitting.iter().filter_map(|c| c.version.public_key());
         let candidates: Vec<Candidate<'_>> = fitting
             .iter()
@@ -211,6 +220,15 @@ impl Version {
     /// The public key, once a replica has opened and matched the pin.
     pub fn public_key(&self) -> Option<&PublicKey> {
         self.replicas.iter().find_map(|replica| replica.public_key())
+    }
+
+    /// Whether it may unwrap a value with a label, as far as is known: a replica that was never
+    /// opened may.
+    fn takes_labels(&self, algorithm: Algorithm) -> bool {
+        let takes = |replica: &Arc<Replica>| {
+            replica.key().is_none_or(|key| key.label_algorithms().contains(algorithm))
+        };
+        algorithm != Algorithm::Rsa15 && self.replicas.iter().any(takes)
     }
 
     /// Whether a replica serves.

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use claviger_proto::v1::key_service_server::KeyServiceServer;
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
@@ -41,9 +41,8 @@ use crate::daemon::tls::{TlsError, TlsState};
 
 /// READY=1, and a reload's swap, wait this long for keys to open.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
-
-/// How long threads may take to end once everything was answered.
-const LEAVE_WITHIN: Duration = Duration::from_secs(5);
+/// How long backends may take to be left: a module that hangs must not keep the process.
+const LEAVE_WAIT: Duration = Duration::from_secs(2);
 
 /// Why the daemon did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -126,18 +125,18 @@ pub fn run(options: &Options) -> Result<(), ServeError> {
         .enable_all()
         .build()?;
     let outcome = runtime.block_on(serve(config, options));
-    runtime.shutdown_timeout(LEAVE_WITHIN);
-    if !backends::wait_until_left(LEAVE_WITHIN) {
-        tracing::error!("a PKCS#11 module hangs: it is left as it is");
+    runtime.shutdown_timeout(LEAVE_WAIT);
+    if !backends::wait_until_left(LEAVE_WAIT) {
+        tracing::warn!("a backend is still at work: the process ends without it");
     }
     outcome
 }
 
 async fn serve(config: Config, options: &Options) -> Result<(), ServeError> {
     let daemon = Daemon::start(config, options)?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let hangup = signal(SignalKind::hangup())?;
     let sockets = daemon.listen()?;
     let operations = daemon.listen_for_operations().await?;
     daemon.say_what_is_unusual();
@@ -145,21 +144,18 @@ async fn serve(config: Config, options: &Options) -> Result<(), ServeError> {
     daemon.audit.event(&Event::Start { config_sha256: &config_sha256 }).await?;
     let serving = tokio::spawn(daemon.clone().serve_connections(sockets));
     if let Some(listener) = operations {
+        // Until the very end: during a drain `/readyz` says down.
         tokio::spawn(daemon.clone().serve_operations(listener));
     }
     let background = [
         tokio::spawn(monitor::watch(Arc::clone(&daemon.keyset))),
         tokio::spawn(daemon.clone().write_spent()),
     ];
-    daemon.open_keys().await?;
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => daemon.reload().await,
-        }
+    // A stop is heard at any time, while keys open or a reload waits for them too.
+    tokio::select! {
+        failed = daemon.get_ready_and_reload(hangup) => return failed,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
     tracing::info!("draining");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -304,7 +300,7 @@ impl Daemon {
         let state = Arc::new(OperationsState::new(Arc::clone(&self.metrics), self.sources()));
         let daemon = self.clone();
         let authorise: Authorise = Arc::new(move |chain| daemon.may_read_metrics(chain));
-        operations::serve(listener, source, authorise, state, self.draining()).await
+        operations::serve(listener, source, authorise, state, std::future::pending()).await
     }
 
     fn sources(&self) -> Sources {
@@ -337,6 +333,17 @@ impl Daemon {
         let mut phase = self.phase.subscribe();
         async move {
             let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+        }
+    }
+
+    /// Opens the keys and says READY=1, then reloads at each SIGHUP, for ever; ends only if it fails.
+    async fn get_ready_and_reload(&self, mut hangup: Signal) -> Result<(), ServeError> {
+        self.open_keys().await?;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
+        loop {
+            hangup.recv().await;
+            self.reload().await;
         }
     }
 

@@ -51,7 +51,7 @@ impl CallContext {
     }
 
     /// What any record of this call says.
-    fn with_record<T>(&self, outcome: Code, write: impl FnOnce(Record<'_>) -> T) -> T {
+    pub fn with_record<T>(&self, outcome: Code, write: impl FnOnce(Record<'_>) -> T) -> T {
         let (identity, address) = (self.peer.identity(), self.peer.address.to_string());
         write(Record {
             request_id: &self.request_id,
@@ -127,6 +127,20 @@ impl Guard {
             Ok(good)
         });
         entry.finish(outcome).await
+    }
+
+    /// Records a call that was refused before anything was looked up for it.
+    pub fn refuse(
+        &self,
+        context: &CallContext,
+        operation: Operation,
+        key: &str,
+        batch_item: Option<u32>,
+        failure: Failure,
+    ) -> Failure {
+        let mut entry = Entry::new(self, context, operation, key, batch_item);
+        drop(entry.close(failure.code(), Some(failure.reason())));
+        failure
     }
 
     /// Records that keys were listed or described.
@@ -308,7 +322,7 @@ impl<'a> Entry<'a> {
 impl Drop for Entry<'_> {
     /// The caller went away, or its deadline passed, in the middle.
     fn drop(&mut self) {
-        if self.finished || !self.reached {
+        if self.finished {
             return;
         }
         let (code, reason) = if Instant::now() >= self.context.deadline {
