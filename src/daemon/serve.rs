@@ -105,6 +105,11 @@ pub struct Options {
 
 /// Serves until SIGTERM or SIGINT, then drains.
 pub fn run(options: &Options) -> Result<(), ServeError> {
+    run_with(options, |_| ())
+}
+
+/// The same; `prepare` sees the keys before any is opened. Benchmarks put their own there.
+pub fn run_with(options: &Options, prepare: impl FnOnce(&Keyset)) -> Result<(), ServeError> {
     let config = Config::load(&options.config)?;
     config.check_for_serve()?;
     config.enter_environment()?;
@@ -121,11 +126,16 @@ pub fn run(options: &Options) -> Result<(), ServeError> {
         .worker_threads((cores / 2).max(1))
         .enable_all()
         .build()?
-        .block_on(serve(config, options))
+        .block_on(serve(config, options, prepare))
 }
 
-async fn serve(config: Config, options: &Options) -> Result<(), ServeError> {
+async fn serve(
+    config: Config,
+    options: &Options,
+    prepare: impl FnOnce(&Keyset),
+) -> Result<(), ServeError> {
     let daemon = Daemon::start(config, options)?;
+    prepare(&daemon.keyset.load());
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
