@@ -108,16 +108,10 @@ impl Replica {
         }
     }
 
-    /// A replica around a key that is open already: benchmarks use it.
-    pub fn of_open_key(
-        specification: Specification,
-        provider: Arc<Provider>,
-        key: Arc<dyn WrappingKey>,
-    ) -> Self {
-        let replica = Self::new(specification, provider, watch::Sender::new(0));
-        replica.key.set(key).ok();
-        replica.condition.store(Arc::new(Condition::Serving));
-        replica
+    /// Takes a key that is open already, whatever its public half: benchmarks use it.
+    pub fn adopt(&self, key: Arc<dyn WrappingKey>) {
+        self.key.set(key).ok();
+        self.condition.store(Arc::new(Condition::Serving));
     }
 
     /// The open key, once it has been opened and matched its pin.

@@ -122,6 +122,11 @@ pub struct Options {
 
 /// Serves until SIGTERM or SIGINT, then drains.
 pub fn run(options: &Options) -> Result<(), ServeError> {
+    run_with(options, |_| ())
+}
+
+/// The same; `prepare` sees the keys before any is opened. Benchmarks put their own there.
+pub fn run_with(options: &Options, prepare: impl FnOnce(&Keyset)) -> Result<(), ServeError> {
     let config = Config::load(&options.config)?;
     config.check_for_serve()?;
     config.enter_environment()?;
@@ -138,7 +143,7 @@ pub fn run(options: &Options) -> Result<(), ServeError> {
         .worker_threads((cores / 2).max(1))
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(serve(config, options));
+    let outcome = runtime.block_on(serve(config, options, prepare));
     runtime.shutdown_timeout(LEAVE_WAIT);
     if !backends::wait_until_left(LEAVE_WAIT) {
         tracing::warn!("a backend is still at work: the process ends without it");
@@ -146,8 +151,13 @@ pub fn run(options: &Options) -> Result<(), ServeError> {
     outcome
 }
 
-async fn serve(config: Config, options: &Options) -> Result<(), ServeError> {
+async fn serve(
+    config: Config,
+    options: &Options,
+    prepare: impl FnOnce(&Keyset),
+) -> Result<(), ServeError> {
     let daemon = Daemon::start(config, options)?;
+    prepare(&daemon.keyset.load());
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let hangup = signal(SignalKind::hangup())?;
