@@ -11,6 +11,8 @@
 //! - [`pki`]: a CA, server and client certificates, revocation lists
 //! - [`site`]: a folder with one daemon's configuration and everything it names
 //! - [`daemon`]: the daemon as a process
+//! - [`scene`]: what most tests begin with: one key, one caller
+//! - [`load`]: callers that unwrap all the time, and remember what failed
 //! - [`connection`]: a client that shows all that came back, byte for byte
 //! - [`python`]: the independent client
 //! - [`process`]: child processes with a clean environment
@@ -22,10 +24,12 @@ pub mod connection;
 pub mod daemon;
 pub mod encoding;
 pub mod faults;
+pub mod load;
 pub mod pki;
 pub mod process;
 pub mod python;
 pub mod rsa_key;
+pub mod scene;
 pub mod site;
 pub mod token;
 
@@ -33,7 +37,9 @@ pub use backend::Backend;
 pub use connection::{Answer, Connection};
 pub use daemon::{Daemon, Exit};
 pub use faults::Faults;
+pub use load::Load;
 pub use pki::{Identity, Pki};
 pub use rsa_key::RsaKey;
+pub use scene::Scene;
 pub use site::{Site, Version};
 pub use token::Token;

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
 
-use crate::daemon::backends::{Provider, wait_until_left};
+use crate::daemon::backends::{self, Provider};
 use crate::daemon::config::pin::{Answers, Pin, PinError, ask_backends, write_pins};
 use crate::daemon::config::{Config, ConfigErrors, Replica, Version, path_or_default};
 use crate::daemon::serve::prepare_state_dir;
 
-/// How long a module may take to end.
-const LEAVE_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
+/// How long backends may take to be left.
+const LEAVE_WAIT: Duration = Duration::from_secs(2);
 
 /// The commands of `claviger config`.
 #[derive(Debug, clap::Subcommand)]
@@ -150,8 +151,8 @@ fn pinned(config: &Config) -> Result<Answers, PinError> {
         let providers = open_providers(config)?;
         ask_backends(config, async |replica, version| ask(&providers, replica, version).await).await
     });
-    // What it answers changes nothing any more: the keys were dropped, whatever the module does.
-    wait_until_left(LEAVE_WITHIN);
+    // One that hangs has had its time: the process ends without it.
+    let _ = backends::wait_until_left(LEAVE_WAIT);
     let answers = answers?;
     if !answers.new.is_empty() {
         write_pins(config, &answers.new).map_err(|PinError(mut reasons)| {

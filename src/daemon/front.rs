@@ -26,7 +26,10 @@ use crate::daemon::keyset::Snapshot;
 use crate::daemon::metrics::Metrics;
 use crate::daemon::policy::{InFlight, StartedCall};
 use crate::daemon::status::{Failure, in_contract};
+use crate::daemon::trailers::ContractTrailers;
 
+/// Services whose answers are in the contract already.
+const OUR_SERVICES: &str = "/claviger.v1.";
 /// A longer deadline than this is cut to it.
 const MAX_DEADLINE: Duration = Duration::from_mins(5);
 /// The longest `x-request-id` of a caller's that is recorded.
@@ -81,6 +84,7 @@ impl tower::Service<Request<Incoming>> for Front {
                 let deadline = context.deadline;
                 let shared = Arc::clone(&self.shared);
                 request.extensions_mut().insert(Arc::clone(&context));
+                let ours = request.uri().path().starts_with(OUR_SERVICES);
                 let answered = tower::Service::call(&mut self.routes, request);
                 Box::pin(async move {
                     let answered = tokio::time::timeout_at(deadline.into(), answered).await;
@@ -94,7 +98,7 @@ impl tower::Service<Request<Incoming>> for Front {
                         return Ok(answer(status, &request_id));
                     }
                     add_request_id(response.headers_mut(), &request_id);
-                    Ok(response)
+                    Ok(if ours { response } else { response.map(ContractTrailers::around) })
                 })
             }
         }
@@ -125,8 +129,8 @@ impl Shared {
         let peer = request.extensions().get::<Arc<Peer>>().ok_or(Failure::Internal)?;
         let snapshot = self.snapshot.load();
         let caller_request_id = caller_request_id(request.headers());
-        let refuse = |failure: Failure, caller: Option<&str>| {
-            self.metrics.server.refused(failure.reason());
+        let refuse = |failure: Failure, caller: Option<&str>, reason: &'static str| {
+            self.metrics.server.refused(reason);
             let (identity, address) = (peer.identity(), peer.address.to_string());
             self.audit.refusal(&Record {
                 request_id,
@@ -135,18 +139,24 @@ impl Shared {
                 identity: identity.as_deref(),
                 certificate_sha256: peer.certificate.as_ref().map(|c| &c.sha256),
                 peer: Some(&address),
-                reason: Some(failure.reason()),
+                reason: Some(reason),
                 ..Record::new(failure.code())
             });
             failure
         };
-        let denied = self.denied.denies(peer);
-        let caller = snapshot.identify(peer).filter(|_| !denied);
-        let caller = caller.ok_or_else(|| refuse(Failure::Unauthenticated, None))?;
-        let refuse_to_caller = |failure| refuse(failure, Some(&caller.name));
-        check_content_type(request.headers()).map_err(refuse_to_caller)?;
-        let timeout = deadline(request.headers()).map_err(refuse_to_caller)?;
-        let in_flight = self.in_flight.start(&caller.in_flight).map_err(refuse_to_caller)?;
+        if self.denied.denies(peer) {
+            return Err(refuse(Failure::Unauthenticated, None, "denied_caller"));
+        }
+        let caller = snapshot
+            .identify(peer)
+            .map_err(|nobody| refuse(Failure::Unauthenticated, None, nobody.reason()))?;
+        let refuse = |failure: Failure| {
+            let reason = failure.reason();
+            refuse(failure, Some(&caller.name), reason)
+        };
+        check_content_type(request.headers()).map_err(refuse)?;
+        let timeout = deadline(request.headers()).map_err(refuse)?;
+        let in_flight = self.in_flight.start(&caller.in_flight).map_err(refuse)?;
         let context = CallContext {
             request_id: Arc::clone(request_id),
             caller_request_id,
