@@ -89,7 +89,7 @@ async fn use_up(connection: &Connection, key: &str) -> usize {
     for failed in 0..=1000 {
         let answer = connection.unwrap(&garbage(key)).await.unwrap_err();
         if answer.code() != Code::InvalidArgument {
-            assert!(retry_after(&answer) > Duration::from_secs(3000), "{answer}");
+            assert!(retry_after(&answer) > Duration::from_mins(50), "{answer}");
             return failed;
         }
     }
@@ -136,7 +136,8 @@ async fn the_101st_failed_unwrap_in_an_hour_is_refused_also_when_200_come_at_onc
     assert_eq!(world.failed("hog"), 101);
     assert_eq!(world.failed("quiet"), 0);
     daemon.wait_for_log("failed_unwraps is used up");
-    assert!(daemon.metric("claviger_failed_unwraps_total", &["key=\"user-keys\""]) == 100.0);
+    let counted = daemon.metric("claviger_failed_unwraps_total", &["key=\"user-keys\""]);
+    assert_eq!(counted.to_string(), "100");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -339,8 +340,9 @@ async fn flood(calls: usize) {
     assert_eq!(faults.count("C_Login"), 1);
     assert_eq!(faults.count("C_Initialize"), initialised);
     assert_eq!(faults.count("C_Finalize"), 0);
-    assert!(faults.count("C_Decrypt") as usize >= calls, "the values reached the token");
-    assert!(daemon.metric("claviger_failed_unwraps_total", &[]) as usize == calls);
+    assert!(faults.count("C_Decrypt") >= calls as u64, "the values reached the token");
+    let counted = daemon.metric("claviger_failed_unwraps_total", &[]);
+    assert_eq!(counted.to_string(), calls.to_string());
     let exit = daemon.terminate();
     assert_eq!(exit.code, Some(0), "{}", exit.log);
     for sign_of_alarm in ["replica fails", "breaker", "ERROR"] {
