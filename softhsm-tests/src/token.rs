@@ -228,12 +228,21 @@ impl Token {
         self.import_with(key, label, id, Attributes::default());
     }
 
+    /// The same where the token's PIN was changed.
+    pub fn import_as(&self, pin: &str, key: &RsaKey, label: &str, id: &str) {
+        self.import_all(pin, key, label, id, Attributes::default());
+    }
+
     /// The same with other attributes.
     pub fn import_with(&self, key: &RsaKey, label: &str, id: &str, attributes: Attributes) {
+        self.import_all(PIN, key, label, id, attributes);
+    }
+
+    fn import_all(&self, pin: &str, key: &RsaKey, label: &str, id: &str, attributes: Attributes) {
         let file = self.folder.path().join(format!("import-{id}.der"));
         fs::write(&file, key.pkcs8()).expect("the token's folder is writable");
         let mut tool = self.tool();
-        tool.args(["--login", "--pin", PIN, "--type", "privkey", "--label", label, "--id", id])
+        tool.args(["--login", "--pin", pin, "--type", "privkey", "--label", label, "--id", id])
             .arg("--write-object")
             .arg(&file);
         for (set, flag) in [
