@@ -86,6 +86,26 @@ async fn a_stop_answers_sixty_four_calls_in_flight_twenty_times() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_under_load_breaks_no_call_that_had_begun() {
+    let mut scene = Scene::software();
+    for _ in 0..8 {
+        let daemon = scene.start();
+        let config = scene.client_config(&daemon);
+        let own = Load::start(&config, &scene.wrapped, 8, 0);
+        let shared = Load::sharing(&config, &scene.wrapped, 8);
+        own.more(30).await;
+        shared.more(30).await;
+        let exit = daemon.terminate();
+        assert_eq!((exit.code, exit.signal), (Some(0), None), "{}", exit.log);
+        for load in [own, shared] {
+            for error in load.stop().await.failed {
+                assert!(error.message.contains("cannot reach the daemon"), "{error:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_does_not_wait_for_a_module_that_hangs() {
     let (token, faults) = Token::softhsm().through_fault_module();
     let mut scene = Scene::on(&token);

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use claviger_client::{Client, Code as ClientCode, Health};
+use claviger_client::{Client, Code as ClientCode, Health, UnwrapOptions};
 use softhsm_tests::connection::frame;
 use softhsm_tests::scene::{KEY, wrap};
 use softhsm_tests::token::Attributes;
@@ -496,7 +496,7 @@ async fn whatever_breaks_under_load_no_answer_is_wrong_and_all_is_well_afterward
     serving(&scene, &daemon).await;
     let client: Client = scene.client(&daemon);
     for _ in 0..50 {
-        client.unwrap_key(KEY, &scene.wrapped, &Default::default()).await.unwrap();
+        client.unwrap_key(KEY, &scene.wrapped, &UnwrapOptions::default()).await.unwrap();
     }
     println!("{} right, {} failed", tally.right.len(), tally.failed.len());
 }
