@@ -5,6 +5,8 @@
 //!
 //! - [`rsa_key`]: RSA keys that tests make or bring along
 //! - [`token`]: fresh SoftHSM and kryoptic tokens in temporary folders
+//! - [`backend`]: the software provider, SoftHSM or kryoptic, so that a test is written once for all
+//! - [`encoding`]: wrapped values that no honest client makes
 //! - [`faults`]: calls of a token counted, and faults injected into them
 //! - [`pki`]: a CA, server and client certificates, revocation lists
 //! - [`site`]: a folder with one daemon's configuration and everything it names
@@ -17,8 +19,10 @@
 //!
 //! A fixture that cannot do its work panics with a sentence: it is the test that failed.
 
+pub mod backend;
 pub mod connection;
 pub mod daemon;
+pub mod encoding;
 pub mod faults;
 pub mod load;
 pub mod pki;
@@ -29,6 +33,7 @@ pub mod scene;
 pub mod site;
 pub mod token;
 
+pub use backend::Backend;
 pub use connection::{Answer, Connection};
 pub use daemon::{Daemon, Exit};
 pub use faults::Faults;

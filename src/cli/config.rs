@@ -10,6 +10,7 @@ use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
 use crate::daemon::backends::{self, Provider};
 use crate::daemon::config::pin::{Answers, Pin, PinError, ask_backends, write_pins};
 use crate::daemon::config::{Config, ConfigErrors, Replica, Version, path_or_default};
+use crate::daemon::serve::prepare_state_dir;
 
 /// How long backends may take to be left.
 const LEAVE_WAIT: Duration = Duration::from_secs(2);
@@ -171,6 +172,9 @@ fn pinned(config: &Config) -> Result<Answers, PinError> {
 
 fn open_providers(config: &Config) -> Result<BTreeMap<&str, Provider>, PinError> {
     let state_dir = config.server.state_dir.as_deref();
+    if let Some(state_dir) = state_dir {
+        prepare_state_dir(state_dir).map_err(|error| PinError(vec![error.to_string()]))?;
+    }
     let open = |(name, provider): (&'_ String, &'_ crate::daemon::config::Provider)| {
         Provider::new(name, &provider.config, state_dir)
             .map_err(|error| PinError(vec![format!("provider {name}: {error}")]))

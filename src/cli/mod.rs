@@ -1,5 +1,6 @@
 //! The commands, one file each, and how they share a connection, bytes and failures.
 
+pub mod bench;
 pub mod bytes;
 pub mod completions;
 pub mod config;
@@ -11,6 +12,7 @@ pub mod man;
 #[cfg(feature = "pkcs11")]
 pub mod pin;
 pub mod pki;
+pub mod sandbox;
 pub mod serve;
 pub mod sign;
 pub mod unwrap;
@@ -86,6 +88,8 @@ pub enum Command {
     /// Run a development CA: certificates for mutual TLS
     #[command(subcommand)]
     Pki(pki::Command),
+    /// Measure a backend alone and behind the daemon, side by side
+    Bench(bench::Args),
     /// Print the completions of a shell
     Completions(completions::Args),
     /// Print the manual page, or write one for each command
@@ -107,6 +111,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         #[cfg(feature = "pkcs11")]
         Command::Pin(command) => pin::run(&command, json),
         Command::Pki(command) => pki::run(&command, json),
+        Command::Bench(args) => bench::run(&args, json),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

@@ -1,20 +1,30 @@
-//! What the demo keeps between runs: a CA and certificates, a key, two configuration files.
+//! A daemon of one's own with all it needs in one folder: CA, certificates, key, configuration,
+//! process. The demo and the benchmarks share it.
+
+mod daemon;
+mod key;
+#[cfg(feature = "pkcs11")]
+pub mod softhsm;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::key::DemoKey;
-use super::{Args, KEY, failed};
-use crate::cli::failure::{Exit, Failure};
+pub use daemon::{Daemon, is_ready};
+pub use key::{Backend, SandboxKey};
+
+use super::failure::{Exit, Failure};
 use crate::pki::{Ca, CaOptions, ClientName};
 
-/// Who the demo's client is.
-const CLIENT: &str = "spiffe://demo.claviger.example/key-connector";
-/// The demo's certificates are made anew at each run.
+/// The name of the sandbox's key.
+pub const KEY: &str = "user-keys";
+/// Who the sandbox's client is.
+pub const CLIENT: &str = "spiffe://demo.claviger.example/key-connector";
+/// The certificates are made anew at each run.
 const VALIDITY: Duration = Duration::from_hours(30 * 24);
 
-/// The demo's folder.
-pub(super) struct State {
+/// The folder.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
     /// The folder itself.
     pub dir: PathBuf,
     /// The daemon's configuration.
@@ -25,32 +35,31 @@ pub(super) struct State {
     pub port: u16,
 }
 
-impl State {
-    /// Makes what is missing, and says what there is: steps 1 and 2.
-    pub(super) fn prepare(dir: &Path, args: &Args) -> Result<Self, Failure> {
+impl Sandbox {
+    /// A sandbox in `dir`, which is made if it is missing. `port` only counts in a new one.
+    pub fn open(dir: &Path, port: u16) -> Result<Self, Failure> {
         make_private_dir(dir)?;
-        let state = Self {
+        Ok(Self {
             dir: dir.to_owned(),
             config: dir.join("claviger.toml"),
             client: dir.join("client.toml"),
-            port: port_of(dir).unwrap_or(args.port),
-        };
-        state.prepare_certificates()?;
-        let key = DemoKey::prepare(&state, args)?;
-        if !state.config.exists() {
-            check_port_is_free(state.port)?;
-            write(&state.config, state.configuration(&key).as_bytes())?;
-            write(&state.client, state.client_configuration().as_bytes())?;
+            port: port_of(dir).unwrap_or(port),
+        })
+    }
+
+    /// Writes the two configurations, if they are missing: every call audited, unless `audit` is
+    /// false.
+    pub fn configure(&self, key: &SandboxKey, audit: bool) -> Result<(), Failure> {
+        if self.config.exists() {
+            return Ok(());
         }
-        Ok(state)
+        check_port_is_free(self.port)?;
+        write(&self.config, self.configuration(key, audit).as_bytes())?;
+        write(&self.client, self.client_configuration().as_bytes())
     }
 
-    /// Keeps the wrapped value, as a Key Connector does.
-    pub(super) fn write_wrapped(&self, wrapped: &[u8]) -> Result<(), Failure> {
-        write(&self.dir.join("wrapped.bin"), wrapped)
-    }
-
-    fn prepare_certificates(&self) -> Result<(), Failure> {
+    /// A development CA, made if it is missing, and new certificates for both ends.
+    pub fn prepare_certificates(&self) -> Result<(), Failure> {
         let pki = self.dir.join("pki");
         let ca = if pki.join("ca.crt").exists() {
             Ca::load(&pki)
@@ -61,23 +70,25 @@ impl State {
         let issue = |ca: &Ca| {
             let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
             let server = ca.issue_server(&names, VALIDITY)?;
-            server.write(&pki.join("server.crt"), &pki.join("server.key"))?;
             let client = ca.issue_client(&ClientName::Spiffe(CLIENT.to_owned()), VALIDITY)?;
-            client.write(&pki.join("key-connector.crt"), &pki.join("key-connector.key"))
+            for (name, issued) in [("server", server), ("key-connector", client)] {
+                let files =
+                    [pki.join(name).with_extension("crt"), pki.join(name).with_extension("key")];
+                // Those of the last run: certificates are not written over.
+                files.iter().for_each(|file| drop(std::fs::remove_file(file)));
+                issued.write(&files[0], &files[1])?;
+            }
+            Ok(())
         };
-        ca.and_then(|ca| issue(&ca)).map_err(|error| failed("the development CA", &error))?;
-        println!(
-            "1. A development CA issues the certificates of both ends, in pki/: the daemon's, and \
-             one for\n   {CLIENT}.\n"
-        );
-        Ok(())
+        ca.and_then(|ca| issue(&ca)).map_err(|error| failed("the development CA", &error))
     }
 
-    fn configuration(&self, key: &DemoKey) -> String {
+    fn configuration(&self, key: &SandboxKey, audit: bool) -> String {
         let Self { port, .. } = self;
         let operations = port + 1;
-        let DemoKey { provider, locator, algorithms, public_key_sha256 } = key;
-        let pin = hex::encode(public_key_sha256);
+        let SandboxKey { provider, locator, algorithms, public_key } = key;
+        let pin = hex::encode(public_key.sha256());
+        let audit = if audit { "file = \"audit.jsonl\"" } else { "off = true" };
         format!(
             r#"# Made by `claviger demo`; yours to change. `claviger config check --config FILE` checks it.
 
@@ -111,7 +122,7 @@ match  = {{ spiffe = "{CLIENT}" }}
 grants = [{{ keys = ["{KEY}"], operations = ["wrap", "unwrap", "read"] }}]
 
 [audit]
-file = "audit.jsonl"
+{audit}
 "#
         )
     }
@@ -127,17 +138,6 @@ private_key = "pki/key-connector.key"
             self.port
         )
     }
-}
-
-/// `claviger/demo` in the user's data folder.
-pub(super) fn default_dir(softhsm: bool) -> Result<PathBuf, Failure> {
-    let data =
-        std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
-    let data = data.or(home).ok_or_else(|| {
-        Failure::new(Exit::Usage, "HOME is not set").advise("Name a folder with --dir.")
-    })?;
-    Ok(data.join("claviger").join(if softhsm { "demo-softhsm" } else { "demo" }))
 }
 
 /// The port that the folder's configuration names.
@@ -156,6 +156,17 @@ fn check_port_is_free(port: u16) -> Result<(), Failure> {
         })?;
     }
     Ok(())
+}
+
+/// A port of loopback that is free, as is the next one.
+pub fn free_ports() -> Result<u16, Failure> {
+    let listen = |port| std::net::TcpListener::bind(("127.0.0.1", port));
+    let free = (0..100).find_map(|_| {
+        let port = listen(0).ok()?.local_addr().ok()?.port();
+        listen(port.checked_add(1)?).ok()?;
+        Some(port)
+    });
+    free.ok_or_else(|| Failure::new(Exit::Unavailable, "127.0.0.1 has no two free ports in a row"))
 }
 
 /// A folder for ourselves alone.
@@ -181,4 +192,8 @@ pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
         std::fs::rename(&new, path)
     };
     write().map_err(|error| failed(&path.display().to_string(), &error))
+}
+
+fn failed(what: &str, error: &dyn std::error::Error) -> Failure {
+    Failure::new(Exit::Failure, format!("{what}: {error}"))
 }

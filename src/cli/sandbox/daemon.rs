@@ -1,37 +1,42 @@
-//! The daemon that the demo starts: the same program, as a process of its own.
+//! The sandbox's daemon: the same program, as a process of its own.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::failed;
-use super::state::State;
+use super::{Sandbox, failed};
 use crate::cli::failure::{Exit, Failure};
 
 /// How long the daemon may take until it is ready.
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
 /// The running daemon.
-pub(super) struct Daemon {
+#[derive(Debug)]
+pub struct Daemon {
     child: Child,
     log: PathBuf,
 }
 
 impl Daemon {
     /// Starts it and waits until it is ready.
-    pub(super) async fn start(state: &State) -> Result<Self, Failure> {
-        let log = state.dir.join("daemon.log");
-        let file = File::create(&log).map_err(|error| failed("daemon.log", &error))?;
+    pub async fn start(sandbox: &Sandbox) -> Result<Self, Failure> {
         let program = std::env::current_exe().map_err(|error| failed("this program", &error))?;
+        Self::start_program(&program, sandbox).await
+    }
+
+    /// The same, with another `claviger`.
+    pub async fn start_program(program: &Path, sandbox: &Sandbox) -> Result<Self, Failure> {
+        let log = sandbox.dir.join("daemon.log");
+        let file = File::create(&log).map_err(|error| failed("daemon.log", &error))?;
         let child = Command::new(program)
             .args(["serve", "--demo", "--config"])
-            .arg(&state.config)
+            .arg(&sandbox.config)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file)
@@ -40,7 +45,7 @@ impl Daemon {
             .map_err(|error| failed("starting the daemon", &error))?;
         let mut daemon = Self { child, log };
         let deadline = Instant::now() + READY_WITHIN;
-        while !is_ready(state.port + 1) {
+        while !is_ready(sandbox.port + 1) {
             if let Ok(Some(_)) = daemon.child.try_wait() {
                 return Err(daemon.ended());
             }
@@ -53,8 +58,13 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// Its process.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Waits for Ctrl-C or SIGTERM, or for the daemon's own end.
-    pub(super) async fn wait(&mut self) -> Result<(), Failure> {
+    pub async fn wait(&mut self) -> Result<(), Failure> {
         let mut terminate =
             signal(SignalKind::terminate()).map_err(|error| failed("SIGTERM", &error))?;
         tokio::select! {
@@ -65,7 +75,7 @@ impl Daemon {
     }
 
     /// Asks it to drain and waits for its end.
-    pub(super) async fn stop(mut self) -> Result<(), Failure> {
+    pub async fn stop(mut self) -> Result<(), Failure> {
         if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok())
             && let Some(pid) = rustix::process::Pid::from_raw(pid)
         {
@@ -85,8 +95,8 @@ impl Daemon {
     }
 }
 
-/// Whether /readyz answers 200.
-fn is_ready(port: u16) -> bool {
+/// Whether /readyz of the operations listener at `port` answers 200.
+pub fn is_ready(port: u16) -> bool {
     let ask = || {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;

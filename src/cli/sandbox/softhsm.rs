@@ -1,4 +1,4 @@
-//! A fresh SoftHSM token for the demo: initialised and given its key through PKCS#11 itself.
+//! A fresh SoftHSM token: initialised and given its key through PKCS#11 itself.
 
 use std::path::{Path, PathBuf};
 
@@ -9,9 +9,8 @@ use cryptoki::object::{Attribute, AttributeType};
 use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
 
-use super::failed;
-use super::key::DemoKey;
-use super::state::{make_private_dir, write};
+use super::key::{SandboxKey, read_public};
+use super::{failed, make_private_dir, write};
 use crate::cli::failure::{Exit, Failure};
 
 /// Where distributions put the module.
@@ -23,12 +22,14 @@ const MODULES: [&str; 6] = [
     "/usr/local/lib/softhsm/libsofthsm2.so",
     "/opt/homebrew/lib/softhsm/libsofthsm2.so",
 ];
-const LABEL: &str = "claviger-demo";
-const CONFIGURATION: &str = "SOFTHSM2_CONF";
+/// The label of the token.
+pub const LABEL: &str = "claviger-demo";
+/// The environment variable that names SoftHSM's configuration.
+pub const CONFIGURATION: &str = "SOFTHSM2_CONF";
 
 /// SoftHSM reads its configuration's place from the environment, which is safe to set only before
-/// any thread runs: so the demo starts itself once more.
-pub(super) fn enter_environment(dir: &Path) -> Result<(), Failure> {
+/// any thread runs: so the process starts itself once more.
+pub fn enter_environment(dir: &Path) -> Result<(), Failure> {
     use std::os::unix::process::CommandExt;
     let configuration = dir.join("softhsm2.conf");
     if std::env::var_os(CONFIGURATION).is_some_and(|is| is == configuration) {
@@ -43,35 +44,29 @@ pub(super) fn enter_environment(dir: &Path) -> Result<(), Failure> {
 }
 
 /// The token of this folder and its key, made if missing.
-pub(super) fn prepare(dir: &Path) -> Result<DemoKey, Failure> {
+pub(super) fn prepare(dir: &Path, bits: u16) -> Result<SandboxKey, Failure> {
     let module = module()?;
     let public_file = dir.join("user-keys.spki");
     if !public_file.exists() {
-        let public = make_token(dir, &module)?;
+        let public = make_token(dir, &module, bits)?;
         write(&public_file, &public)?;
     }
-    let public = std::fs::read(&public_file)
-        .map_err(|error| failed(&public_file.display().to_string(), &error))?;
-    let public = PublicKey::from_spki(&public)
-        .map_err(|error| failed(&public_file.display().to_string(), &error))?;
-    println!(
-        "2. An RSA-{} key in the SoftHSM token \"{LABEL}\", made inside of it: sensitive, not extractable.\n",
-        public.modulus_bits()
-    );
+    let public_key = read_public(&public_file)?;
     let quoted = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
     let (module, configuration) = (quoted(&module), quoted(&dir.join("softhsm2.conf")));
-    Ok(DemoKey {
+    Ok(SandboxKey {
         provider: format!(
             "type        = \"pkcs11\"\nmodule      = {module}\ntoken       = {{ label = \"{LABEL}\" }}\n\
              pin         = {{ file = \"pin\" }}\nenvironment = {{ {CONFIGURATION} = {configuration} }}"
         ),
         locator: "pkcs11:object=user-keys;type=private".into(),
         algorithms: r#"["RSA-OAEP"]"#,
-        public_key_sha256: public.sha256(),
+        public_key,
     })
 }
 
-fn module() -> Result<PathBuf, Failure> {
+/// The module, where this system has it.
+pub fn module() -> Result<PathBuf, Failure> {
     MODULES.iter().map(PathBuf::from).find(|path| path.exists()).ok_or_else(|| {
         Failure::new(Exit::Unavailable, "SoftHSM is not installed").advise(
             "Install it: apt install softhsm2 (Debian, Ubuntu), dnf install softhsm (Fedora), \
@@ -81,7 +76,7 @@ fn module() -> Result<PathBuf, Failure> {
 }
 
 /// Gives the new key's SubjectPublicKeyInfo.
-fn make_token(dir: &Path, module: &Path) -> Result<Vec<u8>, Failure> {
+fn make_token(dir: &Path, module: &Path, bits: u16) -> Result<Vec<u8>, Failure> {
     let tokens = dir.join("tokens");
     make_private_dir(&tokens)?;
     let configuration = format!("directories.tokendir = {}\nlog.level = ERROR\n", tokens.display());
@@ -109,7 +104,7 @@ fn make_token(dir: &Path, module: &Path) -> Result<Vec<u8>, Failure> {
             Attribute::Id(vec![1]),
         ];
         let public = [
-            Attribute::ModulusBits(2048.into()),
+            Attribute::ModulusBits(u64::from(bits).into()),
             Attribute::PublicExponent(vec![1, 0, 1]),
             Attribute::Encrypt(true),
         ];

@@ -1,12 +1,6 @@
 //! `claviger demo`: the real daemon on loopback, and a key connector's life in five steps.
 
-mod daemon;
-mod key;
-#[cfg(feature = "pkcs11")]
-mod softhsm;
-mod state;
-
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use claviger_client::{Client, UnwrapOptions, WrapOptions};
@@ -14,11 +8,9 @@ use claviger_provider_api::public_key::sha256;
 use zeroize::Zeroizing;
 
 use super::failure::{Exit, Failure};
-use daemon::Daemon;
-use state::State;
-
-/// The name of the demo's key.
-pub const KEY: &str = "user-keys";
+#[cfg(feature = "pkcs11")]
+use super::sandbox::softhsm;
+use super::sandbox::{Backend, CLIENT, Daemon, KEY, Sandbox, write};
 
 /// The arguments of `claviger demo`.
 #[derive(clap::Args, Debug)]
@@ -45,11 +37,12 @@ pub struct Args {
 }
 
 impl Args {
-    fn softhsm(&self) -> bool {
+    fn backend(&self) -> Backend {
         #[cfg(feature = "pkcs11")]
-        return self.softhsm;
-        #[cfg(not(feature = "pkcs11"))]
-        false
+        if self.softhsm {
+            return Backend::SoftHsm;
+        }
+        Backend::Software
     }
 }
 
@@ -57,23 +50,23 @@ impl Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let dir = match &args.dir {
         Some(dir) => std::path::absolute(dir).map_err(|error| failed("the folder", &error))?,
-        None => state::default_dir(args.softhsm())?,
+        None => default_dir(args.backend())?,
     };
     #[cfg(feature = "pkcs11")]
     if args.softhsm {
         softhsm::enter_environment(&dir)?;
     }
     println!("Claviger demo. Everything it makes is in {}\n", dir.display());
-    let state = State::prepare(&dir, args)?;
+    let sandbox = prepare(&dir, args)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| failed("the runtime", &error))?;
     runtime.block_on(async {
-        let mut daemon = start(&state).await?;
-        let told = act_as_key_connector(&state).await;
+        let mut daemon = start(&sandbox).await?;
+        let told = act_as_key_connector(&sandbox).await;
         if told.is_ok() && !args.once {
-            print_how_to_go_on(&state);
+            print_how_to_go_on(&sandbox);
             daemon.wait().await?;
         }
         daemon.stop().await?;
@@ -81,21 +74,53 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     })
 }
 
-async fn start(state: &State) -> Result<Daemon, Failure> {
-    println!("3. The daemon starts: claviger serve --config {}", state.config.display());
+/// Steps 1 and 2.
+fn prepare(dir: &Path, args: &Args) -> Result<Sandbox, Failure> {
+    let sandbox = Sandbox::open(dir, args.port)?;
+    sandbox.prepare_certificates()?;
+    println!(
+        "1. A development CA issues the certificates of both ends, in pki/: the daemon's, and one \
+         for\n   {CLIENT}.\n"
+    );
+    let backend = args.backend();
+    let bits = match backend {
+        Backend::Software => 3072,
+        #[cfg(feature = "pkcs11")]
+        Backend::SoftHsm => 2048,
+    };
+    let key = sandbox.prepare_key(backend, bits)?;
+    let bits = key.public_key.modulus_bits();
+    match backend {
+        Backend::Software => println!(
+            "2. An RSA-{bits} key: keys/user-keys.pem\n   \
+             It lies in a file, not in hardware: good for first steps, not for secrets.\n"
+        ),
+        #[cfg(feature = "pkcs11")]
+        Backend::SoftHsm => println!(
+            "2. An RSA-{bits} key in the SoftHSM token \"{}\", made inside of it: sensitive, not \
+             extractable.\n",
+            softhsm::LABEL
+        ),
+    }
+    sandbox.configure(&key, true)?;
+    Ok(sandbox)
+}
+
+async fn start(sandbox: &Sandbox) -> Result<Daemon, Failure> {
+    println!("3. The daemon starts: claviger serve --config {}", sandbox.config.display());
     let started = Instant::now();
-    let daemon = Daemon::start(state).await?;
+    let daemon = Daemon::start(sandbox).await?;
     println!(
         "   Ready on https://localhost:{} after {} ms: mutual TLS 1.3, every call in audit.jsonl.\n",
-        state.port,
+        sandbox.port,
         started.elapsed().as_millis()
     );
     Ok(daemon)
 }
 
 /// What a Key Connector does once in its life, and then at each start.
-async fn act_as_key_connector(state: &State) -> Result<(), Failure> {
-    let config = claviger_client::Config::from_file(&state.client)?;
+async fn act_as_key_connector(sandbox: &Sandbox) -> Result<(), Failure> {
+    let config = claviger_client::Config::from_file(&sandbox.client)?;
     let client = Client::connect(&config).await?.with_timeout(Duration::from_secs(10));
     println!("4. A key connector makes a 32-byte key and has it wrapped.");
     let mut material = Zeroizing::new([0; 32]);
@@ -104,7 +129,7 @@ async fn act_as_key_connector(state: &State) -> Result<(), Failure> {
     let fingerprint = sha256(&*material);
     let wrapped = client.wrap(KEY, &*material, &WrapOptions::default()).await?;
     drop(material);
-    state.write_wrapped(&wrapped.wrapped)?;
+    write(&sandbox.dir.join("wrapped.bin"), &wrapped.wrapped)?;
     println!(
         "   {} bytes under {}, version {}, request id {}.\n   \
          It forgets the key and keeps the wrapped value: wrapped.bin\n",
@@ -129,10 +154,10 @@ async fn act_as_key_connector(state: &State) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print_how_to_go_on(state: &State) {
+fn print_how_to_go_on(sandbox: &Sandbox) {
     let claviger = std::env::current_exe()
         .map_or_else(|_| "claviger".to_owned(), |path| path.display().to_string());
-    let (client, dir) = (state.client.display(), state.dir.display());
+    let (client, dir) = (sandbox.client.display(), sandbox.dir.display());
     println!(
         "Go on by hand, in another terminal:\n\
          \n  \
@@ -144,8 +169,24 @@ fn print_how_to_go_on(state: &State) {
          tail -n 2 {dir}/audit.jsonl\n  \
          curl http://127.0.0.1:{}/metrics\n\
          \nServing until Ctrl-C.",
-        state.port + 1,
+        sandbox.port + 1,
     );
+}
+
+/// `claviger/demo` in the user's data folder.
+fn default_dir(backend: Backend) -> Result<PathBuf, Failure> {
+    let data =
+        std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+    let data = data.or(home).ok_or_else(|| {
+        Failure::new(Exit::Usage, "HOME is not set").advise("Name a folder with --dir.")
+    })?;
+    let name = match backend {
+        Backend::Software => "demo",
+        #[cfg(feature = "pkcs11")]
+        Backend::SoftHsm => "demo-softhsm",
+    };
+    Ok(data.join("claviger").join(name))
 }
 
 fn failed(what: &str, error: &dyn std::error::Error) -> Failure {

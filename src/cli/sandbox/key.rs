@@ -1,0 +1,95 @@
+//! The sandbox's RSA key: in a file, or in a fresh SoftHSM token.
+
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use claviger_provider_api::PublicKey;
+use zeroize::Zeroizing;
+
+use super::{Sandbox, failed, make_private_dir, write};
+use crate::cli::failure::{Exit, Failure};
+
+/// Where the key is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// In a file of the sandbox.
+    Software,
+    /// In a SoftHSM token of the sandbox; `SOFTHSM2_CONF` must name its `softhsm2.conf`.
+    #[cfg(feature = "pkcs11")]
+    SoftHsm,
+}
+
+/// What the configuration says of the key.
+#[derive(Debug)]
+pub struct SandboxKey {
+    /// The lines of `[providers.demo]`.
+    pub provider: String,
+    /// Where the key lives.
+    pub locator: String,
+    /// As a TOML array.
+    pub algorithms: &'static str,
+    /// Its public half.
+    pub public_key: PublicKey,
+}
+
+impl Sandbox {
+    /// The key of this folder, made with a modulus of `bits` if it is missing: 2048, 3072 or 4096.
+    pub fn prepare_key(&self, backend: Backend, bits: u16) -> Result<SandboxKey, Failure> {
+        match backend {
+            Backend::Software => in_a_file(self, bits),
+            #[cfg(feature = "pkcs11")]
+            Backend::SoftHsm => super::softhsm::prepare(&self.dir, bits),
+        }
+    }
+}
+
+/// The public half of the key in the folder.
+pub(super) fn read_public(path: &std::path::Path) -> Result<PublicKey, Failure> {
+    let shown = path.display().to_string();
+    let spki = std::fs::read(path).map_err(|error| failed(&shown, &error))?;
+    PublicKey::from_spki(&spki).map_err(|error| failed(&shown, &error))
+}
+
+fn in_a_file(sandbox: &Sandbox, bits: u16) -> Result<SandboxKey, Failure> {
+    let size = match bits {
+        2048 => KeySize::Rsa2048,
+        3072 => KeySize::Rsa3072,
+        4096 => KeySize::Rsa4096,
+        _ => {
+            let message = format!("no RSA key of {bits} bits: 2048, 3072 and 4096 are possible");
+            return Err(Failure::new(Exit::Usage, message));
+        }
+    };
+    let directory = sandbox.dir.join("keys");
+    make_private_dir(&directory)?;
+    let (key_file, public_file) =
+        (directory.join("user-keys.pem"), directory.join("user-keys.spki"));
+    if !key_file.exists() || !public_file.exists() {
+        let refused = |_| Failure::new(Exit::Failure, "no RSA key could be made");
+        let key = PrivateDecryptingKey::generate(size).map_err(refused)?;
+        let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&key).map_err(refused)?;
+        write(&public_file, key.public_key().as_der().map_err(refused)?.as_ref())?;
+        write(&key_file, pem("PRIVATE KEY", der.as_ref()).as_bytes())?;
+    }
+    let public_key = read_public(&public_file)?;
+    Ok(SandboxKey {
+        provider: "type      = \"software\"\ndirectory = \"keys\"".into(),
+        locator: "user-keys.pem".into(),
+        algorithms: r#"["RSA-OAEP", "RSA-OAEP-256"]"#,
+        public_key,
+    })
+}
+
+fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {
+    let base64 = Zeroizing::new(STANDARD.encode(der));
+    // Sized beforehand: a text that grows would leave copies of the key behind.
+    let mut text = Zeroizing::new(String::with_capacity(base64.len() * 66 / 64 + 128));
+    text.extend(["-----BEGIN ", label, "-----\n"]);
+    for line in base64.as_bytes().chunks(64) {
+        text.push_str(std::str::from_utf8(line).expect("base64 is ASCII"));
+        text.push('\n');
+    }
+    text.extend(["-----END ", label, "-----\n"]);
+    text
+}
