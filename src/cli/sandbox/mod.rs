@@ -90,7 +90,7 @@ impl Sandbox {
         let pin = hex::encode(public_key.sha256());
         let audit = if audit { "file = \"audit.jsonl\"" } else { "off = true" };
         format!(
-            r#"# Made by `claviger demo`; yours to change. `claviger config check --config FILE` checks it.
+            r#"# Made by `claviger demo`, which alone accepts its certificates; yours to change.
 
 [server]
 listen    = ["127.0.0.1:{port}"]
