@@ -6,6 +6,7 @@
 //! - [`rsa_key`]: RSA keys that tests make or bring along
 //! - [`token`]: fresh SoftHSM and kryoptic tokens in temporary folders
 //! - [`backend`]: the software provider, SoftHSM or kryoptic, so that a test is written once for all
+//! - [`encoding`]: wrapped values that no honest client makes
 //! - [`faults`]: calls of a token counted, and faults injected into them
 //! - [`pki`]: a CA, server and client certificates, revocation lists
 //! - [`site`]: a folder with one daemon's configuration and everything it names
@@ -21,6 +22,7 @@
 pub mod backend;
 pub mod connection;
 pub mod daemon;
+pub mod encoding;
 pub mod faults;
 pub mod load;
 pub mod pki;

@@ -117,7 +117,8 @@ async fn run<const N: usize>(backend: &Backend, families: [Vec<Group>; N]) -> [C
                 judge(&connection, name, group, vector, &mut uniform, &mut counts).await;
             }
         }
-        println!("Wycheproof on {}, {}: {} vectors on {} keys: {} recovered, {} failed uniformly, {} refused for their length, {} rejected implicitly, {} wrong",
+        println!(
+            "Wycheproof on {}, {}: {} vectors on {} keys: {} recovered, {} failed uniformly, {} refused for their length, {} rejected implicitly, {} wrong",
             backend.name,
             if family[0].algorithm == "RSA1_5" { "PKCS#1 v1.5" } else { "OAEP" },
             counts.total(),

@@ -1,5 +1,6 @@
 //! Why a command failed: one or two sentences for people, fields for machines, an exit code.
 
+use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -81,6 +82,14 @@ impl Failure {
         }})
     }
 }
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_text())
+    }
+}
+
+impl std::error::Error for Failure {}
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {

@@ -39,8 +39,8 @@ pub struct Version {
     pub algorithms: Vec<Algorithm>,
     /// As configured.
     pub sign_algorithms: Vec<SignAlgorithm>,
-    /// SHA-256 of the SubjectPublicKeyInfo.
-    pub public_key_sha256: [u8; 32],
+    /// SHA-256 of the SubjectPublicKeyInfo; a disabled version may have none.
+    pub public_key_sha256: Option<[u8; 32]>,
     /// An X.509 certificate, DER.
     pub certificate: Option<Vec<u8>>,
     /// In the order of the configuration; empty if disabled.
@@ -162,6 +162,9 @@ impl Key {
             });
         }
         if candidates.len() > 1 && candidates.iter().any(|c| c.algorithm == Algorithm::Rsa15) {
+            if candidates.iter().any(|c| c.version.public_key().is_none()) {
+                return Err(Failure::Unavailable);
+            }
             return Err(Failure::Field {
                 field: "key_version",
                 allowed: "is required: RSA1_5 is never tried across versions".into(),

@@ -3,7 +3,7 @@
 //! The configuration is checked as a whole, then ports open, then keys open in the background: a
 //! backend that is down never keeps the daemon from starting.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use claviger_proto::v1::key_service_server::KeyServiceServer;
+use claviger_provider_api::ErrorKind;
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -22,7 +23,7 @@ use tonic_health::pb::health_server::HealthServer;
 use crate::daemon::audit::{Audit, AuditError, Event};
 use crate::daemon::backends;
 use crate::daemon::caller::Peer;
-use crate::daemon::config::{Config, ConfigErrors};
+use crate::daemon::config::{self, Config, ConfigErrors};
 use crate::daemon::denied::{DeniedCallers, DeniedError};
 use crate::daemon::front::{Front, Shared};
 use crate::daemon::guard::Guard;
@@ -92,6 +93,19 @@ pub enum ServeError {
     /// The log's filter.
     #[error("log: {0}")]
     Log(#[from] LogError),
+    /// A key that serves would not serve any more.
+    #[error(
+        "{provider}, {locator}: serves now and would not any more: {reason}; the old configuration \
+         stays in force"
+    )]
+    BreaksKey {
+        /// The provider's name.
+        provider: String,
+        /// Where the key lives.
+        locator: String,
+        /// Why it would not serve.
+        reason: String,
+    },
     /// Something else that the system refused.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -108,6 +122,11 @@ pub struct Options {
 
 /// Serves until SIGTERM or SIGINT, then drains.
 pub fn run(options: &Options) -> Result<(), ServeError> {
+    run_with(options, |_| ())
+}
+
+/// The same; `prepare` sees the keys before any is opened. Benchmarks put their own there.
+pub fn run_with(options: &Options, prepare: impl FnOnce(&Keyset)) -> Result<(), ServeError> {
     let config = Config::load(&options.config)?;
     config.check_for_serve()?;
     config.enter_environment()?;
@@ -124,7 +143,7 @@ pub fn run(options: &Options) -> Result<(), ServeError> {
         .worker_threads((cores / 2).max(1))
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(serve(config, options));
+    let outcome = runtime.block_on(serve(config, options, prepare));
     runtime.shutdown_timeout(LEAVE_WAIT);
     if !backends::wait_until_left(LEAVE_WAIT) {
         tracing::warn!("a backend is still at work: the process ends without it");
@@ -132,8 +151,13 @@ pub fn run(options: &Options) -> Result<(), ServeError> {
     outcome
 }
 
-async fn serve(config: Config, options: &Options) -> Result<(), ServeError> {
+async fn serve(
+    config: Config,
+    options: &Options,
+    prepare: impl FnOnce(&Keyset),
+) -> Result<(), ServeError> {
     let daemon = Daemon::start(config, options)?;
+    prepare(&daemon.keyset.load());
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let hangup = signal(SignalKind::hangup())?;
@@ -248,6 +272,9 @@ impl Daemon {
         if !self.audit.is_on() {
             tracing::warn!("audit is off: nothing will tell who unwrapped what");
         }
+        if self.spent.is_none() {
+            tracing::warn!("no server.state_dir: failed unwraps are forgotten at a restart");
+        }
         for (provider, (config, _)) in &self.keyset.load().providers {
             if !config.is_hardware() {
                 tracing::warn!(provider, "the keys of this provider are not in hardware");
@@ -324,7 +351,7 @@ impl Daemon {
         let Ok(ca) = tls.load().trust().verify(chain, SystemTime::now()) else { return false };
         let Ok(peer) = Peer::with_certificate(operations.listen, ca, chain) else { return false };
         let snapshot = self.snapshot.load();
-        let caller = snapshot.identify(&peer).filter(|_| !self.denied.denies(&peer));
+        let caller = snapshot.identify(&peer).ok().filter(|_| !self.denied.denies(&peer));
         caller.is_some_and(|caller| operations.readers.iter().any(|name| **name == *caller.name))
     }
 
@@ -373,6 +400,8 @@ impl Daemon {
             let reason = match &*replica.condition() {
                 _ if !config.providers[provider].required => continue,
                 Condition::Serving => continue,
+                // A refused PIN never ends the process: what restarts it would try again.
+                Condition::Failing(fault) if fault.kind == ErrorKind::OperatorNeeded => continue,
                 Condition::Opening => "it did not open in time".to_owned(),
                 Condition::Failing(fault) => fault.text.to_string(),
             };
@@ -426,17 +455,20 @@ impl Daemon {
         if tokio::time::timeout(OPEN_WAIT, opening).await.is_err() {
             tracing::warn!("some new keys are still opening: reloaded without them");
         }
+        refuse_what_breaks_a_key(&before, &keyset)?;
         // From here on nothing can fail.
         if let Some((state, prepared)) = tls {
             state.commit(prepared);
         }
         self.denied.commit(denied);
+        keyset.put_limits_in_force();
         self.snapshot.store(Arc::clone(&keyset.snapshot));
         self.keyset.store(keyset);
         self.transport.configure(ConnectionSettings::from(&config.server));
         self.config.store(Arc::new(config));
         self.changed.send_modify(|changes| *changes += 1);
-        self.audit.reopen().await?;
+        // A log that cannot be written fails the calls that need it, and says so; no reload.
+        let _ = self.audit.reopen().await;
         Ok(())
     }
 
@@ -465,6 +497,33 @@ impl Daemon {
         self.audit.event(&Event::Stop).await?;
         Ok(())
     }
+}
+
+/// A mistyped pin, or an algorithm that the key cannot do, must not take down what serves. A backend
+/// that cannot be reached refuses no reload.
+fn refuse_what_breaks_a_key(before: &Keyset, after: &Keyset) -> Result<(), ServeError> {
+    let served: HashSet<&config::Replica> = before
+        .replicas
+        .iter()
+        .filter(|(_, replica)| replica.is_serving())
+        .map(|(specification, _)| &specification.place)
+        .collect();
+    for (specification, replica) in &after.replicas {
+        let condition = replica.condition();
+        let Condition::Failing(fault) = &*condition else { continue };
+        let place = &specification.place;
+        if fault.kind == ErrorKind::OperatorNeeded
+            && served.contains(place)
+            && !before.replicas.contains_key(specification)
+        {
+            return Err(ServeError::BreaksKey {
+                provider: place.provider.clone(),
+                locator: place.locator.clone(),
+                reason: fault.text.to_string(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// `listen`, `state_dir` and `audit` belong to the process.

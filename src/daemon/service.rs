@@ -150,7 +150,7 @@ impl KeyService for Service {
             size => {
                 let allowed = format!("must be at most {MAX_PAGE}, not {size}");
                 let failure = Failure::Field { field: "page_size", allowed };
-                return Ok(self.guard.read(&context, "", Err(failure)).await?);
+                return Ok(self.guard.list(&context, Err(failure)).await?);
             }
         };
         let names = &context.caller.readable;
@@ -168,7 +168,7 @@ impl KeyService for Service {
             }
             page.keys.push(key);
         }
-        Ok(Response::new(self.guard.read(&context, "", Ok(page)).await?))
+        Ok(Response::new(self.guard.list(&context, Ok(page)).await?))
     }
 
     async fn get_key(
@@ -176,8 +176,7 @@ impl KeyService for Service {
         request: Request<GetKeyRequest>,
     ) -> Result<Response<GetKeyResponse>, Status> {
         let (context, GetKeyRequest { key }) = open(request)?;
-        let outcome = context.caller.granted(&key, Operation::Read).map(describe);
-        let key = self.guard.read(&context, &key, outcome).await?;
+        let key = describe(self.guard.read_key(&context, &key).await?);
         Ok(Response::new(GetKeyResponse { key: Some(key) }))
     }
 }
@@ -226,7 +225,11 @@ fn describe_version(version: &Version) -> v1::KeyVersion {
         sign_algorithms: version.sign_algorithms.iter().map(ToString::to_string).collect(),
         modulus_bits: public_key.map_or(0, |key| key.modulus_bits() as u32),
         public_key: public_key.map(|key| key.spki().to_vec().into()).unwrap_or_default(),
-        public_key_sha256: version.public_key_sha256.to_vec().into(),
+        public_key_sha256: version
+            .public_key_sha256
+            .map(|pin| pin.to_vec())
+            .unwrap_or_default()
+            .into(),
         certificate: version.certificate.clone().unwrap_or_default().into(),
     }
 }

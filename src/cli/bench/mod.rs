@@ -18,7 +18,7 @@ use claviger_client::{Client, Config, WrapOptions};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::failure::{Exit, Failure};
-use super::sandbox::{Backend, Daemon, KEY, Sandbox};
+use super::sandbox::{Backend, Daemon, KEY, Sandbox, free_ports};
 use load::{Sample, Work};
 use raw::Raw;
 use report::{Report, Setting};
@@ -233,17 +233,6 @@ impl Drop for Folder {
             eprintln!("note: {} could not be removed: {error}", self.0.display());
         }
     }
-}
-
-/// A port of loopback that is free, as is the next one.
-fn free_ports() -> Result<u16, Failure> {
-    let listen = |port| std::net::TcpListener::bind(("127.0.0.1", port));
-    let free = (0..100).find_map(|_| {
-        let port = listen(0).ok()?.local_addr().ok()?.port();
-        listen(port.checked_add(1)?).ok()?;
-        Some(port)
-    });
-    free.ok_or_else(|| Failure::new(Exit::Unavailable, "127.0.0.1 has no two free ports in a row"))
 }
 
 fn failed(what: &str, error: &dyn std::error::Error) -> Failure {

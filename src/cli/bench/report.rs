@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde_json::json;
 
-use super::load::Sample;
+use super::load::{Sample, median};
 
 /// What was measured, and where.
 #[derive(Clone, Debug, Serialize)]
@@ -143,13 +143,6 @@ fn medians(samples: &[Sample]) -> Sample {
     }
 }
 
-/// The middle one, or the mean of the two in the middle.
-pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_unstable_by(f64::total_cmp);
-    let (low, high) = (values.len().checked_sub(1)? / 2, values.len() / 2);
-    Some(f64::midpoint(values[low], values[high]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,12 +187,5 @@ mod tests {
         assert!(report.ratios(&report.unary).is_none());
         assert!(report.to_json()["raw"].is_null());
         assert!(!report.to_text().contains("raw"));
-    }
-
-    #[test]
-    fn a_median_is_in_the_middle() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
-        assert_eq!(median(vec![]), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -26,9 +26,14 @@ pub struct Daemon {
 impl Daemon {
     /// Starts it and waits until it is ready.
     pub async fn start(sandbox: &Sandbox) -> Result<Self, Failure> {
+        let program = std::env::current_exe().map_err(|error| failed("this program", &error))?;
+        Self::start_program(&program, sandbox).await
+    }
+
+    /// The same, with another `claviger`.
+    pub async fn start_program(program: &Path, sandbox: &Sandbox) -> Result<Self, Failure> {
         let log = sandbox.dir.join("daemon.log");
         let file = File::create(&log).map_err(|error| failed("daemon.log", &error))?;
-        let program = std::env::current_exe().map_err(|error| failed("this program", &error))?;
         let child = Command::new(program)
             .args(["serve", "--demo", "--config"])
             .arg(&sandbox.config)
@@ -90,8 +95,8 @@ impl Daemon {
     }
 }
 
-/// Whether /readyz answers 200.
-fn is_ready(port: u16) -> bool {
+/// Whether /readyz of the operations listener at `port` answers 200.
+pub fn is_ready(port: u16) -> bool {
     let ask = || {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(Duration::from_secs(1)))?;

@@ -9,7 +9,7 @@ pub mod softhsm;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use daemon::Daemon;
+pub use daemon::{Daemon, is_ready};
 pub use key::{Backend, SandboxKey};
 
 use super::failure::{Exit, Failure};
@@ -156,6 +156,17 @@ fn check_port_is_free(port: u16) -> Result<(), Failure> {
         })?;
     }
     Ok(())
+}
+
+/// A port of loopback that is free, as is the next one.
+pub fn free_ports() -> Result<u16, Failure> {
+    let listen = |port| std::net::TcpListener::bind(("127.0.0.1", port));
+    let free = (0..100).find_map(|_| {
+        let port = listen(0).ok()?.local_addr().ok()?.port();
+        listen(port.checked_add(1)?).ok()?;
+        Some(port)
+    });
+    free.ok_or_else(|| Failure::new(Exit::Unavailable, "127.0.0.1 has no two free ports in a row"))
 }
 
 /// A folder for ourselves alone.

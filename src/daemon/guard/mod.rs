@@ -143,14 +143,24 @@ impl Guard {
         failure
     }
 
-    /// Records that keys were listed or described.
-    pub async fn read<T>(
+    /// The grant to read one key, recorded.
+    pub async fn read_key<'a>(
+        &'a self,
+        context: &'a CallContext,
+        key: &'a str,
+    ) -> Result<&'a Granted, Failure> {
+        let mut entry = Entry::new(self, context, Operation::Read, key, None);
+        let outcome = entry.grant();
+        entry.finish(outcome).await
+    }
+
+    /// Records that keys were listed.
+    pub async fn list<T>(
         &self,
         context: &CallContext,
-        key: &str,
         outcome: Result<T, Failure>,
     ) -> Result<T, Failure> {
-        Entry::new(self, context, Operation::Read, key, None).finish(outcome).await
+        Entry::new(self, context, Operation::Read, "", None).finish(outcome).await
     }
 }
 
@@ -266,6 +276,7 @@ impl<'a> Entry<'a> {
             Ok(_) => (Code::Ok, None),
             Err(failure) => (failure.code(), Some(failure.reason())),
         };
+        self.log(code);
         let durable = self.close(code, reason);
         // Nothing secret leaves for reading and verifying: their records need not be waited for.
         if matches!(self.operation, Operation::Read | Operation::Verify) {
@@ -276,8 +287,22 @@ impl<'a> Entry<'a> {
             Ok(()) => outcome,
             Err(error) => {
                 tracing::error!(%error, "refused to answer: the audit record is not durable");
-                Err(Failure::Unavailable)
+                Err(Failure::NotRecorded)
             }
+        }
+    }
+
+    /// What a backend said goes into the log under the call's request id. A value that does not
+    /// unwrap is the caller's matter, and easy to cause: not by default.
+    fn log(&self, code: Code) {
+        let Some(error) = &self.backend_error else { return };
+        let (request_id, caller) = (&*self.context.request_id, &*self.context.caller.name);
+        let (operation, key) = (self.operation.name(), self.name);
+        match code {
+            Code::Ok | Code::InvalidArgument => {
+                tracing::debug!(request_id, caller, operation, key, "backend: {error}");
+            }
+            _ => tracing::warn!(request_id, caller, operation, key, "backend: {error}"),
         }
     }
 

@@ -91,7 +91,9 @@ async fn over_candidates<'a>(
 ) -> Result<(KeyMaterial, u32), Failure> {
     let mut misses = Vec::new();
     let mut unreachable = None;
+    let mut tried = 0;
     for candidate in candidates {
+        tried += 1;
         let replica = match candidate.version.replica() {
             Ok(replica) => replica,
             Err(fault) => {
@@ -125,7 +127,12 @@ async fn over_candidates<'a>(
             Err(failure) => unreachable = Some(failure),
         }
     }
-    Err(unreachable.unwrap_or(Failure::UnwrapFailed))
+    match unreachable {
+        None => Err(Failure::UnwrapFailed),
+        Some(failure) if tried == 1 => Err(failure),
+        // Whatever keeps one of several versions from answering, another attempt may find it well.
+        Some(_) => Err(Failure::Unavailable),
+    }
 }
 
 /// Finds out whose fault a miss was. A check that started after it tells, where the key says that

@@ -1,0 +1,79 @@
+//! What the daemon costs, each time against something bare in the same run: as a Markdown table.
+//!
+//! `scripts/bench` runs it. By hand: `cargo bench --bench speed -- [--quick] [PART]...`, the parts
+//! being `backend`, `stack`, `growth`, `idle` and `start`; without any, all of them. `--quick` takes
+//! fewer and shorter rounds: it shows that everything works, not how fast it is.
+//!
+//! - `backend`: `claviger bench` on SoftHSM and on the software provider
+//! - `stack`: the whole daemon over a key that does nothing, against a bare tonic echo
+//! - `growth`: 1 against 10,000 keys and callers
+//! - `idle`: 10,000 connections; memory
+//! - `start`: from the start of the process to open ports, against `bare_start.c`
+
+mod backend;
+mod child;
+mod echo;
+mod growth;
+mod idle;
+mod noop;
+mod site;
+mod stack;
+mod start;
+mod table;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use table::Row;
+
+/// Whatever goes wrong ends the run.
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// The daemon that is measured.
+const CLAVIGER: &str = env!("CARGO_BIN_EXE_claviger");
+
+/// How often and how long.
+#[derive(Clone, Copy, Debug)]
+struct Effort {
+    rounds: u32,
+    time: Duration,
+}
+
+fn main() -> Outcome<()> {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        // This program is its own servers too.
+        ["--serve-noop", config] => return noop::serve(PathBuf::from(config)),
+        ["--serve-echo", site] => return echo::serve(&PathBuf::from(site)),
+        all if !all.contains(&"--bench") => {
+            return Err("run it by `cargo bench --bench speed`, or by scripts/bench".into());
+        }
+        _ => {}
+    }
+    let arguments: Vec<String> = arguments.into_iter().filter(|a| a != "--bench").collect();
+    let quick = arguments.iter().any(|argument| argument == "--quick");
+    let effort = if quick {
+        Effort { rounds: 2, time: Duration::from_secs(1) }
+    } else {
+        Effort { rounds: 7, time: Duration::from_secs(3) }
+    };
+    let parts: Vec<&String> = arguments.iter().filter(|a| *a != "--quick").collect();
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|p| *p == part);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    println!("{}", table::machine());
+    println!("{}", table::HEAD);
+    let all: [(&str, fn(&tokio::runtime::Runtime, Effort) -> Outcome<Vec<Row>>); 5] = [
+        ("backend", backend::measure),
+        ("stack", stack::measure),
+        ("growth", growth::measure),
+        ("idle", idle::measure),
+        ("start", start::measure),
+    ];
+    for (_, measure) in all.into_iter().filter(|(name, _)| wanted(name)) {
+        for row in measure(&runtime, effort)? {
+            println!("{row}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! The whole daemon over a key that does nothing, against a bare tonic echo of the same messages.
+
+use std::time::Duration;
+
+use claviger::cli::bench::load::{self, Sample, Work, median};
+use claviger_client::Client;
+use tokio::runtime::Runtime;
+
+use crate::child::Server;
+use crate::echo::PORT_FILE;
+use crate::noop::WRAPPED;
+use crate::site::{Site, Size};
+use crate::table::{Row, Wanted};
+use crate::{Effort, Outcome};
+
+/// Connections that share many calls in flight.
+pub(crate) const CONNECTIONS: usize = 4;
+
+/// A server and connections to it.
+pub(crate) struct Target {
+    server: Server,
+    clients: Vec<Client>,
+    keys: Vec<String>,
+}
+
+impl Target {
+    pub(crate) async fn noop(site: &Site) -> Outcome<Self> {
+        let server = Server::noop(&site.config(), site.port)?;
+        Ok(Self { server, clients: site.clients(CONNECTIONS).await?, keys: site.keys() })
+    }
+
+    async fn echo(site: &mut Site) -> Outcome<Self> {
+        let file = site.path(PORT_FILE);
+        let server = Server::start("--serve-echo", &site.path(""), || {
+            std::fs::read_to_string(&file).is_ok_and(|port| !port.is_empty())
+        })?;
+        site.port = std::fs::read_to_string(&file)?.parse()?;
+        Ok(Self { server, clients: site.clients(CONNECTIONS).await?, keys: site.keys() })
+    }
+
+    pub(crate) async fn unary(&self, in_flight: usize, time: Duration) -> Outcome<Sample> {
+        let work = Work {
+            keys: self.keys.clone().into(),
+            // Below the modulus of the key that does nothing.
+            wrapped: vec![0x55; WRAPPED],
+            batch: 1,
+            in_flight,
+            time,
+        };
+        let clients = if in_flight == 1 { &self.clients[..1] } else { &self.clients };
+        Ok(load::run(clients, &work, Some(self.server.pid())).await?)
+    }
+}
+
+pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
+    runtime.block_on(async {
+        let noop_site = Site::new(Size::ONE)?;
+        let audited_site = Site::new(Size { audit: true, ..Size::ONE })?;
+        let mut echo_site = Site::new(Size::ONE)?;
+        let noop = Target::noop(&noop_site).await?;
+        let audited = Target::noop(&audited_site).await?;
+        let echo = Target::echo(&mut echo_site).await?;
+        let (mut many, mut one, mut one_audited) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 1..=effort.rounds {
+            eprintln!("stack: round {round} of {}", effort.rounds);
+            many.push((echo.unary(64, effort.time).await?, noop.unary(64, effort.time).await?));
+            one.push((echo.unary(1, effort.time).await?, noop.unary(1, effort.time).await?));
+            one_audited.push(audited.unary(1, effort.time).await?);
+        }
+        let p50 = |sample: &Sample| Some(sample.p50_us);
+        let cpu_64 = compare(
+            "server CPU per call, nothing behind the daemon, 64 in flight, of a bare tonic mTLS echo's",
+            Wanted::AtMost(1.5),
+            "µs",
+            &many,
+            |sample| sample.cpu_us,
+        );
+        let p50_1 = compare(
+            "p50 at one in flight, of the same echo's",
+            Wanted::AtMost(1.3),
+            "µs",
+            &one,
+            p50,
+        );
+        let cpu_1 = compare_only("server CPU per call at one in flight, likewise", &one);
+        let sync = Row {
+            what: "p50 at one in flight with audit: the sync of its record".to_owned(),
+            wanted: None,
+            measured: median(one_audited.iter().filter_map(p50).collect()).unwrap_or_default()
+                / 1e3,
+            unit: " ms",
+            figures: String::new(),
+        };
+        Ok(vec![cpu_64, p50_1, cpu_1, sync])
+    })
+}
+
+fn compare_only(what: &str, pairs: &[(Sample, Sample)]) -> Row {
+    let row = compare(what, Wanted::AtMost(0.0), "µs", pairs, |sample| sample.cpu_us);
+    Row { wanted: None, ..row }
+}
+
+/// The second of each pair against the first; the median of that.
+pub(crate) fn compare(
+    what: &str,
+    wanted: Wanted,
+    unit: &str,
+    pairs: &[(Sample, Sample)],
+    of: impl Fn(&Sample) -> Option<f64>,
+) -> Row {
+    let middle = |values: Vec<f64>| median(values).unwrap_or(f64::NAN);
+    let ratios = pairs.iter().filter_map(|(bare, ours)| Some(of(ours)? / of(bare)?)).collect();
+    let bare = middle(pairs.iter().filter_map(|(bare, _)| of(bare)).collect());
+    let ours = middle(pairs.iter().filter_map(|(_, ours)| of(ours)).collect());
+    Row {
+        what: what.to_owned(),
+        wanted: Some(wanted),
+        measured: middle(ratios),
+        unit: "x",
+        figures: format!("{ours:.1} {unit} against {bare:.1} {unit}"),
+    }
+}
