@@ -10,7 +10,7 @@ use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
 use crate::daemon::backends::{self, Provider};
 use crate::daemon::config::pin::{Answers, Pin, PinError, ask_backends, write_pins};
 use crate::daemon::config::{Config, ConfigErrors, Replica, Version, path_or_default};
-use crate::daemon::serve::prepare_state_dir;
+use crate::daemon::serve::{prepare_state_dir, protect_memory};
 
 /// How long backends may take to be left.
 const LEAVE_WAIT: Duration = Duration::from_secs(2);
@@ -148,6 +148,7 @@ fn pin(path: &Path, json: bool) -> ExitCode {
 fn pinned(config: &Config) -> Result<Answers, PinError> {
     let failed = |error: std::io::Error| PinError(vec![error.to_string()]);
     config.enter_environment().map_err(failed)?;
+    protect_memory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let answers = runtime.map_err(failed)?.block_on(async {
         let providers = open_providers(config)?;

@@ -295,6 +295,6 @@ fn build_budget(place: &(String, String), limits: config::Limits, kept: &Kept<'_
     if let Some(budget) = kept.keyset.and_then(|keyset| keyset.budgets.get(place)) {
         return Arc::clone(budget);
     }
-    let failed_at = kept.failed_unwraps.get(place).cloned().unwrap_or_default();
+    let failed_at = kept.failed_unwraps.get(place).map_or(&[][..], Vec::as_slice);
     Arc::new(Budget::new(limits, failed_at))
 }
