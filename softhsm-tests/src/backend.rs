@@ -50,25 +50,22 @@ impl Backend {
 
     /// Adds the provider to the site's configuration.
     pub fn configure(&self, site: &mut Site) {
-        match &self.token {
-            Some(token) => {
-                site.token("backend", token);
-                for (option, value) in &self.options {
-                    site.set(&format!("providers.backend.{option}"), value.clone());
-                }
+        if let Some(token) = &self.token {
+            site.token("backend", token);
+            for (option, value) in &self.options {
+                site.set(&format!("providers.backend.{option}"), value.clone());
             }
-            None => {
-                let directory = site.path("keys");
-                fs::create_dir_all(&directory).expect("the site's folder is writable");
-                let directory = directory.to_str().expect("temporary paths are UTF-8");
-                site.provider(
-                    "backend",
-                    Table::from_iter([
-                        ("type".to_owned(), Value::from("software")),
-                        ("directory".to_owned(), Value::from(directory)),
-                    ]),
-                );
-            }
+        } else {
+            let directory = site.path("keys");
+            fs::create_dir_all(&directory).expect("the site's folder is writable");
+            let directory = directory.to_str().expect("temporary paths are UTF-8");
+            site.provider(
+                "backend",
+                Table::from_iter([
+                    ("type".to_owned(), Value::from("software")),
+                    ("directory".to_owned(), Value::from(directory)),
+                ]),
+            );
         }
     }
 
@@ -76,16 +73,13 @@ impl Backend {
     /// the backend.
     pub fn version(&self, site: &Site, number: i64, key: &RsaKey, id: u16) -> Version {
         let label = format!("object-{id}");
-        let locator = match &self.token {
-            Some(token) => {
-                token.import(key, &label, &format!("{id:04x}"));
-                format!("pkcs11:object={label}")
-            }
-            None => {
-                let file = format!("{label}.pem");
-                key.write_pem(&site.path("keys").join(&file));
-                file
-            }
+        let locator = if let Some(token) = &self.token {
+            token.import(key, &label, &format!("{id:04x}"));
+            format!("pkcs11:object={label}")
+        } else {
+            let file = format!("{label}.pem");
+            key.write_pem(&site.path("keys").join(&file));
+            file
         };
         Version::active(number, key, "backend", &locator)
     }

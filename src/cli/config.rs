@@ -22,12 +22,14 @@ pub enum Command {
     ///
     /// Run it as the daemon's user: who may read a secret depends on who asks. The exit code is 0
     /// where `serve` would accept the configuration, else 78.
+    #[command(after_help = "Example:\n  sudo -u claviger claviger config check")]
     Check(Args),
     /// Ask every backend for its public keys and fill in missing `public_key_sha256`
     ///
     /// Nothing is written unless every replica of every version without one answers, and they
     /// agree. One that is there is never changed. It logs in as `serve` does, with the same state
     /// directory. The exit code is 0, 1 where nothing could be pinned, or 78.
+    #[command(after_help = "Example:\n  sudo -u claviger claviger config pin")]
     Pin(Args),
 }
 
