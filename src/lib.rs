@@ -8,6 +8,9 @@
 //! - [`cli`]: the other commands, one file each
 //! - [`pki`]: the development CA that `claviger pki` and `claviger demo` share
 
+#[cfg(windows)]
+compile_error!("Claviger runs on Linux, and builds on macOS; Windows is not supported.");
+
 pub mod cli;
 pub mod daemon;
 pub mod pki;

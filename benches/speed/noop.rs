@@ -45,6 +45,10 @@ impl WrappingKey for Noop {
         [Algorithm::RsaOaep].into_iter().collect()
     }
 
+    fn label_algorithms(&self) -> Algorithms {
+        Algorithms::EMPTY
+    }
+
     fn sign_algorithms(&self) -> SignAlgorithms {
         std::iter::empty().collect()
     }

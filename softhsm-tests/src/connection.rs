@@ -168,17 +168,25 @@ impl Connection {
         }
     }
 
-    /// Sends `body` as it is to `path`, with further `headers`, and waits for all of the answer.
+    /// Sends `body` as it is to `path`, with further `headers`, and waits for all of the answer. A
+    /// header that gRPC always has is replaced, or left out if its new value is empty.
     pub async fn call(
         &self,
         path: &str,
         body: Bytes,
         headers: &[(&str, &str)],
     ) -> Result<Answer, ConnectionError> {
-        let mut request = Request::post(format!("https://localhost{path}"))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers");
-        for (name, value) in headers {
+        let mut request = Request::post(format!("https://localhost{path}"));
+        for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")] {
+            match headers.iter().find(|(other, _)| *other == name) {
+                Some((_, "")) => {}
+                Some((_, other)) => request = request.header(name, *other),
+                None => request = request.header(name, value),
+            }
+        }
+        for (name, value) in
+            headers.iter().filter(|(name, _)| !["content-type", "te"].contains(name))
+        {
             request = request.header(*name, *value);
         }
         let mut sender = self.sender.clone();

@@ -5,30 +5,41 @@
 //!
 //! - [`rsa_key`]: RSA keys that tests make or bring along
 //! - [`token`]: fresh SoftHSM and kryoptic tokens in temporary folders
+//! - [`backend`]: the software provider, SoftHSM or kryoptic, so that a test is written once for all
+//! - [`encoding`]: wrapped values that no honest client makes
 //! - [`faults`]: calls of a token counted, and faults injected into them
 //! - [`pki`]: a CA, server and client certificates, revocation lists
 //! - [`site`]: a folder with one daemon's configuration and everything it names
 //! - [`daemon`]: the daemon as a process
+//! - [`scene`]: what most tests begin with: one key, one caller
+//! - [`load`]: callers that unwrap all the time, and remember what failed
 //! - [`connection`]: a client that shows all that came back, byte for byte
 //! - [`python`]: the independent client
 //! - [`process`]: child processes with a clean environment
 //!
 //! A fixture that cannot do its work panics with a sentence: it is the test that failed.
 
+pub mod backend;
 pub mod connection;
 pub mod daemon;
+pub mod encoding;
 pub mod faults;
+pub mod load;
 pub mod pki;
 pub mod process;
 pub mod python;
 pub mod rsa_key;
+pub mod scene;
 pub mod site;
 pub mod token;
 
+pub use backend::Backend;
 pub use connection::{Answer, Connection};
 pub use daemon::{Daemon, Exit};
 pub use faults::Faults;
+pub use load::Load;
 pub use pki::{Identity, Pki};
 pub use rsa_key::RsaKey;
+pub use scene::Scene;
 pub use site::{Site, Version};
 pub use token::Token;

@@ -124,6 +124,11 @@ impl Site {
         self.environment.extend(token.environment().iter().cloned());
     }
 
+    /// Puts a variable into the daemon's environment.
+    pub fn variable(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.push((name.into(), value.into()));
+    }
+
     /// Adds a key, newest version first.
     pub fn key(&mut self, name: &str, algorithms: &[&str], versions: Vec<Version>) {
         let mut key = Table::new();

@@ -3,12 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
 
-use crate::daemon::backends::Provider;
+use crate::daemon::backends::{self, Provider};
 use crate::daemon::config::pin::{Answers, Pin, PinError, ask_backends, write_pins};
 use crate::daemon::config::{Config, ConfigErrors, Replica, Version, path_or_default};
+use crate::daemon::serve::prepare_state_dir;
+
+/// How long backends may take to be left.
+const LEAVE_WAIT: Duration = Duration::from_secs(2);
 
 /// The commands of `claviger config`.
 #[derive(Debug, clap::Subcommand)]
@@ -145,7 +150,10 @@ fn pinned(config: &Config) -> Result<Answers, PinError> {
     let answers = runtime.map_err(failed)?.block_on(async {
         let providers = open_providers(config)?;
         ask_backends(config, async |replica, version| ask(&providers, replica, version).await).await
-    })?;
+    });
+    // One that hangs has had its time: the process ends without it.
+    let _ = backends::wait_until_left(LEAVE_WAIT);
+    let answers = answers?;
     if !answers.new.is_empty() {
         write_pins(config, &answers.new).map_err(|PinError(mut reasons)| {
             let line = |pin: &Pin| {
@@ -164,6 +172,9 @@ fn pinned(config: &Config) -> Result<Answers, PinError> {
 
 fn open_providers(config: &Config) -> Result<BTreeMap<&str, Provider>, PinError> {
     let state_dir = config.server.state_dir.as_deref();
+    if let Some(state_dir) = state_dir {
+        prepare_state_dir(state_dir).map_err(|error| PinError(vec![error.to_string()]))?;
+    }
     let open = |(name, provider): (&'_ String, &'_ crate::daemon::config::Provider)| {
         Provider::new(name, &provider.config, state_dir)
             .map_err(|error| PinError(vec![format!("provider {name}: {error}")]))

@@ -69,7 +69,7 @@ fn list(connection: &ConnectionArgs, json: bool) -> Result<(), Failure> {
         return bytes::print(&json!({ "keys": keys }).to_string());
     }
     if keys.is_empty() {
-        return bytes::print("no keys: no grant of this client names one");
+        return bytes::print("no keys: this client has no grant to read one");
     }
     let head = ["KEY", "VERSION", "BITS", "ALGORITHMS", "OPERATIONS"].map(str::to_owned);
     let rows = keys.iter().map(|key| {

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::bytes;
 use super::failure::{Exit, Failure};
+use crate::daemon::config::path_or_default;
 
 /// The commands below `claviger pin`.
 #[derive(Debug, Subcommand)]
@@ -24,9 +25,10 @@ Examples:
 /// The arguments of `claviger pin clear`.
 #[derive(clap::Args, Debug)]
 pub struct ClearArgs {
-    /// The daemon's configuration, which names its state directory
-    #[arg(long, value_name = "FILE", default_value = "/etc/claviger/claviger.toml")]
-    config: PathBuf,
+    /// The daemon's configuration, which names its state directory [default: $CLAVIGER_CONFIG, else
+    /// /etc/claviger/claviger.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The daemon's state directory itself
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     state_dir: Option<PathBuf>,
@@ -43,7 +45,7 @@ pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
     let Command::Clear(args) = command;
     let state_dir = match &args.state_dir {
         Some(dir) => dir.clone(),
-        None => state_dir_of(&args.config)?,
+        None => state_dir_of(&path_or_default(args.config.clone()))?,
     };
     let latched = latch::list(&state_dir)?;
     let serials = match &args.serial {
@@ -99,7 +101,10 @@ fn state_dir_of(config: &Path) -> Result<PathBuf, Failure> {
         .map_err(|error: toml::de::Error| wrong(format!("not TOML: {}", error.message())))?;
     let state_dir = table.get("server").and_then(|server| server.get("state_dir"));
     let state_dir = state_dir.and_then(toml::Value::as_str);
-    state_dir.map(PathBuf::from).ok_or_else(|| wrong("[server] has no state_dir".to_owned()))
+    let folder = config.parent().unwrap_or(Path::new(""));
+    state_dir
+        .map(|state_dir| folder.join(state_dir))
+        .ok_or_else(|| wrong("[server] has no state_dir".to_owned()))
 }
 
 impl From<LatchError> for Failure {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use claviger_provider_api::{Error, OpenKey, WrappingKey};
 use serde::Deserialize;
@@ -66,6 +67,26 @@ impl ProviderConfig {
         }
     }
 
+    /// Its `type`.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            #[cfg(feature = "software")]
+            Self::Software(_) => "software",
+            #[cfg(feature = "pkcs11")]
+            Self::Pkcs11(_) => "pkcs11",
+        }
+    }
+
+    /// Whether its keys are kept by a device or a service, not by a file and this process.
+    pub fn is_hardware(&self) -> bool {
+        match self {
+            #[cfg(feature = "software")]
+            Self::Software(_) => false,
+            #[cfg(feature = "pkcs11")]
+            Self::Pkcs11(_) => true,
+        }
+    }
+
     /// Checks what can be checked without a backend: what is wrong, and what to write instead.
     pub fn validate(&self) -> Result<(), String> {
         match self {
@@ -127,4 +148,29 @@ impl Provider {
             Self::Pkcs11(provider) => provider.open(open).await,
         }
     }
+}
+
+/// Waits until every backend was left: a process that ends while a thread is still inside a PKCS#11
+/// module may crash in the module's own exit handlers. Drop all keys first. False if `limit` passes,
+/// as it does when a module hangs.
+pub fn wait_until_left(limit: Duration) -> bool {
+    #[cfg(feature = "pkcs11")]
+    let left = claviger_pkcs11::wait_until_left(limit);
+    #[cfg(not(feature = "pkcs11"))]
+    let left = limit >= Duration::ZERO;
+    left
+}
+
+/// Tokens with login attempts that did not succeed, by serial number, and whether nothing is tried
+/// on them any more until an operator acts. Looks at the state directory.
+pub fn latched_tokens(state_dir: &Path) -> Result<Vec<(String, bool)>, String> {
+    #[cfg(feature = "pkcs11")]
+    let tokens = claviger_pkcs11::latch::list(state_dir)
+        .map_err(|error| error.to_string())?
+        .into_iter()
+        .map(|token| (token.serial.clone(), token.is_latched()))
+        .collect();
+    #[cfg(not(feature = "pkcs11"))]
+    let (tokens, _) = (Vec::new(), state_dir);
+    Ok(tokens)
 }

@@ -74,7 +74,7 @@ impl Budget {
                 let mut state = self.lock();
                 let Some(Rate { count, per }) = state.limits.failed_unwraps else {
                     state.in_flight += 1;
-                    return Ok(StartedUnwrap { budget: self });
+                    return Ok(StartedUnwrap { budget: self, missed: false });
                 };
                 let now = now_ms();
                 state.expire(now);
@@ -87,7 +87,7 @@ impl Budget {
                 }
                 if failed + state.in_flight < count {
                     state.in_flight += 1;
-                    return Ok(StartedUnwrap { budget: self });
+                    return Ok(StartedUnwrap { budget: self, missed: false });
                 }
             }
             released.await;
@@ -114,15 +114,33 @@ impl State {
     }
 }
 
-/// An unwrap in flight; dropped without a word it was no failure.
+/// An unwrap in flight; dropped without a word it was no failure, unless a key has missed already.
 #[derive(Debug)]
 pub struct StartedUnwrap<'a> {
     budget: &'a Budget,
+    missed: bool,
 }
 
 impl StartedUnwrap<'_> {
+    /// A key did not unwrap the value. From here on only a verdict spares the budget: a caller
+    /// that goes away, or lets its deadline pass while the fault is looked for, has seen that the
+    /// value was no success.
+    pub fn missed(&mut self) {
+        self.missed = true;
+    }
+
+    /// The value was not at fault.
+    pub fn spared(mut self) {
+        self.missed = false;
+    }
+
     /// The value was at fault: spends one failed unwrap. Whether that was the last one left.
-    pub fn failed(self) -> bool {
+    pub fn failed(mut self) -> bool {
+        self.missed = false;
+        self.spend()
+    }
+
+    fn spend(&self) -> bool {
         let mut state = self.budget.lock();
         let Some(Rate { count, .. }) = state.limits.failed_unwraps else { return false };
         state.failed_at.push_back(now_ms());
@@ -132,6 +150,9 @@ impl StartedUnwrap<'_> {
 
 impl Drop for StartedUnwrap<'_> {
     fn drop(&mut self) {
+        if self.missed {
+            self.spend();
+        }
         self.budget.lock().in_flight -= 1;
         self.budget.released.notify_waiters();
     }
@@ -166,6 +187,22 @@ mod tests {
             Failure::Exhausted { what: Exhausted::FailedUnwraps, retry_after }
                 if retry_after > Duration::from_secs(3590)
         ));
+    }
+
+    #[tokio::test]
+    async fn who_leaves_after_a_miss_has_spent_a_failure_and_who_was_spared_has_not() {
+        let budget = Budget::new(limits(None, Some(2)), vec![]);
+        let mut left = budget.start_unwrap().await.unwrap();
+        left.missed();
+        drop(left);
+        assert_eq!(budget.failed_at().len(), 1);
+        let mut spared = budget.start_unwrap().await.unwrap();
+        spared.missed();
+        spared.spared();
+        let mut failed = budget.start_unwrap().await.unwrap();
+        failed.missed();
+        assert!(failed.failed());
+        assert_eq!(budget.failed_at().len(), 2);
     }
 
     #[tokio::test]

@@ -91,6 +91,22 @@ pub enum Unidentified {
     SeveralCallers,
 }
 
+impl Unidentified {
+    /// A word for audit records; a closed set.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no_certificate",
+            Self::Expired => "certificate_expired",
+            Self::SeveralUris => "several_uri_sans",
+            Self::NotSpiffe => "not_a_spiffe_id",
+            Self::NoName => "no_san",
+            Self::ReservedUid(_) => "reserved_uid",
+            Self::NoCaller => "no_caller_matches",
+            Self::SeveralCallers => "several_callers_match",
+        }
+    }
+}
+
 /// A certificate whose names cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("the client certificate cannot be parsed: {0}")]

@@ -11,7 +11,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -25,7 +26,10 @@ use crate::daemon::keyset::Snapshot;
 use crate::daemon::metrics::Metrics;
 use crate::daemon::policy::{InFlight, StartedCall};
 use crate::daemon::status::{Failure, in_contract};
+use crate::daemon::trailers::ContractTrailers;
 
+/// Services whose answers are in the contract already.
+const OUR_SERVICES: &str = "/claviger.v1.";
 /// A longer deadline than this is cut to it.
 const MAX_DEADLINE: Duration = Duration::from_mins(5);
 /// The longest `x-request-id` of a caller's that is recorded.
@@ -75,10 +79,12 @@ impl tower::Service<Request<Incoming>> for Front {
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         let request_id = self.shared.request_id();
         match self.shared.admit(&request, &request_id) {
-            Err(failure) => Box::pin(std::future::ready(Ok(answer(failure.into(), &request_id)))),
+            Err(failure) => Box::pin(std::future::ready(Ok(refusal(failure, &request_id)))),
             Ok((context, in_flight)) => {
                 let deadline = context.deadline;
-                request.extensions_mut().insert(context);
+                let shared = Arc::clone(&self.shared);
+                request.extensions_mut().insert(Arc::clone(&context));
+                let ours = request.uri().path().starts_with(OUR_SERVICES);
                 let answered = tower::Service::call(&mut self.routes, request);
                 Box::pin(async move {
                     let answered = tokio::time::timeout_at(deadline.into(), answered).await;
@@ -87,11 +93,12 @@ impl tower::Service<Request<Incoming>> for Front {
                         return Ok(answer(Failure::DeadlineExceeded.into(), &request_id));
                     };
                     let Ok(mut response) = response;
-                    if let Some(status) = out_of_contract(response.headers()) {
+                    if let Some((status, reason)) = of_the_framework(response.headers()) {
+                        shared.refused(&context, status.code(), reason);
                         return Ok(answer(status, &request_id));
                     }
                     add_request_id(response.headers_mut(), &request_id);
-                    Ok(response)
+                    Ok(if ours { response } else { response.map(ContractTrailers::around) })
                 })
             }
         }
@@ -106,6 +113,14 @@ impl Shared {
         id.into()
     }
 
+    /// Counts and records a call that ended before it reached the service.
+    fn refused(&self, context: &CallContext, code: Code, reason: &'static str) {
+        self.metrics.server.refused(reason);
+        context.with_record(code, |record| {
+            self.audit.refusal(&Record { reason: Some(reason), ..record });
+        });
+    }
+
     fn admit(
         &self,
         request: &Request<Incoming>,
@@ -114,8 +129,8 @@ impl Shared {
         let peer = request.extensions().get::<Arc<Peer>>().ok_or(Failure::Internal)?;
         let snapshot = self.snapshot.load();
         let caller_request_id = caller_request_id(request.headers());
-        let refuse = |failure: Failure, caller: Option<&str>| {
-            self.metrics.server.refused(failure.reason());
+        let refuse = |failure: Failure, caller: Option<&str>, reason: &'static str| {
+            self.metrics.server.refused(reason);
             let (identity, address) = (peer.identity(), peer.address.to_string());
             self.audit.refusal(&Record {
                 request_id,
@@ -124,20 +139,24 @@ impl Shared {
                 identity: identity.as_deref(),
                 certificate_sha256: peer.certificate.as_ref().map(|c| &c.sha256),
                 peer: Some(&address),
-                reason: Some(failure.reason()),
+                reason: Some(reason),
                 ..Record::new(failure.code())
             });
             failure
         };
-        let denied = self.denied.denies(peer);
-        let caller = snapshot.identify(peer).filter(|_| !denied);
-        let caller = caller.ok_or_else(|| refuse(Failure::Unauthenticated, None))?;
-        let timeout =
-            deadline(request.headers()).map_err(|failure| refuse(failure, Some(&caller.name)))?;
-        let in_flight = self
-            .in_flight
-            .start(&caller.in_flight)
-            .map_err(|failure| refuse(failure, Some(&caller.name)))?;
+        if self.denied.denies(peer) {
+            return Err(refuse(Failure::Unauthenticated, None, "denied_caller"));
+        }
+        let caller = snapshot
+            .identify(peer)
+            .map_err(|nobody| refuse(Failure::Unauthenticated, None, nobody.reason()))?;
+        let refuse = |failure: Failure| {
+            let reason = failure.reason();
+            refuse(failure, Some(&caller.name), reason)
+        };
+        check_content_type(request.headers()).map_err(refuse)?;
+        let timeout = deadline(request.headers()).map_err(refuse)?;
+        let in_flight = self.in_flight.start(&caller.in_flight).map_err(refuse)?;
         let context = CallContext {
             request_id: Arc::clone(request_id),
             caller_request_id,
@@ -147,6 +166,19 @@ impl Shared {
             deadline: Instant::now() + timeout,
         };
         Ok((Arc::new(context), in_flight))
+    }
+}
+
+/// Only gRPC with protobuf is spoken here (gRPC over HTTP/2, "Content-Type").
+fn check_content_type(headers: &HeaderMap) -> Result<(), Failure> {
+    let value = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let essence = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii_end();
+    match essence {
+        b"application/grpc" | b"application/grpc+proto" => Ok(()),
+        _ => Err(Failure::Field {
+            field: "content-type",
+            allowed: "must be application/grpc".into(),
+        }),
     }
 }
 
@@ -197,16 +229,27 @@ fn traceparent(headers: &HeaderMap) -> Option<String> {
     good.then(|| value.to_owned())
 }
 
-/// A status of tonic's own that the contract does not know, in the contract's words.
-fn out_of_contract(headers: &HeaderMap) -> Option<Status> {
+/// A status of tonic's own, in the contract's words, with a word for metrics and audit.
+fn of_the_framework(headers: &HeaderMap) -> Option<(Status, &'static str)> {
     if !headers.contains_key("grpc-status") {
         return None;
     }
     let status = Status::from_header_map(headers)?;
     match status.code() {
         Code::Ok => None,
-        code => in_contract(code, status.message()),
+        Code::Unimplemented => Some((status, "unimplemented")),
+        code => in_contract(code, status.message()).map(|status| (status, "unreadable_message")),
     }
+}
+
+/// What is no gRPC call is refused in HTTP's words too, for clients that know nothing else.
+fn refusal(failure: Failure, request_id: &str) -> Response<Body> {
+    let is_no_call = matches!(failure, Failure::Field { field: "content-type", .. });
+    let mut response = answer(failure.into(), request_id);
+    if is_no_call {
+        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    }
+    response
 }
 
 fn answer(status: Status, request_id: &str) -> Response<Body> {
@@ -239,6 +282,17 @@ mod tests {
             let failure = read(bad).unwrap_err();
             assert!(matches!(failure, Failure::Field { field: "grpc-timeout", .. }), "{bad}");
         }
+    }
+
+    #[test]
+    fn only_grpc_with_protobuf_is_a_call() {
+        for good in ["application/grpc", "application/grpc+proto", "application/grpc; a=b"] {
+            assert_eq!(check_content_type(&headers("content-type", good)), Ok(()), "{good}");
+        }
+        for bad in ["", "application/json", "application/grpc-web", "application/grpc+json"] {
+            assert!(check_content_type(&headers("content-type", bad)).is_err(), "{bad}");
+        }
+        assert!(check_content_type(&HeaderMap::new()).is_err());
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl HealthService {
             Some("") => phase == Phase::Ready,
             Some(key) => {
                 let snapshot = self.snapshot.load();
-                let caller = snapshot.identify(&context.peer)?;
+                let caller = snapshot.identify(&context.peer).ok()?;
                 let granted = caller.grants.get(key.strip_prefix('/')?)?;
                 if !granted.key.is_usable() {
                     return None;
@@ -107,6 +107,9 @@ impl Watch {
             if self.last != Some(status) {
                 self.last = Some(status);
                 return Some((Ok(HealthCheckResponse { status: status.into() }), self));
+            }
+            if self.ended {
+                break;
             }
             let ended = tokio::select! {
                 changed = self.health.phase.changed() => changed,

@@ -39,8 +39,8 @@ pub struct Version {
     pub algorithms: Vec<Algorithm>,
     /// As configured.
     pub sign_algorithms: Vec<SignAlgorithm>,
-    /// SHA-256 of the SubjectPublicKeyInfo.
-    pub public_key_sha256: [u8; 32],
+    /// SHA-256 of the SubjectPublicKeyInfo; a disabled version may have none.
+    pub public_key_sha256: Option<[u8; 32]>,
     /// An X.509 certificate, DER.
     pub certificate: Option<Vec<u8>>,
     /// In the order of the configuration; empty if disabled.
@@ -84,7 +84,11 @@ impl Key {
 
     /// The version that wraps, with the algorithm: the newest active one. Only with what every
     /// replica of it has proven to unwrap.
-    pub fn for_wrap(&self, algorithm: Option<Algorithm>) -> Result<Candidate<'_>, Failure> {
+    pub fn for_wrap(
+        &self,
+        algorithm: Option<Algorithm>,
+        label: &[u8],
+    ) -> Result<Candidate<'_>, Failure> {
         let version = self.active().next().ok_or_else(no_active_version)?;
         let algorithm = match algorithm {
             Some(algorithm) if version.algorithms.contains(&algorithm) => algorithm,
@@ -95,6 +99,9 @@ impl Key {
             let key = replica.key().ok_or_else(|| closed(replica))?;
             if !key.algorithms().contains(algorithm) {
                 return Err(Failure::OperatorNeeded);
+            }
+            if !label.is_empty() && !key.label_algorithms().contains(algorithm) {
+                return Err(no_labels(algorithm));
             }
         }
         Ok(Candidate { version, algorithm })
@@ -108,6 +115,7 @@ impl Key {
         wrapped_len: usize,
         version: Option<u32>,
         algorithm: Option<Algorithm>,
+        label: &[u8],
     ) -> Result<Vec<Candidate<'_>>, Failure> {
         let eligible: Vec<&Version> = match version {
             Some(number) => vec![self.version(number)?],
@@ -126,6 +134,14 @@ impl Key {
                 version.algorithms.contains(&algorithm).then_some(Candidate { version, algorithm })
             })
             .collect();
+        let unlabelled = fitting.first().map(|candidate| candidate.algorithm);
+        let fitting: Vec<Candidate<'_>> = fitting
+            .into_iter()
+            .filter(|c| label.is_empty() || c.version.takes_labels(c.algorithm))
+            .collect();
+        if let (true, Some(algorithm)) = (fitting.is_empty(), unlabelled) {
+            return Err(no_labels(algorithm));
+        }
         let sizes = || fitting.iter().filter_map(|c| c.version.public_key());
         let candidates: Vec<Candidate<'_>> = fitting
             .iter()
@@ -146,6 +162,9 @@ impl Key {
             });
         }
         if candidates.len() > 1 && candidates.iter().any(|c| c.algorithm == Algorithm::Rsa15) {
+            if candidates.iter().any(|c| c.version.public_key().is_none()) {
+                return Err(Failure::Unavailable);
+            }
             return Err(Failure::Field {
                 field: "key_version",
                 allowed: "is required: RSA1_5 is never tried across versions".into(),
@@ -206,6 +225,15 @@ impl Version {
         self.replicas.iter().find_map(|replica| replica.public_key())
     }
 
+    /// Whether it may unwrap a value with a label, as far as is known: a replica that was never
+    /// opened may.
+    fn takes_labels(&self, algorithm: Algorithm) -> bool {
+        let takes = |replica: &Arc<Replica>| {
+            replica.key().is_none_or(|key| key.label_algorithms().contains(algorithm))
+        };
+        algorithm != Algorithm::Rsa15 && self.replicas.iter().any(takes)
+    }
+
     /// Whether a replica serves.
     pub fn is_serving(&self) -> bool {
         self.replicas.iter().any(|replica| replica.is_serving())
@@ -244,6 +272,15 @@ fn closed(replica: &Replica) -> Failure {
 fn listed(version: &Version, algorithm: SignAlgorithm) -> Result<&Version, Failure> {
     let is_listed = version.sign_algorithms.contains(&algorithm);
     is_listed.then_some(version).ok_or_else(|| not_listed(&version.sign_algorithms))
+}
+
+fn no_labels(algorithm: Algorithm) -> Failure {
+    let allowed = if algorithm == Algorithm::Rsa15 {
+        "must be empty: RSA1_5 has no label".to_owned()
+    } else {
+        format!("must be empty: this key's backend cannot unwrap {algorithm} with a label")
+    };
+    Failure::Field { field: "label", allowed }
 }
 
 fn no_active_version() -> Failure {

@@ -6,17 +6,24 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
+use claviger_provider_api::PublicKey;
 use tokio::sync::watch;
 
 use crate::daemon::backends::{Provider, ProviderConfig};
 use crate::daemon::budget::Budget;
-use crate::daemon::caller::{CallerIndex, Callers, Peer};
+use crate::daemon::caller::{CallerIndex, Callers, Peer, Unidentified};
 use crate::daemon::config::{self, Config, State};
 use crate::daemon::guard;
 use crate::daemon::keyring::{Key, Keyring, Version};
 use crate::daemon::metrics::Metrics;
 use crate::daemon::policy::{Caller, Granted};
 use crate::daemon::replica::{Replica, Specification};
+
+/// The largest certificate of a version, and the most that all versions of a key may take of a
+/// message of 64 KiB, in bytes. A version without a certificate takes about 1.5 KiB at most.
+const MAX_CERTIFICATE: usize = 8 * 1024;
+const MAX_DESCRIPTION: usize = 60 * 1024;
+const MAX_VERSION: usize = 1536;
 
 /// The callers and keys in force: what a call needs.
 #[derive(Debug)]
@@ -29,9 +36,9 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// The configured caller that this peer is, if it is exactly one.
-    pub fn identify(&self, peer: &Peer) -> Option<&Arc<Caller>> {
-        let CallerIndex(index) = self.callers.identify(peer).ok()?;
-        self.policies.get(index)
+    pub fn identify(&self, peer: &Peer) -> Result<&Arc<Caller>, Unidentified> {
+        let CallerIndex(index) = self.callers.identify(peer)?;
+        self.policies.get(index).ok_or(Unidentified::NoCaller)
     }
 }
 
@@ -47,6 +54,8 @@ pub struct Keyset {
     /// By caller and key.
     pub budgets: HashMap<(String, String), Arc<Budget>>,
     in_flight: HashMap<Arc<str>, Arc<AtomicU32>>,
+    /// The limits of budgets that are older than this configuration.
+    limits: Vec<(Arc<Budget>, config::Limits)>,
 }
 
 /// Why a configuration cannot be put in force.
@@ -69,6 +78,15 @@ pub enum BuildError {
         path: std::path::PathBuf,
         /// What is wrong with it.
         error: String,
+    },
+    /// More versions and certificates than a message holds.
+    #[error(
+        "keys.{key}: its versions and their certificates do not fit into one message; remove versions \
+         that nobody needs any more, or certificates"
+    )]
+    TooManyVersions {
+        /// The key's name.
+        key: String,
     },
     /// A version without a pin. `Config::check_for_serve` says it better and earlier.
     #[error("keys.{key}: version {version} has no public_key_sha256")]
@@ -107,22 +125,34 @@ impl Keyset {
                 .versions
                 .iter()
                 .map(|version| build_version(name, version, &providers, kept, &mut replicas))
-                .collect::<Result<_, _>>()?;
+                .collect::<Result<Vec<_>, _>>()?;
+            check_description(name, &versions)?;
             let key = Key { name: name.clone(), versions, metrics: metrics.key(name) };
             keyring.keys.insert(name.clone(), Arc::new(key));
         }
         let mut budgets = HashMap::new();
         let mut in_flight = HashMap::new();
+        let mut limits = Vec::new();
         let policies = (0..)
             .zip(&config.callers)
             .map(|(index, caller)| {
+                for grant in caller.grants.iter().flat_map(|grant| &grant.keys) {
+                    let place = (caller.name.clone(), grant.clone());
+                    let budget = kept.keyset.and_then(|keyset| keyset.budgets.get(&place));
+                    limits.extend(budget.map(|budget| (Arc::clone(budget), caller.limits)));
+                }
                 build_caller(index, caller, &keyring, kept, &mut budgets, &mut in_flight)
             })
             .collect();
         let several_cas = config.server.tls.as_ref().is_some_and(|tls| tls.client_ca.len() > 1);
         let callers = Callers::new(&config.callers, several_cas);
         let snapshot = Arc::new(Snapshot { callers, policies, keyring });
-        Ok(Self { snapshot, providers, replicas, budgets, in_flight })
+        Ok(Self { snapshot, providers, replicas, budgets, in_flight, limits })
+    }
+
+    /// Budgets outlive a reload; their limits change when it is certain.
+    pub fn put_limits_in_force(&self) {
+        self.limits.iter().for_each(|(budget, limits)| budget.set_limits(*limits));
     }
 }
 
@@ -151,19 +181,16 @@ fn build_version(
     replicas: &mut HashMap<Specification, Arc<Replica>>,
 ) -> Result<Version, BuildError> {
     let disabled = version.state == State::Disabled;
-    let pin = match version.public_key_sha256 {
-        Some(pin) => pin,
-        None if disabled => [0; 32],
-        None => {
-            return Err(BuildError::NotPinned { key: key.to_owned(), version: version.version });
-        }
-    };
+    let pin = version.public_key_sha256;
+    if pin.is_none() && !disabled {
+        return Err(BuildError::NotPinned { key: key.to_owned(), version: version.version });
+    }
     let of_version = version.replicas.iter().filter(|_| !disabled).map(|place| {
         let specification = Specification {
             place: place.clone(),
             algorithms: version.algorithms.clone(),
             sign_algorithms: version.sign_algorithms.clone(),
-            public_key_sha256: pin,
+            public_key_sha256: pin.unwrap_or_default(),
         };
         let (_, provider) = &providers[&place.provider];
         let before = kept.keyset.and_then(|keyset| {
@@ -193,21 +220,42 @@ fn build_version(
         certificate: version
             .certificate
             .as_deref()
-            .map(|path| read_certificate(key, path))
+            .map(|path| read_certificate(key, path, pin))
             .transpose()?,
     })
 }
 
-fn read_certificate(key: &str, path: &Path) -> Result<Vec<u8>, BuildError> {
+/// A key must fit into one message when it is described.
+fn check_description(key: &str, versions: &[Version]) -> Result<(), BuildError> {
+    let size = |version: &Version| MAX_VERSION + version.certificate.as_ref().map_or(0, Vec::len);
+    if versions.iter().map(size).sum::<usize>() <= MAX_DESCRIPTION {
+        return Ok(());
+    }
+    Err(BuildError::TooManyVersions { key: key.to_owned() })
+}
+
+/// A certificate is handed out to callers as the key's own: it must be over the pinned public key.
+fn read_certificate(key: &str, path: &Path, pin: Option<[u8; 32]>) -> Result<Vec<u8>, BuildError> {
     use rustls_pki_types::CertificateDer;
     use rustls_pki_types::pem::PemObject;
-    CertificateDer::from_pem_file(path).map(|certificate| certificate.to_vec()).map_err(|error| {
-        BuildError::Certificate {
-            key: key.to_owned(),
-            path: path.to_owned(),
-            error: error.to_string(),
-        }
-    })
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let refused = |error: String| BuildError::Certificate {
+        key: key.to_owned(),
+        path: path.to_owned(),
+        error,
+    };
+    let der = CertificateDer::from_pem_file(path).map_err(|error| refused(error.to_string()))?;
+    let (_, certificate) =
+        X509Certificate::from_der(&der).map_err(|_| refused("is not X.509".to_owned()))?;
+    let public_key = PublicKey::from_spki(certificate.public_key().raw)
+        .map_err(|error| refused(error.to_string()))?;
+    if pin.is_some_and(|pin| pin != public_key.sha256()) {
+        return Err(refused("is over another public key than the version's pin".to_owned()));
+    }
+    if der.len() > MAX_CERTIFICATE {
+        return Err(refused(format!("is larger than {MAX_CERTIFICATE} bytes")));
+    }
+    Ok(der.to_vec())
 }
 
 fn build_caller(
@@ -245,7 +293,6 @@ fn build_caller(
 
 fn build_budget(place: &(String, String), limits: config::Limits, kept: &Kept<'_>) -> Arc<Budget> {
     if let Some(budget) = kept.keyset.and_then(|keyset| keyset.budgets.get(place)) {
-        budget.set_limits(limits);
         return Arc::clone(budget);
     }
     let failed_at = kept.failed_unwraps.get(place).cloned().unwrap_or_default();

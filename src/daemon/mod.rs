@@ -34,3 +34,4 @@ pub mod service;
 pub mod spent;
 pub mod status;
 pub mod tls;
+mod trailers;

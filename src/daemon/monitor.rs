@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use futures::StreamExt;
 
 use crate::daemon::keyset::Keyset;
-use crate::daemon::replica::Replica;
+use crate::daemon::replica::{Condition, Replica};
 
 /// How often a replica that nobody uses is proven.
 const PROVE_EVERY: Duration = Duration::from_secs(10);
@@ -17,6 +17,8 @@ const PROVE_EVERY: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_secs(1);
 /// How long a replica that fails waits for its next check: doubled from the first to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// Neighbours that are checked for each replica that begins to fail.
+const WITNESSES: usize = 4;
 /// Keys of one provider that are opened at a time.
 const OPEN_AT_ONCE: usize = 8;
 
@@ -62,7 +64,7 @@ struct Backoff {
 fn check_some(replicas: &[Arc<Replica>], failing: &mut HashMap<usize, Backoff>) {
     let now = Instant::now();
     let mut longest_ago: Option<&Arc<Replica>> = None;
-    let mut failed_just_now = false;
+    let mut failed_just_now = 0;
     for replica in replicas {
         if replica.is_serving() {
             failing.remove(&identity(replica));
@@ -72,10 +74,13 @@ fn check_some(replicas: &[Arc<Replica>], failing: &mut HashMap<usize, Backoff>) 
             }
             continue;
         }
+        if *replica.condition() == Condition::Opening {
+            continue;
+        }
         let backoff = match failing.entry(identity(replica)) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
-                failed_just_now = true;
+                failed_just_now += 1;
                 entry.insert(Backoff { next: now, wait: BACKOFF.0 })
             }
         };
@@ -85,9 +90,10 @@ fn check_some(replicas: &[Arc<Replica>], failing: &mut HashMap<usize, Backoff>) 
             check_in_background(replica);
         }
     }
-    if failed_just_now {
-        // What ails one replica most likely ails its neighbours: health must not lag behind.
-        replicas.iter().filter(|replica| replica.is_serving()).for_each(check_in_background);
+    if failed_just_now > 0 {
+        // What ails one replica may ail its neighbours: some are asked, and more with each that fails.
+        let neighbours = replicas.iter().filter(|replica| replica.is_serving());
+        neighbours.take(failed_just_now * WITNESSES).for_each(check_in_background);
     } else if let Some(replica) = longest_ago {
         check_in_background(replica);
     }

@@ -9,7 +9,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -27,7 +26,8 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 
-use crate::daemon::metrics::{self, Metrics};
+use crate::daemon::health::Phase;
+use crate::daemon::metrics::{self, Metrics, Sources};
 
 /// A probe or a scrape takes far less; whoever is slower loses the place first.
 const MOST_CONNECTIONS: usize = 64;
@@ -46,34 +46,20 @@ pub type Authorise = Arc<dyn Fn(&[CertificateDer<'_>]) -> bool + Send + Sync>;
 #[derive(Debug)]
 pub struct OperationsState {
     metrics: Arc<Metrics>,
-    phase: AtomicU8,
+    sources: Arc<Sources>,
     /// One at a time: readers cannot take all processors.
     rendering: Semaphore,
 }
 
-const STARTING: u8 = 0;
-const READY: u8 = 1;
-const DRAINING: u8 = 2;
-
 impl OperationsState {
-    /// Not ready yet.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, phase: AtomicU8::new(STARTING), rendering: Semaphore::new(1) }
-    }
-
-    /// From here on `/readyz` is up, unless the daemon drains already.
-    pub fn set_ready(&self) {
-        let _ = self.phase.compare_exchange(STARTING, READY, Ordering::Relaxed, Ordering::Relaxed);
-    }
-
-    /// From here on `/readyz` is down for good.
-    pub fn set_draining(&self) {
-        self.phase.store(DRAINING, Ordering::Relaxed);
+    /// What is counted, and what is read when it is asked for.
+    pub fn new(metrics: Arc<Metrics>, sources: Sources) -> Self {
+        Self { metrics, sources: Arc::new(sources), rendering: Semaphore::new(1) }
     }
 
     /// Whether the daemon accepts calls.
     pub fn is_ready(&self) -> bool {
-        self.phase.load(Ordering::Relaxed) == READY
+        self.sources.phase() == Phase::Ready
     }
 }
 
@@ -207,9 +193,9 @@ async fn respond(
 
 async fn metrics(state: &OperationsState) -> Response<Full<Bytes>> {
     let _one_at_a_time = state.rendering.acquire().await;
-    let metrics = Arc::clone(&state.metrics);
+    let (metrics, sources) = (Arc::clone(&state.metrics), Arc::clone(&state.sources));
     // With 10,000 keys this takes long enough to be felt by calls.
-    match tokio::task::spawn_blocking(move || metrics.render()).await {
+    match tokio::task::spawn_blocking(move || metrics.render(&sources)).await {
         Ok(rendered) => {
             let mut response = text(StatusCode::OK, "");
             let content_type = HeaderValue::from_static(metrics::CONTENT_TYPE);
@@ -241,13 +227,13 @@ mod tests {
     use rustls::server::WebPkiClientVerifier;
     use rustls_pki_types::{PrivateKeyDer, ServerName};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::sync::oneshot;
+    use tokio::sync::{oneshot, watch};
 
     use super::*;
 
     struct Running {
         address: SocketAddr,
-        state: Arc<OperationsState>,
+        phase: watch::Sender<Phase>,
         stop: Option<oneshot::Sender<()>>,
         served: tokio::task::JoinHandle<io::Result<()>>,
     }
@@ -256,14 +242,16 @@ mod tests {
         async fn start(tls: Option<TlsSource>, authorise: Authorise) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            let state = Arc::new(OperationsState::new(Arc::new(Metrics::default())));
+            let metrics = Arc::new(Metrics::default());
+            let configuration = "[server]\nlisten = [\"unix:/run/c.sock\"]\n[audit]\noff = true\n";
+            let (sources, phase) = Sources::of(configuration, &metrics);
+            let state = Arc::new(OperationsState::new(metrics, sources));
             let (stop, stopped) = oneshot::channel();
             let shutdown = async {
                 let _ = stopped.await;
             };
-            let served =
-                tokio::spawn(serve(listener, tls, authorise, Arc::clone(&state), shutdown));
-            Self { address, state, stop: Some(stop), served }
+            let served = tokio::spawn(serve(listener, tls, authorise, state, shutdown));
+            Self { address, phase, stop: Some(stop), served }
         }
 
         async fn plain() -> Self {
@@ -302,12 +290,10 @@ mod tests {
         let (up, down) = ((200, "up\n".to_owned()), (503, "down\n".to_owned()));
         assert_eq!(running.get("/livez").await, up);
         assert_eq!(running.get("/readyz").await, down);
-        running.state.set_ready();
+        running.phase.send_replace(Phase::Ready);
         assert_eq!(running.get("/readyz").await, up);
-        running.state.set_draining();
+        running.phase.send_replace(Phase::Draining);
         assert_eq!(running.get("/readyz").await, down);
-        running.state.set_ready();
-        assert_eq!(running.get("/readyz").await, down, "there is no way back from a drain");
         assert_eq!(running.get("/livez").await, up);
     }
 

@@ -13,8 +13,10 @@ use tokio::sync::watch;
 use crate::daemon::backends::Provider;
 use crate::daemon::config;
 
-/// A check or an open that takes longer counts as failed.
+/// A check that takes longer counts as failed.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+/// An open may wait for others on the same token, and proves several algorithms.
+const OPEN_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// What a replica is made from. Two equal specifications are the same replica: a reload keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -155,7 +157,7 @@ impl Replica {
         let Specification { place, algorithms, sign_algorithms, public_key_sha256 } =
             &self.specification;
         let open = OpenKey { locator: &place.locator, algorithms, sign_algorithms };
-        let fault = match tokio::time::timeout(CHECK_TIMEOUT, self.provider.open(&open)).await {
+        let fault = match tokio::time::timeout(OPEN_TIMEOUT, self.provider.open(&open)).await {
             Ok(Ok(key)) if key.public_key().sha256() == *public_key_sha256 => {
                 self.key.set(key).ok();
                 self.proven();

@@ -3,7 +3,7 @@
 //! The configuration is checked as a whole, then ports open, then keys open in the background: a
 //! backend that is down never keeps the daemon from starting.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,16 +12,18 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use claviger_proto::v1::key_service_server::KeyServiceServer;
+use claviger_provider_api::ErrorKind;
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 
 use crate::daemon::audit::{Audit, AuditError, Event};
+use crate::daemon::backends;
 use crate::daemon::caller::Peer;
-use crate::daemon::config::{Config, ConfigErrors};
+use crate::daemon::config::{self, Config, ConfigErrors};
 use crate::daemon::denied::{DeniedCallers, DeniedError};
 use crate::daemon::front::{Front, Shared};
 use crate::daemon::guard::Guard;
@@ -29,7 +31,7 @@ use crate::daemon::health::{HealthService, Phase};
 use crate::daemon::keyset::{BuildError, Kept, Keyset, Snapshot};
 use crate::daemon::listener::{Bound, ConnectionSettings, Transport, bind};
 use crate::daemon::log::LogError;
-use crate::daemon::metrics::Metrics;
+use crate::daemon::metrics::{Metrics, Sources};
 use crate::daemon::monitor;
 use crate::daemon::operations::{self, Authorise, OperationsState, TlsSource};
 use crate::daemon::policy::InFlight;
@@ -40,6 +42,8 @@ use crate::daemon::tls::{TlsError, TlsState};
 
 /// READY=1, and a reload's swap, wait this long for keys to open.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
+/// How long backends may take to be left: a module that hangs must not keep the process.
+const LEAVE_WAIT: Duration = Duration::from_secs(2);
 
 /// Why the daemon did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +93,19 @@ pub enum ServeError {
     /// The log's filter.
     #[error("log: {0}")]
     Log(#[from] LogError),
+    /// A key that serves would not serve any more.
+    #[error(
+        "{provider}, {locator}: serves now and would not any more: {reason}; the old configuration \
+         stays in force"
+    )]
+    BreaksKey {
+        /// The provider's name.
+        provider: String,
+        /// Where the key lives.
+        locator: String,
+        /// Why it would not serve.
+        reason: String,
+    },
     /// Something else that the system refused.
     #[error("{0}")]
     System(#[from] io::Error),
@@ -122,11 +139,16 @@ pub fn run_with(options: &Options, prepare: impl FnOnce(&Keyset)) -> Result<(), 
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // The keys' own threads do the work: half of the cores are plenty for the sockets.
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads((cores / 2).max(1))
         .enable_all()
-        .build()?
-        .block_on(serve(config, options, prepare))
+        .build()?;
+    let outcome = runtime.block_on(serve(config, options, prepare));
+    runtime.shutdown_timeout(LEAVE_WAIT);
+    if !backends::wait_until_left(LEAVE_WAIT) {
+        tracing::warn!("a backend is still at work: the process ends without it");
+    }
+    outcome
 }
 
 async fn serve(
@@ -136,9 +158,9 @@ async fn serve(
 ) -> Result<(), ServeError> {
     let daemon = Daemon::start(config, options)?;
     prepare(&daemon.keyset.load());
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let hangup = signal(SignalKind::hangup())?;
     let sockets = daemon.listen()?;
     let operations = daemon.listen_for_operations().await?;
     daemon.say_what_is_unusual();
@@ -146,26 +168,22 @@ async fn serve(
     daemon.audit.event(&Event::Start { config_sha256: &config_sha256 }).await?;
     let serving = tokio::spawn(daemon.clone().serve_connections(sockets));
     if let Some(listener) = operations {
+        // Until the very end: during a drain `/readyz` says down.
         tokio::spawn(daemon.clone().serve_operations(listener));
     }
     let background = [
         tokio::spawn(monitor::watch(Arc::clone(&daemon.keyset))),
         tokio::spawn(daemon.clone().write_spent()),
     ];
-    daemon.open_keys().await?;
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => daemon.reload().await,
-        }
+    // A stop is heard at any time, while keys open or a reload waits for them too.
+    tokio::select! {
+        failed = daemon.get_ready_and_reload(hangup) => return failed,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
     tracing::info!("draining");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     drop(daemon.audit.event(&Event::Drain));
-    daemon.operations.set_draining();
     daemon.phase.send_replace(Phase::Draining);
     let _ = serving.await;
     background.iter().for_each(tokio::task::JoinHandle::abort);
@@ -185,7 +203,6 @@ struct Daemon {
     denied: Arc<DeniedCallers>,
     tls: Option<Arc<TlsState>>,
     transport: Transport,
-    operations: Arc<OperationsState>,
     in_flight: Arc<InFlight>,
     phase: watch::Sender<Phase>,
     changed: watch::Sender<u64>,
@@ -205,6 +222,7 @@ impl Daemon {
             None => (None, FailedUnwraps::new()),
         };
         let metrics = Arc::new(Metrics::default());
+        metrics.server.reloaded();
         let audit = Arc::new(Audit::open(&config.audit, metrics.audit())?);
         let denied = DeniedCallers::open(config.server.denied_callers.as_deref())?;
         let tls = config.server.tls.as_ref();
@@ -219,7 +237,6 @@ impl Daemon {
             keyset: Arc::new(ArcSwap::from_pointee(keyset)),
             in_flight: Arc::new(InFlight::new(config.server.max_concurrent_calls)),
             config: Arc::new(ArcSwap::from_pointee(config)),
-            operations: Arc::new(OperationsState::new(Arc::clone(&metrics))),
             metrics,
             audit,
             denied,
@@ -255,10 +272,18 @@ impl Daemon {
         if !self.audit.is_on() {
             tracing::warn!("audit is off: nothing will tell who unwrapped what");
         }
+        if self.spent.is_none() {
+            tracing::warn!("no server.state_dir: failed unwraps are forgotten at a restart");
+        }
+        for (provider, (config, _)) in &self.keyset.load().providers {
+            if !config.is_hardware() {
+                tracing::warn!(provider, "the keys of this provider are not in hardware");
+            }
+        }
     }
 
     fn routes(&self) -> Routes {
-        let guard = Arc::new(Guard::new(Arc::clone(&self.audit)));
+        let guard = Arc::new(Guard::new(Arc::clone(&self.audit), &self.metrics));
         let keys = KeyServiceServer::new(Service::new(guard))
             .max_decoding_message_size(claviger_proto::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(claviger_proto::MAX_MESSAGE_BYTES);
@@ -299,9 +324,23 @@ impl Daemon {
             self.tls.clone().filter(|_| !listener.local_addr().is_ok_and(|a| a.ip().is_loopback()));
         let source =
             tls.map(|tls| -> TlsSource { Arc::new(move || tls.load().operations_config()) });
-        let (state, daemon) = (Arc::clone(&self.operations), self.clone());
+        let state = Arc::new(OperationsState::new(Arc::clone(&self.metrics), self.sources()));
+        let daemon = self.clone();
         let authorise: Authorise = Arc::new(move |chain| daemon.may_read_metrics(chain));
-        operations::serve(listener, source, authorise, state, self.draining()).await
+        operations::serve(listener, source, authorise, state, std::future::pending()).await
+    }
+
+    fn sources(&self) -> Sources {
+        Sources {
+            keyset: Arc::clone(&self.keyset),
+            state_dir: self.config.load().server.state_dir.clone(),
+            phase: self.phase.subscribe(),
+            in_flight: Arc::clone(&self.in_flight),
+            connections: self.transport.stats(),
+            tls: self.tls.clone(),
+            denied: Arc::clone(&self.denied),
+            audit_enabled: self.audit.is_on(),
+        }
     }
 
     /// Whether the certificate is one of a caller in `operations.readers`.
@@ -312,7 +351,7 @@ impl Daemon {
         let Ok(ca) = tls.load().trust().verify(chain, SystemTime::now()) else { return false };
         let Ok(peer) = Peer::with_certificate(operations.listen, ca, chain) else { return false };
         let snapshot = self.snapshot.load();
-        let caller = snapshot.identify(&peer).filter(|_| !self.denied.denies(&peer));
+        let caller = snapshot.identify(&peer).ok().filter(|_| !self.denied.denies(&peer));
         caller.is_some_and(|caller| operations.readers.iter().any(|name| **name == *caller.name))
     }
 
@@ -321,6 +360,17 @@ impl Daemon {
         let mut phase = self.phase.subscribe();
         async move {
             let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+        }
+    }
+
+    /// Opens the keys and says READY=1, then reloads at each SIGHUP, for ever; ends only if it fails.
+    async fn get_ready_and_reload(&self, mut hangup: Signal) -> Result<(), ServeError> {
+        self.open_keys().await?;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
+        loop {
+            hangup.recv().await;
+            self.reload().await;
         }
     }
 
@@ -335,8 +385,11 @@ impl Daemon {
             tracing::warn!("some keys are still opening: ready without them");
         }
         self.check_required(&keyset)?;
-        self.operations.set_ready();
-        self.phase.send_replace(Phase::Ready);
+        self.phase.send_if_modified(|phase| {
+            let starting = *phase == Phase::Starting;
+            *phase = if starting { Phase::Ready } else { *phase };
+            starting
+        });
         Ok(())
     }
 
@@ -347,6 +400,8 @@ impl Daemon {
             let reason = match &*replica.condition() {
                 _ if !config.providers[provider].required => continue,
                 Condition::Serving => continue,
+                // A refused PIN never ends the process: what restarts it would try again.
+                Condition::Failing(fault) if fault.kind == ErrorKind::OperatorNeeded => continue,
                 Condition::Opening => "it did not open in time".to_owned(),
                 Condition::Failing(fault) => fault.text.to_string(),
             };
@@ -400,17 +455,20 @@ impl Daemon {
         if tokio::time::timeout(OPEN_WAIT, opening).await.is_err() {
             tracing::warn!("some new keys are still opening: reloaded without them");
         }
+        refuse_what_breaks_a_key(&before, &keyset)?;
         // From here on nothing can fail.
         if let Some((state, prepared)) = tls {
             state.commit(prepared);
         }
         self.denied.commit(denied);
+        keyset.put_limits_in_force();
         self.snapshot.store(Arc::clone(&keyset.snapshot));
         self.keyset.store(keyset);
         self.transport.configure(ConnectionSettings::from(&config.server));
         self.config.store(Arc::new(config));
         self.changed.send_modify(|changes| *changes += 1);
-        self.audit.reopen().await?;
+        // A log that cannot be written fails the calls that need it, and says so; no reload.
+        let _ = self.audit.reopen().await;
         Ok(())
     }
 
@@ -439,6 +497,33 @@ impl Daemon {
         self.audit.event(&Event::Stop).await?;
         Ok(())
     }
+}
+
+/// A mistyped pin, or an algorithm that the key cannot do, must not take down what serves. A backend
+/// that cannot be reached refuses no reload.
+fn refuse_what_breaks_a_key(before: &Keyset, after: &Keyset) -> Result<(), ServeError> {
+    let served: HashSet<&config::Replica> = before
+        .replicas
+        .iter()
+        .filter(|(_, replica)| replica.is_serving())
+        .map(|(specification, _)| &specification.place)
+        .collect();
+    for (specification, replica) in &after.replicas {
+        let condition = replica.condition();
+        let Condition::Failing(fault) = &*condition else { continue };
+        let place = &specification.place;
+        if fault.kind == ErrorKind::OperatorNeeded
+            && served.contains(place)
+            && !before.replicas.contains_key(specification)
+        {
+            return Err(ServeError::BreaksKey {
+                provider: place.provider.clone(),
+                locator: place.locator.clone(),
+                reason: fault.text.to_string(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// `listen`, `state_dir` and `audit` belong to the process.
@@ -481,7 +566,7 @@ fn protect_memory() {
 }
 
 /// The state directory: made if it is not there, our own, nobody else's to write.
-fn prepare_state_dir(path: &Path) -> Result<(), ServeError> {
+pub fn prepare_state_dir(path: &Path) -> Result<(), ServeError> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     let failed = |error| ServeError::StateDir { path: path.to_owned(), error };
     match std::fs::DirBuilder::new().mode(0o700).create(path) {

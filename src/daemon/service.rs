@@ -47,8 +47,11 @@ impl Service {
         request: UnwrapRequest,
         batch_item: Option<u32>,
     ) -> Result<UnwrapResponse, Failure> {
+        let refuse = |failure| {
+            self.guard.refuse(context, Operation::Unwrap, &request.key, batch_item, failure)
+        };
         let call = UnwrapCall {
-            algorithm: parse_algorithm(&request.algorithm)?,
+            algorithm: parse_algorithm(&request.algorithm).map_err(refuse)?,
             key: request.key,
             wrapped: request.wrapped,
             version: request.key_version,
@@ -66,7 +69,9 @@ impl Service {
 impl KeyService for Service {
     async fn wrap(&self, request: Request<WrapRequest>) -> Result<Response<WrapResponse>, Status> {
         let (context, request) = open(request)?;
-        let algorithm = parse_algorithm(&request.algorithm)?;
+        let refuse =
+            |failure| self.guard.refuse(&context, Operation::Wrap, &request.key, None, failure);
+        let algorithm = parse_algorithm(&request.algorithm).map_err(refuse)?;
         let material = KeyMaterial::copied_from(&request.key_material);
         let (wrapped, key_version, algorithm) =
             self.guard.wrap(&context, &request.key, &material, algorithm, &request.label).await?;
@@ -90,7 +95,8 @@ impl KeyService for Service {
         if request.items.is_empty() || request.items.len() > MAX_BATCH_ITEMS {
             let allowed =
                 format!("must be 1 to {MAX_BATCH_ITEMS} items, not {}", request.items.len());
-            return Err(Failure::Field { field: "items", allowed }.into());
+            let failure = Failure::Field { field: "items", allowed };
+            return Err(self.guard.refuse(&context, Operation::Unwrap, "", None, failure).into());
         }
         let items: FuturesOrdered<_> = (0u32..)
             .zip(request.items)
@@ -111,7 +117,8 @@ impl KeyService for Service {
 
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
         let (context, SignRequest { key, digest, algorithm, key_version }) = open(request)?;
-        let algorithm = algorithm.parse().map_err(unknown_algorithm)?;
+        let refuse = |failure| self.guard.refuse(&context, Operation::Sign, &key, None, failure);
+        let algorithm = algorithm.parse().map_err(unknown_algorithm).map_err(refuse)?;
         let (signature, key_version) =
             self.guard.sign(&context, &key, &digest, algorithm, key_version).await?;
         let algorithm = algorithm.to_string();
@@ -124,7 +131,8 @@ impl KeyService for Service {
     ) -> Result<Response<VerifyResponse>, Status> {
         let (context, VerifyRequest { key, digest, algorithm, key_version, signature }) =
             open(request)?;
-        let algorithm = algorithm.parse().map_err(unknown_algorithm)?;
+        let refuse = |failure| self.guard.refuse(&context, Operation::Verify, &key, None, failure);
+        let algorithm = algorithm.parse().map_err(unknown_algorithm).map_err(refuse)?;
         let good =
             self.guard.verify(&context, &key, &digest, algorithm, key_version, &signature).await?;
         let (valid, key_version) = (good.is_some(), good.unwrap_or(0));
@@ -142,7 +150,7 @@ impl KeyService for Service {
             size => {
                 let allowed = format!("must be at most {MAX_PAGE}, not {size}");
                 let failure = Failure::Field { field: "page_size", allowed };
-                return Ok(self.guard.read(&context, "", Err(failure)).await?);
+                return Ok(self.guard.list(&context, Err(failure)).await?);
             }
         };
         let names = &context.caller.readable;
@@ -160,7 +168,7 @@ impl KeyService for Service {
             }
             page.keys.push(key);
         }
-        Ok(Response::new(self.guard.read(&context, "", Ok(page)).await?))
+        Ok(Response::new(self.guard.list(&context, Ok(page)).await?))
     }
 
     async fn get_key(
@@ -168,8 +176,7 @@ impl KeyService for Service {
         request: Request<GetKeyRequest>,
     ) -> Result<Response<GetKeyResponse>, Status> {
         let (context, GetKeyRequest { key }) = open(request)?;
-        let outcome = context.caller.granted(&key, Operation::Read).map(describe);
-        let key = self.guard.read(&context, &key, outcome).await?;
+        let key = describe(self.guard.read_key(&context, &key).await?);
         Ok(Response::new(GetKeyResponse { key: Some(key) }))
     }
 }
@@ -218,7 +225,11 @@ fn describe_version(version: &Version) -> v1::KeyVersion {
         sign_algorithms: version.sign_algorithms.iter().map(ToString::to_string).collect(),
         modulus_bits: public_key.map_or(0, |key| key.modulus_bits() as u32),
         public_key: public_key.map(|key| key.spki().to_vec().into()).unwrap_or_default(),
-        public_key_sha256: version.public_key_sha256.to_vec().into(),
+        public_key_sha256: version
+            .public_key_sha256
+            .map(|pin| pin.to_vec())
+            .unwrap_or_default()
+            .into(),
         certificate: version.certificate.clone().unwrap_or_default().into(),
     }
 }

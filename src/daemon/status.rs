@@ -10,10 +10,13 @@ use claviger_provider_api::ErrorKind;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-const UNWRAP_FAILED: &str = "the value could not be unwrapped with this key";
+const UNWRAP_FAILED: &str = "the value could not be unwrapped with this key; its MGF1 hash must be the OAEP \
+     hash (Java and Android: pass an OAEPParameterSpec)";
 const UNAUTHENTICATED: &str = "no configured caller matches this peer";
 const PERMISSION_DENIED: &str = "no such key, or no grant for this operation on it";
 const UNAVAILABLE: &str = "the key cannot be reached at the moment; safe to retry";
+const NOT_RECORDED: &str =
+    "the daemon's audit log cannot be written, so nothing is answered; safe to retry";
 const DEADLINE_EXCEEDED: &str = "the deadline passed";
 const FAILED_PRECONDITION: &str =
     "an operator must act before this key can be used; the daemon's log says what is wrong";
@@ -44,6 +47,8 @@ pub enum Failure {
     },
     /// The backend, or the audit log, cannot be reached.
     Unavailable,
+    /// The audit log cannot be written, so nothing is answered.
+    NotRecorded,
     /// The caller's deadline passed.
     DeadlineExceeded,
     /// An operator must act.
@@ -119,7 +124,7 @@ impl Failure {
             Self::Unauthenticated => Code::Unauthenticated,
             Self::PermissionDenied => Code::PermissionDenied,
             Self::Exhausted { .. } => Code::ResourceExhausted,
-            Self::Unavailable => Code::Unavailable,
+            Self::Unavailable | Self::NotRecorded => Code::Unavailable,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
             Self::OperatorNeeded => Code::FailedPrecondition,
             Self::Internal => Code::Internal,
@@ -135,6 +140,7 @@ impl Failure {
             Self::PermissionDenied => "permission_denied",
             Self::Exhausted { what, .. } => what.reason(),
             Self::Unavailable => "unavailable",
+            Self::NotRecorded => "not_recorded",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::OperatorNeeded => "operator_needed",
             Self::Internal => "internal",
@@ -150,6 +156,7 @@ impl Failure {
             Self::PermissionDenied => PERMISSION_DENIED.into(),
             Self::Exhausted { what, .. } => what.message().into(),
             Self::Unavailable => UNAVAILABLE.into(),
+            Self::NotRecorded => NOT_RECORDED.into(),
             Self::DeadlineExceeded => DEADLINE_EXCEEDED.into(),
             Self::OperatorNeeded => FAILED_PRECONDITION.into(),
             Self::Internal => INTERNAL.into(),
@@ -176,11 +183,7 @@ impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         let (code, message) = (failure.code(), failure.message());
         match failure {
-            Failure::Field { field, allowed } => Self::with_error_details(
-                code,
-                message,
-                ErrorDetails::with_bad_request_violation(field, allowed),
-            ),
+            Failure::Field { field, allowed } => field_error(field, &allowed),
             Failure::Exhausted { retry_after, .. } => Self::with_error_details(
                 code,
                 message,
@@ -197,13 +200,14 @@ impl From<Failure> for Status {
 pub fn in_contract(code: Code, message: &str) -> Option<Status> {
     match code {
         Code::Internal if message == INTERNAL => None,
-        Code::OutOfRange => Some(Status::invalid_argument(format!(
-            "the message is larger than {} bytes",
-            claviger_proto::MAX_MESSAGE_BYTES
-        ))),
-        Code::Internal => {
-            Some(Status::invalid_argument("the message is not readable as this method's request"))
+        Code::OutOfRange => {
+            let allowed = format!("must be at most {} bytes", claviger_proto::MAX_MESSAGE_BYTES);
+            Some(field_error("message", &allowed))
         }
+        Code::Internal => Some(field_error(
+            unreadable_field(message).unwrap_or("message"),
+            "cannot be read as this method's request",
+        )),
         Code::Cancelled => Some(Failure::DeadlineExceeded.into()),
         Code::Unknown | Code::Aborted | Code::AlreadyExists | Code::DataLoss => {
             Some(Failure::Internal.into())
@@ -219,6 +223,23 @@ pub fn in_contract(code: Code, message: &str) -> Option<Status> {
         | Code::Unavailable
         | Code::Unauthenticated => None,
     }
+}
+
+/// The field that prost could not decode: it says `WrapRequest.key: invalid string value…`.
+fn unreadable_field(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("Protobuf message: ")?;
+    let (place, _) = rest.split_once(": ")?;
+    let (_, field) = place.rsplit_once('.')?;
+    let is_name = !field.is_empty() && field.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    is_name.then_some(field)
+}
+
+fn field_error(field: &str, allowed: &str) -> Status {
+    Status::with_error_details(
+        Code::InvalidArgument,
+        format!("{field}: {allowed}"),
+        ErrorDetails::with_bad_request_violation(field, allowed),
+    )
 }
 
 #[cfg(test)]
@@ -252,6 +273,9 @@ mod tests {
         assert_eq!(in_contract(Code::OutOfRange, "").unwrap().code(), Code::InvalidArgument);
         assert_eq!(in_contract(Code::Internal, "x").unwrap().code(), Code::InvalidArgument);
         assert!(in_contract(Code::Internal, INTERNAL).is_none());
+        let utf8 = "failed to decode Protobuf message: UnwrapRequest.key: invalid string value: x";
+        let details = in_contract(Code::Internal, utf8).unwrap().get_error_details();
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "key");
         assert_eq!(in_contract(Code::Cancelled, "").unwrap().code(), Code::DeadlineExceeded);
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use claviger::daemon::config::Listen;
 use claviger::daemon::denied::DeniedCallers;
 use claviger::daemon::listener::{ConnectionSettings, Cut, HandshakeFailure, Transport, bind};
+use claviger::daemon::tls::TlsState;
 use claviger::pki::ClientName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -186,4 +187,71 @@ async fn tcp_without_tls_is_not_served() {
     let bound = bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
     let error = transport.serve(vec![bound], service, async {}).await.unwrap_err().to_string();
     assert!(error.contains("[server.tls]"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_follow_a_goaway_lose_no_call() {
+    let files = Files::new();
+    let tls = TlsState::open(&files.config, false).unwrap();
+    let age = Duration::from_millis(10);
+    let settings = ConnectionSettings { max_connection_age: age, ..settings() };
+    let transport = Transport::new(Some(tls), DeniedCallers::open(None).unwrap(), settings);
+    let bound = bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
+    let address = bound.local_addr().unwrap();
+    let (_, health) = tonic_health::server::health_reporter();
+    let routes = tonic::service::Routes::new(health).prepare();
+    let serving = transport.clone();
+    let (shutdown, stop) = tokio::sync::oneshot::channel::<()>();
+    let task = tokio::spawn(async move {
+        serving.serve(vec![bound], routes, async move { drop(stop.await) }).await
+    });
+    let client = claviger_client::Client::new(&files.client_config(address)).unwrap();
+    let until = Instant::now() + 3 * SECOND;
+    let callers = (0..16).map(|_| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            let (mut calls, mut failed) = (0, Vec::new());
+            while Instant::now() < until {
+                calls += 1;
+                failed.extend(client.health(None).await.err());
+            }
+            (calls, failed)
+        })
+    });
+    let (mut calls, mut failed) = (0, Vec::new());
+    for caller in futures::future::try_join_all(callers).await.unwrap() {
+        calls += caller.0;
+        failed.extend(caller.1);
+    }
+    let handshakes = transport.stats().handshakes();
+    assert!(calls > 500 && handshakes > 10, "{calls} calls, {handshakes} connections");
+    assert!(failed.is_empty(), "{} of {calls} failed: {}", failed.len(), failed[0]);
+    shutdown.send(()).unwrap();
+    task.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_stays_after_its_goaway_is_waited_for_a_second() {
+    let files = Files::new();
+    let world = files.start();
+    let mut stream = handshake(world.address, files.key_connector().config()).await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    stream.read_u8().await.unwrap();
+    let start = Instant::now();
+    let ending = tokio::spawn(world.end());
+    // The PING by which the daemon learns that its first GOAWAY has arrived.
+    let mut frames = Vec::new();
+    let ping = loop {
+        frames.push(stream.read_u8().await.unwrap());
+        if let [.., 0, 0, 8, 6, 0, 0, 0, 0, 0, a, b, c, d, e, f, g, h] = frames[..] {
+            break [a, b, c, d, e, f, g, h];
+        }
+    };
+    stream.write_all(&[&[0, 0, 8, 6, 1, 0, 0, 0, 0], &ping[..]].concat()).await.unwrap();
+    stream.read_to_end(&mut frames).await.unwrap();
+    let told = start.elapsed();
+    assert!(told < SECOND / 2, "{told:?}");
+    ending.await.unwrap();
+    let took = start.elapsed();
+    assert!(took >= SECOND && took < 3 * SECOND, "{took:?}");
 }

@@ -112,6 +112,27 @@ impl Files {
         }
     }
 
+    /// What the Key Connector would configure as a client of `address`.
+    pub(crate) fn client_config(&self, address: SocketAddr) -> claviger_client::Config {
+        let name = ClientName::Spiffe(KEY_CONNECTOR.to_owned());
+        let issued = self.ca.issue_client(&name, DAY).unwrap();
+        let files = claviger_client::TlsFiles {
+            ca: self.config.client_ca["clients"].clone(),
+            certificate: self.at("client.crt"),
+            private_key: self.at("client.key"),
+        };
+        replace(&files.certificate, &issued.certificate_pem);
+        replace(&files.private_key, &issued.private_key_pem);
+        claviger_client::Config {
+            endpoint: claviger_client::Endpoint::Tls {
+                host: address.ip().to_string(),
+                port: address.port(),
+                files,
+            },
+            timeout: Duration::from_secs(5),
+        }
+    }
+
     /// The CA itself, to issue what `Ca` would refuse to.
     pub(crate) fn issuer(&self) -> Issuer<'static, KeyPair> {
         let key = std::fs::read_to_string(self.at("ca/ca.key")).unwrap();

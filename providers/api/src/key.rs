@@ -23,6 +23,9 @@ pub trait WrappingKey: fmt::Debug + Send + Sync {
     /// What it can unwrap: probed at open, not believed from a list of the backend's.
     fn algorithms(&self) -> Algorithms;
 
+    /// The algorithms under which it can unwrap a value with a label: probed at open.
+    fn label_algorithms(&self) -> Algorithms;
+
     /// What it can sign with: probed at open.
     fn sign_algorithms(&self) -> SignAlgorithms;
 

@@ -40,6 +40,11 @@ pub(crate) async fn run(cases: &mut Cases) {
 }
 
 async fn declared(subject: Arc<Subject>) -> Outcome {
+    let with_label =
+        subject.algorithms().into_iter().filter(|a| subject.labels() && a.hash().is_some());
+    if subject.key().label_algorithms() != with_label.collect() {
+        return Err(format!("wrong labels are declared: {:?}", subject.key().label_algorithms()));
+    }
     subject.expect_service().await?;
     subject.expect_well("on a fresh key").await
 }

@@ -115,6 +115,13 @@ impl WrappingKey for Faulty {
         [Algorithm::RsaOaep256].into_iter().collect()
     }
 
+    fn label_algorithms(&self) -> Algorithms {
+        match self.fault {
+            Fault::LabelsRefused => Algorithms::EMPTY,
+            _ => self.algorithms(),
+        }
+    }
+
     fn sign_algorithms(&self) -> SignAlgorithms {
         [SignAlgorithm::Ps256].into_iter().collect()
     }
@@ -221,7 +228,7 @@ async fn each_fault_is_found_and_named() {
         (Fault::LeadingZerosLost, "material of any value unwraps"),
         (Fault::AnswersMixed, "64 tasks of 8 callers get their own answers"),
         (Fault::OtherDigestSigned, "PS256: a signature verifies, OpenSSL agrees"),
-        (Fault::LabelsRefused, "RSA-OAEP-256: labels"),
+        (Fault::LabelsRefused, "wrong labels are declared"),
     ];
     for (fault, expected) in table {
         let report = report(fault).await;

@@ -230,7 +230,7 @@ impl Config {
 
     /// Jobs that may wait, per caller; 64 if nothing is said.
     pub(crate) fn queue(&self) -> usize {
-        self.queue.unwrap_or(64)
+        self.queue.unwrap_or(1024)
     }
 
     /// Whether the process has the environment that the module needs.
@@ -268,7 +268,7 @@ mod tests {
         let config = config(|_| ()).unwrap();
         assert_eq!((config.user, config.login), (User::User, Login::Pin));
         assert_eq!((config.oaep, config.allow_extractable), (Oaep::Native, false));
-        assert_eq!(config.queue(), 64);
+        assert_eq!(config.queue(), 1024);
         assert!(config.sessions() >= 1);
         assert!(config.environment().is_empty());
     }

@@ -104,6 +104,10 @@ impl WrappingKey for Key {
         self.algorithms
     }
 
+    fn label_algorithms(&self) -> Algorithms {
+        self.labels
+    }
+
     fn sign_algorithms(&self) -> SignAlgorithms {
         self.sign_algorithms
     }

@@ -61,6 +61,13 @@ pub struct LatchedToken {
     pub since: SystemTime,
 }
 
+impl LatchedToken {
+    /// Whether its PIN was refused, or nothing is tried any more: an operator must act.
+    pub fn is_latched(&self) -> bool {
+        self.refused > 0 || self.attempts >= MAX_ATTEMPTS
+    }
+}
+
 impl Latch {
     /// The latch in `state_dir`, which is looked at only when an attempt is made.
     pub fn new(state_dir: &Path) -> Self {

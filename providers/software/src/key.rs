@@ -82,6 +82,10 @@ impl WrappingKey for SoftwareKey {
         self.algorithms
     }
 
+    fn label_algorithms(&self) -> Algorithms {
+        self.algorithms.iter().filter(|algorithm| algorithm.hash().is_some()).collect()
+    }
+
     fn sign_algorithms(&self) -> SignAlgorithms {
         self.sign_algorithms
     }

@@ -20,6 +20,7 @@ use crate::daemon::audit::{Audit, AuditError, Record};
 use crate::daemon::caller::Peer;
 use crate::daemon::config::Operation;
 use crate::daemon::keyring::{Candidate, Key, Version};
+use crate::daemon::metrics::{KeyMetrics, Metrics};
 use crate::daemon::policy::{Caller, Granted};
 use crate::daemon::replica::Replica;
 use crate::daemon::status::Failure;
@@ -50,7 +51,7 @@ impl CallContext {
     }
 
     /// What any record of this call says.
-    fn with_record<T>(&self, outcome: Code, write: impl FnOnce(Record<'_>) -> T) -> T {
+    pub fn with_record<T>(&self, outcome: Code, write: impl FnOnce(Record<'_>) -> T) -> T {
         let (identity, address) = (self.peer.identity(), self.peer.address.to_string());
         write(Record {
             request_id: &self.request_id,
@@ -69,12 +70,14 @@ impl CallContext {
 #[derive(Debug)]
 pub struct Guard {
     audit: Arc<Audit>,
+    /// Counts calls that name no key of the caller's.
+    without_key: Arc<KeyMetrics>,
 }
 
 impl Guard {
     /// A guard that writes to `audit`.
-    pub fn new(audit: Arc<Audit>) -> Self {
-        Self { audit }
+    pub fn new(audit: Arc<Audit>, metrics: &Metrics) -> Self {
+        Self { audit, without_key: metrics.without_key() }
     }
 
     /// Wraps key material in software, with the newest active version's pinned public key.
@@ -89,8 +92,7 @@ impl Guard {
         let mut entry = Entry::new(self, context, Operation::Wrap, key, None);
         let outcome = entry.grant().and_then(|granted| {
             check_label(algorithm, label)?;
-            let Candidate { version, algorithm } = granted.key.for_wrap(algorithm)?;
-            check_label(Some(algorithm), label)?;
+            let Candidate { version, algorithm } = granted.key.for_wrap(algorithm, label)?;
             entry.reached(version, algorithm.name());
             let wrapped = wrap_with(version, material, algorithm, label)?;
             entry.wrapped(&wrapped);
@@ -127,14 +129,38 @@ impl Guard {
         entry.finish(outcome).await
     }
 
-    /// Records that keys were listed or described.
-    pub async fn read<T>(
+    /// Records a call that was refused before anything was looked up for it.
+    pub fn refuse(
         &self,
         context: &CallContext,
+        operation: Operation,
         key: &str,
+        batch_item: Option<u32>,
+        failure: Failure,
+    ) -> Failure {
+        let mut entry = Entry::new(self, context, operation, key, batch_item);
+        drop(entry.close(failure.code(), Some(failure.reason())));
+        failure
+    }
+
+    /// The grant to read one key, recorded.
+    pub async fn read_key<'a>(
+        &'a self,
+        context: &'a CallContext,
+        key: &'a str,
+    ) -> Result<&'a Granted, Failure> {
+        let mut entry = Entry::new(self, context, Operation::Read, key, None);
+        let outcome = entry.grant();
+        entry.finish(outcome).await
+    }
+
+    /// Records that keys were listed.
+    pub async fn list<T>(
+        &self,
+        context: &CallContext,
         outcome: Result<T, Failure>,
     ) -> Result<T, Failure> {
-        Entry::new(self, context, Operation::Read, key, None).finish(outcome).await
+        Entry::new(self, context, Operation::Read, "", None).finish(outcome).await
     }
 }
 
@@ -250,6 +276,7 @@ impl<'a> Entry<'a> {
             Ok(_) => (Code::Ok, None),
             Err(failure) => (failure.code(), Some(failure.reason())),
         };
+        self.log(code);
         let durable = self.close(code, reason);
         // Nothing secret leaves for reading and verifying: their records need not be waited for.
         if matches!(self.operation, Operation::Read | Operation::Verify) {
@@ -260,8 +287,22 @@ impl<'a> Entry<'a> {
             Ok(()) => outcome,
             Err(error) => {
                 tracing::error!(%error, "refused to answer: the audit record is not durable");
-                Err(Failure::Unavailable)
+                Err(Failure::NotRecorded)
             }
+        }
+    }
+
+    /// What a backend said goes into the log under the call's request id. A value that does not
+    /// unwrap is the caller's matter, and easy to cause: not by default.
+    fn log(&self, code: Code) {
+        let Some(error) = &self.backend_error else { return };
+        let (request_id, caller) = (&*self.context.request_id, &*self.context.caller.name);
+        let (operation, key) = (self.operation.name(), self.name);
+        match code {
+            Code::Ok | Code::InvalidArgument => {
+                tracing::debug!(request_id, caller, operation, key, "backend: {error}");
+            }
+            _ => tracing::warn!(request_id, caller, operation, key, "backend: {error}"),
         }
     }
 
@@ -273,9 +314,8 @@ impl<'a> Entry<'a> {
     ) -> Option<impl Future<Output = Result<(), AuditError>> + Send + use<>> {
         self.finished = true;
         let duration = self.started.elapsed();
-        if let Some(key) = self.key {
-            key.metrics.observe(self.operation, code, duration);
-        }
+        let metrics = self.key.map_or(&self.guard.without_key, |key| &key.metrics);
+        metrics.observe(self.operation, code, duration);
         let audit = &self.guard.audit;
         if !audit.is_on() {
             return None;
@@ -307,7 +347,7 @@ impl<'a> Entry<'a> {
 impl Drop for Entry<'_> {
     /// The caller went away, or its deadline passed, in the middle.
     fn drop(&mut self) {
-        if self.finished || !self.reached {
+        if self.finished {
             return;
         }
         let (code, reason) = if Instant::now() >= self.context.deadline {

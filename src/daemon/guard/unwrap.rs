@@ -6,6 +6,7 @@ use bytes::Bytes;
 use claviger_provider_api::{Algorithm, ErrorKind, KeyMaterial, Parameters, Unwrapped};
 
 use super::{CallContext, Entry, Guard, check_label};
+use crate::daemon::budget::StartedUnwrap;
 use crate::daemon::config::Operation;
 use crate::daemon::keyring::Candidate;
 use crate::daemon::replica::Replica;
@@ -56,17 +57,15 @@ async fn try_unwrap(
 ) -> Result<(KeyMaterial, u32), Failure> {
     let granted = entry.grant()?;
     check_label(call.algorithm, &call.label)?;
-    let candidates = granted.key.for_unwrap(call.wrapped.len(), call.version, call.algorithm)?;
-    for candidate in &candidates {
-        check_label(Some(candidate.algorithm), &call.label)?;
-    }
-    let budget = granted.budget.start_unwrap().await?;
+    let candidates =
+        granted.key.for_unwrap(call.wrapped.len(), call.version, call.algorithm, &call.label)?;
+    let mut budget = granted.budget.start_unwrap().await?;
     entry.reached(candidates[0].version, candidates[0].algorithm.name());
     entry.wrapped(&call.wrapped);
     let in_range = candidates.into_iter().filter(|candidate| {
         candidate.version.public_key().is_none_or(|key| key.value_in_range(&call.wrapped))
     });
-    match over_candidates(entry, call, in_range).await {
+    match over_candidates(entry, call, in_range, &mut budget).await {
         Err(Failure::UnwrapFailed) => {
             if budget.failed() {
                 let (caller, key) = (&entry.context.caller.name, &call.key);
@@ -75,7 +74,12 @@ async fn try_unwrap(
             granted.key.metrics.failed_unwrap();
             Err(Failure::UnwrapFailed)
         }
-        outcome => outcome,
+        // What has missed by now is not known to be the backend's fault.
+        outcome @ Err(Failure::DeadlineExceeded | Failure::Exhausted { .. }) => outcome,
+        outcome => {
+            budget.spared();
+            outcome
+        }
     }
 }
 
@@ -83,10 +87,13 @@ async fn over_candidates<'a>(
     entry: &mut Entry<'_>,
     call: &UnwrapCall,
     candidates: impl Iterator<Item = Candidate<'a>>,
+    budget: &mut StartedUnwrap<'_>,
 ) -> Result<(KeyMaterial, u32), Failure> {
     let mut misses = Vec::new();
     let mut unreachable = None;
+    let mut tried = 0;
     for candidate in candidates {
+        tried += 1;
         let replica = match candidate.version.replica() {
             Ok(replica) => replica,
             Err(fault) => {
@@ -99,6 +106,9 @@ async fn over_candidates<'a>(
         match attempt(entry, call, candidate, replica).await {
             Ok(material) => return Ok((material, candidate.version.number)),
             Err(kind @ (ErrorKind::UnwrapFailed | ErrorKind::Unavailable)) => {
+                if kind == ErrorKind::UnwrapFailed {
+                    budget.missed();
+                }
                 misses.push(Miss { candidate, replica, kind, repairs });
             }
             Err(kind @ (ErrorKind::OperatorNeeded | ErrorKind::Internal)) => {
@@ -117,7 +127,12 @@ async fn over_candidates<'a>(
             Err(failure) => unreachable = Some(failure),
         }
     }
-    Err(unreachable.unwrap_or(Failure::UnwrapFailed))
+    match unreachable {
+        None => Err(Failure::UnwrapFailed),
+        Some(failure) if tried == 1 => Err(failure),
+        // Whatever keeps one of several versions from answering, another attempt may find it well.
+        Some(_) => Err(Failure::Unavailable),
+    }
 }
 
 /// Finds out whose fault a miss was. A check that started after it tells, where the key says that

@@ -1,11 +1,9 @@
 //! One connection's life, in one task: handshake, requests, and its end.
 
-use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use http::{Request, Response};
@@ -13,7 +11,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -24,6 +22,7 @@ use super::lifetime::Lifetime;
 use super::live::{Command, Place, Signal};
 use super::refusal::Refusal;
 use super::stats::{Cut, HandshakeFailure};
+use super::stream::Lingering;
 use super::{BoxError, ConnectionSettings, Shared};
 use crate::daemon::caller::Peer;
 
@@ -40,8 +39,6 @@ const MAX_LOCAL_ERROR_RESETS: usize = 128;
 const STREAM_WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
 const SEND_BUFFER: usize = 128 << 10;
-/// The client's HTTP/2 preface: RFC 9113, section 3.4.
-const PREFACE: u8 = 24;
 
 pub(super) async fn serve_tcp<S, B>(
     shared: Arc<Shared>,
@@ -145,7 +142,7 @@ struct Opened<C> {
     lifetime: Lifetime,
 }
 
-type Http2<I, S> = http2::Connection<TokioIo<Heard<I>>, WithPeer<S>, TokioExecutor>;
+type Http2<I, S> = http2::Connection<TokioIo<Lingering<I>>, WithPeer<S>, TokioExecutor>;
 
 fn open<I, S, B>(shared: &Shared, io: I, peer: Arc<Peer>, service: S) -> Opened<Http2<I, S>>
 where
@@ -160,7 +157,7 @@ where
     let settings = shared.settings.load();
     let heard = Arc::new(AtomicBool::new(false));
     let lifetime = Lifetime::new(&settings, &peer);
-    let io = TokioIo::new(Heard { io, bytes: 0, enough: heard.clone() });
+    let io = TokioIo::new(Lingering::new(io, heard.clone()));
     let service = WithPeer { peer, service };
     let connection = Box::pin(http2_settings(&settings).serve_connection(io, service));
     Opened { connection, heard, lifetime }
@@ -256,61 +253,5 @@ where
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(self.peer.clone());
         self.service.clone().oneshot(request)
-    }
-}
-
-/// A stream that notes when its peer has sent as much as HTTP/2 begins with.
-struct Heard<I> {
-    io: I,
-    bytes: u8,
-    enough: Arc<AtomicBool>,
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let outcome = Pin::new(&mut self.io).poll_read(context, buffer);
-        if self.bytes < PREFACE {
-            let new = (buffer.filled().len() - before).min(usize::from(PREFACE));
-            self.bytes += new as u8;
-            if self.bytes >= PREFACE {
-                self.enough.store(true, Ordering::Relaxed);
-            }
-        }
-        outcome
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
     }
 }

@@ -2,8 +2,8 @@
 //! each connection.
 //!
 //! - [`mod@bind`]: the sockets, opened before anything is served
-//! - `connection`, one connection's life, in one task; `lifetime`, how long it may take;
-//!   `refusal`, why it never began
+//! - `connection`, one connection's life, in one task; `stream`, what is under its HTTP/2; `lifetime`,
+//!   how long it may take; `refusal`, why it never began
 //! - `live`: all open connections, to drain them, cut them, and verify them again
 //! - [`stats`]: what happened, counted
 
@@ -13,6 +13,7 @@ mod lifetime;
 mod live;
 mod refusal;
 pub mod stats;
+mod stream;
 
 use std::error::Error as StdError;
 use std::io;

@@ -1,8 +1,8 @@
-//! What is measured per key, replica and provider, behind handles made once.
+//! What is measured per key, behind a handle made once.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use tonic::Code;
 
@@ -106,89 +106,5 @@ impl OperationMetrics {
             0 => None,
             count => Some((Code::from_i32(code), count)),
         })
-    }
-}
-
-/// What is measured per replica.
-#[derive(Debug)]
-pub struct ReplicaMetrics {
-    pub(super) key: Box<str>,
-    pub(super) version: Box<str>,
-    pub(super) place: Box<str>,
-    pub(super) provider: Box<str>,
-    up: AtomicBool,
-    made: Instant,
-    /// Milliseconds after `made`; -1 before the first.
-    checked: AtomicI64,
-}
-
-impl ReplicaMetrics {
-    pub(super) fn new(key: &str, version: u32, place: usize, provider: &str) -> Self {
-        Self {
-            key: key.into(),
-            version: version.to_string().into(),
-            place: place.to_string().into(),
-            provider: provider.into(),
-            up: AtomicBool::new(false),
-            made: Instant::now(),
-            checked: AtomicI64::new(-1),
-        }
-    }
-
-    /// Whether it serves. It does not until somebody says so.
-    pub fn set_up(&self, up: bool) {
-        self.up.store(up, Ordering::Relaxed);
-    }
-
-    /// A real private-key operation succeeded: a check, or a call that counts as one.
-    pub fn checked(&self) {
-        let elapsed = i64::try_from(self.made.elapsed().as_millis()).unwrap_or(i64::MAX);
-        self.checked.store(elapsed, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
-    }
-
-    /// How long ago the last success was.
-    pub(super) fn check_age(&self) -> Option<Duration> {
-        let checked = u64::try_from(self.checked.load(Ordering::Relaxed)).ok()?;
-        Some(self.made.elapsed().saturating_sub(Duration::from_millis(checked)))
-    }
-}
-
-/// What is measured per provider.
-#[derive(Debug)]
-pub struct ProviderMetrics {
-    pub(super) name: Box<str>,
-    pub(super) kind: Box<str>,
-    pub(super) hardware: bool,
-    pub(super) repairs: AtomicU64,
-    pin_latched: AtomicBool,
-}
-
-impl ProviderMetrics {
-    pub(super) fn new(name: &str, kind: &str, hardware: bool) -> Self {
-        Self {
-            name: name.into(),
-            kind: kind.into(),
-            hardware,
-            repairs: AtomicU64::new(0),
-            pin_latched: AtomicBool::new(false),
-        }
-    }
-
-    /// Counts a recovery: new session, new login, new start of the module.
-    pub fn repaired(&self) {
-        add(&self.repairs, 1);
-    }
-
-    /// Whether a refused PIN keeps it shut until an operator acts.
-    pub fn set_pin_latched(&self, latched: bool) {
-        self.pin_latched.store(latched, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_pin_latched(&self) -> bool {
-        self.pin_latched.load(Ordering::Relaxed)
     }
 }

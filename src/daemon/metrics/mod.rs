@@ -1,35 +1,35 @@
 //! What Prometheus sees: small closed label sets, and a few atomics per call.
 //!
-//! Whoever is on a call's path holds a handle ([`KeyMetrics`], [`ReplicaMetrics`],
-//! [`ProviderMetrics`]) that was made once, when the configuration was read. A handle's series
-//! exist while somebody holds it: a key that a reload removed disappears with its last call.
-//! Callers are never a label: there may be 10,000 of them, and the audit log names them.
+//! Whoever is on a call's path holds a handle ([`KeyMetrics`]) that was made once, when the
+//! configuration was read. A handle's series exist while somebody holds it: a key that a reload
+//! removed disappears with its last call. What somebody else knows anyway is read at each scrape
+//! ([`Sources`]). Callers are never a label: there may be 10,000 of them, and the audit log names
+//! them.
 
 mod handles;
 mod render;
 mod server;
+mod sources;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::SystemTime;
 
 use tonic::Code;
 
-pub use handles::{Histogram, KeyMetrics, ProviderMetrics, ReplicaMetrics};
+pub use handles::{Histogram, KeyMetrics};
 pub use render::CONTENT_TYPE;
-pub use server::{AuditMetrics, CallInFlight, OpenConnection, ServerMetrics};
+pub use server::{AuditMetrics, ServerMetrics};
+pub use sources::Sources;
 
 /// Everything that is measured in one daemon.
 #[derive(Debug)]
 pub struct Metrics {
-    /// The server as a whole: calls in flight, connections, refusals, reloads, certificates.
+    /// The server as a whole: refusals and reloads.
     pub server: ServerMetrics,
     audit: Arc<AuditMetrics>,
     without_key: Arc<KeyMetrics>,
     keys: Handles<String, KeyMetrics>,
-    replicas: Handles<(String, u32, usize), ReplicaMetrics>,
-    providers: Handles<String, ProviderMetrics>,
 }
 
 impl Default for Metrics {
@@ -39,8 +39,6 @@ impl Default for Metrics {
             audit: Arc::default(),
             without_key: Arc::new(KeyMetrics::new("")),
             keys: Handles::default(),
-            replicas: Handles::default(),
-            providers: Handles::default(),
         }
     }
 }
@@ -59,25 +57,6 @@ impl Metrics {
     /// The handle of a configured key; the one in use, if it is in use.
     pub fn key(&self, name: &str) -> Arc<KeyMetrics> {
         self.keys.obtain(name.to_owned(), || KeyMetrics::new(name))
-    }
-
-    /// The handle of one replica: `place` is its place in the version's list, from 0.
-    pub fn replica(
-        &self,
-        key: &str,
-        version: u32,
-        place: usize,
-        provider: &str,
-    ) -> Arc<ReplicaMetrics> {
-        self.replicas.obtain((key.to_owned(), version, place), || {
-            ReplicaMetrics::new(key, version, place, provider)
-        })
-    }
-
-    /// The handle of a configured provider. `kind` is its `type`; `hardware` says whether its
-    /// keys are in hardware.
-    pub fn provider(&self, name: &str, kind: &str, hardware: bool) -> Arc<ProviderMetrics> {
-        self.providers.obtain(name.to_owned(), || ProviderMetrics::new(name, kind, hardware))
     }
 }
 
@@ -141,22 +120,22 @@ fn load(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-fn set_time(gauge: &AtomicI64, at: SystemTime) {
-    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    gauge.store(i64::try_from(seconds).unwrap_or(i64::MAX), Ordering::Relaxed);
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::HashSet;
     use std::time::Duration;
 
     use super::*;
     use crate::daemon::config::Operation;
 
+    /// What is counted, of a daemon without keys.
+    fn counted(metrics: &Arc<Metrics>) -> BTreeMap<String, f64> {
+        let configuration = "[server]\nlisten = [\"unix:/run/c.sock\"]\n[audit]\noff = true\n";
+        series(&metrics.render(&Arc::new(Sources::of(configuration, metrics).0)))
+    }
+
     /// Value by name and labels.
-    fn series(metrics: &Arc<Metrics>) -> BTreeMap<String, f64> {
-        let text = metrics.render();
+    pub(crate) fn series(text: &str) -> BTreeMap<String, f64> {
         assert!(text.ends_with("# EOF\n"));
         let mut series = BTreeMap::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -178,7 +157,7 @@ mod tests {
         key.retried();
         metrics.without_key().observe(Operation::Read, Code::PermissionDenied, Duration::ZERO);
 
-        let series = series(&metrics);
+        let series = counted(&metrics);
         let unwrap = r#"operation="unwrap",key="user-keys""#;
         let expected = [
             (format!("calls_total{{{unwrap},outcome=\"ok\"}}"), 2.0),
@@ -199,57 +178,26 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_there_under_its_name() {
+    fn what_else_is_counted_is_there_under_its_name() {
         let metrics = Arc::new(Metrics::default());
-        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let replica = metrics.replica("user-keys", 2, 0, "hsm-a");
-        let _other = metrics.replica("user-keys", 2, 1, "hsm-a");
-        replica.set_up(true);
-        replica.checked();
-        let provider = metrics.provider("hsm-a", "pkcs11", true);
-        provider.repaired();
-        provider.set_pin_latched(true);
         let server = &metrics.server;
-        let (_call, connection) = (server.call(), server.connection());
-        let _open = server.connection();
-        drop(connection);
         server.refused("rate");
         server.refused("rate");
-        server.handshake_failed("expired");
         server.reloaded();
         server.reload_refused();
-        server.set_certificate_not_after(at(2_000_000_000));
-        server.set_crls([("a.crl".to_owned(), at(1)), ("b.crl".to_owned(), at(4_000_000_000))]);
-        server.denied_callers_read(false);
         let audit = metrics.audit();
         audit.synced(10, Duration::from_millis(4));
         audit.failed(2);
         audit.set_failing(true);
         audit.refusal_counted();
 
-        let series = series(&metrics);
-        let replica = r#"key="user-keys",version="2",provider="hsm-a",replica="0""#;
+        let series = counted(&metrics);
         let expected = [
-            (&*format!("key_up{{{replica}}}"), 1.0),
-            (r#"key_up{key="user-keys",version="2",provider="hsm-a",replica="1"}"#, 0.0),
-            (r#"provider_info{provider="hsm-a",type="pkcs11",hardware="true"}"#, 1.0),
-            (r#"repairs_total{provider="hsm-a"}"#, 1.0),
-            (r#"pin_latched{provider="hsm-a"}"#, 1.0),
             (concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1.0),
-            ("calls_in_flight", 1.0),
-            ("connections", 1.0),
-            ("connections_accepted_total", 2.0),
             (r#"refusals_total{reason="rate"}"#, 2.0),
-            (r#"handshakes_failed_total{reason="expired"}"#, 1.0),
             (r#"config_reloads_total{outcome="ok"}"#, 1.0),
             (r#"config_reloads_total{outcome="refused"}"#, 1.0),
             ("config_last_reload_refused", 1.0),
-            ("certificate_not_after_timestamp_seconds", 2_000_000_000.0),
-            (r#"crl_next_update_timestamp_seconds{crl="a.crl"}"#, 1.0),
-            (r#"crl_stale{crl="a.crl"}"#, 1.0),
-            (r#"crl_stale{crl="b.crl"}"#, 0.0),
-            ("denied_callers_stale", 1.0),
-            ("denied_callers_read_failures_total", 1.0),
             ("audit_records_total", 10.0),
             ("audit_failures_total", 2.0),
             ("audit_failing", 1.0),
@@ -261,9 +209,6 @@ mod tests {
             assert_eq!(series.get(&format!("claviger_{name}")), Some(&value), "{name}");
         }
         assert!(series["claviger_config_last_reload_timestamp_seconds"] > 1.7e9);
-        let ages: Vec<_> = series.iter().filter(|(name, _)| name.contains("check_age")).collect();
-        assert_eq!(ages.len(), 1, "a replica that was never checked has no age");
-        assert!((0.0..60.0).contains(ages[0].1));
     }
 
     #[test]
@@ -275,7 +220,7 @@ mod tests {
         }
         let after_reload = metrics.key("stays");
         drop((stays, goes));
-        let series = series(&metrics);
+        let series = counted(&metrics);
         let total = |key: &str| {
             let name =
                 format!("claviger_calls_total{{operation=\"wrap\",key=\"{key}\",outcome=\"ok\"}}");
@@ -301,7 +246,7 @@ mod tests {
                 });
             }
         });
-        let series = series(&metrics);
+        let series = counted(&metrics);
         let sign = r#"operation="sign",key="user-keys""#;
         let calls = format!("claviger_calls_total{{{sign},outcome=\"ok\"}}");
         assert_eq!(series.get(&calls), Some(&40_000.0));
@@ -316,7 +261,7 @@ mod tests {
         let keys: Vec<_> = (0..10_000).map(|n| metrics.key(&format!("key-{n}"))).collect();
         assert!(keys.iter().all(|key| key.called().count() == 0));
         keys[5].observe(Operation::Unwrap, Code::Ok, Duration::ZERO);
-        let names: HashSet<String> = series(&metrics).into_keys().collect();
+        let names: HashSet<String> = counted(&metrics).into_keys().collect();
         let about_calls = names.iter().filter(|name| name.contains("claviger_call_duration"));
         assert_eq!(about_calls.count(), 13);
     }

@@ -1,5 +1,6 @@
 //! Which client certificates are let in: each named bundle of CAs with its revocation lists.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -107,6 +108,16 @@ impl ClientTrust {
     /// The file of a CRL whose `nextUpdate` has passed.
     pub fn first_stale_crl(&self, now: SystemTime) -> Option<&str> {
         self.crls.iter().find(|(_, next_update)| *next_update < now).map(|(path, _)| path.as_str())
+    }
+
+    /// The files of CRLs, and when the first list in each promised its successor.
+    pub fn crls(&self) -> BTreeMap<&str, SystemTime> {
+        let mut files = BTreeMap::new();
+        for (path, next_update) in &self.crls {
+            let first = files.entry(path.as_str()).or_insert(*next_update);
+            *first = (*first).min(*next_update);
+        }
+        files
     }
 
     /// SHA-256 of all CAs and CRLs: what is let in has changed when this has.
