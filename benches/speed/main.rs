@@ -25,9 +25,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use table::Row;
+use tokio::runtime::Runtime;
 
 /// Whatever goes wrong ends the run.
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// One part.
+type Measure = fn(&Runtime, Effort) -> Outcome<Vec<Row>>;
 
 /// The daemon that is measured.
 const CLAVIGER: &str = env!("CARGO_BIN_EXE_claviger");
@@ -63,7 +67,7 @@ fn main() -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     println!("{}", table::machine());
     println!("{}", table::HEAD);
-    let all: [(&str, fn(&tokio::runtime::Runtime, Effort) -> Outcome<Vec<Row>>); 5] = [
+    let all: [(&str, Measure); 5] = [
         ("backend", backend::measure),
         ("stack", stack::measure),
         ("growth", growth::measure),

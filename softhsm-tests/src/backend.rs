@@ -55,15 +55,18 @@ impl Backend {
             for (option, value) in &self.options {
                 site.set(&format!("providers.backend.{option}"), value.clone());
             }
-            return;
+        } else {
+            let directory = site.path("keys");
+            fs::create_dir_all(&directory).expect("the site's folder is writable");
+            let directory = directory.to_str().expect("temporary paths are UTF-8");
+            site.provider(
+                "backend",
+                Table::from_iter([
+                    ("type".to_owned(), Value::from("software")),
+                    ("directory".to_owned(), Value::from(directory)),
+                ]),
+            );
         }
-        let directory = site.path("keys");
-        fs::create_dir_all(&directory).expect("the site's folder is writable");
-        let directory = directory.to_str().expect("temporary paths are UTF-8");
-        let mut provider = Table::new();
-        provider.insert("type".into(), "software".into());
-        provider.insert("directory".into(), directory.into());
-        site.provider("backend", provider);
     }
 
     /// Puts a private key into the backend and gives an active version of it. `id` is unique in

@@ -275,6 +275,34 @@ impl Token {
         fs::rename(self.storage.with_extension("away"), &self.storage).expect("it was taken away");
     }
 
+    /// Takes this token alone away from a SoftHSM store that it shares with others.
+    pub fn take_away_alone(&self) {
+        let (here, away) = self.own_places();
+        fs::rename(here, away).expect("the token is here");
+    }
+
+    /// Brings it back.
+    pub fn bring_back_alone(&self) {
+        let (here, away) = self.own_places();
+        fs::rename(away, here).expect("it was taken away alone");
+    }
+
+    /// A token's folder has a UUID for its name that ends in the serial number; a token that is
+    /// away has its folder beside the store.
+    fn own_places(&self) -> (PathBuf, PathBuf) {
+        let away = self.folder.path().join(format!("{}.away", self.serial));
+        let folders = fs::read_dir(&self.storage).expect("SoftHSM's store is a folder");
+        let names = folders.map(|entry| entry.expect("it is readable").file_name());
+        let own = names.map(|name| name.to_string_lossy().into_owned()).find(|name| {
+            let digits: String = name.chars().filter(|c| *c != '-').collect();
+            digits.ends_with(&self.serial)
+        });
+        let remembered = || fs::read_to_string(away.with_extension("name")).expect("it was here");
+        let name = own.unwrap_or_else(remembered);
+        fs::write(away.with_extension("name"), &name).expect("the token's folder is writable");
+        (self.storage.join(name), away)
+    }
+
     /// pkcs11-tool on the module and in the environment that the daemon would use.
     pub fn tool_as_the_daemon(&self) -> Command {
         let mut tool = command("pkcs11-tool");

@@ -10,7 +10,7 @@ use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
 use crate::daemon::backends::{self, Provider};
 use crate::daemon::config::pin::{Answers, Pin, PinError, ask_backends, write_pins};
 use crate::daemon::config::{Config, ConfigErrors, Replica, Version, path_or_default};
-use crate::daemon::serve::prepare_state_dir;
+use crate::daemon::serve::{prepare_state_dir, protect_memory};
 
 /// How long backends may take to be left.
 const LEAVE_WAIT: Duration = Duration::from_secs(2);
@@ -22,12 +22,14 @@ pub enum Command {
     ///
     /// Run it as the daemon's user: who may read a secret depends on who asks. The exit code is 0
     /// where `serve` would accept the configuration, else 78.
+    #[command(after_help = "Example:\n  sudo -u claviger claviger config check")]
     Check(Args),
     /// Ask every backend for its public keys and fill in missing `public_key_sha256`
     ///
     /// Nothing is written unless every replica of every version without one answers, and they
     /// agree. One that is there is never changed. It logs in as `serve` does, with the same state
     /// directory. The exit code is 0, 1 where nothing could be pinned, or 78.
+    #[command(after_help = "Example:\n  sudo -u claviger claviger config pin")]
     Pin(Args),
 }
 
@@ -146,6 +148,7 @@ fn pin(path: &Path, json: bool) -> ExitCode {
 fn pinned(config: &Config) -> Result<Answers, PinError> {
     let failed = |error: std::io::Error| PinError(vec![error.to_string()]);
     config.enter_environment().map_err(failed)?;
+    protect_memory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let answers = runtime.map_err(failed)?.block_on(async {
         let providers = open_providers(config)?;

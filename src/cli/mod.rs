@@ -46,6 +46,7 @@ pub struct Arguments {
 
 const AFTER_HELP: &str = "\
 Examples:
+  claviger demo
   claviger serve --config /etc/claviger/claviger.toml
   head -c 32 /dev/urandom | claviger wrap user-keys > wrapped
   claviger unwrap user-keys < wrapped > key
@@ -67,7 +68,7 @@ pub enum Command {
     Demo(demo::Args),
     /// Run the daemon
     Serve(serve::Args),
-    /// Check the configuration, or fill in the keys' pins
+    /// Check the configuration, or fill in the hashes of its public keys
     #[command(subcommand)]
     Config(config::Command),
     /// Wrap key material: stdin to stdout

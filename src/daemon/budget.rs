@@ -21,21 +21,24 @@ struct State {
     limits: Limits,
     /// When the rate's bucket is full again (a generic cell rate algorithm in one number).
     rate_full_at: Instant,
-    /// Failed unwraps within the window, in milliseconds since 1970, oldest first.
-    failed_at: VecDeque<u64>,
+    /// Failed unwraps within the window, oldest first: by the clock that only goes forward, and in
+    /// milliseconds since 1970 for the state directory.
+    failed_at: VecDeque<(Instant, u64)>,
     /// Unwraps whose outcome is not known yet.
     in_flight: u32,
 }
 
 impl Budget {
-    /// A budget with nothing spent but `failed_at` (milliseconds since 1970, oldest first).
-    pub fn new(limits: Limits, failed_at: Vec<u64>) -> Self {
-        let state = State {
-            limits,
-            rate_full_at: Instant::now(),
-            failed_at: failed_at.into(),
-            in_flight: 0,
-        };
+    /// A budget with nothing spent but `failed_at` (milliseconds since 1970, oldest first). What
+    /// lies in the future, because a clock was wrong, counts as spent now.
+    pub fn new(limits: Limits, failed_at: &[u64]) -> Self {
+        let (now, now_ms) = (Instant::now(), now_ms());
+        let failed_at = failed_at.iter().filter_map(|at| {
+            let age = Duration::from_millis(now_ms.saturating_sub(*at));
+            now.checked_sub(age).map(|instant| (instant, (*at).min(now_ms)))
+        });
+        let failed_at = failed_at.collect();
+        let state = State { limits, rate_full_at: now, failed_at, in_flight: 0 };
         Self { state: Mutex::new(state), released: Notify::new() }
     }
 
@@ -47,8 +50,8 @@ impl Budget {
     /// Failed unwraps within the window, in milliseconds since 1970, oldest first.
     pub fn failed_at(&self) -> Vec<u64> {
         let mut state = self.lock();
-        state.expire(now_ms());
-        state.failed_at.iter().copied().collect()
+        state.expire(Instant::now());
+        state.failed_at.iter().map(|(_, at)| *at).collect()
     }
 
     /// Spends one call of the rate.
@@ -76,17 +79,22 @@ impl Budget {
                     state.in_flight += 1;
                     return Ok(StartedUnwrap { budget: self, missed: false });
                 };
-                let now = now_ms();
+                let now = Instant::now();
                 state.expire(now);
                 let failed = state.failed_at.len() as u32;
                 if failed >= count {
-                    let oldest = state.failed_at[(failed - count) as usize];
-                    let age = Duration::from_millis(now.saturating_sub(oldest));
+                    let (oldest, _) = state.failed_at[(failed - count) as usize];
+                    let age = now.saturating_duration_since(oldest);
                     let retry_after = per.saturating_sub(age).max(Duration::from_millis(1));
+                    // Whoever waits learns it too.
+                    self.released.notify_one();
                     return Err(Failure::Exhausted { what: Exhausted::FailedUnwraps, retry_after });
                 }
                 if failed + state.in_flight < count {
                     state.in_flight += 1;
+                    if failed + state.in_flight < count {
+                        self.released.notify_one();
+                    }
                     return Ok(StartedUnwrap { budget: self, missed: false });
                 }
             }
@@ -100,15 +108,13 @@ impl Budget {
 }
 
 impl State {
-    /// Forgets failures that have left the window. A clock that was set back keeps them longer,
-    /// never shorter.
-    fn expire(&mut self, now: u64) {
+    /// Forgets failures that have left the window.
+    fn expire(&mut self, now: Instant) {
         let Some(Rate { per, .. }) = self.limits.failed_unwraps else {
             self.failed_at.clear();
             return;
         };
-        let window = per.as_millis() as u64;
-        while self.failed_at.front().is_some_and(|at| at + window <= now) {
+        while self.failed_at.front().is_some_and(|(at, _)| now.duration_since(*at) >= per) {
             self.failed_at.pop_front();
         }
     }
@@ -143,7 +149,7 @@ impl StartedUnwrap<'_> {
     fn spend(&self) -> bool {
         let mut state = self.budget.lock();
         let Some(Rate { count, .. }) = state.limits.failed_unwraps else { return false };
-        state.failed_at.push_back(now_ms());
+        state.failed_at.push_back((Instant::now(), now_ms()));
         state.failed_at.len() as u32 == count
     }
 }
@@ -154,7 +160,7 @@ impl Drop for StartedUnwrap<'_> {
             self.spend();
         }
         self.budget.lock().in_flight -= 1;
-        self.budget.released.notify_waiters();
+        self.budget.released.notify_one();
     }
 }
 
@@ -174,7 +180,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_failure_after_the_last_allowed_one_is_refused_and_successes_cost_nothing() {
-        let budget = Budget::new(limits(None, Some(3)), vec![]);
+        let budget = Budget::new(limits(None, Some(3)), &[]);
         for _ in 0..10 {
             drop(budget.start_unwrap().await.unwrap());
         }
@@ -191,7 +197,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_leaves_after_a_miss_has_spent_a_failure_and_who_was_spared_has_not() {
-        let budget = Budget::new(limits(None, Some(2)), vec![]);
+        let budget = Budget::new(limits(None, Some(2)), &[]);
         let mut left = budget.start_unwrap().await.unwrap();
         left.missed();
         drop(left);
@@ -207,7 +213,7 @@ mod tests {
 
     #[tokio::test]
     async fn calls_at_once_cannot_fail_more_often_than_the_limit() {
-        let budget = Budget::new(limits(None, Some(2)), vec![]);
+        let budget = Budget::new(limits(None, Some(2)), &[]);
         let first = budget.start_unwrap().await.unwrap();
         let second = budget.start_unwrap().await.unwrap();
         let mut third = Box::pin(budget.start_unwrap());
@@ -222,15 +228,15 @@ mod tests {
     async fn failures_leave_the_window_and_survive_a_restart_until_then() {
         let hour = 3_600_000;
         let spent = vec![now_ms() - hour - 1, now_ms() - 1000];
-        let budget = Budget::new(limits(None, Some(2)), spent);
+        let budget = Budget::new(limits(None, Some(2)), &spent);
         budget.start_unwrap().await.unwrap().failed();
         assert!(budget.start_unwrap().await.is_err());
-        assert_eq!(Budget::new(limits(None, Some(2)), budget.failed_at()).failed_at().len(), 2);
+        assert_eq!(Budget::new(limits(None, Some(2)), &budget.failed_at()).failed_at().len(), 2);
     }
 
     #[test]
     fn a_rate_allows_its_count_at_once_and_then_says_when() {
-        let budget = Budget::new(limits(Some(5), None), vec![]);
+        let budget = Budget::new(limits(Some(5), None), &[]);
         for _ in 0..5 {
             budget.spend_call().unwrap();
         }

@@ -88,7 +88,6 @@ impl tower::Service<Request<Incoming>> for Front {
                 let answered = tower::Service::call(&mut self.routes, request);
                 Box::pin(async move {
                     let answered = tokio::time::timeout_at(deadline.into(), answered).await;
-                    drop(in_flight);
                     let Ok(response) = answered else {
                         return Ok(answer(Failure::DeadlineExceeded.into(), &request_id));
                     };
@@ -98,7 +97,10 @@ impl tower::Service<Request<Incoming>> for Front {
                         return Ok(answer(status, &request_id));
                     }
                     add_request_id(response.headers_mut(), &request_id);
-                    Ok(if ours { response } else { response.map(ContractTrailers::around) })
+                    if ours {
+                        return Ok(response);
+                    }
+                    Ok(response.map(|body| ContractTrailers::around(body, in_flight)))
                 })
             }
         }

@@ -10,6 +10,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::Health;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
+use crate::daemon::audit::Audit;
 use crate::daemon::guard::CallContext;
 use crate::daemon::keyset::Snapshot;
 use crate::daemon::status::Failure;
@@ -35,6 +36,8 @@ pub struct HealthService {
     pub phase: watch::Receiver<Phase>,
     /// Counts changes of any replica's condition and of the keyring.
     pub changes: watch::Receiver<u64>,
+    /// No key serves while its calls cannot be recorded.
+    pub audit: Arc<Audit>,
     /// Keys in force, for watches that outlive a reload.
     pub snapshot: Arc<arc_swap::ArcSwap<Snapshot>>,
 }
@@ -53,7 +56,7 @@ impl HealthService {
                 if !granted.key.is_usable() {
                     return None;
                 }
-                phase != Phase::Draining && granted.key.is_serving()
+                phase != Phase::Draining && granted.key.is_serving() && !self.audit.is_failing()
             }
             None => return None,
         };

@@ -217,9 +217,17 @@ impl Replica {
         }
     }
 
-    async fn check_now(&self) -> Result<(), Fault> {
-        let Some(key) = self.key.get() else { return self.open().await };
-        // A task of its own, so that a panic in a provider is a failed check and no hung caller.
+    /// In a task of its own, so that a panic in a provider is a failed check and no hung caller.
+    async fn check_now(self: &Arc<Self>) -> Result<(), Fault> {
+        let Some(key) = self.key.get() else {
+            let replica = Arc::clone(self);
+            let opened = tokio::spawn(async move { replica.open().await }).await;
+            return opened.unwrap_or_else(|_| {
+                let fault = Fault { kind: ErrorKind::Internal, text: "opening it panicked".into() };
+                self.set_condition(&Condition::Failing(fault.clone()));
+                Err(fault)
+            });
+        };
         let key = Arc::clone(key);
         let check = tokio::spawn(async move { key.check().await });
         let fault = match tokio::time::timeout(CHECK_TIMEOUT, check).await {

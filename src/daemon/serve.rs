@@ -3,7 +3,7 @@
 //! The configuration is checked as a whole, then ports open, then keys open in the background: a
 //! backend that is down never keeps the daemon from starting.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::{JoinError, JoinSet};
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 
@@ -166,30 +167,43 @@ async fn serve(
     daemon.say_what_is_unusual();
     let config_sha256 = daemon.config.load().sha256;
     daemon.audit.event(&Event::Start { config_sha256: &config_sha256 }).await?;
-    let serving = tokio::spawn(daemon.clone().serve_connections(sockets));
+    let mut serving = tokio::spawn(daemon.clone().serve_connections(sockets));
     if let Some(listener) = operations {
         // Until the very end: during a drain `/readyz` says down.
         tokio::spawn(daemon.clone().serve_operations(listener));
     }
-    let background = [
-        tokio::spawn(monitor::watch(Arc::clone(&daemon.keyset))),
-        tokio::spawn(daemon.clone().write_spent()),
-    ];
+    let mut background = JoinSet::new();
+    background.spawn(monitor::watch(Arc::clone(&daemon.keyset)));
+    background.spawn(daemon.clone().keep_house());
     // A stop is heard at any time, while keys open or a reload waits for them too.
     tokio::select! {
         failed = daemon.get_ready_and_reload(hangup) => return failed,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        ended = &mut serving => return Err(ended_early("serving connections", ended)),
+        Some(ended) = background.join_next() => {
+            return Err(ended_early("watching the keys", ended.map(Ok)));
+        }
     }
     tracing::info!("draining");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     drop(daemon.audit.event(&Event::Drain));
     daemon.phase.send_replace(Phase::Draining);
     let _ = serving.await;
-    background.iter().for_each(tokio::task::JoinHandle::abort);
+    background.shutdown().await;
     daemon.close().await?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// A daemon without one of its parts must not look alive: whoever supervises it starts it again.
+fn ended_early(part: &str, ended: Result<io::Result<()>, JoinError>) -> ServeError {
+    let reason = match ended {
+        Ok(Ok(())) => "for no reason".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    io::Error::other(format!("{part} ended: {reason}")).into()
 }
 
 /// The running daemon; clones share everything.
@@ -290,6 +304,7 @@ impl Daemon {
         let health = HealthServer::new(HealthService {
             phase: self.phase.subscribe(),
             changes: self.changed.subscribe(),
+            audit: Arc::clone(&self.audit),
             snapshot: Arc::clone(&self.snapshot),
         })
         .max_decoding_message_size(claviger_proto::MAX_MESSAGE_BYTES);
@@ -299,7 +314,9 @@ impl Daemon {
                 .register_encoded_file_descriptor_set(claviger_proto::DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
                 .build_v1()
-                .expect("the descriptor set was made by our own build");
+                .expect("the descriptor set was made by our own build")
+                .max_decoding_message_size(claviger_proto::MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(claviger_proto::MAX_MESSAGE_BYTES);
             routes = routes.add_service(reflection);
         }
         routes.prepare()
@@ -447,8 +464,12 @@ impl Daemon {
         };
         let denied = DeniedCallers::prepare(config.server.denied_callers.as_deref())?;
         let before = self.keyset.load_full();
+        let failed_unwraps = match &self.spent {
+            Some(spent) => spent.lock().await.spent(),
+            None => FailedUnwraps::new(),
+        };
         let kept =
-            Kept { keyset: Some(&before), failed_unwraps: &HashMap::new(), changed: &self.changed };
+            Kept { keyset: Some(&before), failed_unwraps: &failed_unwraps, changed: &self.changed };
         let keyset = Arc::new(Keyset::build(&config, &self.metrics, &kept)?);
         let opening = Arc::clone(&keyset);
         let opening = tokio::spawn(async move { monitor::open_all(&opening).await });
@@ -472,12 +493,17 @@ impl Daemon {
         Ok(())
     }
 
-    /// Failed unwraps are written each second in which they changed.
-    async fn write_spent(self) {
+    /// Each second: failed unwraps are written if they changed, and whoever watches a key's health
+    /// learns that the audit log began or ceased to fail.
+    async fn keep_house(self) {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
+        let mut audit_failed = false;
         loop {
             tick.tick().await;
             self.write_spent_now().await;
+            if std::mem::replace(&mut audit_failed, self.audit.is_failing()) != audit_failed {
+                self.changed.send_modify(|changes| *changes += 1);
+            }
         }
     }
 
@@ -550,7 +576,7 @@ fn refuse_what_needs_a_restart(old: &Config, new: &Config) -> Result<(), ServeEr
 }
 
 /// No core dumps, and no other process of this user reads our memory.
-fn protect_memory() {
+pub fn protect_memory() {
     use rustix::process::{Resource, Rlimit, setrlimit};
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     if let Err(error) = setrlimit(Resource::Core, none) {

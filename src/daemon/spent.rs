@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,25 +44,32 @@ impl SpentFile {
                 Vec::new()
             }
         };
-        let spent = written
-            .iter()
-            .map(|e| ((e.caller.clone(), e.key.clone()), e.failed_at_ms.clone()))
-            .collect();
-        (Self { path, written }, spent)
+        let file = Self { path, written };
+        let spent = file.spent();
+        (file, spent)
+    }
+
+    /// What was spent by all, those too that the configuration does not name at present.
+    pub fn spent(&self) -> FailedUnwraps {
+        let entries = self.written.iter();
+        entries.map(|e| ((e.caller.clone(), e.key.clone()), e.failed_at_ms.clone())).collect()
     }
 
     /// Writes what is spent now, if it changed: to a new file, synced, renamed over the old one.
     pub fn write(&mut self, keyset: &Keyset) -> std::io::Result<()> {
-        let mut now: Vec<Entry> = keyset
-            .budgets
-            .iter()
-            .map(|((caller, key), budget)| Entry {
+        let spent = keyset.budgets.iter().filter_map(|((caller, key), budget)| {
+            let failed_at_ms = budget.failed_at();
+            (!failed_at_ms.is_empty()).then(|| Entry {
                 caller: caller.clone(),
                 key: key.clone(),
-                failed_at_ms: budget.failed_at(),
+                failed_at_ms,
             })
-            .filter(|entry| !entry.failed_at_ms.is_empty())
-            .collect();
+        });
+        let mut now: Vec<Entry> = spent.collect();
+        // A grant that is taken away and given back must not come with a new budget.
+        now.extend(
+            self.written.iter().filter(|entry| is_recent(entry) && !is_in(entry, keyset)).cloned(),
+        );
         now.sort_unstable_by(|a, b| (&a.caller, &a.key).cmp(&(&b.caller, &b.key)));
         if now == self.written {
             return Ok(());
@@ -79,4 +87,15 @@ impl SpentFile {
         self.written = now;
         Ok(())
     }
+}
+
+/// The longest window of a limit is a day.
+fn is_recent(entry: &Entry) -> bool {
+    let day_ago = SystemTime::now() - Duration::from_hours(24);
+    let day_ago = day_ago.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    entry.failed_at_ms.last().is_some_and(|at| u128::from(*at) > day_ago)
+}
+
+fn is_in(entry: &Entry, keyset: &Keyset) -> bool {
+    keyset.budgets.contains_key(&(entry.caller.clone(), entry.key.clone()))
 }

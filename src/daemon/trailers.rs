@@ -10,15 +10,20 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
+use crate::daemon::policy::StartedCall;
 use crate::daemon::status::in_contract;
 
-/// A response body whose trailers carry only the contract's codes.
-pub(super) struct ContractTrailers(Body);
+/// A response body whose trailers carry only the contract's codes. A stream is a call in flight
+/// until its body ends.
+pub(super) struct ContractTrailers {
+    body: Body,
+    _in_flight: StartedCall,
+}
 
 impl ContractTrailers {
     /// Around the body of a service that is not ours.
-    pub(super) fn around(body: Body) -> Body {
-        Body::new(Self(body))
+    pub(super) fn around(body: Body, in_flight: StartedCall) -> Body {
+        Body::new(Self { body, _in_flight: in_flight })
     }
 }
 
@@ -30,7 +35,7 @@ impl HttpBody for ContractTrailers {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.0).poll_frame(context));
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
         Poll::Ready(frame.map(|frame| {
             frame.map(|frame| match frame.into_trailers() {
                 Ok(trailers) => Frame::trailers(checked(trailers)),
@@ -40,11 +45,11 @@ impl HttpBody for ContractTrailers {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        self.body.size_hint()
     }
 }
 

@@ -104,7 +104,7 @@ impl Report {
         }
         let around = |of: fn(&Sample) -> Option<f64>| {
             let ratio = |(raw, sample): (&[Sample], &Sample)| {
-                Some(of(sample)? / ((of(&raw[0])? + of(&raw[1])?) / 2.0))
+                Some(of(sample)? / f64::midpoint(of(&raw[0])?, of(&raw[1])?))
             };
             median(self.raw.windows(2).zip(samples).filter_map(ratio).collect())
         };

@@ -75,7 +75,9 @@ impl Sandbox {
                 let files =
                     [pki.join(name).with_extension("crt"), pki.join(name).with_extension("key")];
                 // Those of the last run: certificates are not written over.
-                files.iter().for_each(|file| drop(std::fs::remove_file(file)));
+                for file in &files {
+                    let _ = std::fs::remove_file(file);
+                }
                 issued.write(&files[0], &files[1])?;
             }
             Ok(())
@@ -90,7 +92,7 @@ impl Sandbox {
         let pin = hex::encode(public_key.sha256());
         let audit = if audit { "file = \"audit.jsonl\"" } else { "off = true" };
         format!(
-            r#"# Made by `claviger demo`; yours to change. `claviger config check --config FILE` checks it.
+            r#"# Made by `claviger demo`, which alone accepts its certificates; yours to change.
 
 [server]
 listen    = ["127.0.0.1:{port}"]

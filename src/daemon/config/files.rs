@@ -2,22 +2,19 @@
 
 use std::error::Error as StdError;
 use std::path::Path;
-use std::sync::Arc;
+use std::time::SystemTime;
 
-use claviger_provider_api::secret::read_secret_file;
 use claviger_provider_api::{PublicKey, SecretSource};
-use rustls::RootCertStore;
-use rustls::crypto::aws_lc_rs;
-use rustls::server::WebPkiClientVerifier;
-use rustls::sign::CertifiedKey;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
-use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::{self, PemObject};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::error::{ConfigError, ConfigErrors};
 use super::load::version_path;
 use super::reader::joined;
 use super::{Config, Tls, Version};
+use crate::daemon::denied::DeniedCallers;
+use crate::daemon::tls::{self, TlsError};
 
 /// What was found in the files, by the fields that name them.
 #[derive(Default)]
@@ -35,7 +32,8 @@ impl Config {
             check_tls(tls, &mut findings);
         }
         if let Some(path) = &self.server.denied_callers {
-            findings.take("server.denied_callers", denied_callers(path));
+            let list = DeniedCallers::prepare(Some(path)).map_err(|error| in_words(&error));
+            findings.take("server.denied_callers", list);
         }
         for (name, provider) in &self.providers {
             for (option, source) in &provider.secrets {
@@ -81,154 +79,49 @@ impl Findings {
     }
 }
 
+/// Loads TLS as `serve` does.
 fn check_tls(tls: &Tls, findings: &mut Findings) {
-    let chain = findings.take("server.tls.certificate", certificates(&tls.certificate));
-    let key = findings.take("server.tls.private_key", private_key(&tls.private_key));
-    if let Some(chain) = &chain {
-        note_if_expired(&tls.certificate, &chain[0], findings);
-    }
-    if let Some((chain, key)) = chain.zip(key) {
-        let pair = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider());
-        let pair = pair.map_err(|error| {
-            format!(
-                "does not go with {}: {error}; both must be from the same key pair",
-                tls.certificate.display()
-            )
-        });
-        findings.take("server.tls.private_key", pair);
-    }
-    let mut roots = RootCertStore::empty();
-    let mut authorities = Vec::new();
-    for (name, path) in &tls.client_ca {
-        let field = joined("server.tls.client_ca", name);
-        for certificate in findings.take(&field, certificates(path)).into_iter().flatten() {
-            let added = roots.add(certificate.clone()).map_err(|error| {
-                format!("{} has a certificate that is no CA: {error}", path.display())
-            });
-            findings.take(&field, added);
-            authorities.push((name, certificate));
-        }
-    }
-    let mut lists = Vec::new();
-    for (index, path) in tls.crl.iter().enumerate() {
-        let found = findings.take(&format!("server.tls.crl[{index}]"), revocation_lists(path));
-        lists.extend(found.into_iter().flatten());
-    }
-    if !findings.errors.is_empty() {
-        return;
-    }
-    if !lists.is_empty() {
-        let missing = authorities.iter().find(|(_, authority)| !has_list(authority, &lists));
-        if let Some((name, authority)) = missing {
-            let message = format!(
-                "has no list of {:?} in client_ca.{name}, whose certificates would all be refused; add its CRL",
-                subject(authority)
-            );
-            findings.take::<()>("server.tls.crl", Err(message));
-            return;
-        }
-    }
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .with_crls(lists)
-        .build();
-    let verifier = verifier.map_err(|error| format!("cannot be used: {error}"));
-    findings
-        .take(if tls.crl.is_empty() { "server.tls.client_ca" } else { "server.tls.crl" }, verifier);
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
-}
-
-/// The certificates of a PEM file; at least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let bytes = read(path)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    let found = found.map_err(|error| format!("{} is no PEM: {error}", path.display()))?;
-    if found.is_empty() {
-        return Err(format!("{} has no certificate in PEM form", path.display()));
-    }
-    for (index, certificate) in found.iter().enumerate() {
-        X509Certificate::from_der(certificate).map_err(|error| {
-            format!("certificate {} of {} is broken: {error}", index + 1, path.display())
-        })?;
-    }
-    Ok(found)
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    let secret = read_secret_file(path).map_err(|error| in_words(&error))?;
-    PrivateKeyDer::from_pem_slice(secret.expose())
-        .map_err(|error| format!("{} has no private key in PEM form: {error}", path.display()))
-}
-
-/// The CRLs of a file, PEM or DER; at least one.
-fn revocation_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
-    let bytes = read(path)?;
-    let is_der = bytes.first() == Some(&0x30);
-    let found: Result<Vec<_>, _> = if is_der {
-        Ok(vec![CertificateRevocationListDer::from(bytes)])
-    } else {
-        CertificateRevocationListDer::pem_slice_iter(&bytes).collect()
-    };
-    let found = found.map_err(|error| format!("{} is no PEM: {error}", path.display()))?;
-    if found.is_empty() {
-        return Err(format!("{} has no CRL, in PEM or DER form", path.display()));
-    }
-    for list in &found {
-        CertificateRevocationList::from_der(list)
-            .map_err(|error| format!("{} is no CRL: {error}", path.display()))?;
-    }
-    Ok(found)
-}
-
-fn has_list(authority: &CertificateDer<'_>, lists: &[CertificateRevocationListDer<'_>]) -> bool {
-    let Ok((_, authority)) = X509Certificate::from_der(authority) else { return false };
-    let subject = authority.subject().as_raw();
-    let issued_by_it = |list: &CertificateRevocationListDer<'_>| {
-        CertificateRevocationList::from_der(list)
-            .is_ok_and(|(_, list)| list.issuer().as_raw() == subject)
-    };
-    lists.iter().any(issued_by_it)
-}
-
-fn subject(certificate: &CertificateDer<'_>) -> String {
-    let parsed = X509Certificate::from_der(certificate);
-    parsed.map(|(_, certificate)| certificate.subject().to_string()).unwrap_or_default()
-}
-
-fn note_if_expired(path: &Path, certificate: &CertificateDer<'_>, findings: &mut Findings) {
-    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return };
-    let validity = certificate.validity();
-    if !validity.is_valid() {
-        findings.notes.push(format!(
-            "server.tls.certificate: {} is valid from {} to {}: no caller will accept it now",
-            path.display(),
-            validity.not_before,
-            validity.not_after
-        ));
-    }
-}
-
-fn denied_callers(path: &Path) -> Result<(), String> {
-    let list = read_secret_file(path).map_err(|error| in_words(&error))?;
-    match std::str::from_utf8(list.expose()) {
-        Err(_) => Err(format!("{} is not UTF-8", path.display())),
-        Ok(text) if text.trim().is_empty() => Err(format!(
-            "{} is empty, as a failed copy leaves it; a list of nobody is a comment line: # nobody",
-            path.display()
+    match tls::check(tls) {
+        Ok(not_after) if not_after < SystemTime::now() => findings.notes.push(format!(
+            "server.tls.certificate: {} has expired: no caller will accept it",
+            tls.certificate.display()
         )),
-        Ok(_) => Ok(()),
+        Ok(_) => {}
+        Err(error) => {
+            let field = field_of(tls, &error);
+            findings.take::<()>(&field, Err(in_words(&error)));
+        }
+    }
+}
+
+/// The field that names the file at fault.
+fn field_of(tls: &Tls, error: &TlsError) -> String {
+    let path = match error {
+        TlsError::PrivateKey(_) => &tls.private_key,
+        TlsError::Io { path, .. } | TlsError::Refused { path, .. } => path,
+    };
+    let authority = tls.client_ca.iter().find(|(_, file)| *file == path);
+    if *path == tls.certificate {
+        "server.tls.certificate".to_owned()
+    } else if *path == tls.private_key {
+        "server.tls.private_key".to_owned()
+    } else if let Some((name, _)) = authority {
+        joined("server.tls.client_ca", name)
+    } else {
+        let index = tls.crl.iter().position(|file| file == path).unwrap_or_default();
+        format!("server.tls.crl[{index}]")
     }
 }
 
 /// A version's certificate is for its public key.
 fn certificate_of_version(path: &Path, version: &Version) -> Result<(), String> {
-    let found = certificates(path)?;
     let shown = path.display();
-    let (_, certificate) = X509Certificate::from_der(&found[0])
-        .map_err(|error| format!("{shown} is broken: {error}"))?;
+    let found = CertificateDer::from_pem_file(path).map_err(|error| match error {
+        pem::Error::Io(error) => format!("cannot read {shown}: {error}"),
+        error => format!("{shown} holds no certificate in PEM: {error}"),
+    })?;
+    let (_, certificate) =
+        X509Certificate::from_der(&found).map_err(|error| format!("{shown} is broken: {error}"))?;
     let public_key = PublicKey::from_spki(certificate.public_key().raw)
         .map_err(|error| format!("{shown} is not for a key that could be used: {error}"))?;
     match version.public_key_sha256 {
@@ -354,39 +247,43 @@ mod tests {
             (
                 "server.crt",
                 "",
-                "claviger.toml:8: server.tls.certificate: server.crt has no certificate in PEM form",
+                "claviger.toml:8: server.tls.certificate: refused server.crt: it holds no certificate in PEM",
             ),
             (
                 "server.crt",
                 "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n",
-                "claviger.toml:8: server.tls.certificate: certificate 1 of server.crt is broken",
+                "claviger.toml:8: server.tls.certificate: refused server.crt: its certificate is not X.509",
             ),
             (
                 "server.key",
                 &other_key,
-                "claviger.toml:9: server.tls.private_key: does not go with server.crt",
+                "claviger.toml:9: server.tls.private_key: refused server.key: its key is not the one of the certificate server.crt",
             ),
             (
                 "server.key",
                 "no key",
-                "claviger.toml:9: server.tls.private_key: server.key has no private key in PEM form",
+                "claviger.toml:9: server.tls.private_key: refused server.key: it holds no private key in PEM",
             ),
             (
                 "clients.pem",
                 "",
-                "claviger.toml:10: server.tls.client_ca.clients: clients.pem has no certificate in PEM form",
+                "claviger.toml:10: server.tls.client_ca.clients: refused clients.pem: it holds no certificate in PEM",
             ),
             (
                 "clients.pem",
                 &other_ca,
-                "claviger.toml:11: server.tls.crl: has no list of \"CN=others\" in client_ca.clients",
+                "claviger.toml:10: server.tls.client_ca.clients: refused clients.pem: there is no CRL of CN=others",
             ),
             (
                 "clients.crl",
                 "",
-                "claviger.toml:11: server.tls.crl[0]: clients.crl has no CRL, in PEM or DER form",
+                "claviger.toml:11: server.tls.crl[0]: refused clients.crl: it holds no CRL, neither in PEM nor in DER",
             ),
-            ("clients.crl", "0\u{0}", "claviger.toml:11: server.tls.crl[0]: clients.crl is no CRL"),
+            (
+                "clients.crl",
+                "0\u{0}",
+                "claviger.toml:11: server.tls.crl[0]: refused clients.crl: it holds a CRL that cannot be parsed",
+            ),
             ("denied", "\n", "claviger.toml:5: server.denied_callers: denied is empty"),
             (
                 "other.crt",
@@ -403,7 +300,7 @@ mod tests {
         }
         let place = Place::new();
         place.write("clients.crl", crl(&other_issuer).pem().unwrap());
-        assert!(place.checked().unwrap_err().contains("has no list of \"CN=clients\""));
+        assert!(place.checked().unwrap_err().contains("there is no CRL of CN=clients"));
     }
 
     #[test]

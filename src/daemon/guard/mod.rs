@@ -299,7 +299,7 @@ impl<'a> Entry<'a> {
         let (request_id, caller) = (&*self.context.request_id, &*self.context.caller.name);
         let (operation, key) = (self.operation.name(), self.name);
         match code {
-            Code::Ok | Code::InvalidArgument => {
+            Code::Ok | Code::InvalidArgument | Code::ResourceExhausted => {
                 tracing::debug!(request_id, caller, operation, key, "backend: {error}");
             }
             _ => tracing::warn!(request_id, caller, operation, key, "backend: {error}"),

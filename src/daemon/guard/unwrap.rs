@@ -191,12 +191,17 @@ async fn attempt(
     let parameters = Parameters { algorithm, label: &call.label };
     match key.unwrap_key(&call.wrapped, &parameters, entry.context.call()).await {
         Ok(Unwrapped { material, backend_request_id }) => {
-            replica.proven();
+            // Under RSA1_5 some tokens answer any value with random bytes: that proves nothing.
+            if algorithm != Algorithm::Rsa15 {
+                replica.proven();
+            }
             entry.backend_request_id = backend_request_id;
             Ok(material)
         }
         Err(error) => {
             entry.backend_failed(&error);
+            // Turned away at the door: cheap to cause, and no key was used.
+            entry.reached = !matches!(error.kind(), ErrorKind::Throttled { .. });
             Err(error.kind())
         }
     }

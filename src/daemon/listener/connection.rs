@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use http::{Request, Response};
-use http_body::Body;
+use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -23,7 +22,7 @@ use super::live::{Command, Place, Signal};
 use super::refusal::Refusal;
 use super::stats::{Cut, HandshakeFailure};
 use super::stream::Lingering;
-use super::{BoxError, ConnectionSettings, Shared};
+use super::{Answer, ConnectionSettings, Shared};
 use crate::daemon::caller::Peer;
 
 /// A dead peer is noticed after both together; idle connections cost one small frame a minute.
@@ -40,20 +39,13 @@ const STREAM_WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
 const SEND_BUFFER: usize = 128 << 10;
 
-pub(super) async fn serve_tcp<S, B>(
+pub(super) async fn serve_tcp<S: Answer>(
     shared: Arc<Shared>,
     stream: TcpStream,
     address: SocketAddr,
     place: Place,
     service: S,
-) where
-    S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+) {
     let _ = stream.set_nodelay(true);
     let allowed = shared.settings.load().handshake_timeout;
     // Boxed, like the connection that comes of it: the task itself stays small, and the memory of a
@@ -75,19 +67,12 @@ pub(super) async fn serve_tcp<S, B>(
     }
 }
 
-pub(super) async fn serve_unix<S, B>(
+pub(super) async fn serve_unix<S: Answer>(
     shared: Arc<Shared>,
     stream: UnixStream,
     place: Place,
     service: S,
-) where
-    S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+) {
     let Ok(credentials) = stream.peer_cred() else {
         shared.stats.count_failed(HandshakeFailure::Protocol);
         return;
@@ -144,16 +129,12 @@ struct Opened<C> {
 
 type Http2<I, S> = http2::Connection<TokioIo<Lingering<I>>, WithPeer<S>, TokioExecutor>;
 
-fn open<I, S, B>(shared: &Shared, io: I, peer: Arc<Peer>, service: S) -> Opened<Http2<I, S>>
-where
-    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+fn open<I: AsyncRead + AsyncWrite + Send + Unpin + 'static, S: Answer>(
+    shared: &Shared,
+    io: I,
+    peer: Arc<Peer>,
+    service: S,
+) -> Opened<Http2<I, S>> {
     let settings = shared.settings.load();
     let heard = Arc::new(AtomicBool::new(false));
     let lifetime = Lifetime::new(&settings, &peer);
@@ -163,16 +144,11 @@ where
     Opened { connection, heard, lifetime }
 }
 
-async fn serve<I, S, B>(shared: &Shared, place: &Place, opened: Opened<Http2<I, S>>)
-where
-    I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+async fn serve<I: AsyncRead + AsyncWrite + Send + Unpin + 'static, S: Answer>(
+    shared: &Shared,
+    place: &Place,
+    opened: Opened<Http2<I, S>>,
+) {
     let Opened { mut connection, heard, lifetime } = opened;
     let mut stage = Stage::Silent;
     let mut timer = pin!(sleep_until(lifetime.go_away_at.min(lifetime.silent_until)));

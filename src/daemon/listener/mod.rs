@@ -49,6 +49,28 @@ const CUT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A boxed error, as `tower` and `hyper` know it.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
+/// A service that answers requests: whatever `tower` and `hyper` can serve.
+pub trait Answer:
+    Service<Request<Incoming>, Response = Response<Self::Body>, Error: Into<BoxError>, Future: Send>
+    + Clone
+    + Send
+    + 'static
+{
+    /// What an answer carries.
+    type Body: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
+}
+
+impl<S, B> Answer for S
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    type Body = B;
+}
+
 /// What one connection may do; from `[server]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionSettings {
@@ -160,20 +182,12 @@ impl Transport {
     ///
     /// # Errors
     /// A TCP listener without TLS.
-    pub async fn serve<S, B>(
+    pub async fn serve(
         &self,
         listeners: Vec<Bound>,
-        service: S,
+        service: impl Answer,
         shutdown: impl Future<Output = ()> + Send,
-    ) -> io::Result<()>
-    where
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send,
-        S::Error: Into<BoxError>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
-    {
+    ) -> io::Result<()> {
         let shared = &self.shared;
         if shared.tls.is_none() && listeners.iter().any(|bound| matches!(bound, Bound::Tcp(_))) {
             let message = "a TCP socket listens for mutual TLS only: [server.tls] is missing";
@@ -207,15 +221,7 @@ impl Transport {
     }
 }
 
-async fn accept_tcp<S, B>(shared: Arc<Shared>, listener: TcpListener, service: S)
-where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+async fn accept_tcp<S: Answer>(shared: Arc<Shared>, listener: TcpListener, service: S) {
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
@@ -229,15 +235,7 @@ where
     }
 }
 
-async fn accept_unix<S, B>(shared: Arc<Shared>, bound: BoundUnix, service: S)
-where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+async fn accept_unix<S: Answer>(shared: Arc<Shared>, bound: BoundUnix, service: S) {
     loop {
         match bound.listener.accept().await {
             Ok((stream, _)) => {

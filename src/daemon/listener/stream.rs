@@ -68,12 +68,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { io, closed, .. } = &mut *self;
-        let limit = match closed {
-            Some(limit) => limit,
-            None => {
-                ready!(pin!(&mut *io).poll_shutdown(context))?;
-                closed.insert(Box::pin(sleep(LINGER)))
-            }
+        let limit = if let Some(limit) = closed {
+            limit
+        } else {
+            ready!(pin!(&mut *io).poll_shutdown(context))?;
+            closed.insert(Box::pin(sleep(LINGER)))
         };
         let mut bytes = [0; 1024];
         while limit.as_mut().poll(context).is_pending() {

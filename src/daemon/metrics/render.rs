@@ -168,9 +168,9 @@ pub(super) fn plain_gauge(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    value: impl Into<i64>,
+    value: impl TryInto<i64>,
 ) -> fmt::Result {
-    gauge(encoder, name, help)?.encode_gauge(&value.into())
+    gauge(encoder, name, help)?.encode_gauge(&value.try_into().unwrap_or(i64::MAX))
 }
 
 pub(super) fn sample_counter(

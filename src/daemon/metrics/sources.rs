@@ -119,7 +119,7 @@ impl Sources {
 
     fn connections(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let stats = &self.connections;
-        plain_gauge(encoder, "connections", "Open connections", stats.open() as i64)?;
+        plain_gauge(encoder, "connections", "Open connections", stats.open())?;
         let help = "Connections that were accepted";
         plain_counter(encoder, "connections_accepted", help, stats.accepted())?;
         let help = "Connections closed at once, because as many as allowed were open";
@@ -171,7 +171,7 @@ impl Sources {
 
     fn denied(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Entries of the list of denied callers in force";
-        plain_gauge(encoder, "denied_callers", help, self.denied.entries() as i64)?;
+        plain_gauge(encoder, "denied_callers", help, self.denied.entries())?;
         let help = "Lists of denied callers put in force since the start";
         plain_counter(encoder, "denied_callers_reloads", help, self.denied.generation())?;
         let help = "Whether the list of denied callers could not be read; the last one is in force";
@@ -179,8 +179,10 @@ impl Sources {
     }
 }
 
+type Labels = [(&'static str, String); 4];
+
 /// Every replica with its labels, in the order of key names.
-fn replicas(keyset: &Keyset) -> Vec<([(&'static str, String); 4], &Arc<Replica>)> {
+fn replicas(keyset: &Keyset) -> Vec<(Labels, &Arc<Replica>)> {
     let mut keys: Vec<_> = keyset.snapshot.keyring.keys.values().collect();
     keys.sort_unstable_by_key(|key| &key.name);
     let mut replicas = Vec::with_capacity(keyset.replicas.len());

@@ -251,6 +251,11 @@ impl Loaded {
     }
 }
 
+/// Loads TLS and forgets it; gives when the server's certificate ends.
+pub fn check(config: &config::Tls) -> Result<SystemTime, TlsError> {
+    prepare(config, false).map(|prepared| prepared.loaded.not_after)
+}
+
 fn prepare(config: &config::Tls, allow_demo: bool) -> Result<PreparedTls, TlsError> {
     let stamps = stamps(config);
     let provider = Arc::new(provider());
