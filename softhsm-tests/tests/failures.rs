@@ -312,10 +312,7 @@ async fn failed_unwraps_are_alike(backend: &Backend, algorithms: &[&str]) {
     assert_eq!(world.connection.unwrap(&good).await.unwrap().key_material, &MATERIAL[..]);
 
     // Each failure was counted and has its record; none of them shook a replica.
-    assert_eq!(
-        world.daemon.metric("claviger_failed_unwraps_total", &[]) as usize,
-        2 * requests.len()
-    );
+    assert_eq!(world.daemon.count("claviger_failed_unwraps_total", &[]), 2 * requests.len());
     let records = world.site.audit_records();
     let failed = records.iter().filter(|record| record["reason"] == "unwrap_failed").count();
     assert_eq!(failed, 2 * requests.len());
@@ -538,7 +535,8 @@ async fn what_no_client_should_send_gets_only_the_contracts_codes() {
     bad_flag[0] = 7;
     let bad_utf8 = frame(&[0x0a, 2, 0xff, 0xfe]);
     let key_service = |method: &str| format!("/claviger.v1.KeyService/{method}");
-    let cases: Vec<(&str, String, Bytes, Vec<(&str, &str)>, Code)> = vec![
+    type Case<'a> = (&'a str, String, Bytes, Vec<(&'a str, &'a str)>, Code);
+    let cases: Vec<Case<'_>> = vec![
         ("an oversized message", UNWRAP.into(), oversized, vec![], Code::InvalidArgument),
         ("a label that is too long", UNWRAP.into(), just_fits, vec![], Code::InvalidArgument),
         (

@@ -108,11 +108,11 @@ async fn run<const N: usize>(backend: &Backend, families: [Vec<Group>; N]) -> [C
         Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller)).await.unwrap();
 
     let mut uniform = None;
-    let mut named = groups.iter();
+    let mut rest = groups.iter();
     let mut all = Vec::new();
     for family in &families {
         let mut counts = Counts::default();
-        for (name, group) in named.by_ref().take(family.len()) {
+        for (name, group) in rest.by_ref().take(family.len()) {
             for vector in &group.vectors {
                 judge(&connection, name, group, vector, &mut uniform, &mut counts).await;
             }
