@@ -8,7 +8,7 @@ use claviger::cli::sandbox::is_ready;
 
 use crate::Outcome;
 
-const READY_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_mins(1);
 
 /// A running server.
 #[derive(Debug)]

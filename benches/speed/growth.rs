@@ -20,7 +20,7 @@ pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
         ];
         let mut targets = Vec::new();
         for site in &sites {
-            targets.push(Target::noop(site).await?);
+            targets.push(Target::noop(site)?);
         }
         let (mut keys, mut callers) = (Vec::new(), Vec::new());
         for round in 1..=effort.rounds {

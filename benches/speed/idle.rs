@@ -39,13 +39,11 @@ pub(crate) fn measure(runtime: &Runtime, _: Effort) -> Outcome<Vec<Row>> {
         let dialled = Arc::new(AtomicUsize::new(0));
         let tls = TlsConnector::from(Arc::new(client_tls(&site)?));
         // One alone first: what the first of all costs is not theirs.
-        let first = channel(&site, &tls, &Arc::default())?;
+        let first = channel(&site, &tls, &Arc::default());
         ask(&first).await?;
         let before = resident()?;
         eprintln!("idle: opening {connections} connections");
-        let channels = (0..connections)
-            .map(|_| channel(&site, &tls, &dialled))
-            .collect::<Result<Vec<_>, _>>()?;
+        let channels: Vec<_> = (0..connections).map(|_| channel(&site, &tls, &dialled)).collect();
         ask_all(&channels).await?;
         tokio::time::sleep(IDLE).await;
         let each = (resident()? - before) as f64 / connections as f64 / 1024.0;
@@ -95,7 +93,7 @@ fn client_tls(site: &Site) -> Outcome<ClientConfig> {
     Ok(config)
 }
 
-fn channel(site: &Site, tls: &TlsConnector, dialled: &Arc<AtomicUsize>) -> Outcome<Channel> {
+fn channel(site: &Site, tls: &TlsConnector, dialled: &Arc<AtomicUsize>) -> Channel {
     let (tls, dialled, port) = (tls.clone(), Arc::clone(dialled), site.port);
     let connect = tower::service_fn(move |_| {
         let (tls, dialled) = (tls.clone(), Arc::clone(&dialled));
@@ -106,7 +104,7 @@ fn channel(site: &Site, tls: &TlsConnector, dialled: &Arc<AtomicUsize>) -> Outco
             tls.connect(name, stream).await.map(TokioIo::new)
         }
     });
-    Ok(Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect))
+    Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect)
 }
 
 async fn ask(channel: &Channel) -> Outcome<()> {

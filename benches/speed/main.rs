@@ -10,6 +10,8 @@
 //! - `idle`: 10,000 connections; memory
 //! - `start`: from the start of the process to open ports, against `bare_start.c`
 
+#![allow(clippy::cast_precision_loss, reason = "what is measured is far below 2^52")]
+
 mod backend;
 mod child;
 mod echo;
@@ -28,6 +30,9 @@ use table::Row;
 
 /// Whatever goes wrong ends the run.
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// One of the parts.
+type Measure = fn(&tokio::runtime::Runtime, Effort) -> Outcome<Vec<Row>>;
 
 /// The daemon that is measured.
 const CLAVIGER: &str = env!("CARGO_BIN_EXE_claviger");
@@ -63,7 +68,7 @@ fn main() -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     println!("{}", table::machine());
     println!("{}", table::HEAD);
-    let all: [(&str, fn(&tokio::runtime::Runtime, Effort) -> Outcome<Vec<Row>>); 5] = [
+    let all: [(&str, Measure); 5] = [
         ("backend", backend::measure),
         ("stack", stack::measure),
         ("growth", growth::measure),

@@ -33,18 +33,19 @@ impl Size {
 
 impl Site {
     pub(crate) fn new(size: Size) -> Outcome<Self> {
-        let site = Self { folder: tempfile::tempdir()?, port: free_ports()?, keys: size.keys };
+        let (folder, port) = (tempfile::tempdir()?, free_ports()?);
+        let made = Self { folder, port, keys: size.keys };
         let ca = CaOptions { demo: true, ..CaOptions::default() };
-        let ca = Ca::create(&site.path("pki"), &ca)?;
+        let ca = Ca::create(&made.path("pki"), &ca)?;
         let server = ca.issue_server(&["localhost".to_owned()], DEFAULT_LEAF_VALIDITY)?;
-        server.write(&site.path("pki/server.crt"), &site.path("pki/server.key"))?;
+        server.write(&made.path("pki/server.crt"), &made.path("pki/server.key"))?;
         // One from the middle: neither the first nor the last in any list.
         let caller = ClientName::Spiffe(spiffe(size.callers / 2));
         let client = ca.issue_client(&caller, DEFAULT_LEAF_VALIDITY)?;
-        client.write(&site.path("pki/client.crt"), &site.path("pki/client.key"))?;
-        fs::create_dir(site.path("keys"))?;
-        fs::write(site.config(), site.configuration(size))?;
-        Ok(site)
+        client.write(&made.path("pki/client.crt"), &made.path("pki/client.key"))?;
+        fs::create_dir(made.path("keys"))?;
+        fs::write(made.config(), made.configuration(size))?;
+        Ok(made)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -60,8 +61,8 @@ impl Site {
         (0..self.keys).map(key).collect()
     }
 
-    /// Clients with a connection each, which is open.
-    pub(crate) async fn clients(&self, connections: usize) -> Outcome<Vec<Client>> {
+    /// Clients that make a connection each with their first call.
+    pub(crate) fn clients(&self, connections: usize) -> Outcome<Vec<Client>> {
         let file = |name: &str| Some(self.path("pki").join(name));
         let endpoint = format!("https://localhost:{}", self.port);
         let (certificate, key) = (file("client.crt"), file("client.key"));

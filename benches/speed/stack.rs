@@ -24,18 +24,18 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) async fn noop(site: &Site) -> Outcome<Self> {
+    pub(crate) fn noop(site: &Site) -> Outcome<Self> {
         let server = Server::noop(&site.config(), site.port)?;
-        Ok(Self { server, clients: site.clients(CONNECTIONS).await?, keys: site.keys() })
+        Ok(Self { server, clients: site.clients(CONNECTIONS)?, keys: site.keys() })
     }
 
-    async fn echo(site: &mut Site) -> Outcome<Self> {
+    fn echo(site: &mut Site) -> Outcome<Self> {
         let file = site.path(PORT_FILE);
         let server = Server::start("--serve-echo", &site.path(""), || {
             std::fs::read_to_string(&file).is_ok_and(|port| !port.is_empty())
         })?;
         site.port = std::fs::read_to_string(&file)?.parse()?;
-        Ok(Self { server, clients: site.clients(CONNECTIONS).await?, keys: site.keys() })
+        Ok(Self { server, clients: site.clients(CONNECTIONS)?, keys: site.keys() })
     }
 
     pub(crate) async fn unary(&self, in_flight: usize, time: Duration) -> Outcome<Sample> {
@@ -57,9 +57,9 @@ pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
         let noop_site = Site::new(Size::ONE)?;
         let audited_site = Site::new(Size { audit: true, ..Size::ONE })?;
         let mut echo_site = Site::new(Size::ONE)?;
-        let noop = Target::noop(&noop_site).await?;
-        let audited = Target::noop(&audited_site).await?;
-        let echo = Target::echo(&mut echo_site).await?;
+        let noop = Target::noop(&noop_site)?;
+        let audited = Target::noop(&audited_site)?;
+        let echo = Target::echo(&mut echo_site)?;
         let (mut many, mut one, mut one_audited) = (Vec::new(), Vec::new(), Vec::new());
         for round in 1..=effort.rounds {
             eprintln!("stack: round {round} of {}", effort.rounds);

@@ -519,6 +519,9 @@ async fn plain() -> (Site, Daemon, Connection, RsaKey) {
     (site, daemon, connection.unwrap(), key)
 }
 
+/// What it is, path, body, headers, and the code that it gets.
+type Case<'a> = (&'a str, String, Bytes, Vec<(&'a str, &'a str)>, Code);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_client_should_send_gets_only_the_contracts_codes() {
     let (site, daemon, connection, key) = plain().await;
@@ -535,7 +538,6 @@ async fn what_no_client_should_send_gets_only_the_contracts_codes() {
     bad_flag[0] = 7;
     let bad_utf8 = frame(&[0x0a, 2, 0xff, 0xfe]);
     let key_service = |method: &str| format!("/claviger.v1.KeyService/{method}");
-    type Case<'a> = (&'a str, String, Bytes, Vec<(&'a str, &'a str)>, Code);
     let cases: Vec<Case<'_>> = vec![
         ("an oversized message", UNWRAP.into(), oversized, vec![], Code::InvalidArgument),
         ("a label that is too long", UNWRAP.into(), just_fits, vec![], Code::InvalidArgument),
