@@ -10,8 +10,6 @@
 //! - `idle`: 10,000 connections; memory
 //! - `start`: from the start of the process to open ports, against `bare_start.c`
 
-#![allow(clippy::cast_precision_loss, reason = "what is measured is far below 2^52")]
-
 mod backend;
 mod child;
 mod echo;
@@ -27,12 +25,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use table::Row;
+use tokio::runtime::Runtime;
 
 /// Whatever goes wrong ends the run.
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// One of the parts.
-type Measure = fn(&tokio::runtime::Runtime, Effort) -> Outcome<Vec<Row>>;
+/// One part.
+type Measure = fn(&Runtime, Effort) -> Outcome<Vec<Row>>;
 
 /// The daemon that is measured.
 const CLAVIGER: &str = env!("CARGO_BIN_EXE_claviger");

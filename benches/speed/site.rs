@@ -32,20 +32,19 @@ impl Size {
 }
 
 impl Site {
-    pub(crate) fn new(size: Size) -> Outcome<Self> {
-        let (folder, port) = (tempfile::tempdir()?, free_ports()?);
-        let made = Self { folder, port, keys: size.keys };
+    pub(crate) fn new(known: Size) -> Outcome<Self> {
+        let site = Self { folder: tempfile::tempdir()?, port: free_ports()?, keys: known.keys };
         let ca = CaOptions { demo: true, ..CaOptions::default() };
-        let ca = Ca::create(&made.path("pki"), &ca)?;
+        let ca = Ca::create(&site.path("pki"), &ca)?;
         let server = ca.issue_server(&["localhost".to_owned()], DEFAULT_LEAF_VALIDITY)?;
-        server.write(&made.path("pki/server.crt"), &made.path("pki/server.key"))?;
+        server.write(&site.path("pki/server.crt"), &site.path("pki/server.key"))?;
         // One from the middle: neither the first nor the last in any list.
-        let caller = ClientName::Spiffe(spiffe(size.callers / 2));
+        let caller = ClientName::Spiffe(spiffe(known.callers / 2));
         let client = ca.issue_client(&caller, DEFAULT_LEAF_VALIDITY)?;
-        client.write(&made.path("pki/client.crt"), &made.path("pki/client.key"))?;
-        fs::create_dir(made.path("keys"))?;
-        fs::write(made.config(), made.configuration(size))?;
-        Ok(made)
+        client.write(&site.path("pki/client.crt"), &site.path("pki/client.key"))?;
+        fs::create_dir(site.path("keys"))?;
+        fs::write(site.config(), site.configuration(known))?;
+        Ok(site)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -61,7 +60,7 @@ impl Site {
         (0..self.keys).map(key).collect()
     }
 
-    /// Clients that make a connection each with their first call.
+    /// Clients with a connection each. Needs a tokio runtime.
     pub(crate) fn clients(&self, connections: usize) -> Outcome<Vec<Client>> {
         let file = |name: &str| Some(self.path("pki").join(name));
         let endpoint = format!("https://localhost:{}", self.port);

@@ -1,5 +1,6 @@
 //! From the start of the process to open ports, against a C program that only logs in to SoftHSM;
 //! and the memory of a daemon that has SoftHSM loaded and nothing to do.
+#![expect(clippy::cast_precision_loss, reason = "bytes of memory are below 2^52")]
 
 use std::io::Read;
 use std::net::TcpStream;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use claviger_client::{Client, Config, UnwrapOptions};
+use claviger_client::{Client, Config, Error, UnwrapOptions};
 use tokio::task::JoinHandle;
 
 use crate::scene::{KEY, MATERIAL};
@@ -22,21 +22,40 @@ pub struct Load {
 pub struct Tally {
     /// The request ids of all calls that came back right.
     pub right: Vec<String>,
+    /// How often other bytes came back than were wrapped.
+    pub wrong: usize,
     /// What the others said.
-    pub failed: Vec<String>,
+    pub failed: Vec<Error>,
 }
 
 impl Load {
     /// `kept` clients that keep their connection as long as the daemon does, and `fresh` ones that
     /// make a new one for each call.
     pub fn start(config: &Config, wrapped: &[u8], kept: usize, fresh: usize) -> Self {
+        let kept = (0..kept).map(|_| Connect::Once(client(config)));
+        let fresh = (0..fresh).map(|_| Connect::Each(config.clone()));
+        Self::of(kept.chain(fresh), KEY, wrapped)
+    }
+
+    /// So many callers that share one connection.
+    pub fn sharing(config: &Config, wrapped: &[u8], callers: usize) -> Self {
+        let shared = client(config);
+        Self::of((0..callers).map(|_| Connect::Once(shared.clone())), KEY, wrapped)
+    }
+
+    /// So many callers of another key, each with its own connection.
+    pub fn on_key(config: &Config, key: &'static str, wrapped: &[u8], callers: usize) -> Self {
+        Self::of((0..callers).map(|_| Connect::Once(client(config))), key, wrapped)
+    }
+
+    fn of(connects: impl Iterator<Item = Connect>, key: &'static str, wrapped: &[u8]) -> Self {
         let (stop, right) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-        let client = |is_fresh| {
-            let (config, wrapped) = (config.clone(), wrapped.to_vec());
-            tokio::spawn(work(config, wrapped, is_fresh, Arc::clone(&stop), Arc::clone(&right)))
-        };
-        let clients = (0..kept).map(|_| client(false)).chain((0..fresh).map(|_| client(true)));
-        let clients = clients.collect();
+        let clients = connects
+            .map(|connect| {
+                let (stop, right) = (Arc::clone(&stop), Arc::clone(&right));
+                tokio::spawn(work(connect, key, wrapped.to_vec(), stop, right))
+            })
+            .collect();
         Self { stop, right, clients }
     }
 
@@ -55,36 +74,49 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Tally::default();
         for client in self.clients {
-            let Tally { right, failed } = client.await.expect("a client does not panic");
+            let Tally { right, wrong, failed } = client.await.expect("a client does not panic");
             all.right.extend(right);
+            all.wrong += wrong;
             all.failed.extend(failed);
         }
+        assert_eq!(all.wrong, 0, "never a wrong answer");
         all
     }
 }
 
+/// How a caller connects.
+enum Connect {
+    /// This connection, and again when it was lost.
+    Once(Client),
+    /// A new one for each call.
+    Each(Config),
+}
+
+fn client(config: &Config) -> Client {
+    Client::new(config).expect("the files of a client are there")
+}
+
 async fn work(
-    config: Config,
+    connect: Connect,
+    key: &str,
     wrapped: Vec<u8>,
-    is_fresh: bool,
     stop: Arc<AtomicBool>,
     right: Arc<AtomicU64>,
 ) -> Tally {
-    let connect = || Client::new(&config).expect("the files of a client are there");
-    let mut client = connect();
     let mut tally = Tally::default();
     while !stop.load(Ordering::Relaxed) {
-        if is_fresh {
-            client = connect();
-        }
-        match client.unwrap_key(KEY, &wrapped, &UnwrapOptions::default()).await {
+        let client = match &connect {
+            Connect::Once(client) => client.clone(),
+            Connect::Each(config) => client(config),
+        };
+        match client.unwrap_key(key, &wrapped, &UnwrapOptions::default()).await {
             Ok(unwrapped) if *unwrapped.key_material == MATERIAL => {
                 tally.right.push(unwrapped.request_id.expect("every answer has an id"));
                 right.fetch_add(1, Ordering::Relaxed);
             }
-            Ok(_) => tally.failed.push("wrong key material".into()),
+            Ok(_) => tally.wrong += 1,
             Err(error) => {
-                tally.failed.push(format!("{error:?}"));
+                tally.failed.push(error);
                 // A daemon that is gone refuses thousands of times a second.
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }

@@ -228,12 +228,21 @@ impl Token {
         self.import_with(key, label, id, Attributes::default());
     }
 
+    /// The same where the token's PIN was changed.
+    pub fn import_as(&self, pin: &str, key: &RsaKey, label: &str, id: &str) {
+        self.import_all(pin, key, label, id, Attributes::default());
+    }
+
     /// The same with other attributes.
     pub fn import_with(&self, key: &RsaKey, label: &str, id: &str, attributes: Attributes) {
+        self.import_all(PIN, key, label, id, attributes);
+    }
+
+    fn import_all(&self, pin: &str, key: &RsaKey, label: &str, id: &str, attributes: Attributes) {
         let file = self.folder.path().join(format!("import-{id}.der"));
         fs::write(&file, key.pkcs8()).expect("the token's folder is writable");
         let mut tool = self.tool();
-        tool.args(["--login", "--pin", PIN, "--type", "privkey", "--label", label, "--id", id])
+        tool.args(["--login", "--pin", pin, "--type", "privkey", "--label", label, "--id", id])
             .arg("--write-object")
             .arg(&file);
         for (set, flag) in [
@@ -264,6 +273,34 @@ impl Token {
     /// Brings it back.
     pub fn bring_back(&self) {
         fs::rename(self.storage.with_extension("away"), &self.storage).expect("it was taken away");
+    }
+
+    /// Takes this token alone away from a SoftHSM store that it shares with others.
+    pub fn take_away_alone(&self) {
+        let (here, away) = self.own_places();
+        fs::rename(here, away).expect("the token is here");
+    }
+
+    /// Brings it back.
+    pub fn bring_back_alone(&self) {
+        let (here, away) = self.own_places();
+        fs::rename(away, here).expect("it was taken away alone");
+    }
+
+    /// A token's folder has a UUID for its name that ends in the serial number; a token that is
+    /// away has its folder beside the store.
+    fn own_places(&self) -> (PathBuf, PathBuf) {
+        let away = self.folder.path().join(format!("{}.away", self.serial));
+        let folders = fs::read_dir(&self.storage).expect("SoftHSM's store is a folder");
+        let names = folders.map(|entry| entry.expect("it is readable").file_name());
+        let own = names.map(|name| name.to_string_lossy().into_owned()).find(|name| {
+            let digits: String = name.chars().filter(|c| *c != '-').collect();
+            digits.ends_with(&self.serial)
+        });
+        let remembered = || fs::read_to_string(away.with_extension("name")).expect("it was here");
+        let name = own.unwrap_or_else(remembered);
+        fs::write(away.with_extension("name"), &name).expect("the token's folder is writable");
+        (self.storage.join(name), away)
     }
 
     /// pkcs11-tool on the module and in the environment that the daemon would use.

@@ -109,10 +109,13 @@ async fn a_connection_that_is_asked_to_go_loses_no_call() {
     let daemon = scene.start();
     let idle = scene.connect(&daemon).await;
     let load = Load::start(&scene.client_config(&daemon), &scene.wrapped, 16, 0);
+    let shared = Load::sharing(&scene.client_config(&daemon), &scene.wrapped, 16);
     assert!(cut(&idle, &daemon).await > Duration::from_millis(800));
     tokio::time::sleep(Duration::from_secs(7)).await;
-    let tally = load.stop().await;
-    assert!(tally.failed.is_empty(), "{} failed: {:?}", tally.failed.len(), tally.failed);
+    for load in [load, shared] {
+        let tally = load.stop().await;
+        assert!(tally.failed.is_empty(), "{} failed: {:?}", tally.failed.len(), tally.failed);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use softhsm_tests::connection::{Connection, channel, frame};
 use softhsm_tests::scene::MATERIAL;
-use softhsm_tests::{Daemon, Load, Scene, Token};
+use softhsm_tests::{Daemon, Load, RsaKey, Scene, Token, Version};
 use tokio::task::JoinSet;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
@@ -86,6 +86,26 @@ async fn a_stop_answers_sixty_four_calls_in_flight_twenty_times() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_under_load_breaks_no_call_that_had_begun() {
+    let mut scene = Scene::software();
+    for _ in 0..8 {
+        let daemon = scene.start();
+        let config = scene.client_config(&daemon);
+        let own = Load::start(&config, &scene.wrapped, 8, 0);
+        let shared = Load::sharing(&config, &scene.wrapped, 8);
+        own.more(30).await;
+        shared.more(30).await;
+        let exit = daemon.terminate();
+        assert_eq!((exit.code, exit.signal), (Some(0), None), "{}", exit.log);
+        for load in [own, shared] {
+            for error in load.stop().await.failed {
+                assert!(error.message.contains("cannot reach the daemon"), "{error:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_does_not_wait_for_a_module_that_hangs() {
     let (token, faults) = Token::softhsm().through_fault_module();
     let mut scene = Scene::on(&token);
@@ -126,6 +146,29 @@ fn a_stop_while_keys_are_still_opening_is_heard() {
     let exit = daemon.terminate();
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(3), "{took:?}");
+    assert_eq!((exit.code, exit.signal), (Some(0), None), "{}", exit.log);
+}
+
+#[test]
+fn a_stop_while_a_reload_waits_for_a_key_is_heard() {
+    let (token, faults) = Token::softhsm().through_fault_module();
+    let mut scene = Scene::on(&token);
+    let daemon = scene.start();
+    let version = Version::active(1, &RsaKey::generate(2048), "hsm-a", "pkcs11:object=second");
+    scene.site.key("second", &["RSA-OAEP"], vec![version]);
+    scene.site.write();
+    let before = faults.count("C_FindObjectsInit");
+    faults.on_every("C_FindObjectsInit", "hang");
+    daemon.reload();
+    let begun = Instant::now();
+    while faults.count("C_FindObjectsInit") == before {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the new key is not looked for");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let begun = Instant::now();
+    let exit = daemon.terminate();
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!((exit.code, exit.signal), (Some(0), None), "{}", exit.log);
 }
 

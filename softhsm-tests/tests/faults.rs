@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use claviger_client::Health;
+use claviger_client::{Client, Code as ClientCode, Health, UnwrapOptions};
 use softhsm_tests::connection::frame;
 use softhsm_tests::scene::{KEY, wrap};
 use softhsm_tests::token::Attributes;
-use softhsm_tests::{Connection, Daemon, RsaKey, Scene, Token, Version};
+use softhsm_tests::{Connection, Daemon, Load, RsaKey, Scene, Token, Version};
 use tonic::Code;
 
 async fn not_serving_and(scene: &Scene, daemon: &Daemon, code: Code) {
@@ -414,4 +414,89 @@ async fn slots_may_be_numbered_anew() {
     let daemon = scene.start();
     assert_eq!(scene.ask(&daemon).await, Code::Ok);
     assert!(beside.iter().all(|other| other.serial() != token.serial()));
+}
+
+/// Two tokens in one module: to repair one, the module may have to be initialised again, which
+/// takes the sessions and the login of the other away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_breaks_costs_its_neighbour_in_the_same_module_no_call() {
+    let (token, faults) = Token::softhsm().through_fault_module();
+    let mut scene = Scene::on(&token);
+    let beside = token.softhsm_beside("beside");
+    let other = RsaKey::generate(2048);
+    beside.import(&other, "other", "02");
+    scene.site.provider("hsm-b", beside.provider());
+    let version = Version::active(1, &other, "hsm-b", "pkcs11:object=other");
+    scene.site.key("other", &["RSA-OAEP"], vec![version]);
+    let keys = vec![toml::Value::from(KEY), "other".into()];
+    let caller = &mut scene.site.configuration["callers"][0]["grants"][0];
+    caller.as_table_mut().unwrap().insert("keys".into(), keys.into());
+    let daemon = scene.start();
+    let load = Load::on_key(&scene.client_config(&daemon), "other", &wrap(&other), 4);
+    load.more(20).await;
+    token.take_away_alone();
+    scene.wait_for(&daemon, Code::Unavailable).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    not_serving_and(&scene, &daemon, Code::Unavailable).await;
+    load.more(20).await;
+    token.bring_back_alone();
+    serving(&scene, &daemon).await;
+    load.more(20).await;
+    let tally = load.stop().await;
+    assert!(
+        tally.failed.is_empty(),
+        "{} of {} failed: {:?}\n{}",
+        tally.failed.len(),
+        tally.right.len(),
+        tally.failed,
+        daemon.log()
+    );
+    assert!(faults.count("C_Initialize") > 1, "it was initialised again");
+}
+
+/// Faults of all kinds under load, in an order that is the same each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_breaks_under_load_no_answer_is_wrong_and_all_is_well_afterwards() {
+    const FAULTS: [(&str, &str); 14] = [
+        ("C_Decrypt", "rv=0x30"),
+        ("C_Decrypt", "rv=0xb3"),
+        ("C_Decrypt", "late-rv=0x5"),
+        ("C_Decrypt", "sleep=300"),
+        ("C_DecryptInit", "rv=0x101"),
+        ("C_DecryptInit", "rv=0x82"),
+        ("C_DecryptInit", "rv=0x90"),
+        ("C_OpenSession", "rv=0x32"),
+        ("C_OpenSession", "rv=0xb1"),
+        ("C_GetSessionInfo", "rv=0x30"),
+        ("C_FindObjects", "length=0"),
+        ("C_FindObjectsInit", "rv=0x190"),
+        ("C_Login", "rv=0x32"),
+        ("C_Initialize", "rv=0x5"),
+    ];
+    let (token, faults) = Token::softhsm().through_fault_module();
+    let mut scene = Scene::on(&token);
+    let daemon = scene.start();
+    let load = Load::start(&scene.client_config(&daemon), &scene.wrapped, 8, 1);
+    load.more(20).await;
+    for round in 0..28 {
+        // Two at a time, in changing pairs.
+        let pair = [FAULTS[round % 14], FAULTS[(round * 5 + 3) % 14]];
+        for (function, action) in pair {
+            faults.on_next(1 + round as u64 % 7 * 3, function, action);
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        faults.clear();
+    }
+    let tally = load.stop().await;
+    for error in &tally.failed {
+        use ClientCode::{FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable};
+        let expected = [FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable];
+        assert!(expected.contains(&error.code), "{error:?}\n{}", daemon.log());
+    }
+    serving(&scene, &daemon).await;
+    let client: Client = scene.client(&daemon);
+    for _ in 0..50 {
+        client.unwrap_key(KEY, &scene.wrapped, &UnwrapOptions::default()).await.unwrap();
+    }
+    println!("{} right, {} failed", tally.right.len(), tally.failed.len());
 }

@@ -245,3 +245,59 @@ async fn a_pin_that_was_changed_is_used_at_the_next_login_and_not_before() {
     assert_eq!(scene.ask(&daemon).await, Code::Ok);
     assert_eq!(faults.count("C_Login"), 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_that_names_another_pin_file_keeps_the_login() {
+    let (token, faults) = Token::softhsm().through_fault_module();
+    let mut scene = Scene::on(&token);
+    let daemon = scene.start();
+    let file = scene.site.path("wrong.pin");
+    softhsm_tests::pki::replace(&file, WRONG, 0o600);
+    scene.site.set("providers.hsm-a.pin.file", file.to_str().unwrap());
+    scene.site.write();
+    reload(&daemon);
+    assert_eq!(scene.ask(&daemon).await, Code::Ok);
+    assert_eq!(faults.count("C_Login"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_an_attempt_cannot_be_recorded_no_pin_is_sent() {
+    let (token, faults) = Token::softhsm().through_fault_module();
+    let mut scene = Scene::on(&token);
+    let place = scene.site.path("state/pin");
+    fs::write(&place, "in the way").unwrap();
+    let daemon = scene.start();
+    assert_eq!(scene.ask(&daemon).await, Code::FailedPrecondition);
+    assert!(daemon.log().contains(place.to_str().unwrap()), "{}", daemon.log());
+    assert_eq!(faults.count("C_Login"), 0);
+    fs::remove_file(&place).unwrap();
+    scene.wait_for(&daemon, Code::Ok).await;
+    assert_eq!(faults.count("C_Login"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_never_reached_the_token_is_tried_again() {
+    let (token, faults) = Token::softhsm().through_fault_module();
+    let mut scene = Scene::on(&token);
+    faults.on_next(3, "C_Login", "rv=0x32");
+    let daemon = scene.start();
+    assert_eq!(scene.ask(&daemon).await, Code::Unavailable);
+    scene.wait_for(&daemon, Code::Ok).await;
+    assert_eq!(faults.count("C_Login"), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_failed_for_no_plain_reason_counts_as_refused() {
+    let (token, faults) = Token::softhsm().through_fault_module();
+    let mut scene = Scene::on(&token);
+    faults.on_call(1, "C_Login", "late-rv=0x5");
+    let daemon = scene.start();
+    assert_eq!(scene.ask(&daemon).await, Code::FailedPrecondition);
+    daemon.terminate();
+    let daemon = scene.start();
+    assert_eq!(scene.ask(&daemon).await, Code::FailedPrecondition);
+    assert_eq!(faults.count("C_Login"), 1);
+    assert!(clear(&scene, &token).status.success());
+    scene.wait_for(&daemon, Code::Ok).await;
+    assert_eq!(faults.count("C_Login"), 2);
+}

@@ -19,11 +19,9 @@ use crate::daemon::metrics::Metrics;
 use crate::daemon::policy::{Caller, Granted};
 use crate::daemon::replica::{Replica, Specification};
 
-/// The largest certificate of a version, and the most that all versions of a key may take of a
-/// message of 64 KiB, in bytes. A version without a certificate takes about 1.5 KiB at most.
-const MAX_CERTIFICATE: usize = 8 * 1024;
-const MAX_DESCRIPTION: usize = 60 * 1024;
-const MAX_VERSION: usize = 1536;
+/// What a version takes in a message without its certificate: the public key (RSA-8192) and the
+/// names of all algorithms.
+const MAX_VERSION_BYTES: usize = 1300;
 
 /// The callers and keys in force: what a call needs.
 #[derive(Debug)]
@@ -79,14 +77,15 @@ pub enum BuildError {
         /// What is wrong with it.
         error: String,
     },
-    /// More versions and certificates than a message holds.
+    /// A key that could neither be listed nor described.
     #[error(
-        "keys.{key}: its versions and their certificates do not fit into one message; remove versions \
-         that nobody needs any more, or certificates"
+        "keys.{key}: its versions and their certificates take {bytes} bytes, and no message is above 64 KiB; leave certificates out, or remove old versions"
     )]
-    TooManyVersions {
+    TooLarge {
         /// The key's name.
         key: String,
+        /// About what its description takes.
+        bytes: usize,
     },
     /// A version without a pin. `Config::check_for_serve` says it better and earlier.
     #[error("keys.{key}: version {version} has no public_key_sha256")]
@@ -225,13 +224,14 @@ fn build_version(
     })
 }
 
-/// A key must fit into one message when it is described.
+/// One key must fit a message, else a caller could not even list the others.
 fn check_description(key: &str, versions: &[Version]) -> Result<(), BuildError> {
-    let size = |version: &Version| MAX_VERSION + version.certificate.as_ref().map_or(0, Vec::len);
-    if versions.iter().map(size).sum::<usize>() <= MAX_DESCRIPTION {
-        return Ok(());
+    let certificate = |version: &Version| version.certificate.as_ref().map_or(0, Vec::len);
+    let bytes = versions.iter().map(|version| certificate(version) + MAX_VERSION_BYTES).sum();
+    if bytes > claviger_proto::MAX_MESSAGE_BYTES {
+        return Err(BuildError::TooLarge { key: key.to_owned(), bytes });
     }
-    Err(BuildError::TooManyVersions { key: key.to_owned() })
+    Ok(())
 }
 
 /// A certificate is handed out to callers as the key's own: it must be over the pinned public key.
@@ -251,9 +251,6 @@ fn read_certificate(key: &str, path: &Path, pin: Option<[u8; 32]>) -> Result<Vec
         .map_err(|error| refused(error.to_string()))?;
     if pin.is_some_and(|pin| pin != public_key.sha256()) {
         return Err(refused("is over another public key than the version's pin".to_owned()));
-    }
-    if der.len() > MAX_CERTIFICATE {
-        return Err(refused(format!("is larger than {MAX_CERTIFICATE} bytes")));
     }
     Ok(der.to_vec())
 }
