@@ -119,6 +119,12 @@ impl Daemon {
             .sum()
     }
 
+    /// The sum of all samples of a counter.
+    #[expect(clippy::cast_sign_loss, reason = "counters are whole numbers from 0 on")]
+    pub fn count(&self, name: &str, labels: &[&str]) -> usize {
+        self.metric(name, labels) as usize
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -209,12 +209,14 @@ impl Sources {
         configuration: &str,
         metrics: &super::Metrics,
     ) -> (Self, watch::Sender<Phase>) {
+        use std::collections::HashMap;
+
         use crate::daemon::config::Config;
         use crate::daemon::keyset::Kept;
 
         let config = Config::parse(std::path::Path::new("claviger.toml"), configuration).unwrap();
         let changed = watch::Sender::new(0);
-        let kept = Kept { keyset: None, failed_unwraps: &Default::default(), changed: &changed };
+        let kept = Kept { keyset: None, failed_unwraps: &HashMap::default(), changed: &changed };
         let keyset = Keyset::build(&config, metrics, &kept).unwrap();
         let (phases, phase) = watch::channel(Phase::Starting);
         let sources = Self {
@@ -344,7 +346,7 @@ mod tests {
             assert_eq!(before.get(&format!("claviger_{name}")), Some(&value), "{name}");
         }
         assert_eq!((after["claviger_ready"], after["claviger_draining"]), (0.0, 1.0));
-        let now = seconds(SystemTime::now()) as f64;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
         let within_a_day = |name: &str| (0.0..=86_400.0).contains(&(before[name] - now));
         assert!(within_a_day("claviger_certificate_not_after_timestamp_seconds"));
         let next_update = format!("claviger_crl_next_update_timestamp_seconds{{{crl}}}");
