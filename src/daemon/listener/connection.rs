@@ -117,8 +117,8 @@ async fn handshake(
     let stream = TlsAcceptor::from(tls.load().server_config()).accept(stream).await?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     loop {
-        let trust = tls.load().trust().clone();
-        let ca = trust.verify(chain, SystemTime::now())?;
+        let (trust, now) = (tls.load().trust().clone(), SystemTime::now());
+        let ca = trust.verify(chain, now)?;
         let peer = Peer::with_certificate(address, ca, chain).map_err(|error| Refusal {
             reason: HandshakeFailure::BadCertificate,
             detail: error.to_string(),
@@ -128,8 +128,11 @@ async fn handshake(
         if shared.denied.denies(&peer) {
             return Err(HandshakeFailure::Denied.into());
         }
-        // What was put in force before `identify` may not have looked at this connection.
-        if tls.load().trust().fingerprint() == trust.fingerprint() {
+        // What came in force before `identify` may not have looked at this connection.
+        let in_force = tls.load().trust().clone();
+        if in_force.fingerprint() == trust.fingerprint()
+            && in_force.past_grace(SystemTime::now()) == trust.past_grace(now)
+        {
             return Ok((stream, peer));
         }
     }

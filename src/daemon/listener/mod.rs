@@ -101,6 +101,8 @@ struct Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct InForce {
     trust: Option<[u8; 32]>,
+    /// CRLs pass their grace without any file changing.
+    past_grace: usize,
     denied: u64,
 }
 
@@ -153,8 +155,8 @@ impl Transport {
     /// after `drain_timeout` the rest is cut. Each request carries an `Arc<Peer>` as an extension.
     ///
     /// While it runs, the files of TLS and of the denied callers are looked at, and every open
-    /// connection is verified again when client CAs, CRLs or denied callers have changed. Peers
-    /// that are denied or no longer trusted lose their connection; the service still has to ask
+    /// connection is verified again when client CAs, CRLs or denied callers have changed, or a CRL
+    /// has passed its grace. Peers that are denied or no longer trusted lose their connection; the service still has to ask
     /// [`Callers::identify`](crate::daemon::caller::Callers::identify) and
     /// [`DeniedCallers::denies`] for each call.
     ///
@@ -200,8 +202,8 @@ impl Transport {
         Ok(())
     }
 
-    /// Looks at the files now, and at every open connection if they have changed. Blocks on the
-    /// file system and on signatures.
+    /// Looks at the files now, and at every open connection if they have changed or a CRL has passed
+    /// its grace. Blocks on the file system and on signatures.
     pub fn look_now(&self) {
         self.shared.look();
     }
@@ -345,7 +347,11 @@ impl Shared {
 
 impl InForce {
     fn now(tls: Option<&TlsState>, denied: &DeniedCallers) -> Self {
-        let trust = tls.map(|tls| tls.load().trust().fingerprint());
-        Self { trust, denied: denied.generation() }
+        let trust = tls.map(|tls| tls.load().trust().clone());
+        Self {
+            trust: trust.as_ref().map(|trust| trust.fingerprint()),
+            past_grace: trust.map_or(0, |trust| trust.past_grace(SystemTime::now())),
+            denied: denied.generation(),
+        }
     }
 }
