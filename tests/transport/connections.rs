@@ -9,7 +9,7 @@ use claviger::daemon::listener::{ConnectionSettings, Cut, HandshakeFailure, Tran
 use claviger::daemon::tls::TlsState;
 use claviger::pki::ClientName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use crate::world::{
     Client, Files, KEY_CONNECTOR, eventually, handshake, replace, settings, whoami,
@@ -41,6 +41,31 @@ async fn silent_and_slow_handshakes_time_out_and_keep_nobody_waiting() {
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest).await;
     }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn one_address_that_stalls_handshakes_keeps_no_other_waiting() {
+    let files = Files::new();
+    let settings = ConnectionSettings { max_connections: 400, max_handshakes: 64, ..settings() };
+    let world = files.start_with(settings, None);
+    let mut stalling = Vec::new();
+    for _ in 0..300 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut stream = socket.connect(world.address).await.unwrap();
+        stream.write_all(&[22]).await.unwrap();
+        stalling.push(stream);
+    }
+    eventually("accepted", || world.stats.accepted() == 300).await;
+    for _ in 0..5 {
+        let start = Instant::now();
+        assert_eq!(world.ask(&files.key_connector()).await.unwrap(), "caller 0");
+        assert!(start.elapsed() < 2 * SECOND, "starved: {:?}", start.elapsed());
+    }
+    // Those that stall give way to others of their address.
+    eventually("stalled", || world.stats.failed(HandshakeFailure::Stalled) > 0).await;
+    drop(stalling);
     world.end().await;
 }
 

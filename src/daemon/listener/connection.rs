@@ -104,7 +104,7 @@ pub(super) async fn serve_unix<S, B>(
 }
 
 /// TLS, and who it is. Nothing here costs more than a socket until the peer has sent its first
-/// bytes: only then it waits for one of the places.
+/// bytes: only then it waits for one of its source's places.
 async fn handshake(
     shared: &Shared,
     stream: TcpStream,
@@ -113,8 +113,11 @@ async fn handshake(
 ) -> Result<(TlsStream<TcpStream>, Arc<Peer>), Refusal> {
     let tls = shared.tls.as_ref().ok_or(HandshakeFailure::Protocol)?;
     stream.peek(&mut [0]).await.map_err(|_| HandshakeFailure::PeerLeft)?;
-    let _handshaking = shared.handshakes.acquire().await.map_err(|_| HandshakeFailure::Shutdown)?;
-    let stream = TlsAcceptor::from(tls.load().server_config()).accept(stream).await?;
+    let accept = async {
+        let acceptor = TlsAcceptor::from(tls.load().server_config());
+        acceptor.accept(stream).await.map_err(Refusal::from)
+    };
+    let stream = shared.handshakes.run(address.ip().into(), accept).await?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     loop {
         let (trust, now) = (tls.load().trust().clone(), SystemTime::now());

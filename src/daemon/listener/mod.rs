@@ -4,11 +4,13 @@
 //! - [`mod@bind`]: the sockets, opened before anything is served
 //! - `connection`, one connection's life, in one task; `stream`, what is under its HTTP/2; `lifetime`,
 //!   how long it may take; `refusal`, why it never began
+//! - `handshakes`: the places of handshakes, shared among those who connect
 //! - `live`: all open connections, to drain them, cut them, and verify them again
 //! - [`stats`]: what happened, counted
 
 pub mod bind;
 mod connection;
+mod handshakes;
 mod lifetime;
 mod live;
 mod refusal;
@@ -25,7 +27,6 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tower::Service;
 
@@ -36,6 +37,7 @@ use crate::daemon::config;
 use crate::daemon::denied::DeniedCallers;
 use crate::daemon::tls::TlsState;
 use bind::BoundUnix;
+use handshakes::Handshakes;
 use live::{Command, Live};
 use stats::LogLimit;
 
@@ -54,7 +56,8 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 pub struct ConnectionSettings {
     /// Open connections in all; more are closed at accept.
     pub max_connections: usize,
-    /// TLS handshakes at a time; more wait, and their waiting counts as handshake time.
+    /// TLS handshakes at a time, an eighth of them (at least 8) from one address; more wait, and
+    /// their waiting counts as handshake time.
     pub max_handshakes: usize,
     /// How long a handshake may take, and how long a client may stay silent after it.
     pub handshake_timeout: Duration,
@@ -90,7 +93,7 @@ struct Shared {
     tls: Option<Arc<TlsState>>,
     denied: Arc<DeniedCallers>,
     settings: ArcSwap<ConnectionSettings>,
-    handshakes: Arc<Semaphore>,
+    handshakes: Handshakes,
     live: Arc<Live>,
     stats: Arc<ConnectionStats>,
     log_limit: LogLimit,
@@ -119,7 +122,7 @@ impl Transport {
             tls,
             denied,
             settings: ArcSwap::from_pointee(settings),
-            handshakes: Arc::new(Semaphore::new(places(&settings))),
+            handshakes: Handshakes::new(places(&settings)),
             live: Live::new(stats.clone()),
             stats,
             log_limit: LogLimit::new(),
@@ -135,20 +138,8 @@ impl Transport {
 
     /// New settings, for connections from now on. To be called inside a Tokio runtime.
     pub fn configure(&self, settings: ConnectionSettings) {
-        let old = self.shared.settings.swap(Arc::new(settings));
-        let handshakes = &self.shared.handshakes;
-        let (before, after) = (places(&old), places(&settings));
-        handshakes.add_permits(after.saturating_sub(before));
-        let fewer = before.saturating_sub(after);
-        let taken = fewer - handshakes.forget_permits(fewer);
-        if taken > 0 {
-            let handshakes = handshakes.clone();
-            tokio::spawn(async move {
-                if let Ok(places) = handshakes.acquire_many(taken as u32).await {
-                    places.forget();
-                }
-            });
-        }
+        self.shared.settings.store(Arc::new(settings));
+        self.shared.handshakes.resize(places(&settings));
     }
 
     /// Serves until `shutdown` ends, then drains: no new connections, GOAWAY to the open ones, and

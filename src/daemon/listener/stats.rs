@@ -20,6 +20,8 @@ pub struct ConnectionStats {
 pub enum HandshakeFailure {
     /// It took longer than allowed.
     Timeout,
+    /// It took long while others waited for its place.
+    Stalled,
     /// The peer went away: a port scan, a load balancer's check, or a client that does not trust us.
     PeerLeft,
     /// The peer refused our certificate.
@@ -65,8 +67,9 @@ pub enum Cut {
 
 impl HandshakeFailure {
     /// Every reason, for metrics.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Timeout,
+        Self::Stalled,
         Self::PeerLeft,
         Self::RefusedUs,
         Self::Incompatible,
@@ -85,6 +88,7 @@ impl HandshakeFailure {
     pub fn name(self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
+            Self::Stalled => "stalled",
             Self::PeerLeft => "peer_left",
             Self::RefusedUs => "refused_us",
             Self::Incompatible => "incompatible",
