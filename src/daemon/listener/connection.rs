@@ -93,10 +93,8 @@ pub(super) async fn serve_unix<S, B>(
         return;
     };
     let peer = Arc::new(Peer::with_uid(credentials.uid(), credentials.pid()));
-    place.identify(peer.clone());
-    // Asked after `identify`: a list that comes in force meanwhile looks at this connection.
-    if shared.denied.denies(&peer) {
-        shared.stats.count_failed(HandshakeFailure::Denied);
+    if let Err(refusal) = admit(&shared, &place, &peer) {
+        refusal.record(&shared, peer.address);
         return;
     }
     let opened = open(&shared, stream, peer, service);
@@ -127,10 +125,7 @@ async fn handshake(
             detail: error.to_string(),
         })?;
         let peer = Arc::new(peer);
-        place.identify(peer.clone());
-        if shared.denied.denies(&peer) {
-            return Err(HandshakeFailure::Denied.into());
-        }
+        admit(shared, place, &peer)?;
         // What came in force before `identify` may not have looked at this connection.
         let in_force = tls.load().trust().clone();
         if in_force.fingerprint() == trust.fingerprint()
@@ -139,6 +134,17 @@ async fn handshake(
             return Ok((stream, peer));
         }
     }
+}
+
+/// Lets a peer in that is known by now, unless it is denied or has its share of connections.
+fn admit(shared: &Shared, place: &Place, peer: &Arc<Peer>) -> Result<(), Refusal> {
+    let share = shared.settings.load().max_connections_per_caller;
+    place.identify(peer.clone(), share).map_err(|reason| Refusal::of(peer, reason))?;
+    // Asked after `identify`: a list that comes in force meanwhile looks at this connection.
+    if shared.denied.denies(peer) {
+        return Err(Refusal::of(peer, HandshakeFailure::Denied));
+    }
+    Ok(())
 }
 
 /// A connection that is to speak HTTP/2.

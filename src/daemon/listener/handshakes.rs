@@ -119,6 +119,9 @@ impl Turns {
     }
 
     async fn next(&self) -> Result<SemaphorePermit<'_>, HandshakeFailure> {
+        if let Ok(place) = self.free.try_acquire() {
+            return Ok(place);
+        }
         let _waiting = Waiting::new(&self.waiting);
         self.free.acquire().await.map_err(|_| HandshakeFailure::Shutdown)
     }

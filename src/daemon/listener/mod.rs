@@ -37,8 +37,8 @@ use crate::daemon::config;
 use crate::daemon::denied::DeniedCallers;
 use crate::daemon::tls::TlsState;
 use bind::BoundUnix;
-use handshakes::Handshakes;
-use live::{Command, Live};
+use handshakes::{Handshakes, Source};
+use live::{Command, Full, Live};
 use stats::LogLimit;
 
 /// How often files are looked at: what changes in them acts within two of these.
@@ -56,6 +56,8 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 pub struct ConnectionSettings {
     /// Open connections in all; more are closed at accept.
     pub max_connections: usize,
+    /// Open connections of one identity or uid, and handshakes of one address; more are closed.
+    pub max_connections_per_caller: usize,
     /// TLS handshakes at a time, an eighth of them (at least 8) from one address; more wait, and
     /// their waiting counts as handshake time.
     pub max_handshakes: usize,
@@ -73,6 +75,7 @@ impl From<&config::Server> for ConnectionSettings {
     fn from(server: &config::Server) -> Self {
         Self {
             max_connections: server.max_connections,
+            max_connections_per_caller: server.max_connections_per_caller,
             max_handshakes: server.max_handshakes,
             handshake_timeout: server.handshake_timeout,
             max_streams: server.max_streams_per_connection,
@@ -212,7 +215,8 @@ where
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
-                let Some(place) = shared.enter() else { continue };
+                let source = address.ip().into();
+                let Some(place) = shared.enter(Some(source)) else { continue };
                 let task =
                     connection::serve_tcp(shared.clone(), stream, address, place, service.clone());
                 tokio::spawn(task);
@@ -234,7 +238,7 @@ where
     loop {
         match bound.listener.accept().await {
             Ok((stream, _)) => {
-                let Some(place) = shared.enter() else { continue };
+                let Some(place) = shared.enter(None) else { continue };
                 let task = connection::serve_unix(shared.clone(), stream, place, service.clone());
                 tokio::spawn(task);
             }
@@ -260,17 +264,27 @@ fn places(settings: &ConnectionSettings) -> usize {
 }
 
 impl Shared {
-    fn enter(&self) -> Option<live::Place> {
-        let place = self.live.enter(self.settings.load().max_connections);
-        if place.is_some() {
-            self.stats.count_accepted();
-        } else {
-            self.stats.count_refused_at_cap();
-            if self.log_limit.allows() {
-                tracing::warn!("connection refused: as many as allowed are open");
+    fn enter(&self, source: Option<Source>) -> Option<live::Place> {
+        let settings = self.settings.load();
+        let (most, share) = (settings.max_connections, settings.max_connections_per_caller);
+        let full = match self.live.enter(most, share, source) {
+            Ok(place) => {
+                self.stats.count_accepted();
+                return Some(place);
+            }
+            Err(full) => full,
+        };
+        self.stats.count_refused_at_cap();
+        if self.log_limit.allows() {
+            match (full, source) {
+                (Full::Share, Some(source)) => tracing::warn!(
+                    ?source,
+                    "connection refused: as many handshakes as allowed to one address go on"
+                ),
+                _ => tracing::warn!("connection refused: as many as allowed are open"),
             }
         }
-        place
+        None
     }
 
     /// An accept that failed is a matter of one peer, or of the system's means: never of the loop.

@@ -42,6 +42,8 @@ pub enum HandshakeFailure {
     BadCertificate,
     /// The peer is on the list of denied callers.
     Denied,
+    /// The peer has as many connections as one caller may.
+    TooMany,
     /// Anything else that is not TLS as it should be.
     Protocol,
     /// The daemon ends.
@@ -67,7 +69,7 @@ pub enum Cut {
 
 impl HandshakeFailure {
     /// Every reason, for metrics.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Timeout,
         Self::Stalled,
         Self::PeerLeft,
@@ -80,6 +82,7 @@ impl HandshakeFailure {
         Self::RevocationUnknown,
         Self::BadCertificate,
         Self::Denied,
+        Self::TooMany,
         Self::Protocol,
         Self::Shutdown,
     ];
@@ -99,6 +102,7 @@ impl HandshakeFailure {
             Self::RevocationUnknown => "revocation_unknown",
             Self::BadCertificate => "bad_certificate",
             Self::Denied => "denied",
+            Self::TooMany => "too_many",
             Self::Protocol => "protocol",
             Self::Shutdown => "shutdown",
         }
@@ -134,7 +138,8 @@ impl ConnectionStats {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Connections closed at accept, because as many as allowed were open.
+    /// Connections closed at accept, because as many as allowed were open, in all or in handshakes
+    /// of their address.
     pub fn refused_at_cap(&self) -> u64 {
         self.refused_at_cap.load(Ordering::Relaxed)
     }
