@@ -104,6 +104,15 @@ pub(super) struct Place {
     pub(super) signal: Arc<Signal>,
 }
 
+impl Full {
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::All => "as many as allowed are open",
+            Self::Share => "as many handshakes as allowed to one address go on",
+        }
+    }
+}
+
 impl Live {
     pub(super) fn new(stats: Arc<ConnectionStats>) -> Arc<Self> {
         Arc::new(Self { entries: Mutex::default(), emptied: Notify::new(), stats })
@@ -220,7 +229,7 @@ impl Holder {
         match (&peer.certificate, peer.address) {
             (Some(certificate), _) => Self::Certificate {
                 ca: certificate.ca.clone(),
-                identity: peer.identity().map(|identity| identity.into()),
+                identity: peer.identity().map(Into::into),
             },
             (None, PeerAddress::Unix { uid, .. }) => Self::User(uid),
             (None, PeerAddress::Tcp(address)) => Self::Unknown(address.ip().into()),

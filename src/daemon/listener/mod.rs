@@ -38,7 +38,7 @@ use crate::daemon::denied::DeniedCallers;
 use crate::daemon::tls::TlsState;
 use bind::BoundUnix;
 use handshakes::{Handshakes, Source};
-use live::{Command, Full, Live};
+use live::{Command, Live};
 use stats::LogLimit;
 
 /// How often files are looked at: what changes in them acts within two of these.
@@ -276,13 +276,8 @@ impl Shared {
         };
         self.stats.count_refused_at_cap();
         if self.log_limit.allows() {
-            match (full, source) {
-                (Full::Share, Some(source)) => tracing::warn!(
-                    ?source,
-                    "connection refused: as many handshakes as allowed to one address go on"
-                ),
-                _ => tracing::warn!("connection refused: as many as allowed are open"),
-            }
+            let address = source.map(tracing::field::display);
+            tracing::warn!(address, reason = full.reason(), "connection refused");
         }
         None
     }
