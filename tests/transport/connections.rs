@@ -250,7 +250,7 @@ async fn tcp_without_tls_is_not_served() {
 async fn clients_that_follow_a_goaway_lose_no_call() {
     let files = Files::new();
     let tls = TlsState::open(&files.config, false).unwrap();
-    let age = Duration::from_millis(10);
+    let age = Duration::from_millis(150);
     let settings = ConnectionSettings { max_connection_age: age, ..settings() };
     let transport = Transport::new(Some(tls), DeniedCallers::open(None).unwrap(), settings);
     let bound = bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
@@ -281,7 +281,7 @@ async fn clients_that_follow_a_goaway_lose_no_call() {
         failed.extend(caller.1);
     }
     let handshakes = transport.stats().handshakes();
-    assert!(calls > 500 && handshakes > 10, "{calls} calls, {handshakes} connections");
+    assert!(calls > 500 && handshakes > 5, "{calls} calls, {handshakes} connections");
     assert!(failed.is_empty(), "{} of {calls} failed: {}", failed.len(), failed[0]);
     shutdown.send(()).unwrap();
     task.await.unwrap().unwrap();
