@@ -90,7 +90,6 @@ impl Begun {
     }
 
     /// Ends it; each call was `unwraps` unwraps.
-    #[expect(clippy::cast_precision_loss, reason = "calls and nanoseconds are far below 2^52")]
     pub fn end(self, counter: &Counter, unwraps: usize) -> Sample {
         let (elapsed, calls) = (self.at.elapsed(), counter.take());
         let done = calls.len() as f64 * unwraps as f64;
