@@ -58,7 +58,7 @@ async fn world() -> World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::too_many_lines, reason = "one list of calls beside their lines")]
+#[expect(clippy::too_many_lines, reason = "each line stands beside the call that wrote it")]
 async fn each_operation_has_its_line_with_the_right_fields() {
     let World { token: _token, site, daemon, caller, connection } = world().await;
     let call = async |method: &str, message: Vec<u8>| -> Answer {

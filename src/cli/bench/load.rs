@@ -1,5 +1,7 @@
 //! Load in a closed loop: so many calls in flight, each followed by the next.
 
+#![expect(clippy::cast_precision_loss, reason = "counts and nanoseconds of a run are below 2^52")]
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -89,7 +91,6 @@ impl Begun {
     }
 
     /// Ends it; each call was `unwraps` unwraps.
-    #[expect(clippy::cast_precision_loss, reason = "calls and nanoseconds are far below 2^52")]
     pub fn end(self, counter: &Counter, unwraps: usize) -> Sample {
         let (elapsed, calls) = (self.at.elapsed(), counter.take());
         let done = calls.len() as f64 * unwraps as f64;
