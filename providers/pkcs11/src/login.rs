@@ -19,7 +19,7 @@ use crate::latch::{Latch, LatchError};
 use crate::module::OpenSession;
 
 /// For how long a serial number is believed without a look at the module.
-const SERIAL_AGE: Duration = Duration::from_secs(60);
+const SERIAL_AGE: Duration = Duration::from_mins(1);
 
 /// The serial numbers of tokens that could not be logged in to, by module and name, and since when.
 static SERIALS: Mutex<BTreeMap<(PathBuf, String), (Instant, String)>> = Mutex::new(BTreeMap::new());

@@ -620,6 +620,11 @@ mod scenario {
             assert!(error.to_string().contains("claviger pin clear"), "{error}");
         }
         assert_eq!(bench.refused_logins(), 1);
+        // That is known without the token.
+        fs::rename(bench.path("tokens"), bench.path("taken")).unwrap();
+        let refused = open(&provider, locator, &[Algorithm::RsaOaep]).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "refused this PIN before");
+        fs::rename(bench.path("taken"), bench.path("tokens")).unwrap();
         bench.write_pin("8888");
         let refused = open(&provider, locator, &[Algorithm::RsaOaep]).await;
         assert_refused(refused, ErrorKind::OperatorNeeded, "CKR_PIN_INCORRECT from C_Login");
