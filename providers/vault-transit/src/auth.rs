@@ -2,6 +2,7 @@
 //! replaced where the server no longer takes it. One task at a time logs in, renews or replaces.
 
 mod credentials;
+mod grant;
 
 use std::fmt;
 use std::pin::Pin;
@@ -12,18 +13,17 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use claviger_provider_api::{Error, ErrorKind};
 use http::header::HeaderValue;
-use serde::Deserialize;
-use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::client::{Answer, Client, Request};
 use crate::config::{Auth, Config};
 use crate::error::{Failure, Operation, Refusal};
-use credentials::{Credentials, token_header};
+use credentials::Credentials;
+use grant::Lease;
 
 /// For how long credentials that the server refused are not sent again: some methods lock a user out
 /// after a few.
-const REFUSED_FOR: Duration = Duration::from_secs(60);
+const REFUSED_FOR: Duration = Duration::from_mins(1);
 
 /// A token that is refused when it is younger than this is not replaced, unless the server says
 /// that it is gone: another one would be refused as well.
@@ -64,30 +64,6 @@ struct Login {
     may_look_up: bool,
     begun: Instant,
     lease: Lease,
-}
-
-/// Until when a token is good; a root token has no end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Lease {
-    begun: Instant,
-    length: Option<Duration>,
-    renewable: bool,
-}
-
-impl Lease {
-    fn new(seconds: u64, renewable: bool) -> Self {
-        let length = (seconds > 0).then(|| Duration::from_secs(seconds));
-        Self { begun: Instant::now(), length, renewable }
-    }
-
-    fn ended(&self) -> bool {
-        self.length.is_some_and(|length| self.begun.elapsed() >= length)
-    }
-
-    /// Two thirds of the way to the end.
-    fn renew_at(&self) -> Option<Instant> {
-        self.length.map(|length| self.begun + length * 2 / 3)
-    }
 }
 
 impl Session {
@@ -219,7 +195,7 @@ impl Session {
             return Err(Error::new(ErrorKind::OperatorNeeded, refused.said.clone()));
         }
         let client = Arc::new(Client::new(&self.config)?);
-        let granted = match log_in(&client, &credentials, deadline).await {
+        let granted = match grant::log_in(&client, &credentials, deadline).await {
             Ok(granted) => granted,
             Err(Failure::Refused(refusal)) if matches!(refusal.status, 400 | 401 | 403) => {
                 let said = format!("{refusal}: {}", self.config.auth.advice());
@@ -275,7 +251,7 @@ impl Session {
             return false;
         };
         if login.lease.renewable {
-            match renew(&login, deadline).await {
+            match grant::renew(&login.client, &login.token, deadline).await {
                 Ok(lease) if lease.length >= login.lease.length.map(|length| length / 3) => {
                     self.login.store(Some(Arc::new(Login {
                         client: login.client.clone(),
@@ -322,75 +298,6 @@ fn keep_alive(session: Weak<Session>, number: u64) -> Pin<Box<dyn Future<Output 
     })
 }
 
-/// What a login gave.
-struct Granted {
-    token: HeaderValue,
-    may_look_up: bool,
-    lease: Lease,
-}
-
-/// The `auth` of an answer (api-docs: auth methods, "Login").
-#[derive(Deserialize)]
-struct AuthBody<'a> {
-    #[serde(borrow)]
-    auth: GrantedBody<'a>,
-}
-
-#[derive(Deserialize)]
-struct GrantedBody<'a> {
-    client_token: std::borrow::Cow<'a, str>,
-    lease_duration: u64,
-    renewable: bool,
-    #[serde(default)]
-    policies: Vec<String>,
-}
-
-/// The `data` of `auth/token/lookup-self`.
-#[derive(Deserialize)]
-struct LookedUpBody {
-    data: LookedUp,
-}
-
-#[derive(Deserialize)]
-struct LookedUp {
-    ttl: u64,
-    #[serde(default)]
-    renewable: bool,
-}
-
-async fn log_in(
-    client: &Client,
-    credentials: &Credentials,
-    deadline: Instant,
-) -> Result<Granted, Failure> {
-    match credentials {
-        Credentials::Token(token) => {
-            let request = Request::get(Operation::LogIn, "auth/token/lookup-self".into());
-            let answer = client.send(&request, Some(token), deadline).await?;
-            let LookedUpBody { data } = answer.json()?;
-            let lease = Lease::new(data.ttl, data.renewable);
-            Ok(Granted { token: token.clone(), may_look_up: true, lease })
-        }
-        Credentials::Method(method) => {
-            let answer = client.send(&method.request, None, deadline).await?;
-            let AuthBody { auth } = answer.json()?;
-            let token = token_header(auth.client_token.as_bytes())
-                .ok_or_else(|| Failure::Malformed("a token that is none".into()))?;
-            let may_look_up = auth.policies.iter().any(|p| p == "default" || p == "root");
-            let lease = Lease::new(auth.lease_duration, auth.renewable);
-            Ok(Granted { token, may_look_up, lease })
-        }
-    }
-}
-
-async fn renew(login: &Login, deadline: Instant) -> Result<Lease, Failure> {
-    let path = "auth/token/renew-self".to_owned();
-    let request = Request::post(Operation::RenewToken, path, &json!({}));
-    let answer = login.client.send(&request, Some(&login.token), deadline).await?;
-    let AuthBody { auth } = answer.json()?;
-    Ok(Lease::new(auth.lease_duration, auth.renewable))
-}
-
 impl Auth {
     /// What an operator can do where the server refuses to log in.
     fn advice(&self) -> &'static str {
@@ -411,23 +318,5 @@ impl Auth {
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Session({} at {})", self.provider, self.config.address)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lease_is_renewed_at_two_thirds_and_no_lease_has_no_end() {
-        let lease = Lease::new(90, true);
-        assert_eq!(lease.renew_at().unwrap() - lease.begun, Duration::from_secs(60));
-        assert!(!lease.ended());
-        let past =
-            Lease { begun: Instant::now().checked_sub(Duration::from_secs(91)).unwrap(), ..lease };
-        assert!(past.ended());
-        let root = Lease::new(0, false);
-        assert_eq!(root.renew_at(), None);
-        assert!(!root.ended());
     }
 }

@@ -140,7 +140,6 @@ impl Config {
     }
 
     /// Checks the syntax of a locator.
-    #[expect(clippy::unused_self, reason = "other providers need their options for it")]
     pub fn check_locator(&self, locator: &str) -> Result<(), String> {
         locator.parse::<Locator>().map(drop)
     }

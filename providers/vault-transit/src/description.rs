@@ -48,13 +48,13 @@ pub(crate) fn request(locator: &Locator) -> Request {
 /// Finds the version that a locator names.
 pub(crate) fn read(answer: &Answer, locator: &Locator) -> Result<Version, Error> {
     let Body { data } = answer.json()?;
-    version(data, locator)
+    version(&data, locator)
 }
 
-fn version(data: Description, locator: &Locator) -> Result<Version, Error> {
+fn version(data: &Description, locator: &Locator) -> Result<Version, Error> {
     let refuse =
         |reason: String| Err(Error::new(ErrorKind::OperatorNeeded, format!("{locator}: {reason}")));
-    let Description { key_type, keys, latest_version, min_decryption_version, .. } = &data;
+    let Description { key_type, keys, latest_version, min_decryption_version, .. } = data;
     if !matches!(key_type.as_str(), "rsa-2048" | "rsa-3072" | "rsa-4096") {
         return refuse(format!(
             "the key is of type {key_type:?}; rsa-2048, rsa-3072 and rsa-4096 can be used"
@@ -87,8 +87,8 @@ mod tests {
     use super::*;
 
     fn described(data: &str, locator: &str) -> Error {
-        let data = serde_json::from_str(data).unwrap();
-        version(data, &locator.parse().unwrap()).unwrap_err()
+        let data: Description = serde_json::from_str(data).unwrap();
+        version(&data, &locator.parse().unwrap()).unwrap_err()
     }
 
     #[test]

@@ -65,21 +65,18 @@ impl fmt::Display for Refusal {
 impl Failure {
     /// Whether the server's certificate, or ours, was refused: a new CA file may help.
     pub(crate) fn is_certificate(&self) -> bool {
-        let Self::Transport(error) = self else { return false };
-        let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
-        while let Some(error) = cause {
-            if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-                return is_about_certificates(tls);
-            }
-            // An io::Error hides what it holds from `source`.
-            let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-            if let Some(tls) = held.and_then(|held| held.downcast_ref::<rustls::Error>()) {
-                return is_about_certificates(tls);
-            }
-            cause = error.source();
-        }
-        false
+        matches!(self, Self::Transport(error) if holds_certificate_error(error))
     }
+}
+
+/// Looks through the causes; those inside an [`std::io::Error`] are hidden from `source`.
+fn holds_certificate_error(error: &(dyn StdError + 'static)) -> bool {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return is_about_certificates(tls);
+    }
+    let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    held.is_some_and(|held| holds_certificate_error(held))
+        || error.source().is_some_and(holds_certificate_error)
 }
 
 impl From<Failure> for Error {

@@ -33,9 +33,7 @@ async fn a_thousand_bad_values_do_not_disturb_a_check(backend: Backend) {
 
 async fn a_sealed_server_is_unavailable_and_comes_back(backend: Backend) {
     let server = Server::start(backend).await;
-    // Dev mode's one share of the seal is only printed at start.
-    let log = std::fs::read_to_string(server.folder.path().join("log")).unwrap();
-    let share = log.lines().find_map(|line| line.strip_prefix("Unseal Key: ")).unwrap().trim();
+    let share = server.unseal_share().await;
     server.make_key("k", 2048).await;
     let key = open(&server.config_with_token(ROOT), "transit/k:1").await.unwrap();
     round_trip(&*key).await.unwrap();

@@ -134,7 +134,7 @@ impl Server {
             .build()
             .unwrap();
         let mut server = Self { backend, address, folder, child, http, tls };
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_mins(1);
         while Instant::now() < until {
             if server.child.try_wait().unwrap().is_some() {
                 return None;
@@ -232,6 +232,19 @@ impl Server {
         let page = std::fs::read_to_string(page).unwrap();
         let policy = page.split_once("```hcl\n").unwrap().1.split_once("```").unwrap().0;
         self.set("sys/policies/acl/claviger", json!({"policy": policy})).await;
+    }
+
+    /// The one share of the seal, which dev mode prints a moment after it serves.
+    pub async fn unseal_share(&self) -> String {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap();
+            if let Some(share) = log.lines().find_map(|line| line.strip_prefix("Unseal Key: ")) {
+                return share.trim().to_owned();
+            }
+            assert!(Instant::now() < until, "no share of the seal in {log}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Stops the server in the middle of whatever it does, without ending it.
