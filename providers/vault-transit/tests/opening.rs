@@ -4,8 +4,17 @@ mod backend;
 
 use std::time::Duration;
 
-use claviger_provider_api::{Algorithm, ErrorKind, SignAlgorithm};
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrapPadded};
+use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use claviger_provider_api::{
+    Algorithm, ErrorKind, KeyMaterial, Parameters, PublicKey, SignAlgorithm,
+};
 use rcgen::{CertificateParams, KeyPair};
+use rustls_pki_types::SubjectPublicKeyInfoDer;
+use rustls_pki_types::pem::PemObject;
 use serde_json::json;
 
 use backend::{Backend, ROOT, Server, open, open_with, round_trip};
@@ -77,6 +86,33 @@ async fn each_version_is_its_own_key_until_it_is_too_old(backend: Backend) {
     let error = open(&config, "transit/k:1").await.unwrap_err();
     assert!(error.to_string().contains("min_decryption_version"), "{error}");
     round_trip(&*second).await.unwrap();
+}
+
+/// Wrapped as the servers ask for: an AES key under RSA-OAEP with SHA-256, and the private key under
+/// that with RFC 5649.
+async fn an_imported_key_serves_as_itself(backend: Backend) {
+    let server = Server::start(backend).await;
+    let private = PrivateDecryptingKey::generate(KeySize::Rsa3072).unwrap();
+    let pkcs8: Pkcs8V1Der<'_> = private.as_der().unwrap();
+    let wrapping = server.get("transit/wrapping_key").await;
+    let pem = wrapping["data"]["public_key"].as_str().unwrap();
+    let spki = SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let wrapping = PublicKey::from_spki(&spki).unwrap();
+    let aes = [0x42; 32];
+    let mut sealed = wrapping
+        .wrap(&KeyMaterial::copied_from(&aes), &Parameters::of(Algorithm::RsaOaep256))
+        .unwrap();
+    let mut room = vec![0; pkcs8.as_ref().len() + 16];
+    let kek = AesKek::new(&AES_256, &aes).unwrap();
+    sealed.extend_from_slice(kek.wrap_with_padding(pkcs8.as_ref(), &mut room).unwrap());
+    let body = json!({
+        "ciphertext": STANDARD.encode(sealed), "type": "rsa-3072", "hash_function": "SHA256",
+    });
+    server.set("transit/keys/imported/import", body).await;
+
+    let key = open(&server.config_with_token(ROOT), "transit/imported:1").await.unwrap();
+    assert_eq!(key.public_key().spki(), private.public_key().as_der().unwrap().as_ref());
+    round_trip(&*key).await.unwrap();
 }
 
 async fn a_bad_token_needs_an_operator_and_is_not_shown(backend: Backend) {
@@ -176,6 +212,7 @@ on_both!(
     pkcs1_padding_is_proven_and_not_believed,
     what_is_not_there_or_no_rsa_key_needs_an_operator,
     each_version_is_its_own_key_until_it_is_too_old,
+    an_imported_key_serves_as_itself,
     a_bad_token_needs_an_operator_and_is_not_shown,
     a_policy_that_allows_too_little_is_told_from_a_bad_token,
     the_documented_policy_is_enough,
