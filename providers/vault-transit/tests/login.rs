@@ -2,14 +2,16 @@
 
 mod backend;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use claviger_provider_api::{ErrorKind, WrappingKey};
-use claviger_vault_transit::{AppRole, Auth, Certificate};
+use claviger_vault_transit::{AppRole, Auth, Certificate, Jwt};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use backend::{Backend, ROOT, Server, open, round_trip};
 
@@ -141,6 +143,41 @@ async fn a_client_certificate_logs_in(backend: Backend) {
     round_trip(&*open(&config, "transit/user-keys:1").await.unwrap()).await.unwrap();
 }
 
+/// The JWT's issuer is a key in the server itself.
+async fn a_jwt_logs_in(backend: Backend) {
+    let server = Server::start(backend).await;
+    server.make_key("user-keys", 2048).await;
+    server.make_key("issuer", 2048).await;
+    server.least_policy().await;
+    let issuer = server.get("transit/keys/issuer").await;
+    let key = issuer["data"]["keys"]["1"]["public_key"].clone();
+    server.set("sys/auth/jwt", json!({"type": "jwt"})).await;
+    server.set("auth/jwt/config", json!({"jwt_validation_pubkeys": [key]})).await;
+    let role = json!({
+        "role_type": "jwt", "user_claim": "sub", "bound_audiences": ["vault"],
+        "bound_subject": "claviger", "token_policies": ["claviger"],
+    });
+    server.set("auth/jwt/role/claviger", role).await;
+
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let claims = json!({"sub": "claviger", "aud": "vault", "iat": now, "exp": now + 600});
+    let part = |json: Value| URL_SAFE_NO_PAD.encode(json.to_string());
+    let signed = format!("{}.{}", part(json!({"alg": "RS256"})), part(claims));
+    let sign = json!({"input": STANDARD.encode(&signed), "signature_algorithm": "pkcs1v15"});
+    let signature = server.set("transit/sign/issuer/sha2-256", sign).await;
+    let signature = signature["data"]["signature"].as_str().unwrap();
+    let signature = STANDARD.decode(signature.strip_prefix("vault:v1:").unwrap()).unwrap();
+    let jwt = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature));
+
+    let method = |role: &str| {
+        Auth::Jwt(Jwt { mount: None, role: role.into(), token: server.secret("jwt", &jwt) })
+    };
+    let config = server.config(method("claviger"));
+    round_trip(&*open(&config, "transit/user-keys:1").await.unwrap()).await.unwrap();
+    let error = open(&server.config(method("nobody")), "transit/user-keys:1").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+}
+
 async fn a_root_token_without_an_end_serves(backend: Backend) {
     let server = Server::start(backend).await;
     server.make_key("k", 2048).await;
@@ -156,5 +193,6 @@ on_both!(
     a_refused_secret_id_needs_an_operator_and_is_not_sent_again,
     a_new_token_in_the_file_replaces_a_revoked_one,
     a_client_certificate_logs_in,
+    a_jwt_logs_in,
     a_root_token_without_an_end_serves,
 );
