@@ -162,8 +162,8 @@ mod tests {
 
     const THROTTLED: ErrorKind = ErrorKind::Throttled { retry_after: None };
 
-    /// Recorded from OpenBao 2.4.0 and Vault 1.21.0, but for 412, 472, 473, "overloaded" and the
-    /// redirect, which only Enterprise and clusters give.
+    /// Unwraps with 400, 403, 404, "failed to RSA decrypt" and "sealed", and refused logins by AppRole,
+    /// are what OpenBao 2.4.0 and Vault 1.21.0 were seen to say; the others are from their documentation.
     const TABLE: [(Operation, u16, &str, ErrorKind); 36] = [
         (
             Unwrap,
