@@ -108,7 +108,9 @@ fn secrets(
 ) -> Option<BTreeMap<String, SecretSource>> {
     let mut sources = BTreeMap::new();
     for option in provider_type.secrets {
-        let Some(node) = node.field(option) else { continue };
+        let mut steps = option.split('.');
+        let first = steps.next().and_then(|name| node.field(name));
+        let Some(node) = steps.fold(first, |node, name| node?.field(name)) else { continue };
         if !node.is_table() {
             node.error("must not stand in this file; write { file = \"…\" }, the path of a file that holds it, or { credential = \"…\" } for systemd");
             return None;
@@ -132,22 +134,36 @@ fn own_options(
     let mut options = table.clone();
     options.remove("type");
     options.remove("required");
-    for (name, value) in &mut options {
-        let option = name.get_ref().as_ref();
-        match value.get_mut() {
-            DeValue::String(path) if provider_type.paths.contains(&option) => resolve(node, path),
-            DeValue::Table(secret) if provider_type.secrets.contains(&option) => {
-                if let Some(DeValue::String(path)) = secret.get_mut("file").map(Spanned::get_mut) {
-                    resolve(node, path);
-                }
-            }
-            _ => {}
+    for option in provider_type.paths {
+        if let Some(DeValue::String(path)) = value_at(&mut options, option) {
+            resolve(node, path);
+        }
+    }
+    for option in provider_type.secrets {
+        if let Some(DeValue::Table(secret)) = value_at(&mut options, option)
+            && let Some(DeValue::String(path)) = secret.get_mut("file").map(Spanned::get_mut)
+        {
+            resolve(node, path);
         }
     }
     let options = Spanned::new(node.offset()..node.offset(), options);
     ProviderConfig::from_options(provider_type.name, options)
         .map_err(|error| own_error(node, table, &error))
         .ok()
+}
+
+/// An option's value; a dot in its name leads into a table.
+fn value_at<'a, 'input>(
+    table: &'a mut DeTable<'input>,
+    option: &str,
+) -> Option<&'a mut DeValue<'input>> {
+    match option.split_once('.') {
+        None => table.get_mut(option).map(Spanned::get_mut),
+        Some((name, rest)) => match table.get_mut(name)?.get_mut() {
+            DeValue::Table(inner) => value_at(inner, rest),
+            _ => None,
+        },
+    }
 }
 
 fn resolve(node: &Node<'_>, path: &mut std::borrow::Cow<'_, str>) {
@@ -210,7 +226,7 @@ pub(super) fn named<'p>(
     None
 }
 
-#[cfg(all(test, feature = "software", not(feature = "pkcs11")))]
+#[cfg(all(test, feature = "software", not(any(feature = "pkcs11", feature = "vault-transit"))))]
 mod tests {
     use crate::daemon::config::Config;
 

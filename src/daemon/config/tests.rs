@@ -180,6 +180,33 @@ fn a_secret_in_the_file_never_reaches_a_message() {
 }
 
 #[test]
+fn paths_and_secrets_inside_a_providers_tables_are_known_as_such() {
+    let with = |auth: &str| {
+        format!(
+            "[server]\nlisten = [\"unix:/run/c.sock\"]\n[audit]\noff = true\n[providers.v]\ntype = \"vault-transit\"\naddress = \"https://vault\"\nca = \"ca.pem\"\nauth = {auth}\n"
+        )
+    };
+    let config = parse(&with(
+        "{ certificate = { certificate = \"c.crt\", private_key = { file = \"c.key\" } } }",
+    ));
+    let vault = &config.unwrap().providers["v"];
+    let here = std::env::current_dir().unwrap();
+    let source = SecretSource::File(here.join("c.key"));
+    assert_eq!(vault.secrets, [("auth.certificate.private_key".to_owned(), source.clone())].into());
+    let ProviderConfig::VaultTransit(options) = &vault.config else { panic!("another type") };
+    assert_eq!(options.ca, Some(here.join("ca.pem")));
+    let claviger_vault_transit::Auth::Certificate(certificate) = &options.auth else {
+        panic!("another method")
+    };
+    assert_eq!(certificate.certificate, here.join("c.crt"));
+    assert_eq!(certificate.private_key, source);
+
+    let error = refusal(&with("{ token = \"hvs.marker\" }"));
+    assert!(error.contains("providers.v.auth.token: must not stand in this file"), "{error}");
+    assert!(!error.contains("marker"), "{error}");
+}
+
+#[test]
 fn one_process_has_one_environment() {
     let second = "[providers.hsm-b]\ntype = \"pkcs11\"\nmodule = \"libhsm.so\"\ntoken = { label = \"b\" }\nlogin = \"none\"\nenvironment = { HSM_CONF = \"hsm.conf\", MORE = \"1\" }\n";
     let config = parse(&GOOD.replace("[keys.user-keys]", &format!("{second}[keys.user-keys]")));
@@ -205,7 +232,7 @@ fn the_example_says_what_every_option_is() {
         .lines()
         .map(|line| if shown(line) { format!("{}\n", &line[2..]) } else { format!("{line}\n") })
         .collect();
-    assert_eq!(EXAMPLE.lines().filter(|line| shown(line)).count(), 6);
+    assert_eq!(EXAMPLE.lines().filter(|line| shown(line)).count(), 9);
     parse(&with_all).unwrap();
     // What the parser knows stands in the example.
     for option in [
