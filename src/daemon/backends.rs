@@ -17,12 +17,23 @@ pub struct ProviderType {
     pub compiled: bool,
     /// Its options that are paths: relative ones are taken from the configuration file's folder.
     pub paths: &'static [&'static str],
-    /// Its options that are sources of secrets: `{ file = "…" }` or `{ credential = "…" }`.
+    /// Its options that are sources of secrets: `{ file = "…" }` or `{ credential = "…" }`. One in a
+    /// table of the provider's is written `table.option`.
     pub secrets: &'static [&'static str],
 }
 
 /// Every type, whether this build has it or not.
-pub const PROVIDER_TYPES: [ProviderType; 2] = [
+pub const PROVIDER_TYPES: [ProviderType; 3] = [
+    ProviderType {
+        name: "aws-kms",
+        compiled: cfg!(feature = "aws-kms"),
+        paths: &["ca"],
+        secrets: &[
+            "credentials.access_key_id",
+            "credentials.secret_access_key",
+            "credentials.session_token",
+        ],
+    },
     ProviderType {
         name: "pkcs11",
         compiled: cfg!(feature = "pkcs11"),
@@ -47,6 +58,9 @@ pub enum ProviderConfig {
     /// `type = "pkcs11"`.
     #[cfg(feature = "pkcs11")]
     Pkcs11(claviger_pkcs11::Config),
+    /// `type = "aws-kms"`.
+    #[cfg(feature = "aws-kms")]
+    AwsKms(claviger_aws_kms::Config),
 }
 
 impl ProviderConfig {
@@ -62,6 +76,8 @@ impl ProviderConfig {
             "software" => Deserialize::deserialize(options).map(Self::Software),
             #[cfg(feature = "pkcs11")]
             "pkcs11" => Deserialize::deserialize(options).map(Self::Pkcs11),
+            #[cfg(feature = "aws-kms")]
+            "aws-kms" => Deserialize::deserialize(options).map(Self::AwsKms),
             other => Err(serde::de::Error::custom(format!("no provider has the type {other:?}"))),
         }
     }
@@ -73,6 +89,8 @@ impl ProviderConfig {
             Self::Software(config) => config.validate(),
             #[cfg(feature = "pkcs11")]
             Self::Pkcs11(config) => config.validate(),
+            #[cfg(feature = "aws-kms")]
+            Self::AwsKms(config) => config.validate(),
         }
     }
 
@@ -83,6 +101,8 @@ impl ProviderConfig {
             Self::Software(config) => config.check_locator(locator),
             #[cfg(feature = "pkcs11")]
             Self::Pkcs11(config) => config.check_locator(locator),
+            #[cfg(feature = "aws-kms")]
+            Self::AwsKms(config) => config.check_locator(locator),
         }
     }
 }
@@ -97,6 +117,9 @@ pub enum Provider {
     /// Keys in PKCS#11 tokens.
     #[cfg(feature = "pkcs11")]
     Pkcs11(claviger_pkcs11::Provider),
+    /// Keys in AWS KMS.
+    #[cfg(feature = "aws-kms")]
+    AwsKms(claviger_aws_kms::Provider),
 }
 
 impl Provider {
@@ -115,6 +138,10 @@ impl Provider {
             ProviderConfig::Pkcs11(config) => {
                 Ok(Self::Pkcs11(claviger_pkcs11::Provider::new(name, config, state_dir)?))
             }
+            #[cfg(feature = "aws-kms")]
+            ProviderConfig::AwsKms(config) => {
+                Ok(Self::AwsKms(claviger_aws_kms::Provider::new(name, config, state_dir)?))
+            }
         }
     }
 
@@ -125,6 +152,8 @@ impl Provider {
             Self::Software(provider) => provider.open(open).await,
             #[cfg(feature = "pkcs11")]
             Self::Pkcs11(provider) => provider.open(open).await,
+            #[cfg(feature = "aws-kms")]
+            Self::AwsKms(provider) => provider.open(open).await,
         }
     }
 }
