@@ -102,15 +102,16 @@ fn environment(node: &Node<'_>) -> Option<BTreeMap<String, String>> {
 
 /// The sources of a provider's secrets, by its options' names. A secret itself, written where its
 /// source belongs, is refused here and never repeated: it must not reach a message.
-fn secrets(
-    node: &Node<'_>,
+fn secrets<'a>(
+    node: &Node<'a>,
     provider_type: &ProviderType,
 ) -> Option<BTreeMap<String, SecretSource>> {
     let mut sources = BTreeMap::new();
     for option in provider_type.secrets {
-        let mut steps = option.split('.');
-        let first = steps.next().and_then(|name| node.field(name));
-        let Some(node) = steps.fold(first, |node, name| node?.field(name)) else { continue };
+        // What stands where a table belongs may be the secret.
+        let inside =
+            |node: Node<'a>, name| if node.is_table() { node.field(name) } else { Some(node) };
+        let Some(node) = option.split('.').try_fold(node.clone(), inside) else { continue };
         if !node.is_table() {
             node.error("must not stand in this file; write { file = \"…\" }, the path of a file that holds it, or { credential = \"…\" } for systemd");
             return None;
@@ -135,16 +136,12 @@ fn own_options(
     options.remove("type");
     options.remove("required");
     for option in provider_type.paths {
-        if let Some(DeValue::String(path)) = value_at(&mut options, option) {
-            resolve(node, path);
-        }
+        let path: Vec<&str> = option.split('.').collect();
+        resolve_inside(node, &mut options, &path);
     }
     for option in provider_type.secrets {
-        if let Some(DeValue::Table(secret)) = value_at(&mut options, option)
-            && let Some(DeValue::String(path)) = secret.get_mut("file").map(Spanned::get_mut)
-        {
-            resolve(node, path);
-        }
+        let path: Vec<&str> = option.split('.').chain(["file"]).collect();
+        resolve_inside(node, &mut options, &path);
     }
     let options = Spanned::new(node.offset()..node.offset(), options);
     ProviderConfig::from_options(provider_type.name, options)
@@ -152,17 +149,12 @@ fn own_options(
         .ok()
 }
 
-/// An option's value; a dot in its name leads into a table.
-fn value_at<'a, 'input>(
-    table: &'a mut DeTable<'input>,
-    option: &str,
-) -> Option<&'a mut DeValue<'input>> {
-    match option.split_once('.') {
-        None => table.get_mut(option).map(Spanned::get_mut),
-        Some((name, rest)) => match table.get_mut(name)?.get_mut() {
-            DeValue::Table(inner) => value_at(inner, rest),
-            _ => None,
-        },
+fn resolve_inside(node: &Node<'_>, table: &mut DeTable<'_>, path: &[&str]) {
+    let [name, inside @ ..] = path else { return };
+    match table.get_mut(*name).map(Spanned::get_mut) {
+        Some(DeValue::String(path)) if inside.is_empty() => resolve(node, path),
+        Some(DeValue::Table(table)) => resolve_inside(node, table, inside),
+        _ => {}
     }
 }
 
@@ -226,7 +218,11 @@ pub(super) fn named<'p>(
     None
 }
 
-#[cfg(all(test, feature = "software", not(any(feature = "pkcs11", feature = "vault-transit"))))]
+#[cfg(all(
+    test,
+    feature = "software",
+    not(any(feature = "pkcs11", feature = "aws-kms", feature = "vault-transit"))
+))]
 mod tests {
     use crate::daemon::config::Config;
 

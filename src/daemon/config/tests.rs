@@ -76,6 +76,36 @@ fn a_good_configuration_becomes_what_it_says() {
 }
 
 #[test]
+fn secrets_in_a_table_of_a_providers_are_sources_like_the_others() {
+    let aws = |rest: &str| {
+        format!("{GOOD}\n[providers.aws]\ntype = \"aws-kms\"\nregion = \"eu-central-1\"\n{rest}\n")
+    };
+    let good = "ca = \"ca.pem\"\ncredentials = { access_key_id = { file = \"id\" }, \
+                secret_access_key = { credential = \"key\" } }";
+    let config = parse(&aws(good)).unwrap();
+    let here = std::env::current_dir().unwrap();
+    let provider = &config.providers["aws"];
+    let source = |name: &str| provider.secrets[&format!("credentials.{name}")].clone();
+    assert_eq!(source("access_key_id"), SecretSource::File(here.join("id")));
+    assert_eq!(source("secret_access_key"), SecretSource::Credential("key".to_owned()));
+    let options = format!("{:?}", provider.config);
+    for path in ["id", "ca.pem"] {
+        assert!(options.contains(here.join(path).to_str().unwrap()), "{options}");
+    }
+    // A secret in the place of its source, or of the table around it, is never repeated.
+    for bad in [
+        "credentials = \"marker\"",
+        "credentials = { access_key_id = { file = \"id\" }, secret_access_key = \"marker\" }",
+        "credentials = { access_key_id = [\"marker\"], secret_access_key = { file = \"key\" } }",
+    ] {
+        let refusal = refusal(&aws(bad));
+        assert!(refusal.contains("providers.aws.credentials"), "{refusal}");
+        assert!(refusal.contains("must not stand in this file"), "{refusal}");
+        assert!(!refusal.contains("marker"), "{refusal}");
+    }
+}
+
+#[test]
 fn what_is_left_out_has_its_documented_default() {
     let config = parse("[server]\nlisten = [\"unix:/run/c.sock\"]\n[audit]\noff = true\n").unwrap();
     let expected = Server {
@@ -259,6 +289,10 @@ fn the_example_says_what_every_option_is() {
         "format",
         "filter",
         "type",
+        "region",
+        "connect_timeout",
+        "attempt_timeout",
+        "operation_timeout",
         "required",
         "algorithms",
         "sign_algorithms",
