@@ -80,6 +80,7 @@ impl Site {
             r#"[server]
 listen    = ["127.0.0.1:{}"]
 state_dir = "state"
+max_connections_per_caller = 16384
 [server.tls]
 certificate = "pki/server.crt"
 private_key = "pki/server.key"

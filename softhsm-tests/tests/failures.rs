@@ -312,10 +312,12 @@ async fn failed_unwraps_are_alike(backend: &Backend, algorithms: &[&str]) {
     assert_eq!(world.connection.unwrap(&good).await.unwrap().key_material, &MATERIAL[..]);
 
     // Each failure was counted and has its record; none of them shook a replica.
-    assert_eq!(world.daemon.count("claviger_failed_unwraps_total", &[]), 2 * requests.len());
+    let twice = 2 * requests.len();
+    let counted = world.daemon.metric("claviger_failed_unwraps_total", &[]);
+    assert_eq!(counted.to_string(), twice.to_string());
     let records = world.site.audit_records();
     let failed = records.iter().filter(|record| record["reason"] == "unwrap_failed").count();
-    assert_eq!(failed, 2 * requests.len());
+    assert_eq!(failed, twice);
     assert!(!world.daemon.log().contains("replica fails"), "{}", world.daemon.log());
 
     names_that_are_not_yours_are_alike(&world, backend).await;
@@ -519,8 +521,8 @@ async fn plain() -> (Site, Daemon, Connection, RsaKey) {
     (site, daemon, connection.unwrap(), key)
 }
 
-/// What it is, path, body, headers, and the code that it gets.
-type Case<'a> = (&'a str, String, Bytes, Vec<(&'a str, &'a str)>, Code);
+/// What is wrong, the path, the body, further headers, the code to be expected.
+type Case = (&'static str, String, Bytes, Vec<(&'static str, &'static str)>, Code);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_client_should_send_gets_only_the_contracts_codes() {
@@ -538,7 +540,7 @@ async fn what_no_client_should_send_gets_only_the_contracts_codes() {
     bad_flag[0] = 7;
     let bad_utf8 = frame(&[0x0a, 2, 0xff, 0xfe]);
     let key_service = |method: &str| format!("/claviger.v1.KeyService/{method}");
-    let cases: Vec<Case<'_>> = vec![
+    let cases: Vec<Case> = vec![
         ("an oversized message", UNWRAP.into(), oversized, vec![], Code::InvalidArgument),
         ("a label that is too long", UNWRAP.into(), just_fits, vec![], Code::InvalidArgument),
         (

@@ -156,8 +156,10 @@ async fn a_grace_ends_while_the_daemon_runs_without_any_file_changing() {
     replace(&files.config.crl[0], crl_of(&files.issuer(), &[], time::Duration::seconds(1)));
     let world = files.start();
     let client = files.key_connector();
-    assert_eq!(world.ask(&client).await.unwrap(), "caller 0");
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    let mut open = world.connect(client.config()).await.unwrap();
+    assert_eq!(open.ask("/").await.unwrap(), "caller 0");
+    open.ended_within(2 * SOON).await.expect("cut when the grace has ended");
+    assert_eq!(world.stats.cut(Cut::NotTrusted), 1);
     assert!(world.tls.alarms().crl_stale);
     assert!(world.ask(&client).await.is_err());
     world.end().await;

@@ -153,6 +153,7 @@ impl Files {
 pub(crate) fn settings() -> ConnectionSettings {
     ConnectionSettings {
         max_connections: 100,
+        max_connections_per_caller: 100,
         max_handshakes: 10,
         handshake_timeout: Duration::from_secs(5),
         max_streams: 128,

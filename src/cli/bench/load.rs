@@ -1,4 +1,5 @@
 //! Load in a closed loop: so many calls in flight, each followed by the next.
+
 #![expect(clippy::cast_precision_loss, reason = "counts and nanoseconds of a run are below 2^52")]
 
 use std::sync::{Arc, Mutex, PoisonError};

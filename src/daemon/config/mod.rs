@@ -74,6 +74,9 @@ pub struct Server {
     pub reflection: bool,
     /// Open connections in all; more are closed at accept. Default: 16384.
     pub max_connections: usize,
+    /// Open connections of one identity or uid, and handshakes of one address; more are closed.
+    /// Default: a quarter of `max_connections`, and at least 16.
+    pub max_connections_per_caller: usize,
     /// Calls in flight in all; more are RESOURCE_EXHAUSTED. Default: 1024.
     pub max_concurrent_calls: usize,
     /// Streams of one connection. Default: 128.

@@ -24,6 +24,7 @@ pub(super) fn server(node: &Node<'_>) -> Option<Server> {
         "tls",
         "reflection",
         "max_connections",
+        "max_connections_per_caller",
         "max_concurrent_calls",
         "max_streams_per_connection",
         "max_handshakes",
@@ -49,6 +50,8 @@ pub(super) fn server(node: &Node<'_>) -> Option<Server> {
     let denied_callers = path("denied_callers");
     let reflection = fields.optional("reflection").map_or(Some(true), |node| node.boolean());
     let max_connections = at_least_one("max_connections", 16_384);
+    let quarter = (max_connections.unwrap_or_default() / 4).max(16);
+    let max_connections_per_caller = at_least_one("max_connections_per_caller", quarter);
     let max_concurrent_calls = at_least_one("max_concurrent_calls", 1024);
     let max_streams_per_connection = at_least_one("max_streams_per_connection", 128);
     let max_handshakes = at_least_one("max_handshakes", 256);
@@ -65,6 +68,7 @@ pub(super) fn server(node: &Node<'_>) -> Option<Server> {
         tls: tls.map_or(Some(None), |tls| tls.map(Some))?,
         reflection: reflection?,
         max_connections: max_connections? as usize,
+        max_connections_per_caller: max_connections_per_caller? as usize,
         max_concurrent_calls: max_concurrent_calls? as usize,
         max_streams_per_connection: max_streams_per_connection?,
         max_handshakes: max_handshakes? as usize,

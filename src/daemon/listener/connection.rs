@@ -78,10 +78,8 @@ pub(super) async fn serve_unix<S: Answer>(
         return;
     };
     let peer = Arc::new(Peer::with_uid(credentials.uid(), credentials.pid()));
-    place.identify(peer.clone());
-    // Asked after `identify`: a list that comes in force meanwhile looks at this connection.
-    if shared.denied.denies(&peer) {
-        shared.stats.count_failed(HandshakeFailure::Denied);
+    if let Err(refusal) = admit(&shared, &place, &peer) {
+        refusal.record(&shared, peer.address);
         return;
     }
     let opened = open(&shared, stream, peer, service);
@@ -89,7 +87,7 @@ pub(super) async fn serve_unix<S: Answer>(
 }
 
 /// TLS, and who it is. Nothing here costs more than a socket until the peer has sent its first
-/// bytes: only then it waits for one of the places.
+/// bytes: only then it waits for one of its source's places.
 async fn handshake(
     shared: &Shared,
     stream: TcpStream,
@@ -98,26 +96,40 @@ async fn handshake(
 ) -> Result<(TlsStream<TcpStream>, Arc<Peer>), Refusal> {
     let tls = shared.tls.as_ref().ok_or(HandshakeFailure::Protocol)?;
     stream.peek(&mut [0]).await.map_err(|_| HandshakeFailure::PeerLeft)?;
-    let _handshaking = shared.handshakes.acquire().await.map_err(|_| HandshakeFailure::Shutdown)?;
-    let stream = TlsAcceptor::from(tls.load().server_config()).accept(stream).await?;
+    let accept = async {
+        let acceptor = TlsAcceptor::from(tls.load().server_config());
+        acceptor.accept(stream).await.map_err(Refusal::from)
+    };
+    let stream = shared.handshakes.run(address.ip().into(), accept).await?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     loop {
-        let trust = tls.load().trust().clone();
-        let ca = trust.verify(chain, SystemTime::now())?;
+        let (trust, now) = (tls.load().trust().clone(), SystemTime::now());
+        let ca = trust.verify(chain, now)?;
         let peer = Peer::with_certificate(address, ca, chain).map_err(|error| Refusal {
             reason: HandshakeFailure::BadCertificate,
             detail: error.to_string(),
         })?;
         let peer = Arc::new(peer);
-        place.identify(peer.clone());
-        if shared.denied.denies(&peer) {
-            return Err(HandshakeFailure::Denied.into());
-        }
-        // What was put in force before `identify` may not have looked at this connection.
-        if tls.load().trust().fingerprint() == trust.fingerprint() {
+        admit(shared, place, &peer)?;
+        // What came in force before `identify` may not have looked at this connection.
+        let in_force = tls.load().trust().clone();
+        if in_force.fingerprint() == trust.fingerprint()
+            && in_force.past_grace(SystemTime::now()) == trust.past_grace(now)
+        {
             return Ok((stream, peer));
         }
     }
+}
+
+/// Lets a peer in that is known by now, unless it is denied or has its share of connections.
+fn admit(shared: &Shared, place: &Place, peer: &Arc<Peer>) -> Result<(), Refusal> {
+    let share = shared.settings.load().max_connections_per_caller;
+    place.identify(peer.clone(), share).map_err(|reason| Refusal::of(peer, reason))?;
+    // Asked after `identify`: a list that comes in force meanwhile looks at this connection.
+    if shared.denied.denies(peer) {
+        return Err(Refusal::of(peer, HandshakeFailure::Denied));
+    }
+    Ok(())
 }
 
 /// A connection that is to speak HTTP/2.

@@ -4,11 +4,13 @@
 //! - [`mod@bind`]: the sockets, opened before anything is served
 //! - `connection`, one connection's life, in one task; `stream`, what is under its HTTP/2; `lifetime`,
 //!   how long it may take; `refusal`, why it never began
+//! - `handshakes`: the places of handshakes, shared among those who connect
 //! - `live`: all open connections, to drain them, cut them, and verify them again
 //! - [`stats`]: what happened, counted
 
 pub mod bind;
 mod connection;
+mod handshakes;
 mod lifetime;
 mod live;
 mod refusal;
@@ -25,7 +27,6 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tower::Service;
 
@@ -36,6 +37,7 @@ use crate::daemon::config;
 use crate::daemon::denied::DeniedCallers;
 use crate::daemon::tls::TlsState;
 use bind::BoundUnix;
+use handshakes::{Handshakes, Source};
 use live::{Command, Live};
 use stats::LogLimit;
 
@@ -76,7 +78,10 @@ where
 pub struct ConnectionSettings {
     /// Open connections in all; more are closed at accept.
     pub max_connections: usize,
-    /// TLS handshakes at a time; more wait, and their waiting counts as handshake time.
+    /// Open connections of one identity or uid, and handshakes of one address; more are closed.
+    pub max_connections_per_caller: usize,
+    /// TLS handshakes at a time, an eighth of them (at least 8) from one address; more wait, and
+    /// their waiting counts as handshake time.
     pub max_handshakes: usize,
     /// How long a handshake may take, and how long a client may stay silent after it.
     pub handshake_timeout: Duration,
@@ -92,6 +97,7 @@ impl From<&config::Server> for ConnectionSettings {
     fn from(server: &config::Server) -> Self {
         Self {
             max_connections: server.max_connections,
+            max_connections_per_caller: server.max_connections_per_caller,
             max_handshakes: server.max_handshakes,
             handshake_timeout: server.handshake_timeout,
             max_streams: server.max_streams_per_connection,
@@ -112,7 +118,7 @@ struct Shared {
     tls: Option<Arc<TlsState>>,
     denied: Arc<DeniedCallers>,
     settings: ArcSwap<ConnectionSettings>,
-    handshakes: Arc<Semaphore>,
+    handshakes: Handshakes,
     live: Arc<Live>,
     stats: Arc<ConnectionStats>,
     log_limit: LogLimit,
@@ -123,6 +129,8 @@ struct Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct InForce {
     trust: Option<[u8; 32]>,
+    /// CRLs pass their grace without any file changing.
+    past_grace: usize,
     denied: u64,
 }
 
@@ -139,7 +147,7 @@ impl Transport {
             tls,
             denied,
             settings: ArcSwap::from_pointee(settings),
-            handshakes: Arc::new(Semaphore::new(places(&settings))),
+            handshakes: Handshakes::new(places(&settings)),
             live: Live::new(stats.clone()),
             stats,
             log_limit: LogLimit::new(),
@@ -155,28 +163,16 @@ impl Transport {
 
     /// New settings, for connections from now on. To be called inside a Tokio runtime.
     pub fn configure(&self, settings: ConnectionSettings) {
-        let old = self.shared.settings.swap(Arc::new(settings));
-        let handshakes = &self.shared.handshakes;
-        let (before, after) = (places(&old), places(&settings));
-        handshakes.add_permits(after.saturating_sub(before));
-        let fewer = before.saturating_sub(after);
-        let taken = fewer - handshakes.forget_permits(fewer);
-        if taken > 0 {
-            let handshakes = handshakes.clone();
-            tokio::spawn(async move {
-                if let Ok(places) = handshakes.acquire_many(taken as u32).await {
-                    places.forget();
-                }
-            });
-        }
+        self.shared.settings.store(Arc::new(settings));
+        self.shared.handshakes.resize(places(&settings));
     }
 
     /// Serves until `shutdown` ends, then drains: no new connections, GOAWAY to the open ones, and
     /// after `drain_timeout` the rest is cut. Each request carries an `Arc<Peer>` as an extension.
     ///
     /// While it runs, the files of TLS and of the denied callers are looked at, and every open
-    /// connection is verified again when client CAs, CRLs or denied callers have changed. Peers
-    /// that are denied or no longer trusted lose their connection; the service still has to ask
+    /// connection is verified again when client CAs, CRLs or denied callers have changed, or a CRL
+    /// has passed its grace. Peers that are denied or no longer trusted lose their connection; the service still has to ask
     /// [`Callers::identify`](crate::daemon::caller::Callers::identify) and
     /// [`DeniedCallers::denies`] for each call.
     ///
@@ -214,8 +210,8 @@ impl Transport {
         Ok(())
     }
 
-    /// Looks at the files now, and at every open connection if they have changed. Blocks on the
-    /// file system and on signatures.
+    /// Looks at the files now, and at every open connection if they have changed or a CRL has passed
+    /// its grace. Blocks on the file system and on signatures.
     pub fn look_now(&self) {
         self.shared.look();
     }
@@ -225,7 +221,8 @@ async fn accept_tcp<S: Answer>(shared: Arc<Shared>, listener: TcpListener, servi
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
-                let Some(place) = shared.enter() else { continue };
+                let source = address.ip().into();
+                let Some(place) = shared.enter(Some(source)) else { continue };
                 let task =
                     connection::serve_tcp(shared.clone(), stream, address, place, service.clone());
                 tokio::spawn(task);
@@ -239,7 +236,7 @@ async fn accept_unix<S: Answer>(shared: Arc<Shared>, bound: BoundUnix, service: 
     loop {
         match bound.listener.accept().await {
             Ok((stream, _)) => {
-                let Some(place) = shared.enter() else { continue };
+                let Some(place) = shared.enter(None) else { continue };
                 let task = connection::serve_unix(shared.clone(), stream, place, service.clone());
                 tokio::spawn(task);
             }
@@ -265,17 +262,22 @@ fn places(settings: &ConnectionSettings) -> usize {
 }
 
 impl Shared {
-    fn enter(&self) -> Option<live::Place> {
-        let place = self.live.enter(self.settings.load().max_connections);
-        if place.is_some() {
-            self.stats.count_accepted();
-        } else {
-            self.stats.count_refused_at_cap();
-            if self.log_limit.allows() {
-                tracing::warn!("connection refused: as many as allowed are open");
+    fn enter(&self, source: Option<Source>) -> Option<live::Place> {
+        let settings = self.settings.load();
+        let (most, share) = (settings.max_connections, settings.max_connections_per_caller);
+        let full = match self.live.enter(most, share, source) {
+            Ok(place) => {
+                self.stats.count_accepted();
+                return Some(place);
             }
+            Err(full) => full,
+        };
+        self.stats.count_refused_at_cap();
+        if self.log_limit.allows() {
+            let address = source.map(tracing::field::display);
+            tracing::warn!(address, reason = full.reason(), "connection refused");
         }
-        place
+        None
     }
 
     /// An accept that failed is a matter of one peer, or of the system's means: never of the loop.
@@ -343,7 +345,11 @@ impl Shared {
 
 impl InForce {
     fn now(tls: Option<&TlsState>, denied: &DeniedCallers) -> Self {
-        let trust = tls.map(|tls| tls.load().trust().fingerprint());
-        Self { trust, denied: denied.generation() }
+        let trust = tls.map(|tls| tls.load().trust().clone());
+        Self {
+            trust: trust.as_ref().map(|trust| trust.fingerprint()),
+            past_grace: trust.map_or(0, |trust| trust.past_grace(SystemTime::now())),
+            denied: denied.generation(),
+        }
     }
 }

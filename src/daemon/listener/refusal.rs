@@ -1,12 +1,12 @@
 //! Why a connection did not get as far as its first request: from TLS errors to a closed set.
 
-use std::io;
-use std::net::SocketAddr;
+use std::{fmt, io};
 
 use rustls::{AlertDescription, CertificateError};
 
 use super::Shared;
 use super::stats::HandshakeFailure;
+use crate::daemon::caller::Peer;
 
 /// A connection that did not get as far as its first request.
 pub(super) struct Refusal {
@@ -15,7 +15,12 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn record(self, shared: &Shared, address: SocketAddr) {
+    /// Of a peer that is known by now.
+    pub(super) fn of(peer: &Peer, reason: HandshakeFailure) -> Self {
+        Self { reason, detail: peer.identity().unwrap_or_default().into_owned() }
+    }
+
+    pub(super) fn record(self, shared: &Shared, address: impl fmt::Display) {
         shared.stats.count_failed(self.reason);
         let reason = self.reason.name();
         match self.reason {

@@ -20,6 +20,8 @@ pub struct ConnectionStats {
 pub enum HandshakeFailure {
     /// It took longer than allowed.
     Timeout,
+    /// It took long while others waited for its place.
+    Stalled,
     /// The peer went away: a port scan, a load balancer's check, or a client that does not trust us.
     PeerLeft,
     /// The peer refused our certificate.
@@ -40,6 +42,8 @@ pub enum HandshakeFailure {
     BadCertificate,
     /// The peer is on the list of denied callers.
     Denied,
+    /// The peer has as many connections as one caller may.
+    TooMany,
     /// Anything else that is not TLS as it should be.
     Protocol,
     /// The daemon ends.
@@ -65,8 +69,9 @@ pub enum Cut {
 
 impl HandshakeFailure {
     /// Every reason, for metrics.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Timeout,
+        Self::Stalled,
         Self::PeerLeft,
         Self::RefusedUs,
         Self::Incompatible,
@@ -77,6 +82,7 @@ impl HandshakeFailure {
         Self::RevocationUnknown,
         Self::BadCertificate,
         Self::Denied,
+        Self::TooMany,
         Self::Protocol,
         Self::Shutdown,
     ];
@@ -85,6 +91,7 @@ impl HandshakeFailure {
     pub fn name(self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
+            Self::Stalled => "stalled",
             Self::PeerLeft => "peer_left",
             Self::RefusedUs => "refused_us",
             Self::Incompatible => "incompatible",
@@ -95,6 +102,7 @@ impl HandshakeFailure {
             Self::RevocationUnknown => "revocation_unknown",
             Self::BadCertificate => "bad_certificate",
             Self::Denied => "denied",
+            Self::TooMany => "too_many",
             Self::Protocol => "protocol",
             Self::Shutdown => "shutdown",
         }
@@ -130,7 +138,8 @@ impl ConnectionStats {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Connections closed at accept, because as many as allowed were open.
+    /// Connections closed at accept, because as many as allowed were open, in all or in handshakes
+    /// of their address.
     pub fn refused_at_cap(&self) -> u64 {
         self.refused_at_cap.load(Ordering::Relaxed)
     }

@@ -94,8 +94,7 @@ impl ClientTrust {
         let unix_now = UnixTime::since_unix_epoch(since_epoch);
         let mut refusal = Error::InvalidCertificate(CertificateError::UnknownIssuer);
         for anchor in &self.anchors {
-            let strict = anchor.strict_from.is_some_and(|from| from <= now);
-            let verifier = if strict { &anchor.strict } else { &anchor.lenient };
+            let verifier = if anchor.closed(now) { &anchor.strict } else { &anchor.lenient };
             match verifier.verify_client_cert(own, intermediates, unix_now) {
                 Ok(_) => return Ok(anchor.bundle.clone()),
                 Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {}
@@ -110,6 +109,11 @@ impl ClientTrust {
         self.crls.iter().find(|(_, next_update)| *next_update < now).map(|(path, _)| path.as_str())
     }
 
+    /// How many CAs let nobody in any more, because a CRL of theirs is past its grace.
+    pub fn past_grace(&self, now: SystemTime) -> usize {
+        self.anchors.iter().filter(|anchor| anchor.closed(now)).count()
+    }
+
     /// The files of CRLs, and when the first list in each promised its successor.
     pub fn crls(&self) -> BTreeMap<&str, SystemTime> {
         let mut files = BTreeMap::new();
@@ -120,9 +124,16 @@ impl ClientTrust {
         files
     }
 
-    /// SHA-256 of all CAs and CRLs: what is let in has changed when this has.
+    /// SHA-256 of all CAs and CRLs: what is let in has changed when this has, or
+    /// [`past_grace`](Self::past_grace).
     pub fn fingerprint(&self) -> [u8; 32] {
         self.fingerprint
+    }
+}
+
+impl Anchor {
+    fn closed(&self, now: SystemTime) -> bool {
+        self.strict_from.is_some_and(|from| from <= now)
     }
 }
 

@@ -1,0 +1,254 @@
+//! The places of handshakes: a few to each source of connections, so that nobody stalls all.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::sleep;
+
+use super::HandshakeFailure;
+
+/// How long a handshake may hold its place while others wait for it.
+const STALL: Duration = Duration::from_secs(1);
+/// How often a slow handshake looks whether others wait.
+const LOOK: Duration = Duration::from_millis(100);
+/// A source has an eighth of the places, and not less than this.
+const LEAST_SHARE: usize = 8;
+
+/// Where connections come from: an address, or the network of 64 bits that an IPv6 host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Source(IpAddr);
+
+impl From<IpAddr> for Source {
+    fn from(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(address) => address.fmt(f),
+            IpAddr::V6(network) => write!(f, "{network}/64"),
+        }
+    }
+}
+
+/// The places of handshakes, and the sources that have some or wait for some.
+#[derive(Debug)]
+pub(super) struct Handshakes {
+    stall: Duration,
+    places: Arc<Turns>,
+    sources: Mutex<Sources>,
+}
+
+#[derive(Debug)]
+struct Sources {
+    places: usize,
+    turns: HashMap<Source, Arc<Turns>>,
+}
+
+/// Some places, and how many wait for one.
+#[derive(Debug)]
+struct Turns {
+    free: Semaphore,
+    waiting: AtomicUsize,
+}
+
+impl Handshakes {
+    pub(super) fn new(places: usize) -> Self {
+        let sources = Mutex::new(Sources { places, turns: HashMap::new() });
+        Self { stall: STALL, places: Arc::new(Turns::new(places)), sources }
+    }
+
+    /// Does a handshake in a place of its own. It waits for the place behind those of its source
+    /// alone until that has less than its share; one that takes long gives way to who waits.
+    pub(super) async fn run<T, E>(
+        &self,
+        source: Source,
+        handshake: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E>
+    where
+        E: From<HandshakeFailure>,
+    {
+        let entered = self.enter(source);
+        let _of_source = entered.turns.next().await?;
+        let _place = self.places.next().await?;
+        let gives_way = async {
+            sleep(self.stall).await;
+            while !entered.turns.awaited() && !self.places.awaited() {
+                sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            outcome = handshake => outcome,
+            () = gives_way => Err(HandshakeFailure::Stalled.into()),
+        }
+    }
+
+    /// Another number of places. Sources that have some keep the share that they came with until
+    /// none of theirs is left. To be called inside a Tokio runtime.
+    pub(super) fn resize(&self, places: usize) {
+        let before = std::mem::replace(&mut self.lock().places, places);
+        self.places.free.add_permits(places.saturating_sub(before));
+        let fewer = before.saturating_sub(places);
+        let taken = fewer - self.places.free.forget_permits(fewer);
+        if taken > 0 {
+            let turns = self.places.clone();
+            tokio::spawn(async move {
+                if let Ok(places) = turns.free.acquire_many(taken as u32).await {
+                    places.forget();
+                }
+            });
+        }
+    }
+
+    fn enter(&self, source: Source) -> Entered<'_> {
+        let mut sources = self.lock();
+        let share = (sources.places / 8).max(LEAST_SHARE);
+        let turns = sources.turns.entry(source).or_insert_with(|| Arc::new(Turns::new(share)));
+        Entered { handshakes: self, source, turns: turns.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turns {
+    fn new(places: usize) -> Self {
+        Self { free: Semaphore::new(places), waiting: AtomicUsize::new(0) }
+    }
+
+    async fn next(&self) -> Result<SemaphorePermit<'_>, HandshakeFailure> {
+        if let Ok(place) = self.free.try_acquire() {
+            return Ok(place);
+        }
+        let _waiting = Waiting::new(&self.waiting);
+        self.free.acquire().await.map_err(|_| HandshakeFailure::Shutdown)
+    }
+
+    fn awaited(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// One that waits, counted until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A handshake among those of its source; the last one to leave takes the source along.
+struct Entered<'a> {
+    handshakes: &'a Handshakes,
+    source: Source,
+    turns: Arc<Turns>,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        let mut sources = self.handshakes.lock();
+        // Clones are made under the lock only: the list's own and this one are the last two.
+        if Arc::strong_count(&self.turns) == 2 {
+            sources.turns.remove(&self.source);
+        }
+        // While the lock is held, or two that leave at once would each see the other.
+        self.turns = Arc::new(Turns::new(0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Outcome = Result<(), HandshakeFailure>;
+
+    fn source(address: &str) -> Source {
+        address.parse::<IpAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_source_and_an_ipv4_address_is_one_however_written() {
+        assert_eq!(source("2001:db8:1:2::1"), source("2001:db8:1:2:ffff::9"));
+        assert_ne!(source("2001:db8:1:2::1"), source("2001:db8:1:3::1"));
+        assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+        assert_eq!(source("::ffff:192.0.2.1").to_string(), "192.0.2.1");
+        assert_eq!(source("2001:db8:1:2::1").to_string(), "2001:db8:1:2::/64");
+    }
+
+    #[tokio::test]
+    async fn a_source_has_an_eighth_of_the_places_and_others_do_not_wait_for_it() {
+        let handshakes = Handshakes::new(128);
+        let started = AtomicUsize::new(0);
+        let stalled = || async {
+            started.fetch_add(1, Ordering::Relaxed);
+            std::future::pending::<Outcome>().await
+        };
+        let flood = futures::future::join_all(
+            (0..200).map(|_| handshakes.run(source("192.0.2.1"), stalled())),
+        );
+        let honest = async {
+            tokio::task::yield_now().await;
+            for _ in 0..100 {
+                handshakes.run(source("192.0.2.2"), async { Outcome::Ok(()) }).await.unwrap();
+            }
+        };
+        // None of the flood has given way yet: those that came meanwhile waited for nobody.
+        tokio::select! {
+            () = honest => assert_eq!(started.load(Ordering::Relaxed), 16),
+            _ = flood => panic!("stalled handshakes ended"),
+        }
+        assert!(handshakes.lock().turns.is_empty(), "sources leave nothing behind");
+        assert_eq!(handshakes.places.free.available_permits(), 128);
+        assert!(!handshakes.places.awaited());
+    }
+
+    #[tokio::test]
+    async fn a_slow_handshake_gives_way_only_to_one_that_waits() {
+        let stall = Duration::from_millis(5);
+        let handshakes = Handshakes { stall, ..Handshakes::new(1) };
+        let slow = async {
+            sleep(20 * stall).await;
+            Outcome::Ok(())
+        };
+        handshakes.run(source("192.0.2.1"), slow).await.unwrap();
+
+        let stalled = handshakes.run(source("192.0.2.1"), std::future::pending::<Outcome>());
+        let honest = handshakes.run(source("192.0.2.2"), async { Outcome::Ok(()) });
+        let (stalled, honest) = tokio::join!(stalled, honest);
+        assert_eq!((stalled, honest), (Err(HandshakeFailure::Stalled), Ok(())));
+    }
+
+    #[tokio::test]
+    async fn fewer_places_act_when_those_taken_are_given_back() {
+        let handshakes = Handshakes::new(2);
+        handshakes.resize(4);
+        assert_eq!(handshakes.places.free.available_permits(), 4);
+        let held = handshakes.places.next().await.unwrap();
+        handshakes.resize(1);
+        tokio::task::yield_now().await;
+        assert_eq!(handshakes.places.free.available_permits(), 0);
+        drop(held);
+        assert_eq!(handshakes.places.free.available_permits(), 1);
+    }
+}
