@@ -16,14 +16,26 @@ pub struct ProviderType {
     pub name: &'static str,
     /// Whether this build has it.
     pub compiled: bool,
-    /// Its options that are paths: relative ones are taken from the configuration file's folder.
+    /// Its options that are paths: relative ones are taken from the configuration file's folder. A
+    /// dot leads into a table.
     pub paths: &'static [&'static str],
-    /// Its options that are sources of secrets: `{ file = "…" }` or `{ credential = "…" }`.
+    /// Its options that are sources of secrets: `{ file = "…" }` or `{ credential = "…" }`. A dot
+    /// leads into a table.
     pub secrets: &'static [&'static str],
 }
 
 /// Every type, whether this build has it or not.
-pub const PROVIDER_TYPES: [ProviderType; 2] = [
+pub const PROVIDER_TYPES: [ProviderType; 4] = [
+    ProviderType {
+        name: "aws-kms",
+        compiled: cfg!(feature = "aws-kms"),
+        paths: &["ca"],
+        secrets: &[
+            "credentials.access_key_id",
+            "credentials.secret_access_key",
+            "credentials.session_token",
+        ],
+    },
     ProviderType {
         name: "pkcs11",
         compiled: cfg!(feature = "pkcs11"),
@@ -35,6 +47,18 @@ pub const PROVIDER_TYPES: [ProviderType; 2] = [
         compiled: cfg!(feature = "software"),
         paths: &["directory"],
         secrets: &["passphrase"],
+    },
+    ProviderType {
+        name: "vault-transit",
+        compiled: cfg!(feature = "vault-transit"),
+        paths: &["ca", "auth.certificate.certificate"],
+        secrets: &[
+            "auth.token",
+            "auth.approle.secret_id",
+            "auth.kubernetes.token",
+            "auth.jwt.token",
+            "auth.certificate.private_key",
+        ],
     },
 ];
 
@@ -48,6 +72,12 @@ pub enum ProviderConfig {
     /// `type = "pkcs11"`.
     #[cfg(feature = "pkcs11")]
     Pkcs11(claviger_pkcs11::Config),
+    /// `type = "aws-kms"`.
+    #[cfg(feature = "aws-kms")]
+    AwsKms(claviger_aws_kms::Config),
+    /// `type = "vault-transit"`.
+    #[cfg(feature = "vault-transit")]
+    VaultTransit(claviger_vault_transit::Config),
 }
 
 impl ProviderConfig {
@@ -63,6 +93,10 @@ impl ProviderConfig {
             "software" => Deserialize::deserialize(options).map(Self::Software),
             #[cfg(feature = "pkcs11")]
             "pkcs11" => Deserialize::deserialize(options).map(Self::Pkcs11),
+            #[cfg(feature = "aws-kms")]
+            "aws-kms" => Deserialize::deserialize(options).map(Self::AwsKms),
+            #[cfg(feature = "vault-transit")]
+            "vault-transit" => Deserialize::deserialize(options).map(Self::VaultTransit),
             other => Err(serde::de::Error::custom(format!("no provider has the type {other:?}"))),
         }
     }
@@ -74,6 +108,10 @@ impl ProviderConfig {
             Self::Software(_) => "software",
             #[cfg(feature = "pkcs11")]
             Self::Pkcs11(_) => "pkcs11",
+            #[cfg(feature = "aws-kms")]
+            Self::AwsKms(_) => "aws-kms",
+            #[cfg(feature = "vault-transit")]
+            Self::VaultTransit(_) => "vault-transit",
         }
     }
 
@@ -84,6 +122,10 @@ impl ProviderConfig {
             Self::Software(_) => false,
             #[cfg(feature = "pkcs11")]
             Self::Pkcs11(_) => true,
+            #[cfg(feature = "aws-kms")]
+            Self::AwsKms(_) => true,
+            #[cfg(feature = "vault-transit")]
+            Self::VaultTransit(_) => true,
         }
     }
 
@@ -94,6 +136,10 @@ impl ProviderConfig {
             Self::Software(config) => config.validate(),
             #[cfg(feature = "pkcs11")]
             Self::Pkcs11(config) => config.validate(),
+            #[cfg(feature = "aws-kms")]
+            Self::AwsKms(config) => config.validate(),
+            #[cfg(feature = "vault-transit")]
+            Self::VaultTransit(config) => config.validate(),
         }
     }
 
@@ -104,6 +150,10 @@ impl ProviderConfig {
             Self::Software(config) => config.check_locator(locator),
             #[cfg(feature = "pkcs11")]
             Self::Pkcs11(config) => config.check_locator(locator),
+            #[cfg(feature = "aws-kms")]
+            Self::AwsKms(config) => config.check_locator(locator),
+            #[cfg(feature = "vault-transit")]
+            Self::VaultTransit(config) => config.check_locator(locator),
         }
     }
 }
@@ -118,6 +168,12 @@ pub enum Provider {
     /// Keys in PKCS#11 tokens.
     #[cfg(feature = "pkcs11")]
     Pkcs11(claviger_pkcs11::Provider),
+    /// Keys in AWS KMS.
+    #[cfg(feature = "aws-kms")]
+    AwsKms(claviger_aws_kms::Provider),
+    /// Keys in Transit, of Vault and OpenBao.
+    #[cfg(feature = "vault-transit")]
+    VaultTransit(claviger_vault_transit::Provider),
 }
 
 impl Provider {
@@ -136,6 +192,14 @@ impl Provider {
             ProviderConfig::Pkcs11(config) => {
                 Ok(Self::Pkcs11(claviger_pkcs11::Provider::new(name, config, state_dir)?))
             }
+            #[cfg(feature = "aws-kms")]
+            ProviderConfig::AwsKms(config) => {
+                Ok(Self::AwsKms(claviger_aws_kms::Provider::new(name, config, state_dir)?))
+            }
+            #[cfg(feature = "vault-transit")]
+            ProviderConfig::VaultTransit(config) => Ok(Self::VaultTransit(
+                claviger_vault_transit::Provider::new(name, config, state_dir)?,
+            )),
         }
     }
 
@@ -146,6 +210,10 @@ impl Provider {
             Self::Software(provider) => provider.open(open).await,
             #[cfg(feature = "pkcs11")]
             Self::Pkcs11(provider) => provider.open(open).await,
+            #[cfg(feature = "aws-kms")]
+            Self::AwsKms(provider) => provider.open(open).await,
+            #[cfg(feature = "vault-transit")]
+            Self::VaultTransit(provider) => provider.open(open).await,
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::config::Oaep;
 use crate::entry::Entry;
 use crate::ladder::Ask;
 use crate::operation::Operation;
-use crate::token::Token;
+use crate::token::Joined;
 use crate::worker::Job;
 
 /// How long a check may take: a module that hangs must not hold up who asked for ever.
@@ -26,7 +26,7 @@ const CHECK_LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Key {
     entry: Arc<Entry>,
-    token: Arc<Token>,
+    token: Joined,
     algorithms: Algorithms,
     sign_algorithms: SignAlgorithms,
     /// The algorithms with which the token takes a label.
@@ -37,7 +37,7 @@ impl Key {
     /// A key that was found and proven.
     pub(crate) fn new(
         entry: Arc<Entry>,
-        token: Arc<Token>,
+        token: Joined,
         algorithms: Algorithms,
         sign_algorithms: SignAlgorithms,
         labels: Algorithms,

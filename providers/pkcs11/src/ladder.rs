@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use claviger_provider_api::{Error, ErrorKind};
 use tokio::sync::oneshot;
@@ -20,8 +20,8 @@ use crate::token::Shared;
 /// How many checks may wait.
 const WAITING: usize = 4096;
 
-/// How many other keys are asked whether the fault is this key's alone.
-const WITNESSES: usize = 4;
+/// How long other keys are asked whether they still serve. Where all are dead, all say so at once.
+const WITNESSES_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the ladder is asked for.
 #[derive(Debug)]
@@ -97,6 +97,7 @@ fn check(shared: &Shared, entry: &Entry) -> Result<(), Error> {
     }
     let cause = match entry.prove(shared) {
         Ok(()) => {
+            shared.restarted_for_missing(false);
             if entry.breaker.close() {
                 shared.repaired();
             }
@@ -108,16 +109,25 @@ fn check(shared: &Shared, entry: &Entry) -> Result<(), Error> {
         return Err(cause);
     }
     let locator = &entry.wanted.locator;
-    tracing::warn!(%locator, error = %cause, "the canary failed; repairing");
+    // While its breaker is open, each cause is said once.
+    let known = entry.breaker.refusal();
+    if known.is_none() {
+        tracing::warn!(%locator, error = %cause, "the canary failed; repairing");
+    }
     match repair(shared, entry) {
         Ok(rung) => {
             tracing::warn!(%locator, rung, "repaired");
+            shared.restarted_for_missing(false);
             entry.breaker.close();
             shared.repaired();
             Ok(())
         }
         Err(error) => {
-            tracing::error!(%locator, %error, "not repaired");
+            if known.is_some_and(|known| known.to_string() == error.to_string()) {
+                tracing::debug!(%locator, %error, "still not repaired");
+            } else {
+                tracing::error!(%locator, %error, "not repaired");
+            }
             entry.breaker.open(Instant::now(), &error);
             Err(error)
         }
@@ -149,10 +159,15 @@ fn repair(shared: &Shared, entry: &Entry) -> Result<&'static str, Error> {
             Err(error) => Trouble::Broken(error),
         };
     }
-    // Where another key of the token answers, the fault is this key's own, and a new start of the
-    // module would only disturb the others.
-    let others = shared.keys().into_iter().filter(|other| other.index != entry.index);
-    if others.take(WITNESSES).any(|other| other.prove(shared).is_ok()) {
+    // Where another key answers, on whatever token, a new start of the module would only end its
+    // session and its login.
+    if somebody_serves(shared, entry) {
+        return Err(trouble.into_error(entry));
+    }
+    // A key that a login does not see was deleted; or its token's files went away, which a module
+    // may notice only when it starts. So one new start, and no more until a key is well again.
+    if matches!(trouble, Trouble::Missing { logged_in: true }) && shared.restarted_for_missing(true)
+    {
         return Err(trouble.into_error(entry));
     }
     module.reinitialise(generation)?;
@@ -162,6 +177,25 @@ fn repair(shared: &Shared, entry: &Entry) -> Result<&'static str, Error> {
         Ok(()) => Ok("a new start of the module"),
         Err(trouble) => Err(trouble.into_error(entry)),
     }
+}
+
+/// Whether any other key of the module proves itself, those that should be well first. A token that
+/// only has no room serves.
+fn somebody_serves(shared: &Shared, entry: &Entry) -> bool {
+    let mut witnesses = Vec::new();
+    for token in shared.module().in_use() {
+        let is_ours = std::ptr::eq(&raw const *token, shared);
+        let mut keys = token.keys();
+        keys.retain(|key| !is_ours || key.index != entry.index);
+        witnesses.extend(keys.into_iter().map(|key| (Arc::clone(&token), key)));
+    }
+    witnesses.sort_by_key(|(_, key)| key.breaker.refusal().is_some());
+    let until = Instant::now() + WITNESSES_LIMIT;
+    let mut asked = witnesses.iter().take_while(|_| Instant::now() < until);
+    asked.any(|(token, key)| match key.prove(token) {
+        Ok(()) => true,
+        Err(error) => matches!(error.kind(), ErrorKind::Throttled { .. }),
+    })
 }
 
 /// A new session, a new handle, a canary.

@@ -18,6 +18,7 @@ use record::{Entry, Names, Record, Verdict};
 
 mod directory;
 mod error;
+mod memory;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -80,6 +81,30 @@ impl Latch {
     pub fn attempt(&self, serial: &str, pin: &Secret) -> Result<Attempt, LatchError> {
         let names = Names::of(serial)?;
         let directory = Directory::open_or_create(&self.state_dir)?;
+        let path = directory.path(&names.record);
+        if let Some(error) = memory::recall(&path, pin, &names.serial) {
+            return Err(error);
+        }
+        // Read first: a record that changes meanwhile is not what is remembered.
+        let stamp = memory::Stamp::of(&path);
+        self.attempt_on_record(names, directory, pin)
+            .inspect_err(|error| memory::remember(&path, stamp, pin, error))
+    }
+
+    /// Why this process knows, without a look at the token, that an attempt with `pin` would be
+    /// refused by the latch.
+    pub fn refused_before(&self, serial: &str, pin: &Secret) -> Option<LatchError> {
+        let names = Names::of(serial).ok()?;
+        let directory = Directory::open(&self.state_dir).ok()??;
+        memory::recall(&directory.path(&names.record), pin, &names.serial)
+    }
+
+    fn attempt_on_record(
+        &self,
+        names: Names,
+        directory: Directory,
+        pin: &Secret,
+    ) -> Result<Attempt, LatchError> {
         let lock = directory.lock(&names, self.patience)?;
         let previous = directory.record(&names)?;
         let mut record = previous.clone().map_or_else(|| new_record(&names), Ok)?;

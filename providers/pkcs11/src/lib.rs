@@ -39,6 +39,7 @@ use tokio::time::timeout;
 pub use config::Config;
 pub use module::wait_until_left;
 
+use module::Visitor;
 use opening::Request;
 
 /// How long opening may take, and waiting for one's turn: a module that hangs hangs for ever.
@@ -81,12 +82,13 @@ impl Provider {
         let turn = timeout(OPEN_LIMIT, Arc::clone(&self.opening).lock_owned()).await;
         let turn = turn.map_err(slow)?;
         let (reply, answer) = oneshot::channel();
+        let visitor = Visitor::announce();
         let thread = thread::Builder::new().name("pkcs11-open".to_owned());
         let spawned = thread.spawn(move || {
             let outcome = opening::open(request);
             // Whoever asked may have gone: then the key closes here.
             drop(reply.send(outcome));
-            drop(turn);
+            drop((turn, visitor));
         });
         spawned.map_err(|error| unavailable(format!("cannot start a thread: {error}")))?;
         match timeout(OPEN_LIMIT, answer).await.map_err(slow)? {

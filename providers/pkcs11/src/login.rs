@@ -1,6 +1,9 @@
 //! `C_Login`, at most once per PIN that may be wrong: everything that can be known is checked first.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use claviger_provider_api::{Error, ErrorKind, Secret, SecretSource};
 use cryptoki::context::Function;
@@ -10,13 +13,19 @@ use cryptoki::slot::TokenInfo;
 use cryptoki::types::RawAuthPin;
 use zeroize::Zeroizing;
 
-use crate::config::{Login, User};
+use crate::config::{Login, TokenName, User};
 use crate::error::{Returned, from_cryptoki, login_did_not_happen};
 use crate::latch::{Latch, LatchError};
 use crate::module::OpenSession;
 
+/// For how long a serial number is believed without a look at the module.
+const SERIAL_AGE: Duration = Duration::from_mins(1);
+
+/// The serial numbers of tokens that could not be logged in to, by module and name, and since when.
+static SERIALS: Mutex<BTreeMap<(PathBuf, String), (Instant, String)>> = Mutex::new(BTreeMap::new());
+
 /// How to log in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(crate) login: Login,
     pub(crate) user: User,
@@ -59,9 +68,15 @@ pub(crate) fn log_in(
             recorded(attempt.transport_failed());
             return Err(error);
         }
-        Ok(Ok(()) | Err(CryptokiError::Pkcs11(RvError::UserAlreadyLoggedIn, _))) => {
+        Ok(Ok(())) => {
             tracing::info!(token, serial = info.serial_number(), "logged in");
             recorded(attempt.succeeded());
+            return Ok(());
+        }
+        // Somebody else in the process was faster. No PIN was verified: what was refused stays so.
+        Ok(Err(CryptokiError::Pkcs11(RvError::UserAlreadyLoggedIn, _))) => {
+            tracing::info!(token, serial = info.serial_number(), "was logged in already");
+            recorded(attempt.transport_failed());
             return Ok(());
         }
         Ok(Err(CryptokiError::Pkcs11(rv, _))) => rv,
@@ -83,6 +98,33 @@ pub(crate) fn log_in(
          token does not lock: put the right one into its file, or run `claviger pin clear --serial \
          {serial:?}` if this one is right"
     )))
+}
+
+/// Notes which token a name stood for when a login to it failed.
+pub(crate) fn remember_serial(module: &Path, name: &TokenName, serial: &str) {
+    let known = (Instant::now(), serial.to_owned());
+    serials().insert((module.to_owned(), name.to_string()), known);
+}
+
+/// Why a login is not worth a look at the module, for up to a minute: the same PIN was refused, and
+/// nobody cleared the latch. With many keys on a token each try would start the module in vain.
+pub(crate) fn refused_again(
+    module: &Path,
+    name: &TokenName,
+    credentials: &Credentials,
+) -> Option<Error> {
+    let module = module.canonicalize().ok()?;
+    let (since, serial) = serials().get(&(module, name.to_string())).cloned()?;
+    let (state_dir, source) = (credentials.state_dir.as_ref()?, credentials.pin.as_ref()?);
+    if since.elapsed() >= SERIAL_AGE || credentials.login != Login::Pin {
+        return None;
+    }
+    let pin = source.read().ok()?.without_line_end();
+    Latch::new(state_dir).refused_before(&serial, &pin).map(latched)
+}
+
+fn serials() -> MutexGuard<'static, BTreeMap<(PathBuf, String), (Instant, String)>> {
+    SERIALS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn refuse_by_flags(info: &TokenInfo, user: User) -> Result<(), Error> {

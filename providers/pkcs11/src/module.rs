@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use claviger_provider_api::{Error, ErrorKind};
@@ -17,14 +17,14 @@ use cryptoki::slot::{Slot, TokenInfo};
 
 use crate::decrypt::Functions;
 use crate::error::from_cryptoki;
-use crate::token::Token;
+use crate::token::{Shared, Token};
 
 /// How long `C_Finalize` waits for calls that are inside the module.
 const DRAIN: Duration = Duration::from_secs(5);
 
 static MODULES: Mutex<BTreeMap<PathBuf, &'static Module>> = Mutex::new(BTreeMap::new());
 
-/// Leases of all modules, and who waits for the last one to end.
+/// Leases of all modules and threads that open keys, and who waits for the last one to end.
 static LEASES: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
 /// Waits until no module is in use and all are finalised: a process that ends while a thread is
@@ -34,6 +34,25 @@ pub fn wait_until_left(limit: Duration) -> bool {
     let (leases, changed) = (lock(&LEASES.0), &LEASES.1);
     let waited = changed.wait_timeout_while(leases, limit, |leases| *leases > 0);
     *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
+}
+
+/// A thread that may go into a module. Made before the thread, so that nobody who waits misses it.
+#[derive(Debug)]
+pub(crate) struct Visitor(());
+
+impl Visitor {
+    /// One more to wait for.
+    pub(crate) fn announce() -> Self {
+        *lock(&LEASES.0) += 1;
+        Self(())
+    }
+}
+
+impl Drop for Visitor {
+    fn drop(&mut self) {
+        *lock(&LEASES.0) -= 1;
+        LEASES.1.notify_all();
+    }
 }
 
 /// A loaded module.
@@ -62,7 +81,7 @@ struct Gate {
 
 /// One user of a module; the last one to leave finalises it.
 #[derive(Debug)]
-pub(crate) struct Lease(&'static Module);
+pub(crate) struct Lease(&'static Module, Visitor);
 
 /// A call that is inside the module.
 struct Inside(&'static Module, u64);
@@ -89,8 +108,7 @@ impl Module {
             module.initialise(&mut gate)?;
         }
         gate.users += 1;
-        *lock(&LEASES.0) += 1;
-        Ok(Lease(module))
+        Ok(Lease(module, Visitor::announce()))
     }
 
     fn load(path: PathBuf) -> Result<Self, Error> {
@@ -114,6 +132,12 @@ impl Module {
     /// The tokens in use, locked.
     pub(crate) fn tokens(&self) -> MutexGuard<'_, HashMap<String, Weak<Token>>> {
         lock(&self.tokens)
+    }
+
+    /// What the tokens in use share with their threads.
+    pub(crate) fn in_use(&self) -> Vec<Arc<Shared>> {
+        let tokens = self.tokens();
+        tokens.values().filter_map(Weak::upgrade).map(|token| Arc::clone(token.shared())).collect()
     }
 
     /// Which `C_Initialize` is in force. Sessions and handles of an earlier one are dead.
@@ -235,8 +259,6 @@ impl Drop for Lease {
                 self.0.finalise();
             }
         }
-        *lock(&LEASES.0) -= 1;
-        LEASES.1.notify_all();
     }
 }
 

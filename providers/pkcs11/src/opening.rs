@@ -57,7 +57,7 @@ pub(crate) fn open(request: Request) -> Result<Key, Error> {
     };
     proof.unwraps(&canary)?;
     proof.signs(&canary)?;
-    let labels = proof.labels(&algorithms)?;
+    let labels = proof.labels(&algorithms, &canary)?;
     drop(proof);
     let handle = (place, found.object);
     let entry = shared
@@ -108,7 +108,7 @@ impl Proof<'_> {
 
     /// With which algorithms the token takes a label. Those that it does not take are never tried
     /// again.
-    fn labels(&mut self, algorithms: &[Algorithm]) -> Result<Algorithms, Error> {
+    fn labels(&mut self, algorithms: &[Algorithm], canary: &Canary) -> Result<Algorithms, Error> {
         const MATERIAL: &[u8] = b"claviger label probe";
         let mut taken = Vec::new();
         for &algorithm in algorithms.iter().filter(|algorithm| algorithm.hash().is_some()) {
@@ -117,10 +117,20 @@ impl Proof<'_> {
                 .public_key
                 .wrap(&KeyMaterial::copied_from(MATERIAL), &parameters)
                 .map_err(|error| Error::new(ErrorKind::OperatorNeeded, error))?;
-            match self.run(Operation::unwrap(&wrapped, &parameters, self.oaep)) {
+            let mut outcome = self.run(Operation::unwrap(&wrapped, &parameters, self.oaep));
+            if outcome.as_ref().is_err_and(says_nothing_of_the_label) {
+                // What is found here holds for as long as the key is open.
+                self.unwraps(canary)?;
+                outcome = self.run(Operation::unwrap(&wrapped, &parameters, self.oaep));
+                if outcome.as_ref().is_err_and(says_nothing_of_the_label) {
+                    // Twice, and never without a label: then it is this token's word for it.
+                    self.unwraps(canary)?;
+                }
+            }
+            match outcome {
                 Ok(material) if material.as_slice() == MATERIAL => taken.push(algorithm),
                 Ok(_) => tracing::warn!(%algorithm, "the token ignores OAEP labels"),
-                Err(error) => tracing::debug!(%algorithm, %error, "no OAEP labels"),
+                Err(error) => tracing::info!(%algorithm, %error, "the token takes no OAEP labels"),
             }
         }
         Ok(taken.into_iter().collect())
@@ -157,6 +167,11 @@ impl Proof<'_> {
         );
         Error::new(probe_kind(error), text)
     }
+}
+
+/// Whether an error may be of a fault that passes.
+fn says_nothing_of_the_label(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Throttled { .. })
 }
 
 /// A canary is good: what the token finds wrong with it, it finds wrong with the algorithm.

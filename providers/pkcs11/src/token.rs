@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +15,7 @@ use cryptoki::slot::{Limit, Slot, TokenInfo};
 use crate::config::{Config, Login, TokenName, User};
 use crate::entry::Entry;
 use crate::error::from_cryptoki;
-use crate::login::{Credentials, log_in};
+use crate::login::{Credentials, log_in, refused_again, remember_serial};
 use crate::module::{Lease, Module, OpenSession};
 use crate::worker::{self, Job};
 use crate::{ladder, ladder::Ask};
@@ -28,16 +28,27 @@ pub(crate) struct Token {
     asks: SyncSender<Ask>,
 }
 
+/// A token, held, and the settings that it was joined with: they count for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    token: Arc<Token>,
+    _settings: Arc<Settings>,
+}
+
 /// What keys, session threads and the ladder share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     /// The session that keeps the login; locked while somebody logs in. It goes before the lease.
     anchor: Mutex<Option<OpenSession>>,
     place: Mutex<Place>,
-    settings: Mutex<Settings>,
+    /// Of all that joined, in that order; the first one that somebody still holds is in force.
+    settings: Mutex<Vec<Arc<Settings>>>,
     keys: Mutex<BTreeMap<u32, Arc<Entry>>>,
     next_key: AtomicU32,
     repairs: AtomicU64,
+    restarted_for_missing: AtomicBool,
+    /// As first configured; they hold for as long as the token is in use.
+    limits: Limits,
     /// The jobs of all keys.
     pub(crate) queue: FairQueue<Job>,
     lease: Lease,
@@ -52,8 +63,15 @@ pub(crate) struct Place {
     generation: u64,
 }
 
+/// How many session threads, and how many jobs may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limits {
+    sessions: usize,
+    queue: usize,
+}
+
 /// How to find the token and log in to it.
-#[derive(Clone, Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Settings {
     name: TokenName,
     credentials: Credentials,
@@ -62,9 +80,7 @@ struct Settings {
 impl Token {
     /// Joins the token that `config` names, or connects to it: finds its slot, logs in, starts its
     /// threads.
-    pub(crate) fn connect(config: &Config, state_dir: Option<PathBuf>) -> Result<Arc<Self>, Error> {
-        let lease = Module::acquire(&config.module)?;
-        let module = *lease;
+    pub(crate) fn connect(config: &Config, state_dir: Option<PathBuf>) -> Result<Joined, Error> {
         let settings = Settings {
             name: config.token.clone(),
             credentials: Credentials {
@@ -74,23 +90,31 @@ impl Token {
                 state_dir,
             },
         };
+        if let Some(error) = refused_again(&config.module, &settings.name, &settings.credentials) {
+            return Err(error);
+        }
+        let lease = Module::acquire(&config.module)?;
+        let module = *lease;
         let mut tokens = module.tokens();
         let (slot, info) = find_slot(module, &settings.name)?;
         let serial = info.serial_number().to_owned();
         tokens.retain(|_, token| token.strong_count() > 0);
         if let Some(token) = tokens.get(&serial).and_then(std::sync::Weak::upgrade) {
-            token.shared.adopt(settings)?;
+            let settings = token.shared.join(settings, Limits::of(config))?;
             token.shared.log_in_again_if_needed()?;
-            return Ok(token);
+            return Ok(Joined { token, _settings: settings });
         }
         let place = Place { epoch: 0, slot, generation: module.generation() };
+        let settings = Arc::new(settings);
         let shared = Arc::new(Shared {
             anchor: Mutex::new(None),
             place: Mutex::new(place),
-            settings: Mutex::new(settings),
+            settings: Mutex::new(vec![Arc::clone(&settings)]),
             keys: Mutex::new(BTreeMap::new()),
             next_key: AtomicU32::new(0),
             repairs: AtomicU64::new(0),
+            restarted_for_missing: AtomicBool::new(false),
+            limits: Limits::of(config),
             queue: FairQueue::new(config.queue()),
             lease,
         });
@@ -99,7 +123,7 @@ impl Token {
         let asks = ladder::start(&shared, workers)?;
         let token = Arc::new(Self { shared, asks });
         tokens.insert(serial, Arc::downgrade(&token));
-        Ok(token)
+        Ok(Joined { token, _settings: settings })
     }
 
     /// What is shared.
@@ -110,6 +134,31 @@ impl Token {
     /// Where checks are asked for.
     pub(crate) fn asks(&self) -> &SyncSender<Ask> {
         &self.asks
+    }
+}
+
+impl std::ops::Deref for Joined {
+    type Target = Token;
+    fn deref(&self) -> &Token {
+        &self.token
+    }
+}
+
+impl Limits {
+    fn of(config: &Config) -> Self {
+        Self { sessions: config.sessions(), queue: config.queue() }
+    }
+
+    /// What to say when somebody joins who wants others.
+    fn ignored(self, wanted: Self) -> Option<String> {
+        (wanted != self).then(|| {
+            format!(
+                "the token is in use with sessions = {} and queue = {}: other values (sessions = {}, \
+                 queue = {}) act after all its keys were closed, as by a restart; all providers on \
+                 it should say the same",
+                self.sessions, self.queue, wanted.sessions, wanted.queue
+            )
+        })
     }
 }
 
@@ -140,6 +189,12 @@ impl Shared {
         self.repairs.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Notes whether the module was started again because a key was missing, since a key was last
+    /// well. Gives what was noted before.
+    pub(crate) fn restarted_for_missing(&self, restarted: bool) -> bool {
+        self.restarted_for_missing.swap(restarted, Ordering::AcqRel)
+    }
+
     /// Adds a key and gives its index.
     pub(crate) fn add(&self, entry: impl FnOnce(u32) -> Entry) -> Arc<Entry> {
         let index = self.next_key.fetch_add(1, Ordering::Relaxed);
@@ -166,10 +221,14 @@ impl Shared {
     /// A new session where the token is now.
     pub(crate) fn open_session(&self) -> Result<(Place, OpenSession), Error> {
         let place = self.place();
-        let writable = lock(&self.settings).credentials.user == User::So;
+        let writable = self.settings().credentials.user == User::So;
         let session = OpenSession::open(self.module(), place.slot, writable)?;
         if session.generation() != place.generation {
             let text = "the module was initialised again and the token not found again yet";
+            return Err(Error::new(ErrorKind::Unavailable, text));
+        }
+        if self.place() != place {
+            let text = "the token was logged in to again while a session was opened";
             return Err(Error::new(ErrorKind::Unavailable, text));
         }
         Ok((place, session))
@@ -177,7 +236,7 @@ impl Shared {
 
     /// Whether `session` may see private objects: logged in, or on a token without a login.
     pub(crate) fn sees_private_objects(&self, session: &OpenSession) -> Result<bool, Error> {
-        if lock(&self.settings).credentials.login == Login::None {
+        if self.settings().credentials.login == Login::None {
             return Ok(true);
         }
         is_logged_in(session)
@@ -200,11 +259,14 @@ impl Shared {
     }
 
     fn log_in_holding(&self, anchor: &mut Option<OpenSession>) -> Result<(), Error> {
-        let Settings { name, credentials } = lock(&self.settings).clone();
-        let (slot, info) = find_slot(self.module(), &name)?;
+        let settings = self.settings();
+        let Settings { name, credentials } = &*settings;
+        let (slot, info) = find_slot(self.module(), name)?;
         let session = OpenSession::open(self.module(), slot, credentials.user == User::So)?;
         if credentials.login != Login::None && !is_logged_in(&session)? {
-            log_in(&session, &info, &credentials)?;
+            log_in(&session, &info, credentials).inspect_err(|_| {
+                remember_serial(self.module().path(), name, info.serial_number());
+            })?;
         }
         let mut place = lock(&self.place);
         *place = Place { epoch: place.epoch + 1, slot, generation: session.generation() };
@@ -213,17 +275,43 @@ impl Shared {
         Ok(())
     }
 
-    /// Takes over how another provider, or a newer configuration, finds the token and its PIN.
-    fn adopt(&self, newer: Settings) -> Result<(), Error> {
-        let mut settings = lock(&self.settings);
-        let (ours, theirs) = (&settings.credentials, &newer.credentials);
+    /// The settings in force: the oldest that somebody holds. A configuration that is refused later
+    /// lets go of its own, and no key ever depended on them.
+    fn settings(&self) -> Arc<Settings> {
+        let mut all = lock(&self.settings);
+        let held = |settings: &Arc<Settings>| Arc::strong_count(settings) > 1;
+        if all.iter().any(held) {
+            all.retain(held);
+        }
+        Arc::clone(&all[0])
+    }
+
+    /// Takes in how another provider, or a newer configuration, finds the token and its PIN.
+    fn join(&self, newer: Settings, limits: Limits) -> Result<Arc<Settings>, Error> {
+        let in_force = self.settings();
+        let (ours, theirs) = (&in_force.credentials, &newer.credentials);
         if (ours.user, ours.login) != (theirs.user, theirs.login) {
             let text = "the token is in use with another `user` or `login`: a process has one login \
                         per token, so all providers on it must say the same";
             return Err(Error::new(ErrorKind::OperatorNeeded, text));
         }
-        *settings = newer;
-        Ok(())
+        if ours.pin != theirs.pin {
+            tracing::warn!(
+                token = %newer.name,
+                "the token is in use with another `pin`, which stays in force until the last key \
+                 opened with it is closed; all providers on a token should say the same"
+            );
+        }
+        if let Some(text) = self.limits.ignored(limits) {
+            tracing::warn!(token = %newer.name, "{text}");
+        }
+        let mut all = lock(&self.settings);
+        if let Some(same) = all.iter().find(|settings| ***settings == newer) {
+            return Ok(Arc::clone(same));
+        }
+        let newer = Arc::new(newer);
+        all.push(Arc::clone(&newer));
+        Ok(newer)
     }
 }
 
@@ -279,4 +367,18 @@ fn sessions(config: &Config, info: &TokenInfo) -> usize {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_and_a_queue_that_do_not_act_are_named() {
+        let ours = Limits { sessions: 4, queue: 1024 };
+        assert_eq!(ours.ignored(ours), None);
+        let text = ours.ignored(Limits { sessions: 8, ..ours }).unwrap();
+        assert!(text.contains("sessions = 4") && text.contains("sessions = 8"), "{text}");
+        assert!(ours.ignored(Limits { queue: 1, ..ours }).unwrap().contains("queue = 1)"));
+    }
 }

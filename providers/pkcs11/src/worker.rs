@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::module::OpenSession;
 use crate::operation::{Failure, Operation};
-use crate::token::Shared;
+use crate::token::{Place, Shared};
 
 /// How long a thread that gets no session leaves the jobs to those that have one.
 const NO_SESSION_PAUSE: Duration = Duration::from_millis(100);
@@ -28,8 +28,10 @@ pub(crate) struct Job {
 
 /// A thread's session, of one login.
 struct Held {
-    epoch: u64,
+    place: Place,
     session: OpenSession,
+    /// After an error it may be stuck in an operation: it closes once its caller has the answer.
+    spent: bool,
 }
 
 /// Starts the threads; they end once the queue is closed and empty.
@@ -56,11 +58,16 @@ fn serve(shared: &Shared) {
             held = None;
             Err(Error::new(ErrorKind::Internal, "a session thread panicked"))
         });
-        let crowded = held.is_none()
-            && matches!(&outcome, Err(error) if matches!(error.kind(), ErrorKind::Throttled { .. }));
+        let throttled =
+            matches!(&outcome, Err(error) if matches!(error.kind(), ErrorKind::Throttled { .. }));
         // The caller may have gone meanwhile; then the result is zeroed here.
         drop(reply.send(outcome));
-        if crowded {
+        // Closing a session is another call over the network: before the answer, it would make a
+        // failure known later than a success.
+        if held.as_ref().is_some_and(|held| held.spent) {
+            held = None;
+        }
+        if throttled && held.is_none() {
             thread::sleep(NO_SESSION_PAUSE);
         }
     }
@@ -75,25 +82,25 @@ fn run(
     let entry = shared.key(key).ok_or_else(|| {
         Error::new(ErrorKind::Unavailable, "the key was closed while the job waited")
     })?;
-    let place = shared.place();
-    let object = entry.handle(place)?;
-    if held.as_ref().is_some_and(|held| held.epoch != place.epoch) {
+    if held.as_ref().is_some_and(|held| held.place != shared.place()) {
         *held = None;
     }
-    let session = match held {
-        Some(held) => &held.session,
-        None => &held.insert(open(shared)?).session,
+    let held = match held {
+        Some(held) => held,
+        None => held.insert(open(shared)?),
     };
-    match operation.run(session, object, entry.public_key.modulus_len()) {
+    // By the session's own login: the token may have been logged in to again just now.
+    let object = entry.handle(held.place)?;
+    match operation.run(&held.session, object, entry.public_key.modulus_len()) {
         Ok(bytes) => Ok(bytes),
         Err(Failure::Value(error)) => Err(error),
-        // After any error a session may be stuck in an operation: the next caller gets a new one.
         Err(Failure::Token(error)) => {
-            *held = None;
+            held.spent = true;
+            // No value makes a token say this, and whoever asked tries again if it helped.
             if error.kind() == ErrorKind::Unavailable
                 && let Ok(fresh) = open(shared)
             {
-                *held = Some(fresh);
+                *held = fresh;
                 shared.repaired();
             }
             Err(error)
@@ -103,5 +110,5 @@ fn run(
 
 fn open(shared: &Shared) -> Result<Held, Error> {
     let (place, session) = shared.open_session()?;
-    Ok(Held { epoch: place.epoch, session })
+    Ok(Held { place, session, spent: false })
 }

@@ -73,6 +73,13 @@ on_softhsm! {
     what_cannot_be_found_is_named_and_leaves_nothing_behind
     the_last_key_that_closes_finalises_the_module
     a_deadline_and_a_full_queue_are_kept
+    a_miss_is_answered_before_its_session_closes
+    a_missing_key_does_not_disturb_another_token_of_the_module
+    a_missing_key_starts_the_module_again_once_only
+    a_pin_source_acts_once_no_key_opened_with_another_is_left
+    a_login_that_somebody_else_made_clears_no_refusal
+    a_fault_that_passes_does_not_cost_a_key_its_labels
+    a_login_that_nobody_waits_for_any_more_is_recorded_before_the_end
 }
 
 fn run_in_a_process_of_its_own(name: &str) {
@@ -82,6 +89,9 @@ fn run_in_a_process_of_its_own(name: &str) {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", &format!("inner::{name}"), "--ignored", "--nocapture"])
         .env("SOFTHSM2_CONF", bench.path("softhsm2.conf"))
+        .env("FAULT_MODULE_REAL", module())
+        .env("FAULT_MODULE_COUNTS", bench.path("counts"))
+        .env("FAULT_MODULE_CONTROL", bench.path("control"))
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -195,6 +205,35 @@ impl Bench {
         change(&mut options);
         let config: Config = serde_json::from_value(options).unwrap();
         Provider::new("hsm", &config, Some(&self.path("state"))).unwrap()
+    }
+
+    /// A provider whose calls pass the fault module.
+    fn faulty_provider(&self) -> Provider {
+        let test = std::env::current_exe().unwrap();
+        let module = test.with_file_name("libsofthsm_fault_module.so");
+        assert!(module.exists(), "{} was not built", module.display());
+        self.provider(|options| {
+            options["module"] = json!(module);
+            options["oaep"] = json!("software");
+            options["sessions"] = json!(1);
+        })
+    }
+
+    /// What the fault module does from now on: lines of `function:calls:action`.
+    fn faults(&self, rules: &str) {
+        fs::write(self.path("control.new"), rules).unwrap();
+        fs::rename(self.path("control.new"), self.path("control")).unwrap();
+    }
+
+    /// Another token with a key of id 03.
+    fn make_staging_token(&self) {
+        self.run(
+            "softhsm2-util",
+            &["--init-token", "--free", "--label", "staging", "--pin", PIN, "--so-pin", "5678"],
+        );
+        let pem = self.path("other-03.pem");
+        let import = ["--import", pem.to_str().unwrap(), "--token", "staging", "--label", "other"];
+        self.run("softhsm2-util", &[&import[..], &["--id", "03", "--pin", PIN]].concat());
     }
 
     async fn open(&self, locator: &str) -> Arc<dyn WrappingKey> {
@@ -470,13 +509,7 @@ mod scenario {
     }
 
     pub(super) async fn two_tokens_of_a_module_recover_together(bench: Bench) {
-        bench.run(
-            "softhsm2-util",
-            &["--init-token", "--free", "--label", "staging", "--pin", PIN, "--so-pin", "5678"],
-        );
-        let pem = bench.path("other-03.pem");
-        let import = ["--import", pem.to_str().unwrap(), "--token", "staging", "--label", "other"];
-        bench.run("softhsm2-util", &[&import[..], &["--id", "03", "--pin", PIN]].concat());
+        bench.make_staging_token();
         let staging = bench.provider(|options| options["token"] = json!({ "label": "staging" }));
         let key = bench.open("pkcs11:id=%02").await;
         let neighbour = open(&staging, "pkcs11:id=%03", &[Algorithm::RsaOaep]).await.unwrap();
@@ -587,6 +620,11 @@ mod scenario {
             assert!(error.to_string().contains("claviger pin clear"), "{error}");
         }
         assert_eq!(bench.refused_logins(), 1);
+        // That is known without the token.
+        fs::rename(bench.path("tokens"), bench.path("taken")).unwrap();
+        let refused = open(&provider, locator, &[Algorithm::RsaOaep]).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "refused this PIN before");
+        fs::rename(bench.path("taken"), bench.path("tokens")).unwrap();
         bench.write_pin("8888");
         let refused = open(&provider, locator, &[Algorithm::RsaOaep]).await;
         assert_refused(refused, ErrorKind::OperatorNeeded, "CKR_PIN_INCORRECT from C_Login");
@@ -703,5 +741,133 @@ mod scenario {
         });
         assert!(full.count() > 0);
         assert!(flood.iter().any(Result::is_ok));
+    }
+
+    pub(super) async fn a_miss_is_answered_before_its_session_closes(bench: Bench) {
+        let provider = bench.faulty_provider();
+        let algorithms = [Algorithm::RsaOaep, Algorithm::Rsa15];
+        let key = open(&provider, "pkcs11:id=%02", &algorithms).await.unwrap();
+        bench.faults("C_CloseSession:*:sleep=5000");
+        let parameters = Parameters::of(Algorithm::Rsa15);
+        let mut bad = wrapped(&*key, &parameters);
+        bad[100] ^= 1;
+        let begun = Instant::now();
+        let outcome = key.unwrap_key(&bad, &parameters, call()).await;
+        assert_eq!(outcome.unwrap_err().kind(), ErrorKind::UnwrapFailed);
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+        bench.faults("");
+        unwrap(&*key).await.unwrap();
+    }
+
+    pub(super) async fn a_missing_key_does_not_disturb_another_token_of_the_module(bench: Bench) {
+        bench.make_staging_token();
+        fs::copy(bench.path("pin"), bench.path("staging-pin")).unwrap();
+        let staging = bench.provider(|options| {
+            options["token"] = json!({ "label": "staging" });
+            options["pin"] = json!({ "file": bench.path("staging-pin") });
+        });
+        let key = bench.open("pkcs11:id=%02").await;
+        let neighbour = open(&staging, "pkcs11:id=%03", &[Algorithm::RsaOaep]).await.unwrap();
+        // A login to it would fail now.
+        fs::write(bench.path("staging-pin"), "9999").unwrap();
+        bench.delete("02");
+        for _ in 0..3 {
+            assert_refused(unwrap(&*key).await, ErrorKind::OperatorNeeded, "has no private key");
+            unwrap(&*neighbour).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+        assert_eq!(neighbour.repairs(), 0);
+        assert_eq!(bench.refused_logins(), 0);
+        bench.import("user-keys", "02");
+        recovers(&*key).await;
+        unwrap(&*key).await.unwrap();
+    }
+
+    pub(super) async fn a_missing_key_starts_the_module_again_once_only(bench: Bench) {
+        let key = bench.open("pkcs11:id=%02").await;
+        bench.delete("02");
+        assert_refused(key.check().await, ErrorKind::OperatorNeeded, "has no private key");
+        let pkcs11 = somebody_else();
+        let slot = pkcs11.get_slots_with_initialized_token().unwrap()[0];
+        let witness = pkcs11.open_ro_session(slot).unwrap();
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            assert_refused(key.check().await, ErrorKind::OperatorNeeded, "has no private key");
+        }
+        witness.get_session_info().expect("the module was started again");
+        drop(witness);
+        bench.import("user-keys", "02");
+        recovers(&*key).await;
+        unwrap(&*key).await.unwrap();
+    }
+
+    pub(super) async fn a_pin_source_acts_once_no_key_opened_with_another_is_left(bench: Bench) {
+        let old = bench.open("pkcs11:id=%02").await;
+        let changed = bench.provider(|options| {
+            options["pin"] = json!({ "file": bench.path("new-pin") });
+        });
+        let mode = fs::Permissions::from_mode(0o600);
+        fs::write(bench.path("new-pin"), "9999").unwrap();
+        fs::set_permissions(bench.path("new-pin"), mode).unwrap();
+        // A reload that is refused leaves nothing behind.
+        let refused = open(&changed, "pkcs11:object=nobody", &[Algorithm::RsaOaep]).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "no private key");
+        log_out_behind_our_back();
+        unwrap(&*old).await.unwrap();
+        // Nor does one that is accepted change the login of keys that are open.
+        let new = open(&changed, "pkcs11:id=%02", &[Algorithm::RsaOaep]).await.unwrap();
+        log_out_behind_our_back();
+        unwrap(&*old).await.unwrap();
+        assert_eq!(bench.refused_logins(), 0);
+        drop(old);
+        fs::write(bench.path("new-pin"), PIN).unwrap();
+        bench.write_pin("9999");
+        log_out_behind_our_back();
+        unwrap(&*new).await.unwrap();
+        assert_eq!(bench.refused_logins(), 0);
+    }
+
+    pub(super) async fn a_login_that_somebody_else_made_clears_no_refusal(bench: Bench) {
+        let provider = bench.faulty_provider();
+        bench.write_pin("9999");
+        let rsa = [Algorithm::RsaOaep];
+        let refused = open(&provider, "pkcs11:id=%02", &rsa).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "CKR_PIN_INCORRECT");
+        bench.write_pin(PIN);
+        bench.faults("C_Login:*:late-rv=0x100");
+        unwrap(&*open(&provider, "pkcs11:id=%02", &rsa).await.unwrap()).await.unwrap();
+        assert_eq!(bench.refused_logins(), 1);
+        bench.faults("");
+        unwrap(&*open(&provider, "pkcs11:id=%02", &rsa).await.unwrap()).await.unwrap();
+    }
+
+    pub(super) async fn a_fault_that_passes_does_not_cost_a_key_its_labels(bench: Bench) {
+        let provider = bench.faulty_provider();
+        let rsa = [Algorithm::RsaOaep];
+        // The first operation is the canary's, the second one the label's.
+        bench.faults("C_Decrypt:2:rv=0x32");
+        let key = open(&provider, "pkcs11:id=%02", &rsa).await.unwrap();
+        assert!(key.label_algorithms().contains(Algorithm::RsaOaep));
+        drop(key);
+        bench.faults("C_DecryptInit:*:rv=0x32");
+        let refused = open(&provider, "pkcs11:id=%02", &rsa).await;
+        assert_refused(refused, ErrorKind::Unavailable, "CKR_DEVICE_REMOVED");
+    }
+
+    pub(super) async fn a_login_that_nobody_waits_for_any_more_is_recorded_before_the_end(
+        bench: Bench,
+    ) {
+        let provider = bench.faulty_provider();
+        bench.faults("C_Login:*:sleep=1500");
+        let rsa = [Algorithm::RsaOaep];
+        let opening = open(&provider, "pkcs11:id=%02", &rsa);
+        assert!(tokio::time::timeout(Duration::from_secs(1), opening).await.is_err());
+        assert!(claviger_pkcs11::wait_until_left(Duration::from_secs(20)));
+        assert_eq!(latch::list(&bench.path("state")).unwrap(), []);
+        // Nor is a thread missed that has only just been started.
+        let opening = open(&provider, "pkcs11:id=%02", &rsa);
+        drop(tokio::time::timeout(Duration::ZERO, opening).await);
+        assert!(claviger_pkcs11::wait_until_left(Duration::from_secs(20)));
+        assert_eq!(latch::list(&bench.path("state")).unwrap(), []);
     }
 }

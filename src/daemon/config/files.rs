@@ -145,7 +145,7 @@ fn in_words(error: &dyn StdError) -> String {
     words
 }
 
-#[cfg(all(test, feature = "software", feature = "pkcs11"))]
+#[cfg(all(test, feature = "software", feature = "pkcs11", feature = "vault-transit"))]
 mod tests {
     use super::*;
     use std::fs::Permissions;

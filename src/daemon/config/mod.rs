@@ -9,7 +9,13 @@
 //! - `files`: the files that the configuration names
 //! - [`pin`]: what `claviger config pin` does
 
-#[cfg(all(test, feature = "software", feature = "pkcs11"))]
+#[cfg(all(
+    test,
+    feature = "software",
+    feature = "pkcs11",
+    feature = "aws-kms",
+    feature = "vault-transit"
+))]
 mod bad;
 mod callers;
 mod error;
@@ -21,7 +27,13 @@ pub mod pin;
 mod providers;
 mod reader;
 mod server;
-#[cfg(all(test, feature = "software", feature = "pkcs11"))]
+#[cfg(all(
+    test,
+    feature = "software",
+    feature = "pkcs11",
+    feature = "aws-kms",
+    feature = "vault-transit"
+))]
 mod tests;
 mod values;
 

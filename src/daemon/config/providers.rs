@@ -102,13 +102,16 @@ fn environment(node: &Node<'_>) -> Option<BTreeMap<String, String>> {
 
 /// The sources of a provider's secrets, by its options' names. A secret itself, written where its
 /// source belongs, is refused here and never repeated: it must not reach a message.
-fn secrets(
-    node: &Node<'_>,
+fn secrets<'a>(
+    node: &Node<'a>,
     provider_type: &ProviderType,
 ) -> Option<BTreeMap<String, SecretSource>> {
     let mut sources = BTreeMap::new();
     for option in provider_type.secrets {
-        let Some(node) = node.field(option) else { continue };
+        // What stands where a table belongs may be the secret.
+        let inside =
+            |node: Node<'a>, name| if node.is_table() { node.field(name) } else { Some(node) };
+        let Some(node) = option.split('.').try_fold(node.clone(), inside) else { continue };
         if !node.is_table() {
             node.error("must not stand in this file; write { file = \"…\" }, the path of a file that holds it, or { credential = \"…\" } for systemd");
             return None;
@@ -132,22 +135,27 @@ fn own_options(
     let mut options = table.clone();
     options.remove("type");
     options.remove("required");
-    for (name, value) in &mut options {
-        let option = name.get_ref().as_ref();
-        match value.get_mut() {
-            DeValue::String(path) if provider_type.paths.contains(&option) => resolve(node, path),
-            DeValue::Table(secret) if provider_type.secrets.contains(&option) => {
-                if let Some(DeValue::String(path)) = secret.get_mut("file").map(Spanned::get_mut) {
-                    resolve(node, path);
-                }
-            }
-            _ => {}
-        }
+    for option in provider_type.paths {
+        let path: Vec<&str> = option.split('.').collect();
+        resolve_inside(node, &mut options, &path);
+    }
+    for option in provider_type.secrets {
+        let path: Vec<&str> = option.split('.').chain(["file"]).collect();
+        resolve_inside(node, &mut options, &path);
     }
     let options = Spanned::new(node.offset()..node.offset(), options);
     ProviderConfig::from_options(provider_type.name, options)
         .map_err(|error| own_error(node, table, &error))
         .ok()
+}
+
+fn resolve_inside(node: &Node<'_>, table: &mut DeTable<'_>, path: &[&str]) {
+    let [name, inside @ ..] = path else { return };
+    match table.get_mut(*name).map(Spanned::get_mut) {
+        Some(DeValue::String(path)) if inside.is_empty() => resolve(node, path),
+        Some(DeValue::Table(table)) => resolve_inside(node, table, inside),
+        _ => {}
+    }
 }
 
 fn resolve(node: &Node<'_>, path: &mut std::borrow::Cow<'_, str>) {
@@ -210,7 +218,11 @@ pub(super) fn named<'p>(
     None
 }
 
-#[cfg(all(test, feature = "software", not(feature = "pkcs11")))]
+#[cfg(all(
+    test,
+    feature = "software",
+    not(any(feature = "pkcs11", feature = "aws-kms", feature = "vault-transit"))
+))]
 mod tests {
     use crate::daemon::config::Config;
 

@@ -76,6 +76,36 @@ fn a_good_configuration_becomes_what_it_says() {
 }
 
 #[test]
+fn secrets_in_a_table_of_a_providers_are_sources_like_the_others() {
+    let aws = |rest: &str| {
+        format!("{GOOD}\n[providers.aws]\ntype = \"aws-kms\"\nregion = \"eu-central-1\"\n{rest}\n")
+    };
+    let good = "ca = \"ca.pem\"\ncredentials = { access_key_id = { file = \"id\" }, \
+                secret_access_key = { credential = \"key\" } }";
+    let config = parse(&aws(good)).unwrap();
+    let here = std::env::current_dir().unwrap();
+    let provider = &config.providers["aws"];
+    let source = |name: &str| provider.secrets[&format!("credentials.{name}")].clone();
+    assert_eq!(source("access_key_id"), SecretSource::File(here.join("id")));
+    assert_eq!(source("secret_access_key"), SecretSource::Credential("key".to_owned()));
+    let options = format!("{:?}", provider.config);
+    for path in ["id", "ca.pem"] {
+        assert!(options.contains(here.join(path).to_str().unwrap()), "{options}");
+    }
+    // A secret in the place of its source, or of the table around it, is never repeated.
+    for bad in [
+        "credentials = \"marker\"",
+        "credentials = { access_key_id = { file = \"id\" }, secret_access_key = \"marker\" }",
+        "credentials = { access_key_id = [\"marker\"], secret_access_key = { file = \"key\" } }",
+    ] {
+        let refusal = refusal(&aws(bad));
+        assert!(refusal.contains("providers.aws.credentials"), "{refusal}");
+        assert!(refusal.contains("must not stand in this file"), "{refusal}");
+        assert!(!refusal.contains("marker"), "{refusal}");
+    }
+}
+
+#[test]
 fn what_is_left_out_has_its_documented_default() {
     let config = parse("[server]\nlisten = [\"unix:/run/c.sock\"]\n[audit]\noff = true\n").unwrap();
     let expected = Server {
@@ -180,6 +210,33 @@ fn a_secret_in_the_file_never_reaches_a_message() {
 }
 
 #[test]
+fn paths_and_secrets_inside_a_providers_tables_are_known_as_such() {
+    let with = |auth: &str| {
+        format!(
+            "[server]\nlisten = [\"unix:/run/c.sock\"]\n[audit]\noff = true\n[providers.v]\ntype = \"vault-transit\"\naddress = \"https://vault\"\nca = \"ca.pem\"\nauth = {auth}\n"
+        )
+    };
+    let config = parse(&with(
+        "{ certificate = { certificate = \"c.crt\", private_key = { file = \"c.key\" } } }",
+    ));
+    let vault = &config.unwrap().providers["v"];
+    let here = std::env::current_dir().unwrap();
+    let source = SecretSource::File(here.join("c.key"));
+    assert_eq!(vault.secrets, [("auth.certificate.private_key".to_owned(), source.clone())].into());
+    let ProviderConfig::VaultTransit(options) = &vault.config else { panic!("another type") };
+    assert_eq!(options.ca, Some(here.join("ca.pem")));
+    let claviger_vault_transit::Auth::Certificate(certificate) = &options.auth else {
+        panic!("another method")
+    };
+    assert_eq!(certificate.certificate, here.join("c.crt"));
+    assert_eq!(certificate.private_key, source);
+
+    let error = refusal(&with("{ token = \"hvs.marker\" }"));
+    assert!(error.contains("providers.v.auth.token: must not stand in this file"), "{error}");
+    assert!(!error.contains("marker"), "{error}");
+}
+
+#[test]
 fn one_process_has_one_environment() {
     let second = "[providers.hsm-b]\ntype = \"pkcs11\"\nmodule = \"libhsm.so\"\ntoken = { label = \"b\" }\nlogin = \"none\"\nenvironment = { HSM_CONF = \"hsm.conf\", MORE = \"1\" }\n";
     let config = parse(&GOOD.replace("[keys.user-keys]", &format!("{second}[keys.user-keys]")));
@@ -205,7 +262,7 @@ fn the_example_says_what_every_option_is() {
         .lines()
         .map(|line| if shown(line) { format!("{}\n", &line[2..]) } else { format!("{line}\n") })
         .collect();
-    assert_eq!(EXAMPLE.lines().filter(|line| shown(line)).count(), 6);
+    assert_eq!(EXAMPLE.lines().filter(|line| shown(line)).count(), 9);
     parse(&with_all).unwrap();
     // What the parser knows stands in the example.
     for option in [
@@ -232,6 +289,10 @@ fn the_example_says_what_every_option_is() {
         "format",
         "filter",
         "type",
+        "region",
+        "connect_timeout",
+        "attempt_timeout",
+        "operation_timeout",
         "required",
         "algorithms",
         "sign_algorithms",

@@ -69,6 +69,29 @@ fn a_refused_pin_is_never_tried_again() {
 }
 
 #[test]
+fn a_refusal_is_known_without_its_verifier_until_the_record_or_the_pin_changes() {
+    let (directory, latch) = state_dir();
+    assert!(latch.refused_before(SERIAL, &pin("1")).is_none());
+    latch.attempt(SERIAL, &pin("1")).unwrap().refused().unwrap();
+    latch.attempt(SERIAL, &pin("1")).unwrap_err();
+    // So many rounds would take hours.
+    let slow = Latch { rounds: NonZeroU32::MAX, ..latch.clone() };
+    let error = slow.attempt(SERIAL, &pin("1")).unwrap_err();
+    assert!(matches!(error, LatchError::SamePin { .. }), "{error}");
+    assert!(latch.refused_before(SERIAL, &pin("1")).is_some());
+    assert!(latch.refused_before(SERIAL, &pin("2")).is_none());
+    assert!(clear(directory.path(), SERIAL).unwrap());
+    assert!(latch.refused_before(SERIAL, &pin("1")).is_none());
+    latch.attempt(SERIAL, &pin("1")).unwrap().refused().unwrap();
+    assert!(latch.refused_before(SERIAL, &pin("1")).is_none(), "it is another record");
+    latch.attempt(SERIAL, &pin("2")).unwrap().refused().unwrap();
+    let error = latch.attempt(SERIAL, &pin("3")).unwrap_err();
+    assert!(matches!(error, LatchError::Exhausted { .. }), "{error}");
+    let error = latch.refused_before(SERIAL, &pin("4")).unwrap();
+    assert!(matches!(error, LatchError::Exhausted { .. }), "{error}");
+}
+
+#[test]
 fn after_a_refusal_another_pin_may_succeed_and_forgets_everything() {
     let (directory, latch) = state_dir();
     latch.attempt(SERIAL, &pin("1")).unwrap().refused().unwrap();

@@ -1,0 +1,64 @@
+//! RSA keys in AWS KMS. A locator is a key id, a key ARN, an alias name or an alias ARN; it is
+//! resolved to the key's ARN when the key is opened, and only that ARN is used from then on.
+//!
+//! - `config`, `locator`: what an operator writes
+//! - `client`, `credentials`: one client for all keys of a provider, and what it signs in with
+//! - `key`: an opened key
+//! - `error`: from the SDK's errors to the one error of every provider
+
+mod client;
+mod config;
+mod credentials;
+mod error;
+mod key;
+mod locator;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use claviger_provider_api::{Error, ErrorKind, OpenKey, WrappingKey};
+use tokio::sync::OnceCell;
+
+pub use config::{Config, StaticCredentials, Timeout};
+
+use client::Backend;
+use key::KmsKey;
+use locator::Locator;
+
+/// Opens keys in one region of AWS KMS. All its keys share one client and its connections.
+#[derive(Debug)]
+pub struct Provider {
+    name: String,
+    config: Config,
+    backend: OnceCell<Arc<Backend>>,
+}
+
+impl Provider {
+    /// Makes a provider; touches neither a file nor the network. It has no state to keep.
+    pub fn new(name: &str, config: &Config, _state_dir: Option<&Path>) -> Result<Self, Error> {
+        config.validate().map_err(operator)?;
+        Ok(Self { name: name.to_owned(), config: config.clone(), backend: OnceCell::new() })
+    }
+
+    /// Opens a key: resolves its locator, checks its use and size, proves each listed algorithm.
+    pub async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
+        let locator = Locator::parse(open.locator, &self.config.region).map_err(operator)?;
+        let backend = self.backend.get_or_try_init(|| Backend::connect(&self.config)).await?;
+        let key = KmsKey::open(backend.clone(), open).await?;
+        if locator.is_alias() {
+            tracing::info!(
+                provider = self.name,
+                locator = open.locator,
+                arn = key.arn(),
+                key = ?key.public_key(),
+                "this alias points to the key with this ARN now; write the ARN as the locator, so \
+                 that nobody can point it elsewhere before the next start"
+            );
+        }
+        Ok(Arc::new(key))
+    }
+}
+
+fn operator(reason: String) -> Error {
+    Error::new(ErrorKind::OperatorNeeded, reason)
+}

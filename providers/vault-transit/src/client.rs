@@ -1,0 +1,245 @@
+//! One HTTP client over our own TLS: no proxy, no redirects, no retries, no environment variables.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use claviger_provider_api::{Error, ErrorKind, secret};
+use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Method, StatusCode};
+use rustls::ClientConfig;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_platform_verifier::BuilderVerifierExt;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::config::{Auth, Certificate, Config};
+use crate::error::{Failure, Operation, Refusal};
+
+const TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
+const REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
+const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
+
+/// The longest answer that is read, in bytes; a key's description with hundreds of versions fits.
+const MAX_ANSWER: usize = 4 << 20;
+
+/// Talks to one server.
+#[derive(Debug)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    origin: String,
+    namespace: Option<HeaderValue>,
+    timeout: Duration,
+}
+
+/// One request, to be sent as often as needed.
+pub(crate) struct Request {
+    operation: Operation,
+    method: Method,
+    path: String,
+    body: Bytes,
+}
+
+impl Request {
+    /// A GET of `/v1/` and `path`.
+    pub(crate) fn get(operation: Operation, path: String) -> Self {
+        Self { operation, method: Method::GET, path, body: Bytes::new() }
+    }
+
+    /// A POST of `body` as JSON to `/v1/` and `path`. Its bytes are zeroed after use.
+    pub(crate) fn post(operation: Operation, path: String, body: &impl Serialize) -> Self {
+        // Large enough not to grow, which would leave copies behind: a JWT is at most a few KiB.
+        let mut json = Zeroizing::new(Vec::with_capacity(16 << 10));
+        serde_json::to_writer(&mut *json, body).expect("our own requests are JSON");
+        Self { operation, method: Method::POST, path, body: Bytes::from_owner(json) }
+    }
+}
+
+/// The body of a success, zeroed when dropped.
+pub(crate) struct Answer(Zeroizing<Vec<u8>>);
+
+impl Answer {
+    /// Reads it as JSON. What is wrong is said without repeating any of it.
+    pub(crate) fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Failure> {
+        serde_json::from_slice(&self.0).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            let what = format!("not the JSON that was asked for, line {line}, column {column}");
+            Failure::Malformed(what)
+        })
+    }
+}
+
+impl Client {
+    /// Reads the certificates that the configuration names. Connects to nothing.
+    pub(crate) fn new(config: &Config) -> Result<Self, Error> {
+        let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
+        let namespace = config.namespace.as_deref().map(HeaderValue::from_str).transpose();
+        let origin = config.origin().map_err(refuse)?;
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls(config)?)
+            .https_only(origin.starts_with("https:"))
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .user_agent(concat!("claviger/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(config.connect_timeout.0)
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .http2_keep_alive_timeout(Duration::from_secs(5))
+            .build()
+            .map_err(|error| Error::new(ErrorKind::Internal, error))?;
+        Ok(Self {
+            http,
+            origin,
+            namespace: namespace.map_err(|error| refuse(error.to_string()))?,
+            timeout: config.timeout.0,
+        })
+    }
+
+    /// Sends a request once. It ends with the deadline, or after `timeout`.
+    pub(crate) async fn send(
+        &self,
+        request: &Request,
+        token: Option<&HeaderValue>,
+        deadline: Instant,
+    ) -> Result<Answer, Failure> {
+        let now = Instant::now();
+        if deadline <= now {
+            return Err(Failure::Deadline);
+        }
+        let (until, late) = match now + self.timeout {
+            ours if ours < deadline => (ours, Failure::TimedOut(self.timeout)),
+            _ => (deadline, Failure::Deadline),
+        };
+        let exchange = self.exchange(request, token);
+        tokio::time::timeout_at(until.into(), exchange).await.unwrap_or(Err(late))
+    }
+
+    async fn exchange(
+        &self,
+        request: &Request,
+        token: Option<&HeaderValue>,
+    ) -> Result<Answer, Failure> {
+        let url = format!("{}/v1/{}", self.origin, request.path);
+        let mut builder = self.http.request(request.method.clone(), url).header(REQUEST, "true");
+        if request.method == Method::POST {
+            builder = builder
+                .header(http::header::CONTENT_TYPE, "application/json")
+                .body(request.body.clone());
+        }
+        if let Some(namespace) = &self.namespace {
+            builder = builder.header(NAMESPACE, namespace);
+        }
+        if let Some(token) = token {
+            builder = builder.header(TOKEN, token);
+        }
+        let response = builder.send().await.map_err(Failure::Transport)?;
+        let status = response.status();
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(seconds);
+        let body = whole_body(response).await?;
+        if matches!(status, StatusCode::OK | StatusCode::NO_CONTENT) {
+            return Ok(Answer(body));
+        }
+        let said: Errors = serde_json::from_slice(&body).unwrap_or_default();
+        Err(Failure::Refused(Refusal {
+            operation: request.operation,
+            status: status.as_u16(),
+            messages: said.errors,
+            retry_after,
+            request_id: said.request_id,
+        }))
+    }
+}
+
+/// The body of an answer that is no success.
+#[derive(Default, Deserialize)]
+struct Errors {
+    #[serde(default)]
+    errors: Vec<String>,
+    request_id: Option<String>,
+}
+
+/// `Retry-After` in seconds (RFC 9110 section 10.2.3); neither server sends a date.
+fn seconds(value: &HeaderValue) -> Option<Duration> {
+    value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+async fn whole_body(mut response: reqwest::Response) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let announced = response.content_length().unwrap_or(8 << 10).min(MAX_ANSWER as u64);
+    let mut body = Zeroizing::new(Vec::with_capacity(announced as usize));
+    while let Some(chunk) = response.chunk().await.map_err(Failure::Transport)? {
+        let len = body.len() + chunk.len();
+        if len > MAX_ANSWER {
+            return Err(Failure::Malformed(format!("longer than {MAX_ANSWER} bytes")));
+        }
+        if len > body.capacity() {
+            // By hand: a vector that grows on its own leaves its old buffer unzeroed.
+            let mut larger = Zeroizing::new(Vec::with_capacity(len.max(2 * body.capacity())));
+            larger.extend_from_slice(&body);
+            body = larger;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn tls(config: &Config) -> Result<ClientConfig, Error> {
+    let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::new(ErrorKind::Internal, error))?;
+    let builder = match &config.ca {
+        None => builder
+            .with_platform_verifier()
+            .map_err(|error| refuse(format!("the system's CAs cannot be used: {error}")))?,
+        Some(path) => {
+            let unusable = |error: &dyn std::fmt::Display| {
+                refuse(format!("`ca` {} cannot be used: {error}", path.display()))
+            };
+            let pem = std::fs::read(path).map_err(|error| unusable(&error))?;
+            let mut roots = rustls::RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(&pem) {
+                let certificate = certificate.map_err(|error| unusable(&error))?;
+                roots.add(certificate).map_err(|error| unusable(&error))?;
+            }
+            if roots.is_empty() {
+                return Err(unusable(&"it holds no certificate in PEM form"));
+            }
+            builder.with_root_certificates(roots)
+        }
+    };
+    let mut tls = match &config.auth {
+        Auth::Certificate(certificate) => {
+            let (chain, key) = client_certificate(certificate).map_err(refuse)?;
+            builder.with_client_auth_cert(chain, key).map_err(|error| {
+                refuse(format!("the client certificate cannot be used: {error}"))
+            })?
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(tls)
+}
+
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn client_certificate(certificate: &Certificate) -> Result<Identity, String> {
+    let path = certificate.certificate.display();
+    let unusable = |error: &dyn std::fmt::Display| format!("`certificate` {path}: {error}");
+    let pem = std::fs::read(&certificate.certificate).map_err(|error| unusable(&error))?;
+    let chain = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| unusable(&error))?;
+    if chain.is_empty() {
+        return Err(unusable(&"it holds no certificate in PEM form"));
+    }
+    let pem: secret::Secret = certificate
+        .private_key
+        .read()
+        .map_err(|error| format!("`private_key`: {}", Error::new(ErrorKind::Internal, error)))?;
+    let key = PrivateKeyDer::from_pem_slice(pem.expose())
+        .map_err(|_| "`private_key` holds no private key in PEM form".to_owned())?;
+    Ok((chain, key))
+}

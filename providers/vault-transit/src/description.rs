@@ -1,0 +1,112 @@
+//! What the server says about a key: its type, its versions, their public halves.
+
+use std::collections::BTreeMap;
+
+use claviger_provider_api::{Error, ErrorKind, PublicKey};
+use rustls_pki_types::SubjectPublicKeyInfoDer;
+use rustls_pki_types::pem::PemObject;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::client::{Answer, Request};
+use crate::error::{Failure, Operation};
+use crate::locator::Locator;
+
+/// The body of `GET mount/keys/key`.
+#[derive(Deserialize)]
+struct Body {
+    data: Description,
+}
+
+#[derive(Deserialize)]
+struct Description {
+    #[serde(rename = "type")]
+    key_type: String,
+    /// Symmetric keys have numbers here, not objects.
+    keys: BTreeMap<String, Value>,
+    latest_version: u32,
+    min_decryption_version: u32,
+    #[serde(default)]
+    exportable: bool,
+    #[serde(default)]
+    allow_plaintext_backup: bool,
+}
+
+/// A version's public half, and what its owner should know.
+#[derive(Debug)]
+pub(crate) struct Version {
+    pub(crate) public_key: PublicKey,
+    /// Whether the server would hand out the private half to whoever may ask.
+    pub(crate) exportable: bool,
+}
+
+/// Asks for a key's description.
+pub(crate) fn request(locator: &Locator) -> Request {
+    Request::get(Operation::ReadKey, format!("{}/keys/{}", locator.mount, locator.key))
+}
+
+/// Finds the version that a locator names.
+pub(crate) fn read(answer: &Answer, locator: &Locator) -> Result<Version, Error> {
+    let Body { data } = answer.json()?;
+    version(&data, locator)
+}
+
+fn version(data: &Description, locator: &Locator) -> Result<Version, Error> {
+    let refuse =
+        |reason: String| Err(Error::new(ErrorKind::OperatorNeeded, format!("{locator}: {reason}")));
+    let Description { key_type, keys, latest_version, min_decryption_version, .. } = data;
+    if !matches!(key_type.as_str(), "rsa-2048" | "rsa-3072" | "rsa-4096") {
+        return refuse(format!(
+            "the key is of type {key_type:?}; rsa-2048, rsa-3072 and rsa-4096 can be used"
+        ));
+    }
+    if locator.version > *latest_version {
+        return refuse(format!("there is no such version; the latest is {latest_version}"));
+    }
+    if locator.version < *min_decryption_version {
+        return refuse(format!(
+            "the version is below the key's min_decryption_version, {min_decryption_version}; \
+             lower that, or disable the version here"
+        ));
+    }
+    let Some(version) = keys.get(&locator.version.to_string()) else {
+        return refuse("the server has no such version any more; it may have been trimmed".into());
+    };
+    let Some(pem) = version.get("public_key").and_then(Value::as_str) else {
+        return Err(Failure::Malformed("a version without public_key".into()).into());
+    };
+    let spki = SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes())
+        .map_err(|error| Failure::Malformed(format!("a public key that is no PEM: {error:?}")))?;
+    let public_key = PublicKey::from_spki(&spki)
+        .map_err(|error| Error::new(ErrorKind::OperatorNeeded, error))?;
+    Ok(Version { public_key, exportable: data.exportable || data.allow_plaintext_backup })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn described(data: &str, locator: &str) -> Error {
+        let data: Description = serde_json::from_str(data).unwrap();
+        version(&data, &locator.parse().unwrap()).unwrap_err()
+    }
+
+    #[test]
+    fn a_version_that_cannot_serve_is_refused_with_the_reason() {
+        let rsa = r#"{"type":"rsa-2048","keys":{"2":{"public_key":"x"},"4":{}},"latest_version":4,"min_decryption_version":2}"#;
+        let aes = r#"{"type":"aes256-gcm96","keys":{"1":1700000000},"latest_version":1,"min_decryption_version":1}"#;
+        for (data, locator, said) in [
+            (rsa, "transit/k:1", "min_decryption_version, 2"),
+            (rsa, "transit/k:5", "the latest is 4"),
+            (rsa, "transit/k:3", "trimmed"),
+            (aes, "transit/k:1", "aes256-gcm96"),
+        ] {
+            let error = described(data, locator);
+            assert_eq!(error.kind(), ErrorKind::OperatorNeeded);
+            assert!(error.to_string().contains(said), "{error}");
+        }
+        for locator in ["transit/k:2", "transit/k:4"] {
+            assert_eq!(described(rsa, locator).kind(), ErrorKind::Unavailable, "{locator}");
+        }
+    }
+}

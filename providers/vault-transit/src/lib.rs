@@ -1,0 +1,53 @@
+//! RSA keys in the Transit engine of HashiCorp Vault and OpenBao.
+//!
+//! A locator is `mount/key:version`. Transit does OAEP with SHA-256 and no label, and nothing else;
+//! PKCS#1 v1.5 only where the server honours `padding_scheme` (Vault from 1.19), which a canary
+//! proves at open: OpenBao ignores the field silently.
+//!
+//! - `config`: the options and what can be checked of them without a server
+//! - `locator`: `mount/key:version`
+//! - `client`: one HTTP client over our own TLS: no proxy, no redirects, no environment
+//! - `auth`: one login for all keys of a provider: renewal, and a new one where it was revoked
+//! - `description`: what the server says about a key
+//! - `key`: the contract
+//! - `error`: from what a server answered to our error
+
+mod auth;
+mod client;
+mod config;
+mod description;
+mod error;
+mod key;
+mod locator;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use claviger_provider_api::{Error, ErrorKind, OpenKey, WrappingKey};
+
+pub use config::{AppRole, Auth, Certificate, Config, Jwt, Timeout};
+
+use auth::Session;
+use key::TransitKey;
+use locator::Locator;
+
+/// Opens keys of one server under one login.
+#[derive(Debug)]
+pub struct Provider {
+    session: Arc<Session>,
+}
+
+impl Provider {
+    /// Makes a provider; touches neither server nor file. It has no state to keep.
+    pub fn new(name: &str, config: &Config, _state_dir: Option<&Path>) -> Result<Self, Error> {
+        config.validate().map_err(|reason| Error::new(ErrorKind::OperatorNeeded, reason))?;
+        Ok(Self { session: Arc::new(Session::new(name, config.clone())) })
+    }
+
+    /// Opens a key: logs in if nothing has yet, looks the version up, proves each listed algorithm.
+    pub async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
+        let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
+        let locator: Locator = open.locator.parse().map_err(refuse)?;
+        Ok(Arc::new(TransitKey::open(self.session.clone(), locator, open).await?))
+    }
+}
