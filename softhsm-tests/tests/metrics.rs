@@ -87,7 +87,7 @@ async fn a_scrape_tells_how_the_daemon_its_keys_and_its_connections_are() {
         ("claviger_connections_accepted_total", &[], 3.0),
         ("claviger_handshakes_total", &[], 2.0),
         ("claviger_handshakes_failed_total", &[], 1.0),
-        ("claviger_refusals_total", &[r#"reason="unauthenticated""#], 1.0),
+        ("claviger_refusals_total", &[r#"reason="no_caller_matches""#], 1.0),
         ("claviger_config_reloads_total", &[r#"outcome="ok""#], 1.0),
         ("claviger_config_last_reload_refused", &[], 0.0),
         ("claviger_tls_stale", &[], 0.0),

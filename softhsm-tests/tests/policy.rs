@@ -309,7 +309,6 @@ fn sign(key: &RsaKey, digest: &[u8]) -> Signature {
 const LOCATOR: &str = "vault-room-7";
 
 #[tokio::test(flavor = "multi_thread")]
-#[expect(clippy::too_many_lines, reason = "a table, and what becomes of it")]
 async fn two_hundred_keys_are_listed_page_by_page_to_who_may_read_them() {
     let mut site = Site::new();
     let backend = Backend::software();

@@ -115,7 +115,8 @@ impl ProviderConfig {
         }
     }
 
-    /// Whether its keys are kept by a device or a service, not by a file and this process.
+    /// Whether its keys are in hardware, as far as the kind of backend tells: Transit keeps its keys
+    /// in the memory of its servers.
     pub fn is_hardware(&self) -> bool {
         match self {
             #[cfg(feature = "software")]
@@ -125,7 +126,7 @@ impl ProviderConfig {
             #[cfg(feature = "aws-kms")]
             Self::AwsKms(_) => true,
             #[cfg(feature = "vault-transit")]
-            Self::VaultTransit(_) => true,
+            Self::VaultTransit(_) => false,
         }
     }
 
@@ -160,6 +161,7 @@ impl ProviderConfig {
 
 /// A provider that can open keys.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there are a few, each made once and shared")]
 #[non_exhaustive]
 pub enum Provider {
     /// Keys in files.

@@ -288,6 +288,19 @@ async fn clients_that_follow_a_goaway_lose_no_call() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_old_before_its_first_byte_is_still_served() {
+    let files = Files::new();
+    let age = Duration::from_millis(10);
+    let world =
+        files.start_with(ConnectionSettings { max_connection_age: age, ..settings() }, None);
+    let stream = handshake(world.address, files.key_connector().config()).await.unwrap();
+    tokio::time::sleep(10 * age).await;
+    assert_eq!(Client::over(stream).await.unwrap().ask("/").await.unwrap(), "caller 0");
+    assert_eq!(world.stats.cut(Cut::Silent), 0);
+    world.end().await;
+}
+
+#[tokio::test]
 async fn a_client_that_stays_after_its_goaway_is_waited_for_a_second() {
     let files = Files::new();
     let world = files.start();

@@ -12,7 +12,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tower::util::{Oneshot, ServiceExt};
@@ -163,7 +163,8 @@ async fn serve<I: AsyncRead + AsyncWrite + Send + Unpin + 'static, S: Answer>(
 ) {
     let Opened { mut connection, heard, lifetime } = opened;
     let mut stage = Stage::Silent;
-    let mut timer = pin!(sleep_until(lifetime.go_away_at.min(lifetime.silent_until)));
+    let silent_until = lifetime.silent_until.min(lifetime.cut_at);
+    let mut timer = pin!(sleep_until(lifetime.go_away_at.min(silent_until)));
     let signal: &Signal = &place.signal;
     let cut = loop {
         tokio::select! {
@@ -173,11 +174,15 @@ async fn serve<I: AsyncRead + AsyncWrite + Send + Unpin + 'static, S: Answer>(
                 Command::Cut(reason) => break Some(reason),
             },
             () = timer.as_mut() => match stage {
-                Stage::Silent if !heard.load(Ordering::Relaxed) => break Some(Cut::Silent),
-                Stage::Silent => {
+                Stage::Silent if heard.load(Ordering::Relaxed) => {
                     stage = Stage::Serving;
                     timer.as_mut().reset(lifetime.go_away_at);
                 }
+                // Before its preface a client cannot be told to go.
+                Stage::Silent if Instant::now() < silent_until => {
+                    timer.as_mut().reset(silent_until);
+                }
+                Stage::Silent => break Some(Cut::Silent),
                 Stage::Serving => {
                     connection.as_mut().graceful_shutdown();
                     stage = Stage::Leaving;
