@@ -8,7 +8,7 @@
 //!   a request
 //! - [`replica`], [`monitor`], [`health`], [`operations`], [`metrics`]: how keys are, and how the
 //!   daemon is seen from outside
-//! - [`audit`], [`spent`], [`log`]: what is written down
+//! - [`audit`], [`spent`], [`log`]: what is written down; `scheduling`: who waits for whom
 
 pub mod audit;
 pub mod backends;
@@ -29,6 +29,7 @@ pub mod monitor;
 pub mod operations;
 pub mod policy;
 pub mod replica;
+mod scheduling;
 pub mod serve;
 pub mod service;
 pub mod spent;

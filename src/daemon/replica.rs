@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -56,6 +56,18 @@ pub enum Condition {
     Serving,
     /// It cannot serve, for this reason.
     Failing(Fault),
+}
+
+impl Condition {
+    /// Each call asks for it: among many keys, those that serve all point to the same place, which
+    /// stays in the processor's cache.
+    fn shared(&self) -> Arc<Self> {
+        static SERVING: LazyLock<Arc<Condition>> = LazyLock::new(|| Arc::new(Condition::Serving));
+        match self {
+            Self::Serving => Arc::clone(&SERVING),
+            other => Arc::new(other.clone()),
+        }
+    }
 }
 
 /// One place where a version's private half lives.
@@ -111,7 +123,7 @@ impl Replica {
     /// Takes a key that is open already, whatever its public half: benchmarks use it.
     pub fn adopt(&self, key: Arc<dyn WrappingKey>) {
         self.key.set(key).ok();
-        self.condition.store(Arc::new(Condition::Serving));
+        self.condition.store(Condition::Serving.shared());
     }
 
     /// The open key, once it has been opened and matched its pin.
@@ -246,7 +258,7 @@ impl Replica {
     }
 
     fn set_condition(&self, condition: &Condition) {
-        let old = self.condition.swap(Arc::new(condition.clone()));
+        let old = self.condition.swap(condition.shared());
         if *old == *condition {
             return;
         }

@@ -37,6 +37,7 @@ use crate::daemon::monitor;
 use crate::daemon::operations::{self, Authorise, OperationsState, TlsSource};
 use crate::daemon::policy::InFlight;
 use crate::daemon::replica::Condition;
+use crate::daemon::scheduling;
 use crate::daemon::service::Service;
 use crate::daemon::spent::{FailedUnwraps, SpentFile};
 use crate::daemon::tls::{TlsError, TlsState};
@@ -133,6 +134,7 @@ pub fn run_with(options: &Options, prepare: impl FnOnce(&Keyset)) -> Result<(), 
     config.enter_environment()?;
     crate::daemon::log::init(&config.log)?;
     protect_memory();
+    scheduling::wake_without_interrupting();
     #[cfg(target_os = "linux")]
     if options.demo {
         use rustix::process::{Signal, set_parent_process_death_signal};

@@ -20,13 +20,16 @@ struct State<T> {
     queues: HashMap<CallerSlot, VecDeque<T>>,
     /// Callers with at least one job, in the order in which they are served.
     turn: VecDeque<CallerSlot>,
+    /// Threads that wait for a job.
+    waiting: usize,
     closed: bool,
 }
 
 impl<T> FairQueue<T> {
     /// A queue that holds at most `capacity_per_caller` jobs of each caller.
     pub fn new(capacity_per_caller: usize) -> Self {
-        let state = State { queues: HashMap::new(), turn: VecDeque::new(), closed: false };
+        let state =
+            State { queues: HashMap::new(), turn: VecDeque::new(), waiting: 0, closed: false };
         Self { state: Mutex::new(state), ready: Condvar::new(), capacity_per_caller }
     }
 
@@ -46,8 +49,12 @@ impl<T> FairQueue<T> {
         if queue.len() == 1 {
             state.turn.push_back(caller);
         }
+        let somebody_waits = state.waiting > 0;
         drop(state);
-        self.ready.notify_one();
+        // A notification costs a system call whether anybody waits or not.
+        if somebody_waits {
+            self.ready.notify_one();
+        }
         Ok(())
     }
 
@@ -68,7 +75,9 @@ impl<T> FairQueue<T> {
             if state.closed {
                 return None;
             }
+            state.waiting += 1;
             state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.waiting -= 1;
         }
     }
 
