@@ -10,7 +10,7 @@
 /// Asks for it, for this thread and those that it starts from now on. Where the kernel or the C
 /// library refuses, the daemon is slower under load and otherwise the same.
 #[cfg(target_os = "linux")]
-pub fn wake_without_interrupting() {
+pub(super) fn wake_without_interrupting() {
     if scheduler::set_self_policy(scheduler::Policy::Batch, 0).is_err() {
         tracing::debug!("the kernel keeps its way of scheduling");
     }
@@ -18,7 +18,7 @@ pub fn wake_without_interrupting() {
 
 /// Only Linux has it.
 #[cfg(not(target_os = "linux"))]
-pub fn wake_without_interrupting() {}
+pub(super) fn wake_without_interrupting() {}
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
