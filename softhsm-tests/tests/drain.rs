@@ -123,7 +123,7 @@ async fn a_stop_does_not_wait_for_a_module_that_hangs() {
     daemon.ask_to_stop();
     let exit = daemon.wait();
     let took = begun.elapsed();
-    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(8), "{took:?}");
+    assert!(took < Duration::from_secs(8), "{took:?}");
     assert_eq!((exit.code, exit.signal), (Some(0), None), "{}", exit.log);
     // It was cut, or told that time ran out: never answered right.
     if let Ok(answer) = hanging.await.unwrap() {
