@@ -30,6 +30,11 @@ async fn hanging_watch(
     watch
 }
 
+/// How many calls the daemon works on.
+fn calls_in_flight(daemon: &Daemon) -> usize {
+    daemon.count("claviger_calls_in_flight", &[])
+}
+
 async fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_true() {
@@ -46,6 +51,7 @@ async fn a_stop_answers_sixty_four_calls_in_flight_twenty_times() {
         let daemon = scene.start();
         let mut watch = hanging_watch(&scene, &daemon).await;
         let before = faults.count("C_Decrypt");
+        let idle = calls_in_flight(&daemon);
         faults.on_every("C_Decrypt", "hang");
         let mut calls = JoinSet::new();
         for _ in 0..4 {
@@ -58,7 +64,8 @@ async fn a_stop_answers_sixty_four_calls_in_flight_twenty_times() {
         // The token works on two of them and the other 62 wait for it; when it goes on, the stop has
         // begun.
         wait_until("the module was called", || faults.count("C_Decrypt") >= before + 2).await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        let all = idle + usize::try_from(IN_FLIGHT).unwrap();
+        wait_until("the daemon has the calls", || calls_in_flight(&daemon) == all).await;
         let begun = Instant::now();
         daemon.ask_to_stop();
         daemon.wait_for_log("draining");
@@ -118,12 +125,13 @@ async fn a_stop_does_not_wait_for_a_module_that_hangs() {
         let headers = [("grpc-timeout", "60S")];
         connection.call("/claviger.v1.KeyService/Unwrap", call, &headers).await
     });
-    wait_until("the module was called", || faults.count("C_Decrypt") > 1).await;
+    wait_until("the daemon has the call", || calls_in_flight(&daemon) == 1).await;
     let begun = Instant::now();
     daemon.ask_to_stop();
     let exit = daemon.wait();
     let took = begun.elapsed();
-    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert!(took >= Duration::from_secs(2), "the call in flight has its time: {took:?}");
+    assert!(took < Duration::from_secs(12), "{took:?}");
     assert_eq!((exit.code, exit.signal), (Some(0), None), "{}", exit.log);
     // It was cut, or told that time ran out: never answered right.
     if let Ok(answer) = hanging.await.unwrap() {
@@ -182,7 +190,7 @@ async fn while_it_drains_nobody_new_is_let_in_and_readyz_says_down() {
     let connection = scene.connect(&daemon).await;
     let request = scene.request();
     let call = tokio::spawn(async move { connection.unwrap(&request).await });
-    wait_until("the module was called", || faults.count("C_Decrypt") > 1).await;
+    wait_until("the daemon has the call", || calls_in_flight(&daemon) == 1).await;
     daemon.ask_to_stop();
     daemon.wait_for_log("draining");
     let late = Connection::open(daemon.address(), scene.site.pki.ca_der(), Some(&scene.caller));

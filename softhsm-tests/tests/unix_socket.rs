@@ -25,9 +25,10 @@ fn unwrap_as(uid: u32, socket: &Path, wrapped: &[u8]) -> Output {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     let endpoint = format!("unix:{}", socket.display());
-    // A copy, because the folder of the build may be closed to others.
+    // A copy, because the folder of the build may be closed to others. By a process of its own: what
+    // this one has open for writing, a child of another test inherits, and then it is no program.
     let binary = folder.path().join("claviger");
-    fs::copy(claviger(), &binary).unwrap();
+    assert!(command("cp").arg(claviger()).arg(&binary).status().unwrap().success());
     let mut client = command(&binary);
     client.args(["unwrap", KEY, "--endpoint", &endpoint]).current_dir("/");
     client.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
