@@ -1,0 +1,77 @@
+//! Why the daemon did not start, or did not go on.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::daemon::audit::AuditError;
+use crate::daemon::config::ConfigErrors;
+use crate::daemon::denied::DeniedError;
+use crate::daemon::keyset::BuildError;
+use crate::daemon::log::LogError;
+use crate::daemon::tls::TlsError;
+
+/// Why the daemon did not start, or did not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// The configuration cannot be put in force.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// Certificates, CA or CRL.
+    #[error("server.tls: {0}")]
+    Tls(#[from] TlsError),
+    /// The list of denied callers.
+    #[error("server.denied_callers: {0}")]
+    Denied(#[from] DeniedError),
+    /// The audit log.
+    #[error("audit: {0}")]
+    Audit(#[from] AuditError),
+    /// The state directory.
+    #[error("server.state_dir: {path}: {error}", path = path.display())]
+    StateDir {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A socket.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A provider with `required = true` does not serve.
+    #[error("providers.{provider} is required and does not serve: {reason}")]
+    Required {
+        /// Its name.
+        provider: String,
+        /// Why one of its keys does not serve.
+        reason: String,
+    },
+    /// A field that needs a restart was changed.
+    #[error("{0} was changed, which needs a restart; the old configuration stays in force")]
+    NeedsRestart(&'static str),
+    /// The log's filter.
+    #[error("log: {0}")]
+    Log(#[from] LogError),
+    /// A key that serves would not serve any more.
+    #[error(
+        "{provider}, {locator}: serves now and would not any more: {reason}; the old configuration \
+         stays in force"
+    )]
+    BreaksKey {
+        /// The provider's name.
+        provider: String,
+        /// Where the key lives.
+        locator: String,
+        /// Why it would not serve.
+        reason: String,
+    },
+    /// Something else that the system refused.
+    #[error("{0}")]
+    System(#[from] io::Error),
+}

@@ -1,0 +1,47 @@
+//! What the daemon asks of the host: memory that nobody else reads, a state directory of its own.
+
+use std::io;
+use std::path::Path;
+
+use crate::daemon::serve::ServeError;
+
+/// No core dumps, and no other process of this user reads our memory.
+pub fn protect_memory() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "core dumps could not be switched off");
+    }
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+        if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+            tracing::warn!(%error, "this process could not be made undumpable");
+        }
+    }
+}
+
+/// The state directory: made if it is not there, our own, nobody else's to write.
+pub fn prepare_state_dir(path: &Path) -> Result<(), ServeError> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    let failed = |error| ServeError::StateDir { path: path.to_owned(), error };
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    let own = rustix::process::geteuid().as_raw();
+    if !metadata.is_dir() {
+        return Err(failed(io::Error::other("is not a directory")));
+    }
+    if metadata.uid() != own {
+        let text = format!("belongs to uid {}; chown it to uid {own}", metadata.uid());
+        return Err(failed(io::Error::other(text)));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        let text = format!("mode {:o} lets others write; chmod 700 it", metadata.mode() & 0o777);
+        return Err(failed(io::Error::other(text)));
+    }
+    Ok(())
+}

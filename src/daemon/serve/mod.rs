@@ -1,0 +1,131 @@
+//! `claviger serve`: start, reload, drain.
+//!
+//! The configuration is checked as a whole, then ports open, then keys open in the background: a
+//! backend that is down never keeps the daemon from starting.
+
+mod daemon;
+mod error;
+mod host;
+mod ports;
+mod ready;
+mod reload;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{JoinError, JoinSet};
+
+use crate::daemon::audit::Event;
+use crate::daemon::backends;
+use crate::daemon::config::Config;
+use crate::daemon::health::Phase;
+use crate::daemon::keyset::Keyset;
+use crate::daemon::monitor;
+use crate::daemon::scheduling;
+use crate::daemon::serve::daemon::Daemon;
+
+pub use error::ServeError;
+pub use host::{prepare_state_dir, protect_memory};
+
+/// READY=1, and a reload's swap, wait this long for keys to open.
+const OPEN_WAIT: Duration = Duration::from_secs(10);
+/// How long backends may take to be left: a module that hangs must not keep the process.
+const LEAVE_WAIT: Duration = Duration::from_secs(2);
+
+/// How to serve.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// For `claviger demo` alone: accept certificates of its CA, and end when it ends.
+    pub demo: bool,
+}
+
+/// Serves until SIGTERM or SIGINT, then drains.
+pub fn run(options: &Options) -> Result<(), ServeError> {
+    run_with(options, |_| ())
+}
+
+/// The same; `prepare` sees the keys before any is opened. Benchmarks put their own there.
+pub fn run_with(options: &Options, prepare: impl FnOnce(&Keyset)) -> Result<(), ServeError> {
+    let config = Config::load(&options.config)?;
+    config.check_for_serve()?;
+    config.enter_environment()?;
+    crate::daemon::log::init(&config.log)?;
+    protect_memory();
+    scheduling::wake_without_interrupting();
+    #[cfg(target_os = "linux")]
+    if options.demo {
+        use rustix::process::{Signal, set_parent_process_death_signal};
+        set_parent_process_death_signal(Some(Signal::TERM)).map_err(io::Error::from)?;
+    }
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // The keys' own threads do the work: half of the cores are plenty for the sockets.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads((cores / 2).max(1))
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(serve(config, options, prepare));
+    runtime.shutdown_timeout(LEAVE_WAIT);
+    if !backends::wait_until_left(LEAVE_WAIT) {
+        tracing::warn!("a backend is still at work: the process ends without it");
+    }
+    outcome
+}
+
+async fn serve(
+    config: Config,
+    options: &Options,
+    prepare: impl FnOnce(&Keyset),
+) -> Result<(), ServeError> {
+    let daemon = Daemon::start(config, options)?;
+    prepare(&daemon.keyset.load());
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let hangup = signal(SignalKind::hangup())?;
+    let sockets = daemon.listen()?;
+    let operations = daemon.listen_for_operations().await?;
+    daemon.say_what_is_unusual();
+    let config_sha256 = daemon.config.load().sha256;
+    daemon.audit.event(&Event::Start { config_sha256: &config_sha256 }).await?;
+    let mut serving = tokio::spawn(daemon.clone().serve_connections(sockets));
+    if let Some(listener) = operations {
+        // Until the very end: during a drain `/readyz` says down.
+        tokio::spawn(daemon.clone().serve_operations(listener));
+    }
+    let mut background = JoinSet::new();
+    background.spawn(monitor::watch(Arc::clone(&daemon.keyset)));
+    background.spawn(daemon.clone().keep_house());
+    // A stop is heard at any time, while keys open or a reload waits for them too.
+    tokio::select! {
+        failed = daemon.get_ready_and_reload(hangup) => return failed,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = &mut serving => return Err(ended_early("serving connections", ended)),
+        Some(ended) = background.join_next() => {
+            return Err(ended_early("watching the keys", ended.map(Ok)));
+        }
+    }
+    tracing::info!("draining");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    drop(daemon.audit.event(&Event::Drain));
+    daemon.phase.send_replace(Phase::Draining);
+    let _ = serving.await;
+    background.shutdown().await;
+    daemon.close().await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// A daemon without one of its parts must not look alive: whoever supervises it starts it again.
+fn ended_early(part: &str, ended: Result<io::Result<()>, JoinError>) -> ServeError {
+    let reason = match ended {
+        Ok(Ok(())) => "for no reason".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    io::Error::other(format!("{part} ended: {reason}")).into()
+}

@@ -1,0 +1,127 @@
+//! The daemon's ports: where callers connect, and the operations listener.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::SystemTime;
+
+use claviger_proto::v1::key_service_server::KeyServiceServer;
+use rustls_pki_types::CertificateDer;
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+use tonic_health::pb::health_server::HealthServer;
+
+use crate::daemon::caller::Peer;
+use crate::daemon::front::{Front, Shared};
+use crate::daemon::guard::Guard;
+use crate::daemon::health::{HealthService, Phase};
+use crate::daemon::listener::{Bound, bind};
+use crate::daemon::metrics::Sources;
+use crate::daemon::operations::{self, Authorise, OperationsState, TlsSource};
+use crate::daemon::serve::ServeError;
+use crate::daemon::serve::daemon::Daemon;
+use crate::daemon::service::Service;
+
+impl Daemon {
+    pub(super) fn listen(&self) -> Result<Vec<Bound>, ServeError> {
+        let config = self.config.load();
+        let bind = |listen| {
+            bind(listen)
+                .map_err(|error| ServeError::Listen { address: format!("{listen:?}"), error })
+        };
+        config.server.listen.iter().map(bind).collect()
+    }
+
+    pub(super) async fn listen_for_operations(&self) -> Result<Option<TcpListener>, ServeError> {
+        let config = self.config.load();
+        let Some(operations) = &config.operations else { return Ok(None) };
+        let listener = TcpListener::bind(operations.listen).await.map_err(|error| {
+            ServeError::Listen { address: operations.listen.to_string(), error }
+        })?;
+        Ok(Some(listener))
+    }
+
+    pub(super) async fn serve_connections(self, sockets: Vec<Bound>) -> io::Result<()> {
+        let shared = Shared {
+            snapshot: Arc::clone(&self.snapshot),
+            denied: Arc::clone(&self.denied),
+            audit: Arc::clone(&self.audit),
+            metrics: Arc::clone(&self.metrics),
+            in_flight: Arc::clone(&self.in_flight),
+            instance: format!("{:x}", uuid::Uuid::now_v7().as_u64_pair().1),
+            calls: AtomicU64::new(0),
+        };
+        let front = Front::new(self.routes(), Arc::new(shared));
+        self.transport.serve(sockets, front, self.draining()).await
+    }
+
+    pub(super) async fn serve_operations(self, listener: TcpListener) -> io::Result<()> {
+        let tls =
+            self.tls.clone().filter(|_| !listener.local_addr().is_ok_and(|a| a.ip().is_loopback()));
+        let source =
+            tls.map(|tls| -> TlsSource { Arc::new(move || tls.load().operations_config()) });
+        let state = Arc::new(OperationsState::new(Arc::clone(&self.metrics), self.sources()));
+        let daemon = self.clone();
+        let authorise: Authorise = Arc::new(move |chain| daemon.may_read_metrics(chain));
+        operations::serve(listener, source, authorise, state, std::future::pending()).await
+    }
+
+    fn routes(&self) -> Routes {
+        let guard = Arc::new(Guard::new(Arc::clone(&self.audit), &self.metrics));
+        let keys = KeyServiceServer::new(Service::new(guard))
+            .max_decoding_message_size(claviger_proto::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(claviger_proto::MAX_MESSAGE_BYTES);
+        let health = HealthServer::new(HealthService {
+            phase: self.phase.subscribe(),
+            changes: self.changed.subscribe(),
+            audit: Arc::clone(&self.audit),
+            snapshot: Arc::clone(&self.snapshot),
+        })
+        .max_decoding_message_size(claviger_proto::MAX_MESSAGE_BYTES);
+        let mut routes = Routes::new(keys).add_service(health);
+        if self.config.load().server.reflection {
+            let reflection = tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(claviger_proto::DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .build_v1()
+                .expect("the descriptor set was made by our own build")
+                .max_decoding_message_size(claviger_proto::MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(claviger_proto::MAX_MESSAGE_BYTES);
+            routes = routes.add_service(reflection);
+        }
+        routes.prepare()
+    }
+
+    fn sources(&self) -> Sources {
+        Sources {
+            keyset: Arc::clone(&self.keyset),
+            state_dir: self.config.load().server.state_dir.clone(),
+            phase: self.phase.subscribe(),
+            in_flight: Arc::clone(&self.in_flight),
+            connections: self.transport.stats(),
+            tls: self.tls.clone(),
+            denied: Arc::clone(&self.denied),
+            audit_enabled: self.audit.is_on(),
+        }
+    }
+
+    /// Whether the certificate is one of a caller in `operations.readers`.
+    fn may_read_metrics(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let Some(tls) = &self.tls else { return false };
+        let config = self.config.load();
+        let Some(operations) = &config.operations else { return false };
+        let Ok(ca) = tls.load().trust().verify(chain, SystemTime::now()) else { return false };
+        let Ok(peer) = Peer::with_certificate(operations.listen, ca, chain) else { return false };
+        let snapshot = self.snapshot.load();
+        let caller = snapshot.identify(&peer).ok().filter(|_| !self.denied.denies(&peer));
+        caller.is_some_and(|caller| operations.readers.iter().any(|name| **name == *caller.name))
+    }
+
+    /// Ends when the drain begins.
+    fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut phase = self.phase.subscribe();
+        async move {
+            let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! From open ports to READY=1: every key opens once, then each SIGHUP reloads.
+
+use std::sync::Arc;
+
+use claviger_provider_api::ErrorKind;
+use tokio::signal::unix::Signal;
+
+use crate::daemon::health::Phase;
+use crate::daemon::keyset::Keyset;
+use crate::daemon::monitor;
+use crate::daemon::replica::Condition;
+use crate::daemon::serve::daemon::Daemon;
+use crate::daemon::serve::{OPEN_WAIT, ServeError};
+
+impl Daemon {
+    /// Opens the keys and says READY=1, then reloads at each SIGHUP, for ever; ends only if it fails.
+    pub(super) async fn get_ready_and_reload(&self, mut hangup: Signal) -> Result<(), ServeError> {
+        self.open_keys().await?;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
+        loop {
+            hangup.recv().await;
+            self.reload().await;
+        }
+    }
+
+    /// Opens every key once, for at most [`OPEN_WAIT`]; what is not open by then goes on opening.
+    async fn open_keys(&self) -> Result<(), ServeError> {
+        let keyset = self.keyset.load_full();
+        let opening = {
+            let keyset = Arc::clone(&keyset);
+            tokio::spawn(async move { monitor::open_all(&keyset).await })
+        };
+        if tokio::time::timeout(OPEN_WAIT, opening).await.is_err() {
+            tracing::warn!("some keys are still opening: ready without them");
+        }
+        self.check_required(&keyset)?;
+        self.phase.send_if_modified(|phase| {
+            let starting = *phase == Phase::Starting;
+            *phase = if starting { Phase::Ready } else { *phase };
+            starting
+        });
+        Ok(())
+    }
+
+    fn check_required(&self, keyset: &Keyset) -> Result<(), ServeError> {
+        let config = self.config.load();
+        for (specification, replica) in &keyset.replicas {
+            let provider = &specification.place.provider;
+            let reason = match &*replica.condition() {
+                _ if !config.providers[provider].required => continue,
+                Condition::Serving => continue,
+                // A refused PIN never ends the process: what restarts it would try again.
+                Condition::Failing(fault) if fault.kind == ErrorKind::OperatorNeeded => continue,
+                Condition::Opening => "it did not open in time".to_owned(),
+                Condition::Failing(fault) => fault.text.to_string(),
+            };
+            return Err(ServeError::Required { provider: provider.clone(), reason });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,136 @@
+//! Reload: everything is read again, and refused as a whole if anything is wrong.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+
+use claviger_provider_api::ErrorKind;
+
+use crate::daemon::audit::Event;
+use crate::daemon::config::{self, Config, ConfigErrors};
+use crate::daemon::denied::DeniedCallers;
+use crate::daemon::keyset::{Kept, Keyset};
+use crate::daemon::listener::ConnectionSettings;
+use crate::daemon::monitor;
+use crate::daemon::replica::Condition;
+use crate::daemon::serve::daemon::Daemon;
+use crate::daemon::serve::{OPEN_WAIT, ServeError};
+use crate::daemon::spent::FailedUnwraps;
+
+impl Daemon {
+    /// Reads everything again; refused as a whole if anything is wrong.
+    pub(super) async fn reload(&self) {
+        if let Ok(now) = sd_notify::NotifyState::monotonic_usec_now() {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading, now]);
+        }
+        match self.try_reload().await {
+            Ok(()) => {
+                let config_sha256 = self.config.load().sha256;
+                drop(self.audit.event(&Event::Reload { config_sha256: &config_sha256 }));
+                self.metrics.server.reloaded();
+                tracing::info!("configuration reloaded");
+            }
+            Err(error) => {
+                drop(self.audit.event(&Event::ReloadRefused { error: &error.to_string() }));
+                self.metrics.server.reload_refused();
+                tracing::error!(%error, "reload refused: the old configuration stays in force");
+            }
+        }
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    async fn try_reload(&self) -> Result<(), ServeError> {
+        let path = self.config_path.clone();
+        let config = tokio::task::spawn_blocking(move || {
+            let config = Config::load(&path)?;
+            config.check_for_serve()?;
+            Ok::<_, ConfigErrors>(config)
+        })
+        .await
+        .map_err(io::Error::other)??;
+        refuse_what_needs_a_restart(&self.config.load(), &config)?;
+        let tls = match (&self.tls, &config.server.tls) {
+            (Some(state), Some(tls)) => Some((state, state.prepare(tls)?)),
+            _ => None,
+        };
+        let denied = DeniedCallers::prepare(config.server.denied_callers.as_deref())?;
+        let before = self.keyset.load_full();
+        let failed_unwraps = match &self.spent {
+            Some(spent) => spent.lock().await.spent(),
+            None => FailedUnwraps::new(),
+        };
+        let kept =
+            Kept { keyset: Some(&before), failed_unwraps: &failed_unwraps, changed: &self.changed };
+        let keyset = Arc::new(Keyset::build(&config, &self.metrics, &kept)?);
+        let opening = Arc::clone(&keyset);
+        let opening = tokio::spawn(async move { monitor::open_all(&opening).await });
+        if tokio::time::timeout(OPEN_WAIT, opening).await.is_err() {
+            tracing::warn!("some new keys are still opening: reloaded without them");
+        }
+        refuse_what_breaks_a_key(&before, &keyset)?;
+        // From here on nothing can fail.
+        if let Some((state, prepared)) = tls {
+            state.commit(prepared);
+        }
+        self.denied.commit(denied);
+        keyset.put_limits_in_force();
+        self.snapshot.store(Arc::clone(&keyset.snapshot));
+        self.keyset.store(keyset);
+        self.transport.configure(ConnectionSettings::from(&config.server));
+        self.config.store(Arc::new(config));
+        self.changed.send_modify(|changes| *changes += 1);
+        // A log that cannot be written fails the calls that need it, and says so; no reload.
+        let _ = self.audit.reopen().await;
+        Ok(())
+    }
+}
+
+/// A mistyped pin, or an algorithm that the key cannot do, must not take down what serves. A backend
+/// that cannot be reached refuses no reload.
+fn refuse_what_breaks_a_key(before: &Keyset, after: &Keyset) -> Result<(), ServeError> {
+    let served: HashSet<&config::Replica> = before
+        .replicas
+        .iter()
+        .filter(|(_, replica)| replica.is_serving())
+        .map(|(specification, _)| &specification.place)
+        .collect();
+    for (specification, replica) in &after.replicas {
+        let condition = replica.condition();
+        let Condition::Failing(fault) = &*condition else { continue };
+        let place = &specification.place;
+        if fault.kind == ErrorKind::OperatorNeeded
+            && served.contains(place)
+            && !before.replicas.contains_key(specification)
+        {
+            return Err(ServeError::BreaksKey {
+                provider: place.provider.clone(),
+                locator: place.locator.clone(),
+                reason: fault.text.to_string(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// `listen`, `state_dir` and `audit` belong to the process.
+fn refuse_what_needs_a_restart(old: &Config, new: &Config) -> Result<(), ServeError> {
+    let changed = [
+        (old.server.listen != new.server.listen, "server.listen"),
+        (old.server.state_dir != new.server.state_dir, "server.state_dir"),
+        (old.server.tls.is_some() != new.server.tls.is_some(), "server.tls"),
+        (old.server.reflection != new.server.reflection, "server.reflection"),
+        (old.server.max_connections != new.server.max_connections, "server.max_connections"),
+        (
+            old.server.max_concurrent_calls != new.server.max_concurrent_calls,
+            "server.max_concurrent_calls",
+        ),
+        (old.operations != new.operations, "operations"),
+        (old.audit != new.audit, "audit"),
+        (old.log != new.log, "log"),
+        (old.environment() != new.environment(), "a provider's environment"),
+    ];
+    match changed.into_iter().find(|(changed, _)| *changed) {
+        Some((_, field)) => Err(ServeError::NeedsRestart(field)),
+        None => Ok(()),
+    }
+}
