@@ -285,7 +285,9 @@ async fn open(
     locator: &str,
     algorithms: &[Algorithm],
 ) -> Result<Arc<dyn WrappingKey>, Error> {
-    provider.open(&OpenKey { locator, algorithms, sign_algorithms: &[], public_key_sha256: None }).await
+    provider
+        .open(&OpenKey { locator, algorithms, sign_algorithms: &[], public_key_sha256: None })
+        .await
 }
 
 fn call() -> Call {
