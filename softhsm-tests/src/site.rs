@@ -140,17 +140,27 @@ impl Site {
 
     /// Adds a caller with one grant and gives it a certificate that names it.
     pub fn caller(&mut self, name: &str, keys: &[&str], operations: &[&str]) -> Identity {
-        let spiffe = format!("spiffe://example.org/{name}");
         let mut grant = Table::new();
         grant.insert("keys".into(), strings(keys));
         grant.insert("operations".into(), strings(operations));
+        self.add_caller(name, vec![grant.into()].into())
+    }
+
+    /// The same with grants as the configuration has them: `[{ keys = ["a"], … }]`.
+    pub fn caller_with(&mut self, name: &str, grants: &str) -> Identity {
+        let table: Table = format!("grants = {grants}").parse().expect("grants in TOML");
+        self.add_caller(name, table["grants"].clone())
+    }
+
+    fn add_caller(&mut self, name: &str, grants: Value) -> Identity {
+        let spiffe = format!("spiffe://example.org/{name}");
         let mut caller = Table::new();
         caller.insert("name".into(), name.into());
         caller.insert(
             "match".into(),
             Table::from_iter([("spiffe".to_owned(), Value::from(spiffe.as_str()))]).into(),
         );
-        caller.insert("grants".into(), vec![Value::from(grant)].into());
+        caller.insert("grants".into(), grants);
         self.callers().push(caller.into());
         self.pki.client(&spiffe)
     }

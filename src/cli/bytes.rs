@@ -48,6 +48,18 @@ impl BytesArgs {
         OutputArgs { base64: self.base64 || self.base64_out, force: self.force }
     }
 
+    /// One value as a file holds it; `what` names it in errors.
+    pub fn decoded(&self, content: Vec<u8>, what: &str) -> Result<Vec<u8>, Failure> {
+        let value = match self.base64 || self.base64_in {
+            true => decode(&content, what)?.to_vec(),
+            false => content,
+        };
+        if value.is_empty() {
+            return Err(Failure::new(Exit::Data, format!("holds no {what}: it is empty")));
+        }
+        Ok(value)
+    }
+
     /// Reads one value from stdin; `what` names it in errors.
     pub fn read(&self, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let input = read_all(what)?;
@@ -71,6 +83,11 @@ impl OutputArgs {
         }
         Err(Failure::new(Exit::Usage, "the result is bytes, and stdout is a terminal")
             .advise("Redirect stdout, or add --base64 (text) or --force."))
+    }
+
+    /// One value as it goes into a file.
+    pub fn encoded(self, bytes: &[u8]) -> Vec<u8> {
+        if self.base64 { format!("{}\n", *encode(bytes)).into_bytes() } else { bytes.to_vec() }
     }
 
     /// Writes one value to stdout.

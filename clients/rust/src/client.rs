@@ -1,5 +1,7 @@
 //! The calls: one method for each of `claviger.v1.KeyService`, and health.
 
+mod rewrap;
+
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
@@ -20,6 +22,8 @@ use claviger_proto::{MAX_MESSAGE_BYTES, REQUEST_ID, v1};
 use crate::config::{Config, ConfigError};
 use crate::connect;
 use crate::error::{Error, daemon_id, never_processed};
+
+pub use rewrap::{Recipient, RewrapItem, RewrapSource, RewrapTarget, Rewrapped};
 
 /// A connection to one daemon. Cheap to clone; clones share the connection.
 #[derive(Clone, Debug)]
