@@ -143,7 +143,7 @@ impl Site {
         let mut grant = Table::new();
         grant.insert("keys".into(), strings(keys));
         grant.insert("operations".into(), strings(operations));
-        self.add_caller(name, vec![grant.into()].into())
+        self.add_caller(name, vec![Value::from(grant)].into())
     }
 
     /// The same with grants as the configuration has them: `[{ keys = ["a"], … }]`.

@@ -7,10 +7,10 @@ use claviger_proto::v1::{
     RewrapRequest, RewrapSource, RewrapTarget, UnwrapBatchRequest, UnwrapRequest,
 };
 use claviger_provider_api::public_key::sha256;
+use prost::Message;
 use softhsm_tests::connection::frame;
 use softhsm_tests::scene::{KEY, MATERIAL, wrap};
 use softhsm_tests::{Backend, Connection, Daemon, Faults, Identity, RsaKey, Site};
-use prost::Message;
 use tonic::Code;
 
 /// One key in a token whose calls are counted.
@@ -140,7 +140,8 @@ async fn lists_of_several_grants_add_up_and_each_holds_for_its_own_target() {
     let [for_both, for_device, unlisted] = [(); 3].map(|()| wrap(&world.key));
     let device = RsaKey::generate(2048);
     let list = |values: &[&[u8]]| {
-        let values: Vec<_> = values.iter().map(|v| format!("\"{}\"", hex::encode(sha256(v)))).collect();
+        let values: Vec<_> =
+            values.iter().map(|v| format!("\"{}\"", hex::encode(sha256(v)))).collect();
         values.join(", ")
     };
     let grants = format!(
@@ -163,7 +164,11 @@ async fn lists_of_several_grants_add_up_and_each_holds_for_its_own_target() {
         let request = RewrapRequest {
             source: Some(RewrapSource { key: KEY.into(), ..Default::default() }),
             wrapped: wrapped.to_vec().into(),
-            target: Some(RewrapTarget { recipient: Some(recipient), algorithm, ..Default::default() }),
+            target: Some(RewrapTarget {
+                recipient: Some(recipient),
+                algorithm,
+                ..Default::default()
+            }),
             max_key_material_len: None,
         };
         connection.rewrap(&request).await.map_or_else(|answer| answer.code(), |_| Code::Ok)
@@ -184,7 +189,10 @@ async fn a_reload_changes_the_list_for_the_next_call() {
     let narrow = world.narrow("narrow", &[&own]);
     let daemon = Daemon::start(&mut world.site);
     let connection = world.connect(&narrow).await;
-    assert_eq!(connection.unwrap(&request(&other)).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(
+        connection.unwrap(&request(&other)).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
     let text = world.site.configuration.to_string();
     let changed = text.replace(&hex::encode(sha256(&own)), &hex::encode(sha256(&other)));
     world.site.configuration = changed.parse().unwrap();

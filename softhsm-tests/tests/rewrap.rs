@@ -182,8 +182,11 @@ async fn material_moves(backend: &Backend, algorithms: &[&str]) {
 
     // A device's key is no key of the daemon's: any OAEP algorithm and label, whatever the token can.
     for target in OAEP {
-        let target_with_label =
-            RewrapTarget { algorithm: (*target).to_owned(), label: b"d".to_vec().into(), ..to_device(&world.device) };
+        let target_with_label = RewrapTarget {
+            algorithm: (*target).to_owned(),
+            label: b"d".to_vec().into(),
+            ..to_device(&world.device)
+        };
         let wrapped = wrap(&world.old, Algorithm::RsaOaep, b"");
         let answer = world.connection.rewrap(&request("old", wrapped, target_with_label)).await;
         let answer = answer.unwrap();
@@ -199,7 +202,8 @@ async fn material_moves(backend: &Backend, algorithms: &[&str]) {
     items[10] = request("old", garbage(), to_key("new"));
     items[20] = request("old", wrapped.clone(), to_key("forbidden"));
     items[30] = request("old", wrapped, to_device(&world.device));
-    let results = world.connection.rewrap_batch(&RewrapBatchRequest { items }).await.unwrap().results;
+    let results =
+        world.connection.rewrap_batch(&RewrapBatchRequest { items }).await.unwrap().results;
     assert_eq!(results.len(), 60);
     for (number, result) in results.into_iter().enumerate() {
         let code = match result.result.unwrap() {
@@ -237,7 +241,8 @@ async fn whatever_fails_after_the_source_is_touched_fails_as_an_unwrap_on_sofths
 
 async fn failures_are_alike(backend: &Backend, algorithms: &[&str]) {
     let world = World::new(backend, algorithms).await;
-    let unwrap = UnwrapRequest { key: "old".into(), wrapped: garbage().into(), ..Default::default() };
+    let unwrap =
+        UnwrapRequest { key: "old".into(), wrapped: garbage().into(), ..Default::default() };
     let uniform = world.reader.unwrap(&unwrap).await.unwrap_err();
 
     let good = wrap(&world.old, Algorithm::RsaOaep, b"");
@@ -254,15 +259,20 @@ async fn failures_are_alike(backend: &Backend, algorithms: &[&str]) {
         ("another hash", wrap(&world.old, Algorithm::RsaOaep256, b"").to_vec()),
         ("longer material than expected", long),
     ] {
-        requests.push((format!("{what}, to a key"), request("old", wrapped.clone(), to_key("new"))));
-        requests.push((format!("{what}, to a device"), request("old", wrapped, to_device(&world.device))));
+        requests
+            .push((format!("{what}, to a key"), request("old", wrapped.clone(), to_key("new"))));
+        requests.push((
+            format!("{what}, to a device"),
+            request("old", wrapped, to_device(&world.device)),
+        ));
     }
     for (what, request) in &requests {
         let answer = world.rewrap(request).await;
         assert_eq!(answer.comparable(), uniform.comparable(), "{what} on {}", backend.name);
     }
     let items: Vec<_> = requests.iter().map(|(_, request)| request.clone()).collect();
-    let results = world.connection.rewrap_batch(&RewrapBatchRequest { items }).await.unwrap().results;
+    let results =
+        world.connection.rewrap_batch(&RewrapBatchRequest { items }).await.unwrap().results;
     let errors: Vec<_> = results
         .into_iter()
         .map(|result| match result.result.unwrap() {
@@ -387,7 +397,8 @@ async fn a_wrong_field_is_named_before_the_source_is_touched() {
         let answer = world.rewrap(request).await;
         assert_eq!(answer.code(), Code::InvalidArgument, "{field}: {answer}");
         let details = answer.status().get_error_details();
-        let violations = &details.bad_request().unwrap_or_else(|| panic!("{field}: {answer}")).field_violations;
+        let violations =
+            &details.bad_request().unwrap_or_else(|| panic!("{field}: {answer}")).field_violations;
         assert_eq!(violations[0].field, *field, "{answer}");
     }
     assert_eq!(world.operations(), 0);
@@ -409,7 +420,9 @@ fn short_public_key() -> Vec<u8> {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output.stdout
     };
-    run("openssl genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:1024 | openssl pkey -pubout -outform DER")
+    run(
+        "openssl genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:1024 | openssl pkey -pubout -outform DER",
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -462,7 +475,8 @@ async fn a_rewrap_spends_the_budgets_of_its_source() {
         let version = backend.version(&site, 1, key, id);
         site.key(name, &["RSA-OAEP"], vec![version]);
     }
-    let both = r#"[{ keys = ["old", "new"], operations = ["unwrap", "rewrap"], to = ["new", "old"] }]"#;
+    let both =
+        r#"[{ keys = ["old", "new"], operations = ["unwrap", "rewrap"], to = ["new", "old"] }]"#;
     let fails = site.caller_with("fails", both);
     site.limit("fails", "failed_unwraps", "10/h");
     let hurries = site.caller_with("hurries", both);
@@ -517,8 +531,7 @@ async fn one_record_tells_both_ends_of_a_rewrap() {
     assert_eq!(world.rewrap(&denied).await.code(), Code::PermissionDenied);
 
     let records = world.site.audit_records();
-    let records: Vec<_> =
-        records.iter().filter(|record| record["operation"] == "rewrap").collect();
+    let records: Vec<_> = records.iter().filter(|record| record["operation"] == "rewrap").collect();
     let [to_key, to_device, refused] = records.as_slice() else { panic!("{records:#?}") };
     let source = serde_json::json!({
         "event": "operation", "outcome": "ok", "caller": "mover", "key": "old", "version": 7,
@@ -538,7 +551,10 @@ async fn one_record_tells_both_ends_of_a_rewrap() {
     assert_eq!(to_device["target_public_key_sha256"], world.device.public_key_sha256());
     assert_eq!(to_device["target_algorithm"], "RSA-OAEP-256");
     assert_eq!(to_device["target_wrapped_sha256"], hash(&given.wrapped));
-    assert_eq!((&refused["event"], &refused["target_key"]), (&"refusal".into(), &"forbidden".into()));
+    assert_eq!(
+        (&refused["event"], &refused["target_key"]),
+        (&"refusal".into(), &"forbidden".into())
+    );
     let text = std::fs::read_to_string(world.site.audit_file()).unwrap();
     assert!(!text.contains(&hex::encode(MATERIAL)) && !text.contains("thirty-two"));
 }

@@ -44,7 +44,7 @@ pub struct Args {
     to_label: String,
     /// The longest key material that is expected, where the target has less room than the source
     #[arg(long, value_name = "BYTES")]
-    max_material: Option<u32>,
+    max_key_material_len: Option<u32>,
     /// Wrapped values, one in each file [default: one value, stdin to stdout]
     #[arg(value_name = "FILE", requires = "out")]
     files: Vec<PathBuf>,
@@ -137,7 +137,7 @@ fn template(args: &Args) -> Result<RewrapItem, Failure> {
             algorithm: args.to_algorithm.clone().unwrap_or_default(),
             label: args.to_label.clone().into_bytes(),
         },
-        max_key_material_len: args.max_material,
+        max_key_material_len: args.max_key_material_len,
     })
 }
 

@@ -49,8 +49,10 @@ pub fn wrapped_value(stored: &[u8]) -> Result<Vec<u8>, Failure> {
 /// The row of the Key Connector's JSON file: `{"symmetricKey": "…Base64…", …}`.
 fn from_json(text: &[u8]) -> Result<Vec<u8>, Failure> {
     let refused = |message: String| Failure::new(Exit::Data, message);
-    let file: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(text)
-        .map_err(|error| refused(format!("the stored value looks like JSON and is not: {error}")))?;
+    let file: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(text).map_err(|error| {
+            refused(format!("the stored value looks like JSON and is not: {error}"))
+        })?;
     let key = file
         .iter()
         .find(|(name, _)| name.eq_ignore_ascii_case("symmetricKey"))
@@ -84,10 +86,13 @@ mod tests {
         for len in [256, 384, 512, 1024] {
             let wrapped = value(len);
             let text = bytes::encode(&wrapped);
-            let json = format!("{{\"userKey\": [{{\"id\": 1}}], \"symmetricKey\": \"{}\"}}\n", *text);
-            let lines: String = text.as_bytes().chunks(64).flat_map(|line| {
-                line.iter().map(|byte| char::from(*byte)).chain(['\r', '\n'])
-            }).collect();
+            let json =
+                format!("{{\"userKey\": [{{\"id\": 1}}], \"symmetricKey\": \"{}\"}}\n", *text);
+            let lines: String = text
+                .as_bytes()
+                .chunks(64)
+                .flat_map(|line| line.iter().map(|byte| char::from(*byte)).chain(['\r', '\n']))
+                .collect();
             for stored in [
                 wrapped.clone(),
                 text.as_bytes().to_vec(),

@@ -16,8 +16,7 @@ pub(super) fn grants(node: &Node<'_>, around: &Around<'_>) -> Option<Vec<Grant>>
 }
 
 fn grant(node: &Node<'_>, around: &Around<'_>) -> Option<Grant> {
-    let fields =
-        node.fields(&["keys", "operations", "wrapped_sha256", "to", "to_public_keys"])?;
+    let fields = node.fields(&["keys", "operations", "wrapped_sha256", "to", "to_public_keys"])?;
     let keys = fields
         .required("keys", "write keys = [\"…\"] with names from [keys]")
         .and_then(|node| unique(&node, "key", |item| known_key(item, around)));
@@ -28,9 +27,9 @@ fn grant(node: &Node<'_>, around: &Around<'_>) -> Option<Grant> {
         None => Some(None),
         Some(node) => unique(&node, "wrapped value", |item| item.parsed(wrapped_sha256)).map(Some),
     };
-    let to = fields.optional("to").map_or(Some(Vec::new()), |node| {
-        unique(&node, "key", |item| known_key(item, around))
-    });
+    let to = fields
+        .optional("to")
+        .map_or(Some(Vec::new()), |node| unique(&node, "key", |item| known_key(item, around)));
     let to_public_keys = fields
         .optional("to_public_keys")
         .map_or(Some(PublicKeys::Only(Vec::new())), |node| public_keys(&node));
@@ -53,8 +52,9 @@ fn public_keys(node: &Node<'_>) -> Option<PublicKeys> {
             node.error("is a string; write a list of SHA-256, or \"any\": then whoever has this grant can read the key material");
             None
         }
-        None => unique(node, "public key", |item| item.parsed(public_key_sha256))
-            .map(PublicKeys::Only),
+        None => {
+            unique(node, "public key", |item| item.parsed(public_key_sha256)).map(PublicKeys::Only)
+        }
     }
 }
 
@@ -81,7 +81,8 @@ fn check_targets(fields: &Fields<'_>, operations: &[Operation]) {
 /// A list of values means nothing beside a grant of the same unwrap without one.
 fn check_narrowness(items: &[Node<'_>], grants: &[Option<Grant>]) {
     let unwraps = || {
-        let read = items.iter().zip(grants).filter_map(|(node, grant)| Some((node, grant.as_ref()?)));
+        let read =
+            items.iter().zip(grants).filter_map(|(node, grant)| Some((node, grant.as_ref()?)));
         read.filter(|(_, grant)| grant.operations.contains(&Operation::Unwrap))
     };
     let mut wide = HashMap::new();

@@ -85,10 +85,7 @@ enum To<'a> {
     PublicKey(Box<PublicKey>),
 }
 
-async fn try_rewrap<'a>(
-    entry: &mut Entry<'a>,
-    call: &'a RewrapCall,
-) -> Result<Rewrapped, Failure> {
+async fn try_rewrap<'a>(entry: &mut Entry<'a>, call: &'a RewrapCall) -> Result<Rewrapped, Failure> {
     let granted = entry.grant()?;
     let target = match &call.recipient {
         Recipient::Key(name) => key_as_target(entry, granted, name, call),

@@ -120,7 +120,10 @@ async fn a_rewrap_names_both_versions_and_the_target_and_a_batch_answers_in_orde
     assert_eq!(results.len(), 3);
     assert_eq!(results[0].as_ref().unwrap().wrapped, b"21");
     let error = results[1].as_ref().unwrap_err();
-    assert_eq!((error.code, error.message.as_str()), (Code::InvalidArgument, "this item is refused"));
+    assert_eq!(
+        (error.code, error.message.as_str()),
+        (Code::InvalidArgument, "this item is refused")
+    );
     assert_eq!(results[2].as_ref().unwrap().wrapped, b"43");
 }
 
