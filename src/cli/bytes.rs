@@ -102,6 +102,17 @@ pub fn encode(bytes: &[u8]) -> Zeroizing<String> {
     Zeroizing::new(STANDARD.encode(bytes))
 }
 
+/// PEM (RFC 7468): lines of 64 characters between two that name the kind.
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let text = encode(der);
+    let mut pem = format!("-----BEGIN {label}-----\n");
+    for line in text.as_bytes().chunks(64) {
+        pem.extend(line.iter().map(|byte| char::from(*byte)));
+        pem.push('\n');
+    }
+    pem + &format!("-----END {label}-----\n")
+}
+
 /// Decodes Base64; blanks and line ends do not count.
 pub fn decode(text: &[u8], what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let mut packed = Zeroizing::new(Vec::with_capacity(text.len()));
@@ -199,6 +210,15 @@ mod tests {
         assert!(args(true, false).allow(true).is_ok());
         assert!(args(false, true).allow(true).is_ok());
         assert!(args(false, false).allow(false).is_ok());
+    }
+
+    #[test]
+    fn pem_lines_have_64_characters() {
+        let pem = pem("PUBLIC KEY", &[7; 50]);
+        let lines: Vec<_> = pem.lines().collect();
+        assert_eq!(lines[0], "-----BEGIN PUBLIC KEY-----");
+        assert_eq!((lines[1].len(), lines[2].len(), lines.len()), (64, 4, 4));
+        assert!(pem.ends_with("-----END PUBLIC KEY-----\n"));
     }
 
     #[test]

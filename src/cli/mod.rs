@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod bytes;
+pub mod certificate;
 pub mod completions;
 pub mod config;
 pub mod connection;
