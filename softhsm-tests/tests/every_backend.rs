@@ -101,7 +101,10 @@ async fn everybody_is_served(services: &[Which]) {
     for Key { name, algorithms, .. } in &world.keys {
         let seen = python::story(&world.site, &world.daemon, &world.caller, name);
         assert_eq!(seen["listed"], serde_json::json!(sorted));
-        assert_eq!(seen["unwrapped_what_python_wrapped"].as_array().unwrap().len(), algorithms.len());
+        assert_eq!(
+            seen["unwrapped_what_python_wrapped"].as_array().unwrap().len(),
+            algorithms.len()
+        );
         assert_eq!(seen["health"], "SERVING", "{name}");
     }
     let listed = world.cli(&["keys", "list"]);
@@ -131,7 +134,11 @@ async fn bad_values_are_answered_alike(services: &[Which]) {
         let mut small = vec![0; 256];
         small[255] = 2;
         // The same length, the wrong padding.
-        let other = if algorithm == Algorithm::RsaOaep { Algorithm::RsaOaep256 } else { Algorithm::RsaOaep };
+        let other = if algorithm == Algorithm::RsaOaep {
+            Algorithm::RsaOaep256
+        } else {
+            Algorithm::RsaOaep
+        };
         for (what, wrapped) in [
             ("flipped", flipped),
             ("another hash", wrap_with(key, other)),

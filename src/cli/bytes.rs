@@ -50,10 +50,8 @@ impl BytesArgs {
 
     /// One value as a file holds it; `what` names it in errors.
     pub fn decoded(&self, content: Vec<u8>, what: &str) -> Result<Vec<u8>, Failure> {
-        let value = match self.base64 || self.base64_in {
-            true => decode(&content, what)?.to_vec(),
-            false => content,
-        };
+        let is_text = self.base64 || self.base64_in;
+        let value = if is_text { decode(&content, what)?.to_vec() } else { content };
         if value.is_empty() {
             return Err(Failure::new(Exit::Data, format!("holds no {what}: it is empty")));
         }

@@ -23,14 +23,12 @@ pub struct Args {
 
 /// Prints the SHA-256 of the value in the file, or on stdin.
 pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
-    let stored = match &args.file {
-        Some(file) => stored::read_file(file, "stored value")?,
-        None => {
-            let mut all = Vec::new();
-            bytes::each_piece(|piece| all.extend_from_slice(piece))?;
-            all
-        }
-    };
+    let mut stored = Vec::new();
+    if let Some(file) = &args.file {
+        stored = stored::read_file(file, "stored value")?;
+    } else {
+        bytes::each_piece(|piece| stored.extend_from_slice(piece))?;
+    }
     let wrapped = stored::wrapped_value(&stored)?;
     let digest = hex::encode(sha256(&wrapped));
     if json {

@@ -332,6 +332,21 @@ fn the_example_says_what_every_option_is() {
 }
 
 #[test]
+fn the_files_for_a_key_connector_are_configurations_alone_and_while_it_moves() {
+    let alone = include_str!("../../../deploy/key-connector/claviger.toml");
+    let pfx = include_str!("../../../deploy/key-connector/move-from-pfx.toml");
+    let aws = include_str!("../../../deploy/key-connector/move-from-aws.toml");
+    for (more, callers) in [("", 1), (pfx, 2), (aws, 2)] {
+        let config = parse(&format!("{alone}\n{more}")).unwrap();
+        assert_eq!(config.callers.len(), callers);
+        for caller in &config.callers {
+            let [grant] = caller.grants.as_slice() else { panic!("{} has one", caller.name) };
+            assert!(grant.wrapped_sha256.is_some(), "{} is narrow", caller.name);
+        }
+    }
+}
+
+#[test]
 fn no_text_makes_it_panic() {
     // xorshift64: the same mutations in every run.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
