@@ -5,6 +5,7 @@
 //! a lock file. A CA for a large company lives elsewhere; this one gives a team working mutual TLS.
 
 mod database;
+mod over_key;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -27,6 +28,7 @@ use zeroize::Zeroizing;
 use crate::daemon::caller::is_spiffe_id;
 pub use database::IssuedRecord;
 use database::{Database, Locked};
+pub use over_key::{OverKey, SignWithKey};
 
 /// The organisation in the name of a demo's CA: `serve` refuses what comes from it.
 pub const DEMO_ORGANISATION: &str = "Claviger demo, never trust";

@@ -155,6 +155,17 @@ impl KeyService for Echo {
         Err(not_here())
     }
 
+    async fn rewrap(&self, _: Request<v1::RewrapRequest>) -> Answer<v1::RewrapResponse> {
+        Err(not_here())
+    }
+
+    async fn rewrap_batch(
+        &self,
+        _: Request<v1::RewrapBatchRequest>,
+    ) -> Answer<v1::RewrapBatchResponse> {
+        Err(not_here())
+    }
+
     async fn sign(&self, _: Request<v1::SignRequest>) -> Answer<v1::SignResponse> {
         Err(not_here())
     }

@@ -23,7 +23,7 @@ pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/clav
 /// The largest message that either side accepts, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
-/// The largest number of items in an `UnwrapBatch`.
+/// The largest number of items in an `UnwrapBatch` or a `RewrapBatch`.
 pub const MAX_BATCH_ITEMS: usize = 64;
 
 /// The metadata key under which each response carries the daemon's request id.

@@ -1,7 +1,8 @@
 """A client of Claviger that is not ours: grpcio, generated from the .proto alone.
 
-Tells a Key Connector's whole story against a running daemon: read, wrap, unwrap, health. Prints one
-JSON object with what it saw; the exit code is 0 if all of it was right, else 1.
+Tells a Key Connector's whole story against a running daemon: read, wrap, unwrap, rewrap where it is
+granted, health. Prints one JSON object with what it saw; the exit code is 0 if all of it was right,
+else 1.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import tempfile
 
 import grpc
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_tools import protoc
 
@@ -141,12 +142,46 @@ def tell(service, messages, arguments, seen):
         "UnwrapBatch gave other bytes",
     )
 
+    if "rewrap" in key.operations:
+        seen["rewrapped_to"] = rewrap(service, messages, key, wrapped.wrapped, material)
+
     # The top bit off keeps the value below the modulus; the last bit flipped makes it wrong.
     bad = bytes([wrapped.wrapped[0] & 0x7F]) + wrapped.wrapped[1:-1]
     bad += bytes([wrapped.wrapped[-1] ^ 1])
     expect(grpc.StatusCode.INVALID_ARGUMENT, service.Unwrap, messages.UnwrapRequest(key=name, wrapped=bad))
     unknown = messages.UnwrapRequest(key="no-such-key", wrapped=wrapped.wrapped)
     expect(grpc.StatusCode.PERMISSION_DENIED, service.Unwrap, unknown)
+
+
+def rewrap(service, messages, key, wrapped, material):
+    """To the key itself and to a key pair of Python's own; the material is seen in the end only."""
+    source = messages.RewrapSource(key=key.name, key_version=key.versions[0].version)
+    target = messages.RewrapTarget(key=key.name)
+    request = messages.RewrapRequest(source=source, wrapped=wrapped, target=target)
+    again = call(service.Rewrap, request)
+    check(again.wrapped != wrapped, "Rewrap gave the value back")
+    check(again.target_public_key_sha256 == key.versions[0].public_key_sha256, "another target")
+    unwrapped = call(service.Unwrap, messages.UnwrapRequest(key=key.name, wrapped=again.wrapped))
+    check(unwrapped.key_material == material, "Rewrap gave other bytes")
+
+    device = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    public_key = device.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    target = messages.RewrapTarget(public_key=public_key, algorithm="RSA-OAEP-384", label=b"device")
+    request = messages.RewrapRequest(
+        source=source, wrapped=wrapped, target=target, max_key_material_len=len(material)
+    )
+    [result] = call(service.RewrapBatch, messages.RewrapBatchRequest(items=[request])).results
+    check(result.WhichOneof("result") == "rewrapped", f"RewrapBatch failed: {result.error}")
+    sha384 = hashes.SHA384()
+    oaep = padding.OAEP(mgf=padding.MGF1(sha384), algorithm=sha384, label=b"device")
+    check(device.decrypt(result.rewrapped.wrapped, oaep) == material, "the device read other bytes")
+    check(
+        result.rewrapped.target_public_key_sha256 == hashlib.sha256(public_key).digest(),
+        "another device",
+    )
+    return ["key", "public key"]
 
 
 def health(service, name, seen):

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use claviger_proto::v1::{
-    GetKeyRequest, GetKeyResponse, ListKeysRequest, ListKeysResponse, SignRequest, SignResponse,
+    GetKeyRequest, GetKeyResponse, ListKeysRequest, ListKeysResponse, RewrapBatchRequest,
+    RewrapBatchResponse, RewrapRequest, RewrapResponse, SignRequest, SignResponse,
     UnwrapBatchRequest, UnwrapBatchResponse, UnwrapRequest, UnwrapResponse, VerifyRequest,
     VerifyResponse, WrapRequest, WrapResponse,
 };
@@ -130,6 +131,19 @@ impl Connection {
         request: &UnwrapBatchRequest,
     ) -> Result<UnwrapBatchResponse, Answer> {
         self.key_service("UnwrapBatch", request).await
+    }
+
+    /// Rewrap.
+    pub async fn rewrap(&self, request: &RewrapRequest) -> Result<RewrapResponse, Answer> {
+        self.key_service("Rewrap", request).await
+    }
+
+    /// RewrapBatch.
+    pub async fn rewrap_batch(
+        &self,
+        request: &RewrapBatchRequest,
+    ) -> Result<RewrapBatchResponse, Answer> {
+        self.key_service("RewrapBatch", request).await
     }
 
     /// Sign.

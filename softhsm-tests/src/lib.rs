@@ -6,6 +6,8 @@
 //! - [`rsa_key`]: RSA keys that tests make or bring along
 //! - [`token`]: fresh SoftHSM and kryoptic tokens in temporary folders
 //! - [`backend`]: the software provider, SoftHSM or kryoptic, so that a test is written once for all
+//! - [`remote`]: the services that are asked over HTTP, directly or behind the fault proxy
+//! - [`stage`]: one service behind the fault proxy, with a daemon and a caller
 //! - [`encoding`]: wrapped values that no honest client makes
 //! - [`faults`]: calls of a token counted, and faults injected into them
 //! - [`pki`]: a CA, server and client certificates, revocation lists
@@ -28,9 +30,11 @@ pub mod load;
 pub mod pki;
 pub mod process;
 pub mod python;
+pub mod remote;
 pub mod rsa_key;
 pub mod scene;
 pub mod site;
+pub mod stage;
 pub mod token;
 
 pub use backend::Backend;
@@ -39,7 +43,9 @@ pub use daemon::{Daemon, Exit};
 pub use faults::Faults;
 pub use load::Load;
 pub use pki::{Identity, Pki};
+pub use remote::{Remote, Which};
 pub use rsa_key::RsaKey;
 pub use scene::Scene;
 pub use site::{Site, Version};
+pub use stage::Stage;
 pub use token::Token;

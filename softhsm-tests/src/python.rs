@@ -9,7 +9,8 @@ use crate::process::{command, path_from_script, repository};
 use crate::site::Site;
 
 /// Runs the client's whole story (read, wrap, unwrap, batch, health) as a caller with all of
-/// "wrap", "unwrap" and "read" on `key`; gives the JSON object of what it saw, or panics with what
+/// "wrap", "unwrap" and "read" on `key`, and "rewrap" to it and to any public key where it has that
+/// too; gives the JSON object of what it saw, or panics with what
 /// was wrong. The first call on a machine makes the Python environment.
 pub fn story(site: &Site, daemon: &Daemon, caller: &Identity, key: &str) -> serde_json::Value {
     static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| path_from_script("python-venv"));

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
-use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
-use claviger_provider_api::PublicKey;
+use aws_lc_rs::rsa::{KeySize, OaepPrivateDecryptingKey, PrivateDecryptingKey};
+use claviger_provider_api::{Algorithm, PublicKey};
 
 use crate::process::{command, run};
 
@@ -62,6 +62,21 @@ impl RsaKey {
     /// What a configuration pins: SHA-256 of the SPKI, in hexadecimal.
     pub fn public_key_sha256(&self) -> String {
         hex::encode(self.public_key.sha256())
+    }
+
+    /// What `wrapped` holds under RSAES-OAEP; none if it does not unwrap. RSA1_5 is a panic.
+    pub fn unwrap_oaep(
+        &self,
+        wrapped: &[u8],
+        algorithm: Algorithm,
+        label: &[u8],
+    ) -> Option<Vec<u8>> {
+        let key = PrivateDecryptingKey::from_pkcs8(&self.pkcs8).expect("an RSA key in PKCS#8");
+        let key = OaepPrivateDecryptingKey::new(key).expect("OAEP with any RSA key");
+        let oaep = claviger_provider_api::public_key::oaep(algorithm).expect("an OAEP algorithm");
+        let mut material = vec![0; self.public_key.modulus_len()];
+        let material = key.decrypt(oaep, wrapped, &mut material, Some(label)).ok()?;
+        Some(material.to_vec())
     }
 
     /// Writes the key as PKCS#8 PEM, readable by its owner only.

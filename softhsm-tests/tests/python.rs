@@ -5,22 +5,22 @@ use softhsm_tests::{Backend, Daemon, RsaKey, Site, python};
 const OAEP: [&str; 4] = ["RSA-OAEP", "RSA-OAEP-256", "RSA-OAEP-384", "RSA-OAEP-512"];
 
 #[test]
-fn python_reads_wraps_and_unwraps_on_the_software_provider() {
+fn python_reads_wraps_unwraps_and_rewraps_on_the_software_provider() {
     tell(&Backend::software(), &[&OAEP[..], &["RSA1_5"]].concat());
 }
 
 #[test]
-fn python_reads_wraps_and_unwraps_on_softhsm() {
+fn python_reads_wraps_unwraps_and_rewraps_on_softhsm() {
     tell(&Backend::softhsm(), &["RSA-OAEP", "RSA1_5"]);
 }
 
 #[test]
-fn python_reads_wraps_and_unwraps_on_softhsm_with_software_oaep() {
+fn python_reads_wraps_unwraps_and_rewraps_on_softhsm_with_software_oaep() {
     tell(&Backend::softhsm_with_software_oaep(), &OAEP);
 }
 
 #[test]
-fn python_reads_wraps_and_unwraps_on_kryoptic() {
+fn python_reads_wraps_unwraps_and_rewraps_on_kryoptic() {
     tell(&Backend::kryoptic(), &[&OAEP[..], &["RSA1_5"]].concat());
 }
 
@@ -29,14 +29,18 @@ fn tell(backend: &Backend, algorithms: &[&str]) {
     backend.configure(&mut site);
     let version = backend.version(&site, 3, &RsaKey::generate(3072), 1);
     site.key("user-keys", algorithms, vec![version]);
-    let caller = site.caller("key-connector", &["user-keys"], &["wrap", "unwrap", "read"]);
+    let caller = site.caller_with(
+        "key-connector",
+        r#"[{ keys = ["user-keys"], operations = ["wrap", "unwrap", "rewrap", "read"], to = ["user-keys"], to_public_keys = "any" }]"#,
+    );
     let daemon = Daemon::start(&mut site);
 
     let seen = python::story(&site, &daemon, &caller, "user-keys");
     assert_eq!(seen["listed"], serde_json::json!(["user-keys"]));
-    assert_eq!(seen["operations"], serde_json::json!(["wrap", "unwrap", "read"]));
+    assert_eq!(seen["operations"], serde_json::json!(["wrap", "unwrap", "rewrap", "read"]));
     assert_eq!(seen["algorithms"], serde_json::json!(algorithms));
     assert_eq!(seen["unwrapped_what_python_wrapped"], serde_json::json!(algorithms));
+    assert_eq!(seen["rewrapped_to"], serde_json::json!(["key", "public key"]));
     assert_eq!(seen["modulus_bits"], 3072);
     assert_eq!(seen["health"], "SERVING");
 

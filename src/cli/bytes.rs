@@ -48,6 +48,16 @@ impl BytesArgs {
         OutputArgs { base64: self.base64 || self.base64_out, force: self.force }
     }
 
+    /// One value as a file holds it; `what` names it in errors.
+    pub fn decoded(&self, content: Vec<u8>, what: &str) -> Result<Vec<u8>, Failure> {
+        let is_text = self.base64 || self.base64_in;
+        let value = if is_text { decode(&content, what)?.to_vec() } else { content };
+        if value.is_empty() {
+            return Err(Failure::new(Exit::Data, format!("holds no {what}: it is empty")));
+        }
+        Ok(value)
+    }
+
     /// Reads one value from stdin; `what` names it in errors.
     pub fn read(&self, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let input = read_all(what)?;
@@ -73,6 +83,11 @@ impl OutputArgs {
             .advise("Redirect stdout, or add --base64 (text) or --force."))
     }
 
+    /// One value as it goes into a file.
+    pub fn encoded(self, bytes: &[u8]) -> Vec<u8> {
+        if self.base64 { format!("{}\n", *encode(bytes)).into_bytes() } else { bytes.to_vec() }
+    }
+
     /// Writes one value to stdout.
     pub fn write(self, bytes: &[u8]) -> Result<(), Failure> {
         if self.base64 { print(&encode(bytes)) } else { write(bytes) }
@@ -83,6 +98,17 @@ impl OutputArgs {
 pub fn encode(bytes: &[u8]) -> Zeroizing<String> {
     // `encode` allocates once, in the right size.
     Zeroizing::new(STANDARD.encode(bytes))
+}
+
+/// PEM (RFC 7468): lines of 64 characters between two that name the kind.
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let text = encode(der);
+    let mut pem = format!("-----BEGIN {label}-----\n");
+    for line in text.as_bytes().chunks(64) {
+        pem.extend(line.iter().map(|byte| char::from(*byte)));
+        pem.push('\n');
+    }
+    pem + &format!("-----END {label}-----\n")
 }
 
 /// Decodes Base64; blanks and line ends do not count.
@@ -182,6 +208,15 @@ mod tests {
         assert!(args(true, false).allow(true).is_ok());
         assert!(args(false, true).allow(true).is_ok());
         assert!(args(false, false).allow(false).is_ok());
+    }
+
+    #[test]
+    fn pem_lines_have_64_characters() {
+        let pem = pem("PUBLIC KEY", &[7; 50]);
+        let lines: Vec<_> = pem.lines().collect();
+        assert_eq!(lines[0], "-----BEGIN PUBLIC KEY-----");
+        assert_eq!((lines[1].len(), lines[2].len(), lines.len()), (64, 4, 4));
+        assert!(pem.ends_with("-----END PUBLIC KEY-----\n"));
     }
 
     #[test]

@@ -71,7 +71,8 @@ impl Failure {
         }
     }
 
-    fn to_json(&self) -> serde_json::Value {
+    /// The object that `--json` prints.
+    pub fn to_json(&self) -> serde_json::Value {
         let call = self.of_call.as_ref();
         json!({ "error": {
             "exit_code": self.exit as u8,

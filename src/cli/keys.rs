@@ -5,6 +5,7 @@ use claviger_client::{Health, Key, KeyVersion, KeyVersionState};
 use serde_json::{Value, json};
 
 use super::bytes::{self, OutputArgs};
+use super::certificate;
 use super::connection::ConnectionArgs;
 use super::failure::{Exit, Failure};
 
@@ -33,6 +34,8 @@ Examples:
   claviger keys public-key user-keys > user-keys.pem
   claviger keys public-key user-keys --version 1 --der | sha256sum")]
     PublicKey(PublicKeyArgs),
+    /// Make an X.509 certificate for a key, for programs that want one: PEM, DER or PKCS#12
+    Certificate(certificate::Args),
 }
 
 /// The arguments of `claviger keys public-key`.
@@ -59,6 +62,7 @@ pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
         Command::List { connection } => list(connection, json),
         Command::Show { key, connection } => show(key, connection, json),
         Command::PublicKey(args) => public_key(args, json),
+        Command::Certificate(args) => certificate::run(args, json),
     }
 }
 
@@ -118,13 +122,26 @@ fn public_key(args: &PublicKeyArgs, json: bool) -> Result<(), Failure> {
         OutputArgs { base64: false, force: args.force }.check(json)?;
     }
     let key = args.connection.call(async |client| client.key(&args.key).await)?;
-    let version = match args.version {
+    let version = opened_version(&key, args.version)?;
+    if json {
+        let mut result = version_json(version);
+        result["key"] = key.name.into();
+        return bytes::print(&result.to_string());
+    }
+    if args.der {
+        return bytes::write(&version.public_key);
+    }
+    bytes::write(pem(&version.public_key).as_bytes())
+}
+
+/// The version of that number, else the newest active one; its public key is known.
+pub fn opened_version(key: &Key, number: Option<u32>) -> Result<&KeyVersion, Failure> {
+    let version = match number {
         Some(number) => key.versions.iter().find(|version| version.version == number),
-        None => newest_active(&key),
+        None => newest_active(key),
     };
     let Some(version) = version else {
-        let wanted =
-            args.version.map_or_else(|| "active version".into(), |n| format!("version {n}"));
+        let wanted = number.map_or_else(|| "active version".into(), |n| format!("version {n}"));
         return Err(Failure::new(Exit::Failure, format!("{} has no {wanted}", key.name))
             .advise(format!("`claviger keys show {}` lists its versions.", key.name)));
     };
@@ -136,15 +153,7 @@ fn public_key(args: &PublicKeyArgs, json: bool) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Unavailable, message)
             .advise("Its backend may be down; the daemon goes on trying."));
     }
-    if json {
-        let mut result = version_json(version);
-        result["key"] = key.name.into();
-        return bytes::print(&result.to_string());
-    }
-    if args.der {
-        return bytes::write(&version.public_key);
-    }
-    bytes::write(pem(&version.public_key).as_bytes())
+    Ok(version)
 }
 
 fn newest_active(key: &Key) -> Option<&KeyVersion> {
@@ -193,13 +202,7 @@ fn version_json(version: &KeyVersion) -> Value {
 }
 
 fn pem(spki: &[u8]) -> String {
-    let text = bytes::encode(spki);
-    let mut pem = String::from("-----BEGIN PUBLIC KEY-----\n");
-    for line in text.as_bytes().chunks(64) {
-        pem.extend(line.iter().map(|byte| char::from(*byte)));
-        pem.push('\n');
-    }
-    pem + "-----END PUBLIC KEY-----\n"
+    bytes::pem("PUBLIC KEY", spki)
 }
 
 /// Columns as wide as their widest cell, two blanks apart; no line end after the last row.
@@ -224,14 +227,5 @@ mod tests {
         let rows = [["KEY", "BITS"], ["user-keys", "2048"], ["b", "-"]];
         let text = table(rows.into_iter().map(|row| row.map(str::to_owned)));
         assert_eq!(text, "KEY        BITS\nuser-keys  2048\nb          -");
-    }
-
-    #[test]
-    fn pem_lines_have_64_characters() {
-        let pem = pem(&[7; 50]);
-        let lines: Vec<_> = pem.lines().collect();
-        assert_eq!(lines[0], "-----BEGIN PUBLIC KEY-----");
-        assert_eq!((lines[1].len(), lines[2].len(), lines.len()), (64, 4, 4));
-        assert!(pem.ends_with("-----END PUBLIC KEY-----\n"));
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod bytes;
+pub mod certificate;
 pub mod completions;
 pub mod config;
 pub mod connection;
@@ -12,12 +13,16 @@ pub mod man;
 #[cfg(feature = "pkcs11")]
 pub mod pin;
 pub mod pki;
+pub mod rewrap;
+pub mod rewrap_files;
 pub mod sandbox;
 pub mod serve;
 pub mod sign;
+pub mod stored;
 pub mod unwrap;
 pub mod verify;
 pub mod wrap;
+pub mod wrapped_sha256;
 
 use std::process::ExitCode;
 
@@ -75,6 +80,8 @@ pub enum Command {
     Wrap(wrap::Args),
     /// Unwrap key material: stdin to stdout
     Unwrap(unwrap::Args),
+    /// Wrap for another key, without showing the key material: stdin to stdout, or files
+    Rewrap(rewrap::Args),
     /// Sign a message or a digest
     Sign(sign::Args),
     /// Verify a signature over a message or a digest
@@ -82,6 +89,9 @@ pub enum Command {
     /// Show the keys that this client may use
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Print the SHA-256 of a stored wrapped value, for a narrow grant
+    #[command(name = "wrapped-sha256")]
+    WrappedSha256(wrapped_sha256::Args),
     /// Forget failed logins to a PKCS#11 token
     #[cfg(feature = "pkcs11")]
     #[command(subcommand)]
@@ -106,9 +116,11 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Config(command) => return Ok(config::run(&command, json)),
         Command::Wrap(args) => wrap::run(&args, json),
         Command::Unwrap(args) => unwrap::run(&args, json),
+        Command::Rewrap(args) => rewrap::run(&args, json),
         Command::Sign(args) => sign::run(&args, json),
         Command::Verify(args) => verify::run(&args, json),
         Command::Keys(command) => keys::run(&command, json),
+        Command::WrappedSha256(args) => wrapped_sha256::run(&args, json),
         #[cfg(feature = "pkcs11")]
         Command::Pin(command) => pin::run(&command, json),
         Command::Pki(command) => pki::run(&command, json),

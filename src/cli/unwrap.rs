@@ -1,7 +1,7 @@
 //! `claviger unwrap`: the wrapped value in, key material out.
 
-use claviger_client::UnwrapOptions;
-use serde_json::Value;
+use claviger_client::{UnwrapOptions, Unwrapped};
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::bytes::{self, BytesArgs};
@@ -14,7 +14,8 @@ use super::wrap::ParameterArgs;
 #[command(after_help = "\
 Examples:
   claviger unwrap user-keys < wrapped > key
-  claviger unwrap user-keys --base64-in < wrapped.txt | sha256sum")]
+  claviger unwrap user-keys --base64-in < wrapped.txt | sha256sum
+  claviger unwrap user-keys --discard < wrapped")]
 pub struct Args {
     /// The key's name
     key: String,
@@ -23,6 +24,9 @@ pub struct Args {
     key_version: Option<u32>,
     #[command(flatten)]
     parameters: ParameterArgs,
+    /// Only find out whether it unwraps: the key material is dropped, and its length told
+    #[arg(long)]
+    discard: bool,
     #[command(flatten)]
     bytes: BytesArgs,
     #[command(flatten)]
@@ -31,7 +35,9 @@ pub struct Args {
 
 /// Unwraps what is on stdin.
 pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
-    args.bytes.output().check(json)?;
+    if !args.discard {
+        args.bytes.output().check(json)?;
+    }
     let wrapped = args.bytes.read("wrapped value")?;
     let options = UnwrapOptions {
         key_version: args.key_version,
@@ -41,6 +47,9 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
     let unwrapped = args
         .connection
         .call(async |client| client.unwrap_key(&args.key, &wrapped, &options).await)?;
+    if args.discard {
+        return tell(&unwrapped, json);
+    }
     if !json {
         return args.bytes.output().write(&unwrapped.key_material);
     }
@@ -62,4 +71,15 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
         line.push_str(piece);
     }
     bytes::print(&line)
+}
+
+/// All that is said about key material that nobody wants to see.
+fn tell(unwrapped: &Unwrapped, json: bool) -> Result<(), Failure> {
+    let (len, version) = (unwrapped.key_material.len(), unwrapped.key_version);
+    if json {
+        let request_id = &unwrapped.request_id;
+        let result = json!({ "bytes": len, "key_version": version, "request_id": request_id });
+        return bytes::print(&result.to_string());
+    }
+    bytes::print(&format!("unwraps with version {version}: {len} bytes, not shown"))
 }

@@ -211,7 +211,9 @@ impl Key {
     pub fn possible(&self, operation: Operation) -> bool {
         match operation {
             Operation::Wrap => self.active().any(|v| !v.algorithms.is_empty()),
-            Operation::Unwrap => self.usable().any(|v| !v.algorithms.is_empty()),
+            Operation::Unwrap | Operation::Rewrap => {
+                self.usable().any(|v| !v.algorithms.is_empty())
+            }
             Operation::Sign => self.active().any(|v| !v.sign_algorithms.is_empty()),
             Operation::Verify => self.usable().any(|v| !v.sign_algorithms.is_empty()),
             Operation::Read => true,

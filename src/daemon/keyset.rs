@@ -272,7 +272,8 @@ fn build_caller(
                 budgets.insert(place, Arc::clone(&budget));
                 Granted::new(Arc::clone(&keyring.keys[name]), budget)
             });
-            grant.operations.iter().for_each(|operation| granted.allow(*operation));
+            let to = grant.to.iter().map(|name| Arc::clone(&keyring.keys[name])).collect();
+            granted.allow(grant, to);
         }
     }
     let mut readable: Vec<String> = grants

@@ -1,13 +1,13 @@
 //! Who may do what with which keys: grants, denied by default.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use claviger_provider_api::CallerSlot;
 
 use crate::daemon::budget::Budget;
-use crate::daemon::config::Operation;
+use crate::daemon::config::{self, Operation, PublicKeys};
 use crate::daemon::keyring::Key;
 use crate::daemon::status::{Exhausted, Failure};
 
@@ -29,25 +29,55 @@ pub struct Caller {
     pub in_flight: Arc<AtomicU32>,
 }
 
-/// What one caller may do with one key.
+/// What one caller may do with one key: the sum of its grants.
 #[derive(Debug)]
 pub struct Granted {
     /// The key.
     pub key: Arc<Key>,
     operations: u8,
+    unwraps: Values,
+    rewraps: Vec<Rewraps>,
     /// What it may spend; kept over reloads.
     pub budget: Arc<Budget>,
+}
+
+/// Wrapped values, by their SHA-256.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// Every one.
+    All,
+    /// These.
+    Only(HashSet<[u8; 32]>),
+}
+
+/// One grant of rewrap.
+#[derive(Debug)]
+struct Rewraps {
+    values: Values,
+    to: Vec<Arc<Key>>,
+    to_public_keys: PublicKeys,
 }
 
 impl Granted {
     /// A grant of nothing yet.
     pub fn new(key: Arc<Key>, budget: Arc<Budget>) -> Self {
-        Self { key, operations: 0, budget }
+        let unwraps = Values::Only(HashSet::new());
+        Self { key, operations: 0, unwraps, rewraps: Vec::new(), budget }
     }
 
-    /// Adds an operation.
-    pub fn allow(&mut self, operation: Operation) {
-        self.operations |= 1 << operation as u8;
+    /// Adds a grant; `to` are the keys that it names as targets.
+    pub fn allow(&mut self, grant: &config::Grant, to: Vec<Arc<Key>>) {
+        for operation in &grant.operations {
+            self.operations |= 1 << *operation as u8;
+        }
+        let values = Values::of(grant.wrapped_sha256.as_deref());
+        if grant.operations.contains(&Operation::Rewrap) {
+            let (values, to_public_keys) = (values.clone(), grant.to_public_keys.clone());
+            self.rewraps.push(Rewraps { values, to, to_public_keys });
+        }
+        if grant.operations.contains(&Operation::Unwrap) {
+            self.unwraps.add(values);
+        }
     }
 
     /// Whether the operation is granted.
@@ -58,6 +88,59 @@ impl Granted {
     /// The granted operations that the key can do.
     pub fn operations(&self) -> impl Iterator<Item = Operation> {
         Operation::ALL.into_iter().filter(|o| self.allows(*o) && self.key.possible(*o))
+    }
+
+    /// The values that may be unwrapped.
+    pub fn unwraps(&self) -> &Values {
+        &self.unwraps
+    }
+
+    /// The key of this name as the target of a rewrap, and the values that may go there. Unknown,
+    /// not granted, and all versions disabled are the same failure.
+    pub fn rewraps_to_key(&self, name: &str) -> Result<(&Key, Vec<&Values>), Failure> {
+        let mut target = None;
+        let mut values = Vec::new();
+        for rewraps in &self.rewraps {
+            if let Some(key) = rewraps.to.iter().find(|key| key.name == name) {
+                target = Some(&**key);
+                values.push(&rewraps.values);
+            }
+        }
+        let target = target.filter(|key| key.is_usable()).ok_or(Failure::PermissionDenied)?;
+        Ok((target, values))
+    }
+
+    /// The values that may be rewrapped to the public key with this SHA-256.
+    pub fn rewraps_to_public_key(&self, sha256: &[u8; 32]) -> Result<Vec<&Values>, Failure> {
+        let named = |keys: &PublicKeys| match keys {
+            PublicKeys::Any => true,
+            PublicKeys::Only(keys) => keys.contains(sha256),
+        };
+        let rewraps = self.rewraps.iter().filter(|rewraps| named(&rewraps.to_public_keys));
+        let values: Vec<&Values> = rewraps.map(|rewraps| &rewraps.values).collect();
+        if values.is_empty() { Err(Failure::PermissionDenied) } else { Ok(values) }
+    }
+}
+
+impl Values {
+    fn of(wrapped_sha256: Option<&[[u8; 32]]>) -> Self {
+        wrapped_sha256.map_or(Self::All, |values| Self::Only(values.iter().copied().collect()))
+    }
+
+    fn add(&mut self, other: Self) {
+        match (self, other) {
+            (Self::Only(values), Self::Only(more)) => values.extend(more),
+            (values, Self::All) => *values = Self::All,
+            (Self::All, Self::Only(_)) => {}
+        }
+    }
+
+    /// Whether the value with this SHA-256 is among them.
+    pub fn contains(&self, wrapped_sha256: &[u8; 32]) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(values) => values.contains(wrapped_sha256),
+        }
     }
 }
 

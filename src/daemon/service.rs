@@ -4,22 +4,25 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use claviger_proto::v1::key_service_server::KeyService;
+use claviger_proto::v1::rewrap_batch_result::Result as RewrapItemResult;
+use claviger_proto::v1::rewrap_target::Recipient as RewrapRecipient;
 use claviger_proto::v1::unwrap_batch_result::Result as ItemResult;
 use claviger_proto::v1::{
-    GetKeyRequest, GetKeyResponse, ListKeysRequest, ListKeysResponse, SignRequest, SignResponse,
-    UnwrapBatchRequest, UnwrapBatchResponse, UnwrapBatchResult, UnwrapRequest, UnwrapResponse,
-    VerifyRequest, VerifyResponse, WrapRequest, WrapResponse,
+    GetKeyRequest, GetKeyResponse, ListKeysRequest, ListKeysResponse, RewrapBatchRequest,
+    RewrapBatchResponse, RewrapBatchResult, RewrapRequest, RewrapResponse, SignRequest,
+    SignResponse, UnwrapBatchRequest, UnwrapBatchResponse, UnwrapBatchResult, UnwrapRequest,
+    UnwrapResponse, VerifyRequest, VerifyResponse, WrapRequest, WrapResponse,
 };
 use claviger_proto::{MAX_BATCH_ITEMS, v1};
-use claviger_provider_api::KeyMaterial;
 use claviger_provider_api::algorithm::UnknownAlgorithm;
+use claviger_provider_api::{Algorithm, KeyMaterial};
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
 use crate::daemon::config::{Operation, State};
-use crate::daemon::guard::{CallContext, Guard, UnwrapCall};
+use crate::daemon::guard::{CallContext, Guard, Recipient, RewrapCall, Rewrapped, UnwrapCall};
 use crate::daemon::keyring::Version;
 use crate::daemon::policy::Granted;
 use crate::daemon::status::Failure;
@@ -51,7 +54,7 @@ impl Service {
             self.guard.refuse(context, Operation::Unwrap, &request.key, batch_item, failure)
         };
         let call = UnwrapCall {
-            algorithm: parse_algorithm(&request.algorithm).map_err(refuse)?,
+            algorithm: parse_algorithm(&request.algorithm, "algorithm").map_err(refuse)?,
             key: request.key,
             wrapped: request.wrapped,
             version: request.key_version,
@@ -63,6 +66,42 @@ impl Service {
         let key_material = Bytes::from_owner(material.into_zeroizing());
         Ok(UnwrapResponse { key_material, key_version })
     }
+
+    async fn rewrap_one(
+        &self,
+        context: &CallContext,
+        request: RewrapRequest,
+        batch_item: Option<u32>,
+    ) -> Result<RewrapResponse, Failure> {
+        let key = request.source.as_ref().map(|source| source.key.clone()).unwrap_or_default();
+        let call = parse_rewrap(request, batch_item).map_err(|failure| {
+            self.guard.refuse(context, Operation::Rewrap, &key, batch_item, failure)
+        })?;
+        let Rewrapped { wrapped, source_version, target_version, algorithm, public_key_sha256 } =
+            self.guard.rewrap(context, &call).await?;
+        Ok(RewrapResponse {
+            wrapped: wrapped.into(),
+            source_key_version: source_version,
+            target_key_version: target_version.unwrap_or(0),
+            target_algorithm: algorithm.to_string(),
+            target_public_key_sha256: public_key_sha256.to_vec().into(),
+        })
+    }
+
+    /// A batch has 1 to [`MAX_BATCH_ITEMS`] items.
+    fn check_batch(
+        &self,
+        context: &CallContext,
+        operation: Operation,
+        items: usize,
+    ) -> Result<(), Failure> {
+        if (1..=MAX_BATCH_ITEMS).contains(&items) {
+            return Ok(());
+        }
+        let allowed = format!("must be 1 to {MAX_BATCH_ITEMS} items, not {items}");
+        let failure = Failure::Field { field: "items", allowed };
+        Err(self.guard.refuse(context, operation, "", None, failure))
+    }
 }
 
 #[tonic::async_trait]
@@ -71,7 +110,7 @@ impl KeyService for Service {
         let (context, request) = open(request)?;
         let refuse =
             |failure| self.guard.refuse(&context, Operation::Wrap, &request.key, None, failure);
-        let algorithm = parse_algorithm(&request.algorithm).map_err(refuse)?;
+        let algorithm = parse_algorithm(&request.algorithm, "algorithm").map_err(refuse)?;
         let material = KeyMaterial::copied_from(&request.key_material);
         let (wrapped, key_version, algorithm) =
             self.guard.wrap(&context, &request.key, &material, algorithm, &request.label).await?;
@@ -92,12 +131,7 @@ impl KeyService for Service {
         request: Request<UnwrapBatchRequest>,
     ) -> Result<Response<UnwrapBatchResponse>, Status> {
         let (context, request) = open(request)?;
-        if request.items.is_empty() || request.items.len() > MAX_BATCH_ITEMS {
-            let allowed =
-                format!("must be 1 to {MAX_BATCH_ITEMS} items, not {}", request.items.len());
-            let failure = Failure::Field { field: "items", allowed };
-            return Err(self.guard.refuse(&context, Operation::Unwrap, "", None, failure).into());
-        }
+        self.check_batch(&context, Operation::Unwrap, request.items.len())?;
         let items: FuturesOrdered<_> = (0u32..)
             .zip(request.items)
             .map(|(item, request)| self.unwrap_one(&context, request, Some(item)))
@@ -113,6 +147,37 @@ impl KeyService for Service {
             .collect()
             .await;
         Ok(Response::new(UnwrapBatchResponse { results }))
+    }
+
+    async fn rewrap(
+        &self,
+        request: Request<RewrapRequest>,
+    ) -> Result<Response<RewrapResponse>, Status> {
+        let (context, request) = open(request)?;
+        Ok(Response::new(self.rewrap_one(&context, request, None).await?))
+    }
+
+    async fn rewrap_batch(
+        &self,
+        request: Request<RewrapBatchRequest>,
+    ) -> Result<Response<RewrapBatchResponse>, Status> {
+        let (context, request) = open(request)?;
+        self.check_batch(&context, Operation::Rewrap, request.items.len())?;
+        let items: FuturesOrdered<_> = (0u32..)
+            .zip(request.items)
+            .map(|(item, request)| self.rewrap_one(&context, request, Some(item)))
+            .collect();
+        let results = items
+            .map(|outcome| {
+                let result = match outcome {
+                    Ok(rewrapped) => RewrapItemResult::Rewrapped(rewrapped),
+                    Err(failure) => RewrapItemResult::Error(failure.into_item_error()),
+                };
+                RewrapBatchResult { result: Some(result) }
+            })
+            .collect()
+            .await;
+        Ok(Response::new(RewrapBatchResponse { results }))
     }
 
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
@@ -188,14 +253,41 @@ fn open<T>(request: Request<T>) -> Result<(Arc<CallContext>, T), Status> {
     Ok((context, message))
 }
 
-fn parse_algorithm<A>(name: &str) -> Result<Option<A>, Failure>
-where
-    A: std::str::FromStr<Err = UnknownAlgorithm>,
-{
-    match name {
-        "" => Ok(None),
-        name => name.parse().map(Some).map_err(unknown_algorithm),
+fn parse_algorithm(name: &str, field: &'static str) -> Result<Option<Algorithm>, Failure> {
+    if name.is_empty() {
+        return Ok(None);
     }
+    let unknown = |error: UnknownAlgorithm| Failure::Field { field, allowed: error.to_string() };
+    name.parse().map(Some).map_err(unknown)
+}
+
+fn parse_rewrap(request: RewrapRequest, batch_item: Option<u32>) -> Result<RewrapCall, Failure> {
+    let RewrapRequest { source, wrapped, target, max_key_material_len } = request;
+    let required = |field| Failure::Field { field, allowed: "is required".into() };
+    let source = source.ok_or_else(|| required("source"))?;
+    let target = target.ok_or_else(|| required("target"))?;
+    let recipient = match target.recipient {
+        Some(RewrapRecipient::Key(name)) => Recipient::Key(name),
+        Some(RewrapRecipient::PublicKey(spki)) => Recipient::PublicKey(spki),
+        None => {
+            let allowed = "must name a key or hold a public_key".into();
+            return Err(Failure::Field { field: "target", allowed });
+        }
+    };
+    Ok(RewrapCall {
+        source: UnwrapCall {
+            algorithm: parse_algorithm(&source.algorithm, "source.algorithm")?,
+            key: source.key,
+            wrapped,
+            version: source.key_version,
+            label: source.label,
+            batch_item,
+        },
+        recipient,
+        algorithm: parse_algorithm(&target.algorithm, "target.algorithm")?,
+        label: target.label,
+        max_key_material_len,
+    })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]

@@ -18,8 +18,8 @@ use crate::connect::Driver;
 use crate::endpoints::Endpoints;
 use crate::error::{Code, Error};
 use crate::{
-    Client as AsyncClient, Health, KeyPage, SignOptions, Signed, UnwrapItem, UnwrapOptions,
-    Unwrapped, Verified, WrapOptions, Wrapped,
+    Client as AsyncClient, Health, KeyPage, RewrapItem, Rewrapped, SignOptions, Signed, UnwrapItem,
+    UnwrapOptions, Unwrapped, Verified, WrapOptions, Wrapped,
 };
 
 /// The blocking counterpart of [`crate::Client`], with the same methods. Cheap to clone; clones
@@ -118,6 +118,19 @@ impl Client {
         items: &[UnwrapItem],
     ) -> Result<Vec<Result<Unwrapped, Error>>, Error> {
         self.call(async |client| client.unwrap_batch(items).await)
+    }
+
+    /// See [`crate::Client::rewrap`].
+    pub fn rewrap(&self, item: &RewrapItem) -> Result<Rewrapped, Error> {
+        self.call(async |client| client.rewrap(item).await)
+    }
+
+    /// See [`crate::Client::rewrap_batch`].
+    pub fn rewrap_batch(
+        &self,
+        items: &[RewrapItem],
+    ) -> Result<Vec<Result<Rewrapped, Error>>, Error> {
+        self.call(async |client| client.rewrap_batch(items).await)
     }
 
     /// See [`crate::Client::sign`].

@@ -1,5 +1,7 @@
 //! The calls: one method for each of `claviger.v1.KeyService`, and health.
 
+mod rewrap;
+
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -22,6 +24,8 @@ use crate::config::{Config, ConfigError};
 use crate::connect::Driver;
 use crate::endpoints::Endpoints;
 use crate::error::{Error, daemon_id};
+
+pub use rewrap::{Recipient, RewrapItem, RewrapSource, RewrapTarget, Rewrapped};
 
 /// A client of one daemon, or of several equal ones. Cheap to clone; clones share the connections,
 /// of which there is one to each endpoint in use.

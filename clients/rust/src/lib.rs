@@ -31,8 +31,8 @@ mod tls;
 
 pub use claviger_proto::v1::{Key, KeyVersion, KeyVersionState};
 pub use client::{
-    Client, Health, KeyPage, SignOptions, Signed, UnwrapItem, UnwrapOptions, Unwrapped, Verified,
-    WrapOptions, Wrapped,
+    Client, Health, KeyPage, Recipient, RewrapItem, RewrapSource, RewrapTarget, Rewrapped,
+    SignOptions, Signed, UnwrapItem, UnwrapOptions, Unwrapped, Verified, WrapOptions, Wrapped,
 };
 pub use config::{
     Config, ConfigError, DEFAULT_MAX_IDLE, DEFAULT_PATIENCE, DEFAULT_TIMEOUT, Endpoint, TlsFiles,

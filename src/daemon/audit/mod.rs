@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-pub use record::{Event, Record};
+pub use record::{Event, Record, RewrapTarget};
 
 use crate::daemon::config;
 use crate::daemon::metrics::AuditMetrics;

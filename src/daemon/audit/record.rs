@@ -45,12 +45,16 @@ pub struct Record<'a> {
     pub algorithm: Option<&'a str>,
     /// Of the wrapped value.
     pub wrapped_sha256: Option<&'a [u8; 32]>,
+    /// Of a rewrap: for whom.
+    pub target: RewrapTarget<'a>,
     /// The item's place in its batch, from 0.
     pub batch_item: Option<u32>,
     /// How the call ended.
     pub outcome: Code,
     /// Why it did not succeed; one of a small closed set.
     pub reason: Option<&'static str>,
+    /// What was wrong with a value, where the caller learns only that it failed.
+    pub cause: Option<&'static str>,
     /// What the backend said, for the operator.
     pub backend_error: Option<&'a str>,
     /// The id under which the backend logged the request.
@@ -76,9 +80,11 @@ impl Record<'_> {
             provider: None,
             algorithm: None,
             wrapped_sha256: None,
+            target: RewrapTarget::default(),
             batch_item: None,
             outcome,
             reason: None,
+            cause: None,
             backend_error: None,
             backend_request_id: None,
             duration: Duration::ZERO,
@@ -104,14 +110,43 @@ impl Record<'_> {
         line.some_text("provider", self.provider, NAME);
         line.some_text("algorithm", self.algorithm, NAME);
         line.sha256("wrapped_sha256", self.wrapped_sha256);
+        self.target.write(line);
         if let Some(item) = self.batch_item {
             line.number("batch_item", item.into());
         }
         line.plain("outcome", code_name(self.outcome));
         line.some_text("reason", self.reason, NAME);
+        line.some_text("cause", self.cause, NAME);
         line.some_text("backend_error", self.backend_error, BACKEND_TEXT);
         line.some_text("backend_request_id", self.backend_request_id, IDENTITY);
         line.number("duration_us", u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX));
+    }
+}
+
+/// For whom a rewrap wraps: as far as it was known when the call ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RewrapTarget<'a> {
+    /// The name of the key that was asked for; `None` for a public key of the caller's own.
+    pub key: Option<&'a str>,
+    /// The version that wrapped.
+    pub version: Option<u32>,
+    /// Of its SubjectPublicKeyInfo.
+    pub public_key_sha256: Option<[u8; 32]>,
+    /// The algorithm's JWA name.
+    pub algorithm: Option<&'a str>,
+    /// Of what came out.
+    pub wrapped_sha256: Option<[u8; 32]>,
+}
+
+impl RewrapTarget<'_> {
+    fn write(&self, line: &mut Line<'_>) {
+        line.some_text("target_key", self.key, NAME);
+        if let Some(version) = self.version {
+            line.number("target_version", version.into());
+        }
+        line.sha256("target_public_key_sha256", self.public_key_sha256.as_ref());
+        line.some_text("target_algorithm", self.algorithm, NAME);
+        line.sha256("target_wrapped_sha256", self.wrapped_sha256.as_ref());
     }
 }
 

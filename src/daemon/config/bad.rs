@@ -595,8 +595,88 @@ pub(super) const BAD: &[(&str, &str, &str)] = &[
     ),
     (
         "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"decrypt\"]",
+        "claviger.toml:53: callers[0].grants[0].operations[0]: \"decrypt\" is not known; write \"wrap\", \"unwrap\", \"rewrap\", \"sign\", \"verify\" or \"read\"",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
         "keys = [\"user-keys\"], operations = [\"rewrap\"]",
-        "claviger.toml:53: callers[0].grants[0].operations[0]: \"rewrap\" is not known; write \"wrap\", \"unwrap\", \"sign\", \"verify\" or \"read\"",
+        "claviger.toml:53: callers[0].grants[0].to: is missing; \"rewrap\" has no target by itself: write to = [\"…\"] with names from [keys], or to_public_keys = [\"…\"] with the SHA-256 of public keys",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"rewrap\"], to = []",
+        "claviger.toml:53: callers[0].grants[0].to: is empty; write at least one key, or leave the grant out",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"rewrap\"], to = \"other\"",
+        "claviger.toml:53: callers[0].grants[0].to: is a string; write a list of strings",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"rewrap\"], to = [\"othr\"]",
+        "claviger.toml:53: callers[0].grants[0].to[0]: \"othr\" is no key; did you mean \"other\"?",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"rewrap\"], to = [\"other\", \"other\"]",
+        "claviger.toml:53: callers[0].grants[0].to[1]: is listed a second time; leave it out",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"unwrap\"], to = [\"other\"]",
+        "claviger.toml:53: callers[0].grants[0].to: is for the operation \"rewrap\"; add it to operations, or leave this out",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"wrap\"], to_public_keys = \"any\"",
+        "claviger.toml:53: callers[0].grants[0].to_public_keys: is for the operation \"rewrap\"; add it to operations, or leave this out",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"rewrap\"], to_public_keys = \"all\"",
+        "claviger.toml:53: callers[0].grants[0].to_public_keys: is a string; write a list of SHA-256, or \"any\": then whoever has this grant can read the key material",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"rewrap\"], to_public_keys = []",
+        "claviger.toml:53: callers[0].grants[0].to_public_keys: is empty; write at least one public key, or leave the grant out",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"rewrap\"], to_public_keys = true",
+        "claviger.toml:53: callers[0].grants[0].to_public_keys: is true or false; write a list of strings",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"rewrap\"], to_public_keys = [\"22\"]",
+        "claviger.toml:53: callers[0].grants[0].to_public_keys[0]: \"22\" is no SHA-256; write 64 hexadecimal digits, of the public key's SubjectPublicKeyInfo (DER)",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"unwrap\"], wrapped_sha256 = [\"00\"]",
+        "claviger.toml:53: callers[0].grants[0].wrapped_sha256[0]: \"00\" is no SHA-256; write 64 hexadecimal digits, as `claviger wrapped-sha256` prints them",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"unwrap\"], wrapped_sha256 = []",
+        "claviger.toml:53: callers[0].grants[0].wrapped_sha256: is empty; write at least one wrapped value, or leave the grant out",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"wrap\", \"read\"], wrapped_sha256 = [\"abababababababababababababababababababababababababababababababab\"]",
+        "claviger.toml:53: callers[0].grants[0].wrapped_sha256: is for the operations \"unwrap\" and \"rewrap\"; add one of them to operations, or leave this out",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"unwrap\"] }, { keys = [\"other\", \"user-keys\"], operations = [\"unwrap\"], wrapped_sha256 = [\"abababababababababababababababababababababababababababababababab\"]",
+        "claviger.toml:53: callers[0].grants[1].wrapped_sha256: restricts nothing: callers[0].grants[0] grants \"unwrap\" with \"user-keys\" for every value; leave one of them out",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"unwrap\"], wrapped_sha = []",
+        "claviger.toml:53: callers[0].grants[0].wrapped_sha: is not a known field; did you mean \"wrapped_sha256\"?",
     ),
     (
         "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
@@ -607,16 +687,6 @@ pub(super) const BAD: &[(&str, &str, &str)] = &[
         "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
         "keys = [\"user-keys\"]",
         "claviger.toml:53: callers[0].grants[0].operations: is missing; write operations = [\"unwrap\", \"read\"]",
-    ),
-    (
-        "operations = [\"unwrap\", \"read\"] }",
-        "operations = [\"unwrap\"], wrapped_sha256 = [\"00\"] }",
-        "claviger.toml:53: callers[0].grants[0].wrapped_sha256: is not a known field; known are keys, operations",
-    ),
-    (
-        "operations = [\"unwrap\", \"read\"] }",
-        "operations = [\"unwrap\"], to = [\"other\"] }",
-        "claviger.toml:53: callers[0].grants[0].to: is not a known field; known are keys, operations",
     ),
     (
         "rate = \"50/s\"",

@@ -1,9 +1,10 @@
 //! `[[callers]]`: who may call, by which identity, and what for.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
-use super::reader::{Fields, Node, nearest};
-use super::{Caller, Grant, Identity, Key, Limits, Listen, Match, Operation, Server, values};
+use super::grants::grants;
+use super::reader::{Fields, Node};
+use super::{Caller, Identity, Key, Limits, Listen, Match, Server, values};
 
 /// What callers are checked against.
 pub(super) struct Around<'a> {
@@ -47,9 +48,7 @@ fn caller(
         .and_then(|node| matches(&node, around, identities));
     let grants = match fields.optional("grants") {
         None => Some(Vec::new()),
-        Some(node) => node
-            .items("a list such as [{ keys = [\"…\"], operations = [\"unwrap\", \"read\"] }]")
-            .and_then(|items| items.iter().map(|item| grant(item, around)).collect()),
+        Some(node) => grants(&node, around),
     };
     let limits = fields.optional("limits").map_or(Some(Limits::default()), |node| limits(&node));
     Some(Caller { name: name?, matches: matches?, grants: grants?, limits: limits? })
@@ -177,62 +176,6 @@ fn check_reachable(
         }
         _ => true,
     }
-}
-
-fn grant(node: &Node<'_>, around: &Around<'_>) -> Option<Grant> {
-    let fields = node.fields(&["keys", "operations"])?;
-    let keys = fields
-        .required("keys", "write keys = [\"…\"] with names from [keys]")
-        .and_then(|node| unique(&node, "key", |item| known_key(item, around)));
-    let operations = fields
-        .required("operations", "write operations = [\"unwrap\", \"read\"]")
-        .and_then(|node| unique(&node, "operation", |item| item.parsed(operation)));
-    Some(Grant { keys: keys?, operations: operations? })
-}
-
-/// A list that is neither empty nor says anything twice.
-fn unique<T: Ord + Clone>(
-    node: &Node<'_>,
-    what: &str,
-    read: impl Fn(&Node<'_>) -> Option<T>,
-) -> Option<Vec<T>> {
-    let items = node.items("a list of strings")?;
-    if items.is_empty() {
-        node.error(format_args!("is empty; write at least one {what}, or leave the grant out"));
-        return None;
-    }
-    let mut seen = BTreeSet::new();
-    let mut values = Vec::new();
-    for item in &items {
-        let Some(value) = read(item) else { continue };
-        if !seen.insert(value.clone()) {
-            item.error(format_args!("is listed a second time; leave it out"));
-        }
-        values.push(value);
-    }
-    (values.len() == items.len()).then_some(values)
-}
-
-fn known_key(node: &Node<'_>, around: &Around<'_>) -> Option<String> {
-    let name = node.string()?;
-    if around.keys.contains_key(name) {
-        return Some(name.to_owned());
-    }
-    // Looking at every name for every error would be quadratic.
-    let names = around.keys.keys().map(String::as_str);
-    let near = if node.report().is_long() { None } else { nearest(name, names) };
-    match near {
-        Some(near) => node.error(format_args!("{name:?} is no key; did you mean {near:?}?")),
-        None => node.error(format_args!("{name:?} is no key; add [keys.{name}], or leave it out")),
-    }
-    None
-}
-
-fn operation(text: &str) -> Result<Operation, String> {
-    Operation::ALL.into_iter().find(|operation| operation.name() == text).ok_or_else(|| {
-        let names = Operation::ALL.map(Operation::name);
-        format!("{text:?} is not known; write {}", values::alternatives(&names))
-    })
 }
 
 fn limits(node: &Node<'_>) -> Option<Limits> {

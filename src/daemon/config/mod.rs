@@ -4,7 +4,7 @@
 //! and what to write instead where it cannot.
 //!
 //! - `load`: the file itself, and what only `serve` asks for
-//! - `parse`: the sections together; `server`, `providers`, `keys`, `callers`: each one
+//! - `parse`: the sections together; `server`, `providers`, `keys`, `callers`, `grants`: each one
 //! - `reader`, `values`, `error`: values with their places, what one may look like, what is wrong
 //! - `files`: the files that the configuration names
 //! - [`pin`]: what `claviger config pin` does
@@ -21,6 +21,7 @@ mod bad;
 mod callers;
 mod error;
 mod files;
+mod grants;
 mod keys;
 mod load;
 mod parse;
@@ -240,6 +241,21 @@ pub struct Grant {
     pub keys: Vec<String>,
     /// What it may do with them.
     pub operations: Vec<Operation>,
+    /// `wrapped_sha256`: the only wrapped values that may be unwrapped and rewrapped; none: all.
+    pub wrapped_sha256: Option<Vec<[u8; 32]>>,
+    /// `to`: the keys that a rewrap may wrap for, by their names in `[keys]`.
+    pub to: Vec<String>,
+    /// `to_public_keys`: the public keys of others that a rewrap may wrap for.
+    pub to_public_keys: PublicKeys,
+}
+
+/// Public keys, by the SHA-256 of their SubjectPublicKeyInfo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PublicKeys {
+    /// `"any"`: whoever has this grant can read the key material, as with [`Operation::Unwrap`].
+    Any,
+    /// These; none where the option is left out.
+    Only(Vec<[u8; 32]>),
 }
 
 /// What can be granted.
@@ -250,6 +266,8 @@ pub enum Operation {
     Wrap,
     /// Unwrap and UnwrapBatch.
     Unwrap,
+    /// Rewrap and RewrapBatch, to the targets that the grant names.
+    Rewrap,
     /// Sign.
     Sign,
     /// Verify.
@@ -260,13 +278,15 @@ pub enum Operation {
 
 impl Operation {
     /// Every operation, in the order in which they are listed to callers.
-    pub const ALL: [Self; 5] = [Self::Wrap, Self::Unwrap, Self::Sign, Self::Verify, Self::Read];
+    pub const ALL: [Self; 6] =
+        [Self::Wrap, Self::Unwrap, Self::Rewrap, Self::Sign, Self::Verify, Self::Read];
 
     /// The word in configuration, audit, metrics and on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::Wrap => "wrap",
             Self::Unwrap => "unwrap",
+            Self::Rewrap => "rewrap",
             Self::Sign => "sign",
             Self::Verify => "verify",
             Self::Read => "read",

@@ -76,6 +76,23 @@ fn a_good_configuration_becomes_what_it_says() {
 }
 
 #[test]
+fn a_grant_can_be_narrowed_to_values_and_a_rewrap_to_its_targets() {
+    let grants = format!(
+        r#"keys = ["user-keys"], operations = ["unwrap", "rewrap"], wrapped_sha256 = ["{0}", "{1}"], to = ["other", "user-keys"], to_public_keys = ["{0}"] }}, {{ keys = ["other"], operations = ["rewrap"], to_public_keys = "any""#,
+        "AB".repeat(32),
+        "01".repeat(32),
+    );
+    let text = GOOD.replace(r#"keys = ["user-keys"], operations = ["unwrap", "read"]"#, &grants);
+    let config = parse(&text).unwrap();
+    let [narrow, any] = config.callers[0].grants.as_slice() else { panic!("two grants") };
+    assert_eq!(narrow.wrapped_sha256, Some(vec![[0xab; 32], [0x01; 32]]));
+    assert_eq!(narrow.to, ["other", "user-keys"]);
+    assert_eq!(narrow.to_public_keys, PublicKeys::Only(vec![[0xab; 32]]));
+    assert_eq!((&any.wrapped_sha256, &any.to_public_keys), (&None, &PublicKeys::Any));
+    assert!(any.to.is_empty());
+}
+
+#[test]
 fn secrets_in_a_table_of_a_providers_are_sources_like_the_others() {
     let aws = |rest: &str| {
         format!("{GOOD}\n[providers.aws]\ntype = \"aws-kms\"\nregion = \"eu-central-1\"\n{rest}\n")
@@ -304,10 +321,28 @@ fn the_example_says_what_every_option_is() {
         "match",
         "grants",
         "limits",
+        "wrapped_sha256",
+        "to",
+        "to_public_keys",
     ] {
         let is_set =
             |line: &str| line.split_once('=').is_some_and(|(name, _)| name.trim() == option);
         assert!(EXAMPLE.lines().any(is_set), "{option} is not in the example");
+    }
+}
+
+#[test]
+fn the_files_for_a_key_connector_are_configurations_alone_and_while_it_moves() {
+    let alone = include_str!("../../../deploy/key-connector/claviger.toml");
+    let pfx = include_str!("../../../deploy/key-connector/move-from-pfx.toml");
+    let aws = include_str!("../../../deploy/key-connector/move-from-aws.toml");
+    for (more, callers) in [("", 1), (pfx, 2), (aws, 2)] {
+        let config = parse(&format!("{alone}\n{more}")).unwrap();
+        assert_eq!(config.callers.len(), callers);
+        for caller in &config.callers {
+            let [grant] = caller.grants.as_slice() else { panic!("{} has one", caller.name) };
+            assert!(grant.wrapped_sha256.is_some(), "{} is narrow", caller.name);
+        }
     }
 }
 

@@ -72,12 +72,15 @@ pub(super) fn rate(text: &str) -> Result<Option<Rate>, String> {
 
 /// 64 hexadecimal digits.
 pub(super) fn sha256(text: &str) -> Result<[u8; 32], String> {
+    sha256_or(text, "or leave the field out and run `claviger config pin`")
+}
+
+/// 64 hexadecimal digits; `advice` goes on where they are not.
+pub(super) fn sha256_or(text: &str, advice: &str) -> Result<[u8; 32], String> {
     let mut hash = [0; 32];
-    hex::decode_to_slice(text, &mut hash).map(|()| hash).map_err(|_| {
-        format!(
-            "{text:?} is no SHA-256; write 64 hexadecimal digits, or leave the field out and run `claviger config pin`"
-        )
-    })
+    hex::decode_to_slice(text, &mut hash)
+        .map(|()| hash)
+        .map_err(|_| format!("{text:?} is no SHA-256; write 64 hexadecimal digits, {advice}"))
 }
 
 /// An IP address and a port; `port` is what to write where there is none.

@@ -3,6 +3,7 @@
 //! Whatever reached a key has its own audit record, durable before key material leaves; a caller
 //! that goes away in the middle does not take the record with it.
 
+mod rewrap;
 mod sign;
 mod unwrap;
 
@@ -14,9 +15,10 @@ use claviger_provider_api::{
 };
 use tonic::Code;
 
+pub use rewrap::{Recipient, RewrapCall, Rewrapped};
 pub use unwrap::UnwrapCall;
 
-use crate::daemon::audit::{Audit, AuditError, Record};
+use crate::daemon::audit::{Audit, AuditError, Record, RewrapTarget};
 use crate::daemon::caller::Peer;
 use crate::daemon::config::Operation;
 use crate::daemon::keyring::{Candidate, Key, Version};
@@ -212,6 +214,10 @@ struct Entry<'a> {
     algorithm: Option<&'static str>,
     replica: Option<Arc<Replica>>,
     wrapped_sha256: Option<[u8; 32]>,
+    /// Of a rewrap.
+    target: RewrapTarget<'a>,
+    /// What no caller may see about a value that failed.
+    cause: Option<&'static str>,
     backend_error: Option<String>,
     backend_request_id: Option<String>,
     /// Whether a key was reached: then it has its own record; before, it is a refusal.
@@ -239,6 +245,8 @@ impl<'a> Entry<'a> {
             algorithm: None,
             replica: None,
             wrapped_sha256: None,
+            target: RewrapTarget::default(),
+            cause: None,
             backend_error: None,
             backend_request_id: None,
             reached: false,
@@ -261,8 +269,8 @@ impl<'a> Entry<'a> {
         self.algorithm = Some(algorithm);
     }
 
-    fn wrapped(&mut self, wrapped: &[u8]) {
-        self.wrapped_sha256 = Some(claviger_provider_api::public_key::sha256(wrapped));
+    fn wrapped(&mut self, wrapped: &[u8]) -> [u8; 32] {
+        *self.wrapped_sha256.insert(claviger_provider_api::public_key::sha256(wrapped))
     }
 
     fn backend_failed(&mut self, error: &Error) {
@@ -328,8 +336,10 @@ impl<'a> Entry<'a> {
                 provider: self.replica.as_ref().map(|r| r.specification.place.provider.as_str()),
                 algorithm: self.algorithm,
                 wrapped_sha256: self.wrapped_sha256.as_ref(),
+                target: self.target,
                 batch_item: self.batch_item,
                 reason,
+                cause: self.cause.filter(|_| code != Code::Ok),
                 backend_error: self.backend_error.as_deref(),
                 backend_request_id: self.backend_request_id.as_deref(),
                 duration,

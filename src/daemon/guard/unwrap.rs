@@ -9,6 +9,7 @@ use super::{CallContext, Entry, Guard, check_label};
 use crate::daemon::budget::StartedUnwrap;
 use crate::daemon::config::Operation;
 use crate::daemon::keyring::Candidate;
+use crate::daemon::policy::Granted;
 use crate::daemon::replica::Replica;
 use crate::daemon::status::Failure;
 
@@ -59,13 +60,33 @@ async fn try_unwrap(
     check_label(call.algorithm, &call.label)?;
     let candidates =
         granted.key.for_unwrap(call.wrapped.len(), call.version, call.algorithm, &call.label)?;
+    let may = |sha256: &_| granted.unwraps().contains(sha256);
+    spend_unwrap(entry, granted, call, candidates, may, |_, material| Ok(material)).await
+}
+
+/// One unwrap out of the budget: `may` judges the SHA-256 of the value before a backend is asked,
+/// `take` makes the result of the material. Whatever of it depends on the value fails alike.
+pub(super) async fn spend_unwrap<T>(
+    entry: &mut Entry<'_>,
+    granted: &Granted,
+    call: &UnwrapCall,
+    candidates: Vec<Candidate<'_>>,
+    may: impl Fn(&[u8; 32]) -> bool,
+    take: impl FnOnce(&mut Entry<'_>, KeyMaterial) -> Result<T, Failure>,
+) -> Result<(T, u32), Failure> {
     let mut budget = granted.budget.start_unwrap().await?;
     entry.reached(candidates[0].version, candidates[0].algorithm.name());
-    entry.wrapped(&call.wrapped);
-    let in_range = candidates.into_iter().filter(|candidate| {
-        candidate.version.public_key().is_none_or(|key| key.value_in_range(&call.wrapped))
-    });
-    match over_candidates(entry, call, in_range, &mut budget).await {
+    let outcome = if may(&entry.wrapped(&call.wrapped)) {
+        let in_range = candidates.into_iter().filter(|candidate| {
+            candidate.version.public_key().is_none_or(|key| key.value_in_range(&call.wrapped))
+        });
+        let unwrapped = over_candidates(entry, call, in_range, &mut budget).await;
+        unwrapped.and_then(|(material, version)| Ok((take(entry, material)?, version)))
+    } else {
+        entry.cause = Some("value_not_granted");
+        Err(Failure::UnwrapFailed)
+    };
+    match outcome {
         Err(Failure::UnwrapFailed) => {
             if budget.failed() {
                 let (caller, key) = (&entry.context.caller.name, &call.key);

@@ -11,6 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use claviger_client::{Config, Endpoint, TlsFiles};
 use claviger_proto::v1::key_service_server::{KeyService, KeyServiceServer};
+use claviger_proto::v1::rewrap_batch_result::Result as RewrapItemResult;
+use claviger_proto::v1::rewrap_target::Recipient;
 use claviger_proto::v1::{self, unwrap_batch_result::Result as ItemResult};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
@@ -103,6 +105,7 @@ pub(crate) struct Seen {
     /// Calls of the key service, and the DER of the certificate that the client showed.
     pub(crate) calls: usize,
     pub(crate) peer: Vec<u8>,
+    pub(crate) rewraps: usize,
     pub(crate) tls: Option<(rustls::ProtocolVersion, rustls::NamedGroup)>,
 }
 
@@ -303,6 +306,18 @@ fn key(name: String) -> v1::Key {
     v1::Key { name, operations, versions: vec![opened, unopened] }
 }
 
+fn rewrapped(request: &v1::RewrapRequest) -> v1::RewrapResponse {
+    let target = request.target.as_ref().unwrap();
+    let is_key = matches!(target.recipient, Some(Recipient::Key(_)));
+    v1::RewrapResponse {
+        wrapped: reversed(&request.wrapped),
+        source_key_version: request.source.as_ref().unwrap().key_version.unwrap_or(2),
+        target_key_version: if is_key { 4 } else { 0 },
+        target_algorithm: target.algorithm.clone(),
+        target_public_key_sha256: Bytes::from_static(&[0xef; 32]),
+    }
+}
+
 fn reversed(bytes: &Bytes) -> Bytes {
     bytes.iter().rev().copied().collect()
 }
@@ -346,6 +361,36 @@ impl KeyService for Fake {
             v1::UnwrapBatchResult { result: Some(result) }
         });
         answer(v1::UnwrapBatchResponse { results: results.collect() })
+    }
+
+    async fn rewrap(
+        &self,
+        request: Request<v1::RewrapRequest>,
+    ) -> Result<Response<v1::RewrapResponse>, Status> {
+        self.note(&request, &request.get_ref().source.as_ref().unwrap().key).await?;
+        answer(rewrapped(&request.into_inner()))
+    }
+
+    async fn rewrap_batch(
+        &self,
+        request: Request<v1::RewrapBatchRequest>,
+    ) -> Result<Response<v1::RewrapBatchResponse>, Status> {
+        self.note(&request, "batch").await?;
+        let busy_before = std::mem::take(&mut self.seen.lock().unwrap().rewraps) == 0;
+        let results = request.into_inner().items.into_iter().map(|item| {
+            self.seen.lock().unwrap().rewraps += 1;
+            let error = |code: i32, retry_after_ms| {
+                let message = "this item is refused".to_owned();
+                v1::ItemError { code, message, retry_after_ms, ..Default::default() }
+            };
+            let result = match &item.wrapped[..] {
+                b"bad" => RewrapItemResult::Error(error(3, 0)),
+                b"busy" if busy_before => RewrapItemResult::Error(error(8, 20)),
+                _ => RewrapItemResult::Rewrapped(rewrapped(&item)),
+            };
+            v1::RewrapBatchResult { result: Some(result) }
+        });
+        answer(v1::RewrapBatchResponse { results: results.collect() })
     }
 
     async fn sign(

@@ -7,7 +7,8 @@ mod endpoints;
 use std::time::Duration;
 
 use claviger_client::{
-    Client, Code, Config, Health, SignOptions, UnwrapItem, UnwrapOptions, WrapOptions,
+    Client, Code, Config, Health, Recipient, RewrapItem, RewrapSource, RewrapTarget, SignOptions,
+    UnwrapItem, UnwrapOptions, WrapOptions,
 };
 use daemon::{Daemon, Pki, config};
 
@@ -96,6 +97,36 @@ async fn a_batch_answers_item_by_item_in_order() {
         (Code::PermissionDenied, Some("daemon-id"))
     );
     assert_eq!(*results[2].as_ref().unwrap().key_material, b"65");
+}
+
+#[tokio::test]
+async fn a_rewrap_names_both_versions_and_the_target_and_a_batch_answers_in_order() {
+    let (_pki, _daemon, client) = connected().await;
+    let item = |wrapped: &[u8], recipient| RewrapItem {
+        source: RewrapSource { key: "old".into(), ..Default::default() },
+        wrapped: wrapped.into(),
+        target: RewrapTarget { recipient, algorithm: "RSA-OAEP".into(), label: Vec::new() },
+        max_key_material_len: Some(32),
+    };
+    let to_key = item(b"12", Recipient::Key("new".into()));
+    let rewrapped = client.rewrap(&to_key).await.unwrap();
+    assert_eq!(rewrapped.wrapped, b"21");
+    assert_eq!((rewrapped.source_key_version, rewrapped.target_key_version), (2, Some(4)));
+    assert_eq!(rewrapped.target_algorithm, "RSA-OAEP");
+    assert_eq!(rewrapped.target_public_key_sha256, [0xef; 32]);
+    let to_public_key = item(b"34", Recipient::PublicKey(vec![1; 294]));
+    assert_eq!(client.rewrap(&to_public_key).await.unwrap().target_key_version, None);
+
+    let bad = item(b"bad", Recipient::Key("new".into()));
+    let results = client.rewrap_batch(&[to_key, bad, to_public_key]).await.unwrap();
+    assert_eq!(results.len(), 3);
+    assert_eq!(results[0].as_ref().unwrap().wrapped, b"21");
+    let error = results[1].as_ref().unwrap_err();
+    assert_eq!(
+        (error.code, error.message.as_str()),
+        (Code::InvalidArgument, "this item is refused")
+    );
+    assert_eq!(results[2].as_ref().unwrap().wrapped, b"43");
 }
 
 #[tokio::test]
