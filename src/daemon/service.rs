@@ -13,13 +13,11 @@ use claviger_proto::v1::{
 use claviger_proto::{MAX_BATCH_ITEMS, v1};
 use claviger_provider_api::KeyMaterial;
 use claviger_provider_api::algorithm::UnknownAlgorithm;
-use futures::StreamExt;
-use futures::stream::FuturesOrdered;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
 use crate::daemon::config::{Operation, State};
-use crate::daemon::guard::{CallContext, Guard, UnwrapCall};
+use crate::daemon::guard::{Batch, CallContext, Guard, UnwrapCall};
 use crate::daemon::keyring::Version;
 use crate::daemon::policy::Granted;
 use crate::daemon::status::Failure;
@@ -45,8 +43,9 @@ impl Service {
         &self,
         context: &CallContext,
         request: UnwrapRequest,
-        batch_item: Option<u32>,
+        batch: Option<(Arc<Batch>, u32)>,
     ) -> Result<UnwrapResponse, Failure> {
+        let batch_item = batch.as_ref().map(|(_, item)| *item);
         let refuse = |failure| {
             self.guard.refuse(context, Operation::Unwrap, &request.key, batch_item, failure)
         };
@@ -56,7 +55,7 @@ impl Service {
             wrapped: request.wrapped,
             version: request.key_version,
             label: request.label,
-            batch_item,
+            batch,
         };
         let (material, key_version) = self.guard.unwrap(context, &call).await?;
         // The buffer keeps zeroing itself inside the message.
@@ -98,20 +97,18 @@ impl KeyService for Service {
             let failure = Failure::Field { field: "items", allowed };
             return Err(self.guard.refuse(&context, Operation::Unwrap, "", None, failure).into());
         }
-        let items: FuturesOrdered<_> = (0u32..)
-            .zip(request.items)
-            .map(|(item, request)| self.unwrap_one(&context, request, Some(item)))
-            .collect();
-        let results = items
-            .map(|outcome| {
-                let result = match outcome {
-                    Ok(unwrapped) => ItemResult::Unwrapped(unwrapped),
-                    Err(failure) => ItemResult::Error(failure.into_item_error()),
-                };
-                UnwrapBatchResult { result: Some(result) }
-            })
-            .collect()
-            .await;
+        let batch = Arc::new(Batch::default());
+        let items = (0u32..).zip(request.items).map(|(item, request)| {
+            self.unwrap_one(&context, request, Some((Arc::clone(&batch), item)))
+        });
+        let results = batch.drive(items, context.call()).await.into_iter().map(|outcome| {
+            let result = match outcome {
+                Ok(unwrapped) => ItemResult::Unwrapped(unwrapped),
+                Err(failure) => ItemResult::Error(failure.into_item_error()),
+            };
+            UnwrapBatchResult { result: Some(result) }
+        });
+        let results = results.collect();
         Ok(Response::new(UnwrapBatchResponse { results }))
     }
 
@@ -122,7 +119,11 @@ impl KeyService for Service {
         let (signature, key_version) =
             self.guard.sign(&context, &key, &digest, algorithm, key_version).await?;
         let algorithm = algorithm.to_string();
-        Ok(Response::new(SignResponse { signature: signature.0.into(), key_version, algorithm }))
+        Ok(Response::new(SignResponse {
+            signature: signature.bytes.into(),
+            key_version,
+            algorithm,
+        }))
     }
 
     async fn verify(

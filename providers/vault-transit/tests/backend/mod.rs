@@ -57,7 +57,7 @@ impl Backend {
     }
 
     fn program(self) -> PathBuf {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/backends");
+        let script = repository().join("scripts/backends");
         let output = Command::new(script).arg(self.name()).stderr(Stdio::inherit()).output();
         let output = output.expect("scripts/backends runs");
         assert!(output.status.success(), "scripts/backends {} failed", self.name());
@@ -227,8 +227,7 @@ impl Server {
 
     /// The least policy, as in `docs/backends/vault-transit.md`.
     pub async fn least_policy(&self) {
-        let page =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/backends/vault-transit.md");
+        let page = repository().join("docs/backends/vault-transit.md");
         let page = std::fs::read_to_string(page).unwrap();
         let policy = page.split_once("```hcl\n").unwrap().1.split_once("```").unwrap().0;
         self.set("sys/policies/acl/claviger", json!({"policy": policy})).await;
@@ -267,6 +266,12 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Of more than one crate's tests.
+fn repository() -> &'static Path {
+    let mut folders = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    folders.find(|folder| folder.join("scripts/backends").exists()).expect("a checkout has it")
 }
 
 /// Opens a key with the algorithms that this backend has.
