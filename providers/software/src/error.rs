@@ -31,7 +31,7 @@ pub(crate) enum FileError {
     )]
     UnknownForm,
     #[error(
-        "is neither PEM nor base64; store it with `vault kv put … FIELD=\"$(base64 -w0 FILE)\"`"
+        "is neither PEM nor base64; store it anew with `base64 -w0 FILE | vault kv patch … FIELD=-`"
     )]
     NotBase64,
     #[error("holds {0} and no private key")]
