@@ -145,7 +145,7 @@ async fn a_pin_in_vault_opens_a_token_as_soon_as_vault_does(backend: Backend) {
     assert_eq!(faults.count("C_Login"), 1);
     assert!(!daemon.log().contains(pin.trim()), "the PIN is in the log");
 
-    // A reload that makes the Vault provider anew leaves the key as it is: it is open.
+    // A reload that makes the Vault provider anew opens the key anew, on the login that is there.
     scene.site.set("providers.vault-a.timeout", "9s");
     scene.site.write();
     daemon.reload();
