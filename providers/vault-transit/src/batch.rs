@@ -3,13 +3,16 @@
 //! One bad value makes the whole answer HTTP 400 or 500; its body still has a result for each.
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Instant;
 
 use claviger_provider_api::{Error, KeyMaterial, Unwrapped};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::client::Answer;
-use crate::error::{Failure, kind_of_item};
+use crate::auth::Session;
+use crate::client::{Answer, Request};
+use crate::error::{Failure, Operation, kind_of_item};
 use crate::key::{UnwrapRequest, decoded};
 
 /// How many values go into one request, as many as the daemon takes in one. The servers' own limit is
@@ -17,8 +20,8 @@ use crate::key::{UnwrapRequest, decoded};
 pub(crate) const LIMIT: usize = 64;
 
 #[derive(Serialize)]
-pub(crate) struct BatchRequest {
-    pub(crate) batch_input: Vec<UnwrapRequest>,
+struct BatchRequest {
+    batch_input: Vec<UnwrapRequest>,
 }
 
 #[derive(Deserialize)]
@@ -41,6 +44,24 @@ struct ItemAnswer<'a> {
     error: Option<String>,
 }
 
+/// Unwraps values in one request; gives a result for each, in their order.
+pub(crate) async fn send(
+    session: &Arc<Session>,
+    path: String,
+    batch_input: Vec<UnwrapRequest>,
+    deadline: Instant,
+) -> Vec<Result<Unwrapped, Error>> {
+    let count = batch_input.len();
+    if count == 0 {
+        return Vec::new();
+    }
+    let request = Request::post(Operation::UnwrapBatch, path, &BatchRequest { batch_input });
+    match session.send(&request, deadline).await {
+        Ok(answer) => results(&answer, count),
+        Err(error) => for_each(count, &error),
+    }
+}
+
 /// Whether a body, whatever its status, has a result for each value.
 pub(crate) fn holds_results(body: &[u8]) -> bool {
     #[derive(Deserialize)]
@@ -56,8 +77,7 @@ pub(crate) fn holds_results(body: &[u8]) -> bool {
     serde_json::from_slice::<Body>(body).is_ok()
 }
 
-/// The results, one for each of `count` values, in their order.
-pub(crate) fn results(answer: &Answer, count: usize) -> Vec<Result<Unwrapped, Error>> {
+fn results(answer: &Answer, count: usize) -> Vec<Result<Unwrapped, Error>> {
     let read = || {
         let BatchAnswer { request_id, data } = answer.json()?;
         if data.batch_results.len() != count {
@@ -75,7 +95,7 @@ pub(crate) fn results(answer: &Answer, count: usize) -> Vec<Result<Unwrapped, Er
 }
 
 /// The same error for each of `count` values: of a request that gave no results.
-pub(crate) fn for_each(count: usize, error: &Error) -> Vec<Result<Unwrapped, Error>> {
+fn for_each(count: usize, error: &Error) -> Vec<Result<Unwrapped, Error>> {
     let one = || {
         let id = error.backend_request_id().map(str::to_owned);
         Err(Error::new(error.kind(), error.to_string()).with_backend_request_id(id))

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::auth::Session;
-use crate::batch::{self, BatchRequest};
+use crate::batch;
 use crate::client::Request;
 use crate::description;
 use crate::error::{Failure, Operation};
@@ -142,21 +142,6 @@ impl TransitKey {
         })
     }
 
-    /// Unwraps values that may go into one request; gives a result for each.
-    async fn send_batch(
-        &self,
-        batch_input: Vec<UnwrapRequest>,
-        call: Call,
-    ) -> Vec<Result<Unwrapped, Error>> {
-        let count = batch_input.len();
-        let body = BatchRequest { batch_input };
-        let request = Request::post(Operation::UnwrapBatch, self.decrypt_path(), &body);
-        match self.session.send(&request, call.deadline).await {
-            Ok(answer) => batch::results(&answer, count),
-            Err(error) => batch::for_each(count, &error),
-        }
-    }
-
     fn decrypt_path(&self) -> String {
         format!("{}/decrypt/{}", self.locator.mount, self.locator.key)
     }
@@ -272,7 +257,7 @@ impl WrappingKey for TransitKey {
                 self.checked(item.wrapped, &item.parameters).map(|request| good.push(request))
             })
             .collect();
-        let sent = if good.is_empty() { Vec::new() } else { self.send_batch(good, call).await };
+        let sent = batch::send(&self.session, self.decrypt_path(), good, call.deadline).await;
         let mut sent = sent.into_iter();
         let result = |checked: Result<(), Error>| {
             checked.and_then(|()| sent.next().expect("one result for each value that was sent"))
