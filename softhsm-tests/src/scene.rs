@@ -1,7 +1,5 @@
 //! What most tests begin with: a site with one key, `user-keys`, and one caller who may use it.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use claviger_client::{Client, Config, Health};

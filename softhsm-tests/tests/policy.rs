@@ -8,9 +8,7 @@ use claviger_proto::v1::{
     GetKeyRequest, KeyVersionState, ListKeysRequest, ListKeysResponse, SignRequest, UnwrapRequest,
     VerifyRequest, WrapRequest,
 };
-use claviger_provider_api::{
-    Algorithm, Digest, Hash, KeyMaterial, Parameters, SignAlgorithm, Signature,
-};
+use claviger_provider_api::{Algorithm, Digest, Hash, KeyMaterial, Parameters, SignAlgorithm};
 use prost::Message;
 use softhsm_tests::connection::frame;
 use softhsm_tests::encoding::random;
@@ -250,7 +248,7 @@ async fn act(
                 assert!(good, "{what}");
             } else {
                 let signature = sign(own, &digest);
-                let good = own.public_key().verify(&of_digest, SignAlgorithm::Ps256, &signature.0);
+                let good = own.public_key().verify(&of_digest, SignAlgorithm::Ps256, &signature);
                 assert!(good, "the test signs well");
                 // Good under its own key; under another's, a calm no.
                 let foreign = dice.below(2) == 0;
@@ -260,7 +258,7 @@ async fn act(
                     digest: digest.into(),
                     algorithm,
                     key_version: version,
-                    signature: signature.0.into(),
+                    signature: signature.into(),
                 };
                 assert_eq!(connection.verify(&request).await?.valid, !foreign, "{what}");
             }
@@ -294,7 +292,7 @@ fn decrypt(key: &RsaKey, wrapped: &[u8]) -> Vec<u8> {
     private.decrypt(&OAEP_SHA1_MGF1SHA1, wrapped, &mut buffer, None).unwrap().to_vec()
 }
 
-fn sign(key: &RsaKey, digest: &[u8]) -> Signature {
+fn sign(key: &RsaKey, digest: &[u8]) -> Vec<u8> {
     use aws_lc_rs::digest::{Digest, SHA256};
     use aws_lc_rs::rsa::KeyPair;
     use aws_lc_rs::signature::RSA_PSS_SHA256;
@@ -302,7 +300,7 @@ fn sign(key: &RsaKey, digest: &[u8]) -> Signature {
     let digest = Digest::import_less_safe(digest, &SHA256).unwrap();
     let mut signature = vec![0; key.public_key().modulus_len()];
     private.sign_digest(&RSA_PSS_SHA256, &digest, &mut signature).unwrap();
-    Signature(signature)
+    signature
 }
 
 /// Names that must not be seen: where keys live is for operators only.

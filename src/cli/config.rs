@@ -1,13 +1,12 @@
 //! `claviger config check` and `claviger config pin`.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
 
-use crate::daemon::backends::{self, Provider};
+use crate::daemon::backends::{self, Providers};
 use crate::daemon::config::pin::{Answers, Pin, PinError, ask_backends, write_pins};
 use crate::daemon::config::{Config, ConfigErrors, Replica, Version, path_or_default};
 use crate::daemon::serve::{prepare_state_dir, protect_memory};
@@ -173,25 +172,24 @@ fn pinned(config: &Config) -> Result<Answers, PinError> {
     Ok(answers)
 }
 
-fn open_providers(config: &Config) -> Result<BTreeMap<&str, Provider>, PinError> {
+fn open_providers(config: &Config) -> Result<Providers, PinError> {
     let state_dir = config.server.state_dir.as_deref();
     if let Some(state_dir) = state_dir {
         prepare_state_dir(state_dir).map_err(|error| PinError(vec![error.to_string()]))?;
     }
-    let open = |(name, provider): (&'_ String, &'_ crate::daemon::config::Provider)| {
-        Provider::new(name, &provider.config, state_dir)
-            .map_err(|error| PinError(vec![format!("provider {name}: {error}")]))
-    };
-    config.providers.iter().map(|entry| Ok((entry.0.as_str(), open(entry)?))).collect()
+    let configs = config.providers.iter().map(|(name, provider)| (name, &provider.config));
+    backends::make(configs, state_dir, None)
+        .map_err(|(name, error)| PinError(vec![format!("provider {name}: {error}")]))
 }
 
 async fn ask(
-    providers: &BTreeMap<&str, Provider>,
+    providers: &Providers,
     replica: &Replica,
     version: &Version,
 ) -> Result<PublicKey, Error> {
-    let provider = providers.get(replica.provider.as_str());
-    let provider = provider.expect("a checked configuration names providers that are there");
+    let (_, provider) = providers
+        .get(&replica.provider)
+        .expect("a checked configuration names providers that are there");
     let open = OpenKey {
         locator: &replica.locator,
         algorithms: &version.algorithms,

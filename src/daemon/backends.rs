@@ -1,10 +1,11 @@
 //! The one list of providers. A cargo feature adds a provider and changes nothing else.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use claviger_provider_api::{Error, OpenKey, WrappingKey};
+use claviger_provider_api::{Error, OpenKey, SecretSource, SecretStore, WrappingKey};
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, Deserializer};
@@ -19,8 +20,8 @@ pub struct ProviderType {
     /// Its options that are paths: relative ones are taken from the configuration file's folder. A
     /// dot leads into a table.
     pub paths: &'static [&'static str],
-    /// Its options that are sources of secrets: `{ file = "…" }` or `{ credential = "…" }`. A dot
-    /// leads into a table.
+    /// Its options that are sources of secrets: `{ file = "…" }`, `{ credential = "…" }` or
+    /// `{ vault = { … } }`. A dot leads into a table, and `*` stands for each of its names.
     pub secrets: &'static [&'static str],
 }
 
@@ -52,7 +53,7 @@ pub const PROVIDER_TYPES: [ProviderType; 5] = [
         name: "software",
         compiled: cfg!(feature = "software"),
         paths: &["directory"],
-        secrets: &["passphrase"],
+        secrets: &["passphrase", "files.*"],
     },
     ProviderType {
         name: "vault-transit",
@@ -145,6 +146,38 @@ impl ProviderConfig {
         }
     }
 
+    /// Whether others may read their secrets through it.
+    pub fn is_secret_store(&self) -> bool {
+        match self {
+            #[cfg(feature = "software")]
+            Self::Software(_) => false,
+            #[cfg(feature = "pkcs11")]
+            Self::Pkcs11(_) => false,
+            #[cfg(feature = "aws-kms")]
+            Self::AwsKms(_) => false,
+            #[cfg(feature = "azure-key-vault")]
+            Self::AzureKeyVault(_) => false,
+            #[cfg(feature = "vault-transit")]
+            Self::VaultTransit(_) => true,
+        }
+    }
+
+    /// Where its secrets are read from.
+    fn secret_sources(&mut self) -> Vec<&mut SecretSource> {
+        match self {
+            #[cfg(feature = "software")]
+            Self::Software(config) => config.secret_sources(),
+            #[cfg(feature = "pkcs11")]
+            Self::Pkcs11(config) => config.secret_sources(),
+            #[cfg(feature = "aws-kms")]
+            Self::AwsKms(config) => config.secret_sources(),
+            #[cfg(feature = "azure-key-vault")]
+            Self::AzureKeyVault(config) => config.secret_sources(),
+            #[cfg(feature = "vault-transit")]
+            Self::VaultTransit(config) => config.secret_sources(),
+        }
+    }
+
     /// Checks what can be checked without a backend: what is wrong, and what to write instead.
     pub fn validate(&self) -> Result<(), String> {
         match self {
@@ -178,6 +211,39 @@ impl ProviderConfig {
     }
 }
 
+/// Providers by name, each with the options that it was made from.
+pub type Providers = BTreeMap<String, (ProviderConfig, Arc<Provider>)>;
+
+/// Makes every provider, first those through which others read their secrets. Where `before` has one
+/// of the same name and options, it is kept. An error has the provider's name.
+pub fn make<'a>(
+    configs: impl IntoIterator<Item = (&'a String, &'a ProviderConfig)>,
+    state_dir: Option<&Path>,
+    before: Option<&Providers>,
+) -> Result<Providers, (String, Error)> {
+    let (stores, others): (Vec<_>, Vec<_>) =
+        configs.into_iter().partition(|(_, config)| config.is_secret_store());
+    let mut made = Providers::new();
+    for (name, config) in stores.into_iter().chain(others) {
+        let mut config = config.clone();
+        for source in config.secret_sources() {
+            let SecretSource::Vault(vault) = source else { continue };
+            let provider = made.get(&vault.provider);
+            if let Some(store) = provider.and_then(|(_, provider)| provider.secret_store()) {
+                vault.bind(store);
+            }
+        }
+        let provider = match before.and_then(|before| before.get(name)) {
+            Some((same, provider)) if *same == config => Arc::clone(provider),
+            _ => Provider::new(name, &config, state_dir)
+                .map(Arc::new)
+                .map_err(|error| (name.clone(), error))?,
+        };
+        made.insert(name.clone(), (config, provider));
+    }
+    Ok(made)
+}
+
 /// A provider that can open keys.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "there are a few, each made once and shared")]
@@ -201,12 +267,8 @@ pub enum Provider {
 }
 
 impl Provider {
-    /// Makes a provider; touches no backend.
-    pub fn new(
-        name: &str,
-        config: &ProviderConfig,
-        state_dir: Option<&Path>,
-    ) -> Result<Self, Error> {
+    /// Makes a provider; touches no backend. [`make`] does it for all.
+    fn new(name: &str, config: &ProviderConfig, state_dir: Option<&Path>) -> Result<Self, Error> {
         match config {
             #[cfg(feature = "software")]
             ProviderConfig::Software(config) => {
@@ -246,6 +308,36 @@ impl Provider {
             Self::VaultTransit(provider) => provider.open(open).await,
         }
     }
+}
+
+impl Provider {
+    /// The secrets that others may read through it, if it holds any.
+    fn secret_store(&self) -> Option<Arc<dyn SecretStore>> {
+        match self {
+            #[cfg(feature = "software")]
+            Self::Software(_) => None,
+            #[cfg(feature = "pkcs11")]
+            Self::Pkcs11(_) => None,
+            #[cfg(feature = "aws-kms")]
+            Self::AwsKms(_) => None,
+            #[cfg(feature = "azure-key-vault")]
+            Self::AzureKeyVault(_) => None,
+            #[cfg(feature = "vault-transit")]
+            Self::VaultTransit(provider) => Some(provider.secret_store()),
+        }
+    }
+}
+
+/// Checks the names in `{ vault = { … } }`: what is wrong, and what to write instead.
+pub fn check_secret(path: &str, field: &str) -> Result<(), String> {
+    #[cfg(feature = "vault-transit")]
+    let checked = claviger_vault_transit::Config::check_secret(path, field);
+    #[cfg(not(feature = "vault-transit"))]
+    let checked = {
+        let _ = (path, field);
+        Ok(())
+    };
+    checked
 }
 
 /// Waits until every backend was left: a process that ends while a thread is still inside a PKCS#11

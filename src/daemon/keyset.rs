@@ -1,7 +1,7 @@
 //! What a configuration becomes: providers, replicas, keys, callers; and what of it outlives a
 //! reload.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU32;
 use claviger_provider_api::PublicKey;
 use tokio::sync::watch;
 
-use crate::daemon::backends::{Provider, ProviderConfig};
+use crate::daemon::backends::{self, Providers};
 use crate::daemon::budget::Budget;
 use crate::daemon::caller::{CallerIndex, Callers, Peer, Unidentified};
 use crate::daemon::config::{self, Config, State};
@@ -46,7 +46,7 @@ pub struct Keyset {
     /// What a call needs.
     pub snapshot: Arc<Snapshot>,
     /// By name; unchanged ones outlive a reload with their logins.
-    pub providers: BTreeMap<String, (ProviderConfig, Arc<Provider>)>,
+    pub providers: Providers,
     /// Unchanged ones outlive a reload with their open keys.
     pub replicas: HashMap<Specification, Arc<Replica>>,
     /// By caller and key.
@@ -112,11 +112,10 @@ impl Keyset {
     /// Makes everything from a checked configuration; touches no backend.
     pub fn build(config: &Config, metrics: &Metrics, kept: &Kept<'_>) -> Result<Self, BuildError> {
         let state_dir = config.server.state_dir.as_deref();
-        let providers = config
-            .providers
-            .iter()
-            .map(|(name, provider)| build_provider(name, provider, state_dir, kept))
-            .collect::<Result<BTreeMap<_, _>, _>>()?;
+        let configs = config.providers.iter().map(|(name, provider)| (name, &provider.config));
+        let before = kept.keyset.map(|keyset| &keyset.providers);
+        let providers = backends::make(configs, state_dir, before)
+            .map_err(|(name, error)| BuildError::Provider { name, error })?;
         let mut replicas = HashMap::new();
         let mut keyring = Keyring::default();
         for (name, key) in &config.keys {
@@ -155,27 +154,10 @@ impl Keyset {
     }
 }
 
-fn build_provider(
-    name: &str,
-    provider: &config::Provider,
-    state_dir: Option<&Path>,
-    kept: &Kept<'_>,
-) -> Result<(String, (ProviderConfig, Arc<Provider>)), BuildError> {
-    let before = kept.keyset.and_then(|keyset| keyset.providers.get(name));
-    let instance = match before {
-        Some((config, instance)) if *config == provider.config => Arc::clone(instance),
-        _ => Arc::new(
-            Provider::new(name, &provider.config, state_dir)
-                .map_err(|error| BuildError::Provider { name: name.to_owned(), error })?,
-        ),
-    };
-    Ok((name.to_owned(), (provider.config.clone(), instance)))
-}
-
 fn build_version(
     key: &str,
     version: &config::Version,
-    providers: &BTreeMap<String, (ProviderConfig, Arc<Provider>)>,
+    providers: &Providers,
     kept: &Kept<'_>,
     replicas: &mut HashMap<Specification, Arc<Replica>>,
 ) -> Result<Version, BuildError> {

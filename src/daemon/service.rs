@@ -16,13 +16,13 @@ use claviger_proto::v1::{
 use claviger_proto::{MAX_BATCH_ITEMS, v1};
 use claviger_provider_api::algorithm::UnknownAlgorithm;
 use claviger_provider_api::{Algorithm, KeyMaterial};
-use futures::StreamExt;
-use futures::stream::FuturesOrdered;
 use prost::Message;
 use tonic::{Request, Response, Status};
 
 use crate::daemon::config::{Operation, State};
-use crate::daemon::guard::{CallContext, Guard, Recipient, RewrapCall, Rewrapped, UnwrapCall};
+use crate::daemon::guard::{
+    Batch, CallContext, Guard, Recipient, RewrapCall, Rewrapped, UnwrapCall,
+};
 use crate::daemon::keyring::Version;
 use crate::daemon::policy::Granted;
 use crate::daemon::status::Failure;
@@ -48,8 +48,9 @@ impl Service {
         &self,
         context: &CallContext,
         request: UnwrapRequest,
-        batch_item: Option<u32>,
+        batch: Option<(Arc<Batch>, u32)>,
     ) -> Result<UnwrapResponse, Failure> {
+        let batch_item = batch.as_ref().map(|(_, item)| *item);
         let refuse = |failure| {
             self.guard.refuse(context, Operation::Unwrap, &request.key, batch_item, failure)
         };
@@ -59,7 +60,7 @@ impl Service {
             wrapped: request.wrapped,
             version: request.key_version,
             label: request.label,
-            batch_item,
+            batch,
         };
         let (material, key_version) = self.guard.unwrap(context, &call).await?;
         // The buffer keeps zeroing itself inside the message.
@@ -71,10 +72,11 @@ impl Service {
         &self,
         context: &CallContext,
         request: RewrapRequest,
-        batch_item: Option<u32>,
+        batch: Option<(Arc<Batch>, u32)>,
     ) -> Result<RewrapResponse, Failure> {
         let key = request.source.as_ref().map(|source| source.key.clone()).unwrap_or_default();
-        let call = parse_rewrap(request, batch_item).map_err(|failure| {
+        let batch_item = batch.as_ref().map(|(_, item)| *item);
+        let call = parse_rewrap(request, batch).map_err(|failure| {
             self.guard.refuse(context, Operation::Rewrap, &key, batch_item, failure)
         })?;
         let Rewrapped { wrapped, source_version, target_version, algorithm, public_key_sha256 } =
@@ -132,20 +134,18 @@ impl KeyService for Service {
     ) -> Result<Response<UnwrapBatchResponse>, Status> {
         let (context, request) = open(request)?;
         self.check_batch(&context, Operation::Unwrap, request.items.len())?;
-        let items: FuturesOrdered<_> = (0u32..)
-            .zip(request.items)
-            .map(|(item, request)| self.unwrap_one(&context, request, Some(item)))
-            .collect();
-        let results = items
-            .map(|outcome| {
-                let result = match outcome {
-                    Ok(unwrapped) => ItemResult::Unwrapped(unwrapped),
-                    Err(failure) => ItemResult::Error(failure.into_item_error()),
-                };
-                UnwrapBatchResult { result: Some(result) }
-            })
-            .collect()
-            .await;
+        let batch = Arc::new(Batch::default());
+        let items = (0u32..).zip(request.items).map(|(item, request)| {
+            self.unwrap_one(&context, request, Some((Arc::clone(&batch), item)))
+        });
+        let results = batch.drive(items, context.call()).await.into_iter().map(|outcome| {
+            let result = match outcome {
+                Ok(unwrapped) => ItemResult::Unwrapped(unwrapped),
+                Err(failure) => ItemResult::Error(failure.into_item_error()),
+            };
+            UnwrapBatchResult { result: Some(result) }
+        });
+        let results = results.collect();
         Ok(Response::new(UnwrapBatchResponse { results }))
     }
 
@@ -163,20 +163,18 @@ impl KeyService for Service {
     ) -> Result<Response<RewrapBatchResponse>, Status> {
         let (context, request) = open(request)?;
         self.check_batch(&context, Operation::Rewrap, request.items.len())?;
-        let items: FuturesOrdered<_> = (0u32..)
-            .zip(request.items)
-            .map(|(item, request)| self.rewrap_one(&context, request, Some(item)))
-            .collect();
-        let results = items
-            .map(|outcome| {
-                let result = match outcome {
-                    Ok(rewrapped) => RewrapItemResult::Rewrapped(rewrapped),
-                    Err(failure) => RewrapItemResult::Error(failure.into_item_error()),
-                };
-                RewrapBatchResult { result: Some(result) }
-            })
-            .collect()
-            .await;
+        let batch = Arc::new(Batch::default());
+        let items = (0u32..).zip(request.items).map(|(item, request)| {
+            self.rewrap_one(&context, request, Some((Arc::clone(&batch), item)))
+        });
+        let results = batch.drive(items, context.call()).await.into_iter().map(|outcome| {
+            let result = match outcome {
+                Ok(rewrapped) => RewrapItemResult::Rewrapped(rewrapped),
+                Err(failure) => RewrapItemResult::Error(failure.into_item_error()),
+            };
+            RewrapBatchResult { result: Some(result) }
+        });
+        let results = results.collect();
         Ok(Response::new(RewrapBatchResponse { results }))
     }
 
@@ -187,7 +185,11 @@ impl KeyService for Service {
         let (signature, key_version) =
             self.guard.sign(&context, &key, &digest, algorithm, key_version).await?;
         let algorithm = algorithm.to_string();
-        Ok(Response::new(SignResponse { signature: signature.0.into(), key_version, algorithm }))
+        Ok(Response::new(SignResponse {
+            signature: signature.bytes.into(),
+            key_version,
+            algorithm,
+        }))
     }
 
     async fn verify(
@@ -261,7 +263,10 @@ fn parse_algorithm(name: &str, field: &'static str) -> Result<Option<Algorithm>,
     name.parse().map(Some).map_err(unknown)
 }
 
-fn parse_rewrap(request: RewrapRequest, batch_item: Option<u32>) -> Result<RewrapCall, Failure> {
+fn parse_rewrap(
+    request: RewrapRequest,
+    batch: Option<(Arc<Batch>, u32)>,
+) -> Result<RewrapCall, Failure> {
     let RewrapRequest { source, wrapped, target, max_key_material_len } = request;
     let required = |field| Failure::Field { field, allowed: "is required".into() };
     let source = source.ok_or_else(|| required("source"))?;
@@ -281,7 +286,7 @@ fn parse_rewrap(request: RewrapRequest, batch_item: Option<u32>) -> Result<Rewra
             wrapped,
             version: source.key_version,
             label: source.label,
-            batch_item,
+            batch,
         },
         recipient,
         algorithm: parse_algorithm(&target.algorithm, "target.algorithm")?,

@@ -68,7 +68,7 @@ impl Canary {
         algorithm: SignAlgorithm,
         signature: &Signature,
     ) -> Result<(), Error> {
-        if public_key.verify(&self.digest(algorithm), algorithm, &signature.0) {
+        if public_key.verify(&self.digest(algorithm), algorithm, &signature.bytes) {
             return Ok(());
         }
         let text = format!("the backend's {algorithm} signature over a canary does not verify");

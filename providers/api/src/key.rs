@@ -38,6 +38,12 @@ pub trait WrappingKey: fmt::Debug + Send + Sync {
     /// a module). An operation that failed while this number changed may be tried once more.
     fn repairs(&self) -> u64;
 
+    /// How many values it unwraps in one request to its backend. With 1 it has no such request, and
+    /// [`WrappingKey::unwrap_batch`] is of no use.
+    fn batch_limit(&self) -> usize {
+        1
+    }
+
     /// Unwraps. `wrapped` is exactly as long as the modulus.
     async fn unwrap_key(
         &self,
@@ -45,6 +51,20 @@ pub trait WrappingKey: fmt::Debug + Send + Sync {
         parameters: &Parameters<'_>,
         call: Call,
     ) -> Result<Unwrapped, Error>;
+
+    /// Unwraps at most [`WrappingKey::batch_limit`] values. Gives exactly one result for each, in their
+    /// order; a value that fails does not keep the others from being unwrapped.
+    async fn unwrap_batch(
+        &self,
+        items: &[BatchItem<'_>],
+        call: Call,
+    ) -> Vec<Result<Unwrapped, Error>> {
+        let mut results = Vec::with_capacity(items.len());
+        for BatchItem { wrapped, parameters } in items {
+            results.push(self.unwrap_key(wrapped, parameters, call).await);
+        }
+        results
+    }
 
     /// Signs a digest whose hash is the algorithm's.
     async fn sign(
@@ -73,6 +93,15 @@ impl Parameters<'_> {
     pub fn of(algorithm: Algorithm) -> Self {
         Self { algorithm, label: &[] }
     }
+}
+
+/// One of several values to unwrap.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchItem<'a> {
+    /// Exactly as long as the modulus.
+    pub wrapped: &'a [u8],
+    /// How it was wrapped.
+    pub parameters: Parameters<'a>,
 }
 
 /// On whose behalf an operation runs, and until when it is worth running.

@@ -8,7 +8,7 @@
 //! - [`public_key`]: [`PublicKey`]; wrapping and verifying live here, in software, for every backend
 //! - [`material`]: [`KeyMaterial`], [`Digest`], [`Signature`]: what goes in and comes out
 //! - [`canary`]: values whose unwrapping proves that a key works
-//! - [`secret`]: PINs and passphrases, and the files they are read from
+//! - [`secret`]: PINs and passphrases, and the files and stores they are read from
 //! - [`queue`]: bounded queues, one per caller, served in turn, for providers that own threads
 //! - [`error`]: one [`Error`], with a closed set of kinds
 
@@ -24,7 +24,7 @@ pub mod secret;
 pub use algorithm::{Algorithm, Algorithms, Hash, SignAlgorithm, SignAlgorithms};
 pub use canary::Canary;
 pub use error::{Error, ErrorKind};
-pub use key::{Call, CallerSlot, OpenKey, Parameters, Unwrapped, WrappingKey};
+pub use key::{BatchItem, Call, CallerSlot, OpenKey, Parameters, Unwrapped, WrappingKey};
 pub use material::{Digest, KeyMaterial, Signature};
 pub use public_key::{PublicKey, PublicKeyError};
-pub use secret::{Secret, SecretError, SecretSource};
+pub use secret::{ReadSecret, Secret, SecretError, SecretSource, SecretStore, VaultField};

@@ -64,9 +64,21 @@ impl Digest {
     }
 }
 
-/// A signature, exactly as long as the modulus.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Signature(pub Vec<u8>);
+/// What signing gave.
+#[derive(Clone, Debug)]
+pub struct Signature {
+    /// The signature, exactly as long as the modulus.
+    pub bytes: Vec<u8>,
+    /// The id under which the backend logged the request, if it gives one.
+    pub backend_request_id: Option<String>,
+}
+
+impl Signature {
+    /// A signature of a backend that gives no ids.
+    pub fn without_request_id(bytes: Vec<u8>) -> Self {
+        Self { bytes, backend_request_id: None }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,7 @@
-//! Secrets (PINs, passphrases) and the files they come from: never an environment variable, never
-//! a command.
+//! Secrets (PINs, passphrases, key files) and where they come from: never an environment variable,
+//! never a command.
+
+mod vault;
 
 use std::fmt;
 use std::fs::File;
@@ -9,6 +11,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use zeroize::Zeroizing;
+
+use crate::error::ErrorKind;
+
+pub use vault::{ReadSecret, SecretStore, VaultField};
 
 /// The largest secret file that is read, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
@@ -54,6 +60,8 @@ pub enum SecretSource {
     File(PathBuf),
     /// A systemd credential (`LoadCredential=`), by its name.
     Credential(String),
+    /// A field of a secret in Vault or OpenBao.
+    Vault(VaultField),
 }
 
 /// Why a secret was not read.
@@ -80,11 +88,53 @@ pub enum SecretError {
         "credential {0:?} is not there: systemd sets CREDENTIALS_DIRECTORY for a unit with LoadCredential="
     )]
     NoCredential(String),
+    /// A field in Vault was not read.
+    #[error("cannot read the field {field:?} of {path} through provider {provider}: {reason}")]
+    Vault {
+        /// The provider.
+        provider: String,
+        /// The secret.
+        path: String,
+        /// Its field.
+        field: String,
+        /// What to do about it.
+        kind: ErrorKind,
+        /// What the provider said.
+        reason: String,
+    },
+}
+
+impl SecretError {
+    /// What to do about it: what may pass by itself is [`ErrorKind::Unavailable`].
+    pub fn kind(&self) -> ErrorKind {
+        use std::io::ErrorKind::{NotFound, PermissionDenied};
+        match self {
+            Self::Io { source, .. } if matches!(source.kind(), NotFound | PermissionDenied) => {
+                ErrorKind::OperatorNeeded
+            }
+            Self::Unsafe { .. } | Self::NoCredential(_) => ErrorKind::OperatorNeeded,
+            Self::Vault {
+                kind: kind @ (ErrorKind::OperatorNeeded | ErrorKind::Internal), ..
+            } => *kind,
+            Self::Io { .. } | Self::Vault { .. } => ErrorKind::Unavailable,
+        }
+    }
 }
 
 impl SecretSource {
-    /// Reads the secret, checking the opened file.
-    pub fn read(&self) -> Result<Secret, SecretError> {
+    /// Reads the secret, checking an opened file. For a task of the runtime.
+    pub async fn read(&self) -> Result<Secret, SecretError> {
+        match self {
+            Self::Vault(vault) => {
+                let store = vault.store()?;
+                store.read(&vault.path, &vault.field).await.map_err(|error| vault.error(&error))
+            }
+            Self::File(_) | Self::Credential(_) => self.read_blocking(),
+        }
+    }
+
+    /// The same, for a thread that may wait; it must not be one of the runtime's.
+    pub fn read_blocking(&self) -> Result<Secret, SecretError> {
         match self {
             Self::File(path) => read_secret_file(path),
             Self::Credential(name) => {
@@ -96,6 +146,22 @@ impl SecretSource {
                 // systemd made this folder for our user alone, and lets that user in by an access
                 // control list, which shows as a mode that its group may read.
                 read_checked(&Path::new(&directory).join(name), |_| true)
+            }
+            Self::Vault(vault) => {
+                let read = vault.store()?.read_blocking(&vault.path, &vault.field);
+                read.map_err(|error| vault.error(&error))
+            }
+        }
+    }
+}
+
+impl fmt::Display for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Credential(name) => write!(f, "credential {name:?}"),
+            Self::Vault(VaultField { provider, path, field, .. }) => {
+                write!(f, "field {field:?} of {path} in provider {provider}")
             }
         }
     }
@@ -176,7 +242,7 @@ mod tests {
         let (directory, path) = file(0o600, b"1234\n\n");
         let link = directory.path().join("link");
         symlink(&path, &link).unwrap();
-        let secret = SecretSource::File(link).read().unwrap().without_line_end();
+        let secret = SecretSource::File(link).read_blocking().unwrap().without_line_end();
         assert_eq!(secret.expose(), b"1234\n");
         assert_eq!(format!("{secret:?}"), "[redacted]");
     }

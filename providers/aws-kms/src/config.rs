@@ -68,6 +68,13 @@ fn operation_timeout() -> Timeout {
 }
 
 impl Config {
+    /// Where its secrets are read from.
+    pub fn secret_sources(&mut self) -> Vec<&mut SecretSource> {
+        let Some(credentials) = &mut self.credentials else { return Vec::new() };
+        let StaticCredentials { access_key_id, secret_access_key, session_token } = credentials;
+        [access_key_id, secret_access_key].into_iter().chain(session_token).collect()
+    }
+
     /// Checks what can be checked without a backend: what is wrong, and what to write instead.
     pub fn validate(&self) -> Result<(), String> {
         if !locator::is_lower_kebab(&self.region) {

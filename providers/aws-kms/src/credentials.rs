@@ -1,7 +1,6 @@
 //! What requests are signed with: the standard chain, a profile, or an access key in secret files.
 
 use std::fmt;
-use std::io;
 
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::profile::ProfileFileCredentialsProvider;
@@ -10,7 +9,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::future;
 use aws_sdk_kms::config::{Credentials, ProvideCredentials, Region, SharedCredentialsProvider};
 use aws_sdk_kms::config::{SharedHttpClient, retry::RetryConfig, timeout::TimeoutConfig};
-use claviger_provider_api::{SecretError, SecretSource};
+use claviger_provider_api::{ErrorKind, SecretError, SecretSource};
 
 use crate::config::{Config, StaticCredentials};
 
@@ -44,13 +43,16 @@ pub(crate) async fn source(
 struct InFiles(StaticCredentials);
 
 impl InFiles {
-    fn read(&self) -> Result<Credentials, CredentialsError> {
+    async fn read(&self) -> Result<Credentials, CredentialsError> {
         let StaticCredentials { access_key_id, secret_access_key, session_token } = &self.0;
-        let token = session_token.as_ref().map(|source| read("session_token", source));
+        let token = match session_token {
+            Some(source) => Some(read("session_token", source).await?),
+            None => None,
+        };
         Ok(Credentials::new(
-            read("access_key_id", access_key_id)?,
-            read("secret_access_key", secret_access_key)?,
-            token.transpose()?,
+            read("access_key_id", access_key_id).await?,
+            read("secret_access_key", secret_access_key).await?,
+            token,
             None,
             "claviger's secret files",
         ))
@@ -58,12 +60,9 @@ impl InFiles {
 }
 
 /// The SDK takes a `String`, which it zeroes when the credentials are dropped.
-fn read(name: &'static str, source: &SecretSource) -> Result<String, CredentialsError> {
-    let secret = source.read().map_err(|error| {
-        let passing = matches!(&error, SecretError::Io { source, .. } if !matches!(
-            source.kind(),
-            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
-        ));
+async fn read(name: &'static str, source: &SecretSource) -> Result<String, CredentialsError> {
+    let secret = source.read().await.map_err(|error| {
+        let passing = error.kind() == ErrorKind::Unavailable;
         let error = Unreadable { name, source: error };
         if passing {
             CredentialsError::provider_error(error)
@@ -86,7 +85,7 @@ struct Unreadable {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the file of `credentials.{0}` holds more or less than one printable word")]
+#[error("the source of `credentials.{0}` holds more or less than one printable word")]
 struct NotAKey(&'static str);
 
 impl ProvideCredentials for InFiles {
@@ -94,7 +93,7 @@ impl ProvideCredentials for InFiles {
     where
         Self: 'a,
     {
-        future::ProvideCredentials::ready(self.read())
+        future::ProvideCredentials::new(self.read())
     }
 }
 

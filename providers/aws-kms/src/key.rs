@@ -128,13 +128,12 @@ impl KmsKey {
             .await
             .map_err(|error| Failure::of_call("Sign", &error))?;
         let id = output.request_id().map(str::to_owned);
-        tracing::debug!(arn = self.arn, backend_request_id = id, "kms:Sign answered");
         let signature = output.signature.map(Blob::into_inner).unwrap_or_default();
         if !self.public_key.verify(digest, algorithm, &signature) {
             let text = format!("kms:Sign gave a {algorithm} signature that does not verify");
             return Err(broken_promise(text, id));
         }
-        Ok(Signature(signature))
+        Ok(Signature { bytes: signature, backend_request_id: id })
     }
 }
 

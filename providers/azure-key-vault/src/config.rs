@@ -125,6 +125,15 @@ const GOVERNMENT: &str = "https://login.microsoftonline.us";
 const CHINA: &str = "https://login.chinacloudapi.cn";
 
 impl Config {
+    /// Where its secrets are read from.
+    pub fn secret_sources(&mut self) -> Vec<&mut SecretSource> {
+        match &mut self.auth {
+            Auth::WorkloadIdentity(identity) => vec![&mut identity.token],
+            Auth::ClientSecret(client) => vec![&mut client.secret],
+            Auth::ManagedIdentity(_) | Auth::AzureCli(_) => Vec::new(),
+        }
+    }
+
     /// Checks what can be checked without a backend: what is wrong, and what to write instead.
     pub fn validate(&self) -> Result<(), String> {
         let vault = self.origin()?;

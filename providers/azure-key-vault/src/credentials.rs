@@ -2,7 +2,6 @@
 //! when the vault refuses it.
 
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -18,7 +17,7 @@ use azure_identity::{
     ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions,
     ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId,
 };
-use claviger_provider_api::{ErrorKind, SecretError, SecretSource};
+use claviger_provider_api::{ErrorKind, SecretSource};
 use tokio::sync::Mutex;
 
 use crate::config::{Auth, Config};
@@ -98,7 +97,7 @@ impl Login {
                 let credential = ClientSecretCredential::new(
                     &secret.tenant_id,
                     secret.client_id.clone(),
-                    Secret::new(read("client_secret.secret", &secret.secret)?),
+                    Secret::new(read("client_secret.secret", &secret.secret).await?),
                     Some(ClientSecretCredentialOptions { client_options }),
                 )?;
                 credential.get_token(scopes, None).await
@@ -169,18 +168,14 @@ struct InFile(SecretSource);
 #[async_trait]
 impl ClientAssertion for InFile {
     async fn secret(&self, _: Option<ClientMethodOptions<'_>>) -> azure_core::Result<String> {
-        read("workload_identity.token", &self.0)
+        read("workload_identity.token", &self.0).await
     }
 }
 
 /// The SDK takes a `String`.
-fn read(name: &str, source: &SecretSource) -> azure_core::Result<String> {
-    let secret = source.read().map_err(|error| {
-        let passing = matches!(&error, SecretError::Io { source, .. } if !matches!(
-            source.kind(),
-            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
-        ));
-        let kind = if passing { ErrorKind::Unavailable } else { ErrorKind::OperatorNeeded };
+async fn read(name: &str, source: &SecretSource) -> azure_core::Result<String> {
+    let secret = source.read().await.map_err(|error| {
+        let kind = error.kind();
         let error = claviger_provider_api::Error::new(kind, error);
         LoginFailure::new(kind, format!("`auth.{name}`: {error}"))
     })?;

@@ -136,12 +136,11 @@ impl AzureKey {
             read(self.backend.keys().sign(name, parameters, Some(options)).await?)
         };
         let (mut value, id) = self.answer(Operation::Sign, deadline, asking).await?;
-        tracing::debug!(locator = %self.locator, backend_request_id = id, "Azure signed");
         if !self.public_key.verify(digest, algorithm, &value) {
             let reason = format!("Azure gave a {algorithm} signature that does not verify");
             return Err(Error::new(ErrorKind::Internal, reason).with_backend_request_id(id));
         }
-        Ok(Signature(std::mem::take(&mut value)))
+        Ok(Signature { bytes: std::mem::take(&mut value), backend_request_id: id })
     }
 
     /// The value that the vault answered with, if it answered for this very version.

@@ -12,10 +12,11 @@
 //!
 //! - [`subject`]: the key under test, and the daemon's checks in front of it
 //! - [`report`]: what passed, what failed and why
-//! - `good`, `bad`, `sign`, `load`: the cases
+//! - `good`, `bad`, `batch`, `sign`, `load`: the cases
 //! - `openssl`: the other implementation
 
 mod bad;
+mod batch;
 mod good;
 mod load;
 mod openssl;
@@ -36,6 +37,7 @@ pub async fn run(subject: Subject) -> Report {
     let mut cases = Cases::new(Arc::new(subject));
     good::run(&mut cases).await;
     bad::run(&mut cases).await;
+    batch::run(&mut cases).await;
     sign::run(&mut cases).await;
     load::run(&mut cases).await;
     cases.into_report()

@@ -78,7 +78,9 @@ async fn unwrap_own(
 async fn sign_own(subject: &Subject, algorithm: SignAlgorithm, caller: CallerSlot) -> Outcome {
     let digest = digest(algorithm);
     match subject.key().sign(&digest, algorithm, call(caller)).await {
-        Ok(signature) if subject.public_key().verify(&digest, algorithm, &signature.0) => Ok(()),
+        Ok(signature) if subject.public_key().verify(&digest, algorithm, &signature.bytes) => {
+            Ok(())
+        }
         Ok(_) => Err(format!("{algorithm}: a signature over something else")),
         Err(error) => Err(format!("{algorithm}: {:?}: {error}", error.kind())),
     }

@@ -104,6 +104,6 @@ async fn sign(
 ) -> Result<Vec<u8>, String> {
     let outcome = subject.key().sign(digest, algorithm, call(CallerSlot(1))).await;
     outcome
-        .map(|signature| signature.0)
+        .map(|signature| signature.bytes)
         .map_err(|error| format!("failed: {:?}: {error}", error.kind()))
 }

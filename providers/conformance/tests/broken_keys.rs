@@ -12,8 +12,8 @@ use aws_lc_rs::signature::{RSA_PSS_SHA256, RsaKeyPair};
 use claviger_conformance::{Report, Subject, run};
 use claviger_provider_api::public_key::{aws_lc_digest, oaep};
 use claviger_provider_api::{
-    Algorithm, Algorithms, Call, Digest, Error, ErrorKind, Hash, KeyMaterial, Parameters,
-    PublicKey, SignAlgorithm, SignAlgorithms, Signature, Unwrapped, WrappingKey,
+    Algorithm, Algorithms, BatchItem, Call, Digest, Error, ErrorKind, Hash, KeyMaterial,
+    Parameters, PublicKey, SignAlgorithm, SignAlgorithms, Signature, Unwrapped, WrappingKey,
 };
 
 /// How a key breaks the contract.
@@ -33,6 +33,9 @@ enum Fault {
     AnswersMixed,
     OtherDigestSigned,
     LabelsRefused,
+    BatchFailsAsOne,
+    BatchMixed,
+    BatchCut,
 }
 
 /// A key of RSA-OAEP-256 and PS256 with a fault.
@@ -167,6 +170,31 @@ impl WrappingKey for Faulty {
         Ok(Unwrapped { material, backend_request_id: None })
     }
 
+    fn batch_limit(&self) -> usize {
+        20
+    }
+
+    async fn unwrap_batch(
+        &self,
+        items: &[BatchItem<'_>],
+        call: Call,
+    ) -> Vec<Result<Unwrapped, Error>> {
+        let mut results = Vec::new();
+        for BatchItem { wrapped, parameters } in items {
+            results.push(self.unwrap_key(wrapped, parameters, call).await);
+        }
+        if self.has(Fault::BatchFailsAsOne) && results.iter().any(Result::is_err) {
+            results.fill_with(|| Err(Error::new(ErrorKind::UnwrapFailed, "one of them is bad")));
+        }
+        if self.has(Fault::BatchMixed) {
+            results.reverse();
+        }
+        if self.has(Fault::BatchCut) {
+            results.pop();
+        }
+        results
+    }
+
     async fn sign(
         &self,
         digest: &Digest,
@@ -182,7 +210,7 @@ impl WrappingKey for Faulty {
         let digest = digest::Digest::import_less_safe(&bytes, aws_lc_digest(Hash::Sha256)).unwrap();
         let mut signature = vec![0; 256];
         self.signing.sign_digest(&RSA_PSS_SHA256, &digest, &mut signature).unwrap();
-        Ok(Signature(signature))
+        Ok(Signature::without_request_id(signature))
     }
 
     async fn check(&self) -> Result<(), Error> {
@@ -229,6 +257,9 @@ async fn each_fault_is_found_and_named() {
         (Fault::AnswersMixed, "64 tasks of 8 callers get their own answers"),
         (Fault::OtherDigestSigned, "PS256: a signature verifies, OpenSSL agrees"),
         (Fault::LabelsRefused, "wrong labels are declared"),
+        (Fault::BatchFailsAsOne, "a batch gives each value its own result: value 0"),
+        (Fault::BatchMixed, "a batch gives each value its own result"),
+        (Fault::BatchCut, "19 results for 20 values"),
     ];
     for (fault, expected) in table {
         let report = report(fault).await;

@@ -156,6 +156,11 @@ impl From<User> for UserType {
 }
 
 impl Config {
+    /// Where its secrets are read from.
+    pub fn secret_sources(&mut self) -> Vec<&mut SecretSource> {
+        self.pin.iter_mut().collect()
+    }
+
     /// Checks what can be checked without a backend: what is wrong, and what to write instead.
     pub fn validate(&self) -> Result<(), String> {
         if !self.module.is_absolute() {
@@ -175,8 +180,8 @@ impl Config {
         match (self.login, &self.pin) {
             (Login::Pin, None) => {
                 return Err(
-                    "pin is missing: write pin = { file = \"…\" } or pin = { credential = \
-                            \"…\" }, or login = \"none\" or \"protected-path\""
+                    "pin is missing: write pin = { file = \"…\" }, pin = { credential = \
+                            \"…\" } or pin = { vault = … }, or login = \"none\" or \"protected-path\""
                         .to_owned(),
                 );
             }

@@ -113,7 +113,7 @@ impl Entry {
                 .run(&session, object, len)
                 .map_err(Failure::into_error)
                 .and_then(|signature| {
-                    let signature = Signature(signature.to_vec());
+                    let signature = Signature::without_request_id(signature.to_vec());
                     self.canary.accept_signature(&self.public_key, algorithm, &signature)
                 })
         } else {

@@ -148,10 +148,10 @@ impl WrappingKey for Key {
             return Err(Error::new(ErrorKind::OperatorNeeded, text));
         }
         let operation = Operation::sign(digest, algorithm);
-        let signature = Signature(self.submit(operation, call).await?.to_vec());
+        let signature = self.submit(operation, call).await?.to_vec();
         // One faulty signature by the Chinese remainder theorem gives the private key away.
-        if self.public_key().verify(digest, algorithm, &signature.0) {
-            return Ok(signature);
+        if self.public_key().verify(digest, algorithm, &signature) {
+            return Ok(Signature::without_request_id(signature));
         }
         let text = "the token's signature does not verify; it is not given out";
         Err(Error::new(ErrorKind::Internal, text))

@@ -119,7 +119,7 @@ pub(crate) fn refused_again(
     if since.elapsed() >= SERIAL_AGE || credentials.login != Login::Pin {
         return None;
     }
-    let pin = source.read().ok()?.without_line_end();
+    let pin = source.read_blocking().ok()?.without_line_end();
     Latch::new(state_dir).refused_before(&serial, &pin).map(latched)
 }
 
@@ -164,7 +164,8 @@ fn pin(info: &TokenInfo, credentials: &Credentials) -> Result<Secret, Error> {
         return Ok(Secret::new(Zeroizing::new(b"protected-path".to_vec())));
     }
     let source = credentials.pin.as_ref().ok_or_else(|| operator("no PIN is configured"))?;
-    let pin = source.read().map_err(operator)?.without_line_end();
+    let pin = source.read_blocking().map_err(|error| Error::new(error.kind(), error))?;
+    let pin = pin.without_line_end();
     if pin.expose().is_empty() {
         return Err(operator("the PIN is empty; it was not sent"));
     }

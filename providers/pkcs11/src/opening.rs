@@ -104,7 +104,7 @@ impl Proof<'_> {
                 );
                 Error::new(probe_kind(&error), text)
             })?;
-            let signature = Signature(signature.to_vec());
+            let signature = Signature::without_request_id(signature.to_vec());
             canary.accept_signature(self.public_key, algorithm, &signature)?;
         }
         Ok(())

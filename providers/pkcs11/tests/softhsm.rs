@@ -457,7 +457,7 @@ mod scenario {
             let hash = algorithm.hash();
             let digest = Digest::new(hash, &vec![7; hash.len()]).unwrap();
             let signature = key.sign(&digest, algorithm, call()).await.unwrap();
-            assert!(key.public_key().verify(&digest, algorithm, &signature.0), "{algorithm}");
+            assert!(key.public_key().verify(&digest, algorithm, &signature.bytes), "{algorithm}");
         }
         let digest = Digest::new(Hash::Sha256, &[7; 32]).unwrap();
         let outcome = key.sign(&digest, SignAlgorithm::Ps512, call()).await;

@@ -2,10 +2,8 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::io;
-use std::path::Path;
 
-use claviger_provider_api::{Error, ErrorKind, SecretError};
+use claviger_provider_api::{Error, ErrorKind, SecretError, SecretSource};
 
 /// Why a key file gave no key. The sentences follow the file's name and say what to do.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +30,10 @@ pub(crate) enum FileError {
          or PKCS#12 (PFX)"
     )]
     UnknownForm,
+    #[error(
+        "is neither PEM nor base64; store it anew with `base64 -w0 FILE | vault kv patch … FIELD=-`"
+    )]
+    NotBase64,
     #[error("holds {0} and no private key")]
     NoPrivateKey(String),
     #[error("holds {0} RSA private keys; put the one to use into a file of its own")]
@@ -46,34 +48,24 @@ pub(crate) enum FileError {
 
 /// The error for the daemon: a file that could not be read for a passing reason may be there again;
 /// everything else is for an operator.
-pub(crate) fn of_file(path: &Path, failure: FileError) -> Error {
+pub(crate) fn of_file(source: &SecretSource, failure: FileError) -> Error {
     let kind = match &failure {
-        FileError::Read(error) | FileError::Passphrase(error) => kind_of_secret(error),
+        FileError::Read(error) | FileError::Passphrase(error) => error.kind(),
         _ => ErrorKind::OperatorNeeded,
     };
-    Error::new(kind, InFile { path: path.display().to_string(), failure })
-}
-
-fn kind_of_secret(error: &SecretError) -> ErrorKind {
-    match error {
-        SecretError::Io { source, .. } => match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => ErrorKind::OperatorNeeded,
-            _ => ErrorKind::Unavailable,
-        },
-        SecretError::Unsafe { .. } | SecretError::NoCredential(_) => ErrorKind::OperatorNeeded,
-    }
+    Error::new(kind, InFile { source: source.to_string(), failure })
 }
 
 /// A failure with its file's name; its causes are the failure's own.
 #[derive(Debug)]
 struct InFile {
-    path: String,
+    source: String,
     failure: FileError,
 }
 
 impl fmt::Display for InFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "key file {} {}", self.path, self.failure)
+        write!(f, "key {} {}", self.source, self.failure)
     }
 }
 
@@ -92,6 +84,8 @@ pub(crate) fn unwrap_failed() -> Error {
 mod tests {
     use super::*;
 
+    use std::io;
+
     fn io_error(kind: io::ErrorKind) -> FileError {
         FileError::Read(SecretError::Io { path: "key.pem".into(), source: kind.into() })
     }
@@ -109,7 +103,7 @@ mod tests {
             (FileError::SeveralKeys(2), ErrorKind::OperatorNeeded),
         ];
         for (failure, kind) in table {
-            let error = of_file(Path::new("/keys/key.pem"), failure);
+            let error = of_file(&SecretSource::File("/keys/key.pem".into()), failure);
             assert_eq!(error.kind(), kind, "{error}");
             assert!(error.to_string().starts_with("key file /keys/key.pem "), "{error}");
         }

@@ -3,9 +3,8 @@
 //! Every buffer of ours that holds a key is zeroed. What the PKCS#12 crate copies inside itself while
 //! it parses is not: such a file leaves traces in freed memory until they are overwritten.
 
-use std::path::Path;
-
-use claviger_provider_api::secret::read_secret_file;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use claviger_provider_api::{Secret, SecretSource};
 use p12_keystore::Pkcs12Archive;
 use pkcs8::der::asn1::{AnyRef, OctetStringRef};
@@ -23,13 +22,30 @@ const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1
 pub(crate) type Pkcs8 = Zeroizing<Vec<u8>>;
 
 /// Reads the one RSA key of a file. The passphrase is read only if the file needs one.
-pub(crate) fn read(path: &Path, passphrase: Option<&SecretSource>) -> Result<Pkcs8, FileError> {
-    let file = read_secret_file(path).map_err(FileError::Read)?;
+pub(crate) fn read(
+    source: &SecretSource,
+    passphrase: Option<&SecretSource>,
+) -> Result<Pkcs8, FileError> {
+    let mut file = source.read_blocking().map_err(FileError::Read)?;
+    if matches!(source, SecretSource::Vault(_)) && !pem::is_pem(file.expose()) {
+        file = from_base64(file.expose())?;
+    }
     if pem::is_pem(file.expose()) {
         from_pem(file.expose(), passphrase)
     } else {
         from_der(file.expose(), passphrase)
     }
+}
+
+/// A field in Vault is text: PEM as it is, everything else as base64, in which blanks and line ends do
+/// not count.
+fn from_base64(text: &[u8]) -> Result<Secret, FileError> {
+    let mut digits = Zeroizing::new(Vec::with_capacity(text.len()));
+    digits.extend(text.iter().filter(|b| !b.is_ascii_whitespace()));
+    let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(digits.len())]);
+    let len = STANDARD.decode_slice(&digits, &mut bytes).map_err(|_| FileError::NotBase64)?;
+    bytes.truncate(len);
+    Ok(Secret::new(bytes))
 }
 
 fn from_pem(file: &[u8], passphrase: Option<&SecretSource>) -> Result<Pkcs8, FileError> {
@@ -126,7 +142,7 @@ fn from_encrypted_pkcs8(der: &[u8], passphrase: Option<&SecretSource>) -> Result
         return Err(FileError::OldEncryption("PBES1"));
     }
     let source = passphrase.ok_or(FileError::NoPassphrase)?;
-    let passphrase = source.read().map_err(FileError::Passphrase)?.without_line_end();
+    let passphrase = source.read_blocking().map_err(FileError::Passphrase)?.without_line_end();
     match info.decrypt(passphrase.expose()) {
         Ok(document) => from_pkcs8(document.as_bytes()),
         Err(pkcs8::Error::EncryptedPrivateKey(
@@ -139,7 +155,7 @@ fn from_encrypted_pkcs8(der: &[u8], passphrase: Option<&SecretSource>) -> Result
 /// A PFX without a configured passphrase is tried with the empty one, which .NET writes when it is
 /// given none.
 fn from_pkcs12(der: &[u8], passphrase: Option<&SecretSource>) -> Result<Pkcs8, FileError> {
-    let read = |source: &SecretSource| source.read().map(Secret::without_line_end);
+    let read = |source: &SecretSource| source.read_blocking().map(Secret::without_line_end);
     let secret = passphrase.map(read).transpose().map_err(FileError::Passphrase)?;
     let text = std::str::from_utf8(secret.as_ref().map_or(&[], |secret| secret.expose()))
         .map_err(|_| FileError::PassphraseNotText)?;

@@ -195,7 +195,7 @@ impl Private {
         let digest = digest::Digest::import_less_safe(digest.as_bytes(), hash).map_err(failed)?;
         let mut signature = vec![0; self.public_key.modulus_len()];
         self.signing.sign_digest(encoding(algorithm), &digest, &mut signature).map_err(failed)?;
-        Ok(Signature(signature))
+        Ok(Signature::without_request_id(signature))
     }
 }
 

@@ -1,7 +1,8 @@
 //! RSA keys in files: for first steps, for tests, and for moving a PFX away. The private keys are in
 //! this process's memory, not in hardware.
 //!
-//! A locator is the name of a key file in the configured directory, or an absolute path. A file holds
+//! A locator is a name from `files`, or the name of a key file in the configured directory, or an
+//! absolute path. A file holds
 //! exactly one RSA key: PKCS#8 (RFC 5958) or PKCS#1 (RFC 8017), PEM or DER; PKCS#8 encrypted with
 //! PBES2 (RFC 8018); or PKCS#12 / PFX (RFC 7292).
 
@@ -11,6 +12,7 @@ mod key;
 mod pem;
 mod workers;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,18 +27,32 @@ use workers::Workers;
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where relative locators are looked up.
-    pub directory: PathBuf,
+    pub directory: Option<PathBuf>,
     /// What opens encrypted PKCS#8 and PKCS#12 files; read when a key is opened.
     pub passphrase: Option<SecretSource>,
+    /// Key files that are read from somewhere else, such as Vault, by their locators.
+    #[serde(default)]
+    pub files: BTreeMap<String, SecretSource>,
 }
 
 impl Config {
     /// Checks what can be checked without a backend: what is wrong, and what to write instead.
     pub fn validate(&self) -> Result<(), String> {
-        if self.directory.as_os_str().is_empty() {
-            return Err("`directory` is empty; write the folder that holds the key files".into());
+        match &self.directory {
+            Some(directory) if directory.as_os_str().is_empty() => {
+                Err("`directory` is empty; write the folder that holds the key files".into())
+            }
+            None if self.files.is_empty() => Err("`directory` is missing, and there are no \
+                                                  `files`; write the folder that holds the key \
+                                                  files"
+                .into()),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Where its secrets are read from.
+    pub fn secret_sources(&mut self) -> Vec<&mut SecretSource> {
+        self.passphrase.iter_mut().chain(self.files.values_mut()).collect()
     }
 
     /// Checks the syntax of a locator.
@@ -52,7 +68,25 @@ impl Config {
         {
             return Err(format!("{locator:?} is another provider's locator; {expected}"));
         }
+        if self.directory.is_none()
+            && !self.files.contains_key(locator)
+            && !locator.starts_with('/')
+        {
+            return Err(format!(
+                "{locator:?} is not in `files`, and there is no `directory`; {expected}, or add it to \
+                 `files`"
+            ));
+        }
         Ok(())
+    }
+
+    /// Where a key file is read from.
+    fn source(&self, locator: &str) -> SecretSource {
+        let in_directory = || {
+            let directory = self.directory.as_deref().unwrap_or(Path::new(""));
+            SecretSource::File(directory.join(locator))
+        };
+        self.files.get(locator).cloned().unwrap_or_else(in_directory)
     }
 }
 
@@ -81,14 +115,14 @@ impl Provider {
     pub async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
         let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
         self.config.check_locator(open.locator).map_err(refuse)?;
-        let path = self.config.directory.join(open.locator);
+        let source = self.config.source(open.locator);
         let passphrase = self.config.passphrase.clone();
         // Reading may block and a passphrase is slow on purpose: a thread of its own, so that
         // neither the reactor nor other keys wait.
         let private = workers::on_own_thread("claviger-open", move || {
-            let pkcs8 = file::read(&path, passphrase.as_ref())
-                .map_err(|failure| error::of_file(&path, failure))?;
-            key::Private::new(&pkcs8).map_err(|failure| error::of_file(&path, failure))
+            let pkcs8 = file::read(&source, passphrase.as_ref())
+                .map_err(|failure| error::of_file(&source, failure))?;
+            key::Private::new(&pkcs8).map_err(|failure| error::of_file(&source, failure))
         })
         .await?;
         let key = SoftwareKey::open(private, open, self.workers.clone()).await?;
@@ -106,9 +140,14 @@ impl Provider {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use claviger_provider_api::VaultField;
 
     fn config() -> Config {
-        Config { directory: "/etc/claviger/keys".into(), passphrase: None }
+        Config {
+            directory: Some("/etc/claviger/keys".into()),
+            passphrase: None,
+            files: BTreeMap::new(),
+        }
     }
 
     #[test]
@@ -125,10 +164,29 @@ mod tests {
     #[test]
     fn an_empty_directory_is_refused() {
         assert!(config().validate().is_ok());
-        let empty = Config { directory: PathBuf::new(), ..config() };
+        let empty = Config { directory: Some(PathBuf::new()), ..config() };
         assert!(empty.validate().unwrap_err().contains("`directory`"));
         let kind = Provider::new("files", &empty, None).unwrap_err().kind();
         assert_eq!(kind, ErrorKind::OperatorNeeded);
+        let nothing = Config { directory: None, ..config() };
+        assert!(nothing.validate().unwrap_err().contains("`directory` is missing"));
+    }
+
+    #[test]
+    fn a_name_in_files_goes_before_the_directory_which_may_be_left_out() {
+        let text = "files = { \"kc.pfx\" = { vault = { provider = \"vault-a\", path = \"secret/data/kc\", field = \"pfx\" } } }";
+        let mut config: Config = toml::from_str(text).unwrap();
+        config.validate().unwrap();
+        config.check_locator("kc.pfx").unwrap();
+        config.check_locator("/keys/other.pem").unwrap();
+        let error = config.check_locator("other.pem").unwrap_err();
+        assert!(error.contains("is not in `files`"), "{error}");
+        let vault = SecretSource::Vault(VaultField::new("vault-a", "secret/data/kc", "pfx"));
+        assert_eq!(config.source("kc.pfx"), vault);
+        config.directory = Some("/keys".into());
+        config.check_locator("other.pem").unwrap();
+        assert_eq!(config.source("other.pem"), SecretSource::File("/keys/other.pem".into()));
+        assert_eq!(config.secret_sources().len(), 1);
     }
 
     #[test]

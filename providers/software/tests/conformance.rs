@@ -1,5 +1,6 @@
 //! The contract's own suite on keys of every size, and on keys that list only a part.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
@@ -20,7 +21,8 @@ async fn open(
     let der: Pkcs8V1Der<'_> = key.as_der().unwrap();
     std::fs::write(&path, der.as_ref()).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let config = Config { directory: folder.path().to_owned(), passphrase: None };
+    let directory = Some(folder.path().to_owned());
+    let config = Config { directory, passphrase: None, files: BTreeMap::default() };
     let provider = Provider::new("files", &config, None).unwrap();
     let open = OpenKey { locator: "key.der", algorithms, sign_algorithms, public_key_sha256: None };
     // Neither the provider nor the file is needed any more once a key is open.

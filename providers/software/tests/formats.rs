@@ -1,6 +1,7 @@
 //! Key files as the `openssl` command line writes them: each form opens, and what cannot be opened
 //! says why.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -9,11 +10,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use claviger_provider_api::{
-    Algorithm, Call, CallerSlot, Error, ErrorKind, KeyMaterial, OpenKey, Parameters, SecretSource,
-    WrappingKey,
+    Algorithm, Call, CallerSlot, Error, ErrorKind, KeyMaterial, OpenKey, Parameters, ReadSecret,
+    Secret, SecretSource, SecretStore, VaultField, WrappingKey,
 };
 use claviger_software::{Config, Provider};
 use tempfile::TempDir;
+use zeroize::Zeroizing;
 
 /// One RSA-2048 key, its certificate, and whatever a test makes of them.
 struct Folder(TempDir);
@@ -63,7 +65,8 @@ impl Folder {
         passphrase: Option<&str>,
     ) -> Result<Arc<dyn WrappingKey>, Error> {
         let passphrase = passphrase.map(|name| SecretSource::File(self.path().join(name)));
-        let config = Config { directory: self.path().to_owned(), passphrase };
+        let config =
+            Config { directory: Some(self.path().to_owned()), passphrase, files: BTreeMap::new() };
         let open = OpenKey {
             locator: file,
             algorithms: &[Algorithm::RsaOaep, Algorithm::RsaOaep256],
@@ -101,6 +104,70 @@ async fn pkcs8_opens_in_pem_and_der() {
     folder.expect_opens("key.der", Some("passphrase")).await;
     let absolute = folder.path().join("key.der");
     folder.expect_opens(absolute.to_str().unwrap(), None).await;
+}
+
+/// A store of one value; every field is it.
+#[derive(Debug)]
+struct Store(Vec<u8>);
+
+impl SecretStore for Store {
+    fn read<'a>(&'a self, path: &'a str, field: &'a str) -> ReadSecret<'a> {
+        Box::pin(async { self.read_blocking(path, field) })
+    }
+
+    fn read_blocking(&self, _path: &str, _field: &str) -> Result<Secret, Error> {
+        Ok(Secret::new(Zeroizing::new(self.0.clone())))
+    }
+}
+
+async fn open_from_store(value: &[u8], passphrase: &[u8]) -> Result<Arc<dyn WrappingKey>, Error> {
+    let bound = |field: &str, value: &[u8]| {
+        let mut source = VaultField::new("vault-a", "secret/data/kc", field);
+        source.bind(Arc::new(Store(value.to_vec())));
+        SecretSource::Vault(source)
+    };
+    let config = Config {
+        directory: None,
+        passphrase: Some(bound("passphrase", passphrase)),
+        files: BTreeMap::from([("kc.pfx".to_owned(), bound("pfx", value))]),
+    };
+    let open = OpenKey {
+        locator: "kc.pfx",
+        algorithms: &[Algorithm::RsaOaep, Algorithm::RsaOaep256],
+        sign_algorithms: &[],
+        public_key_sha256: None,
+    };
+    Provider::new("files", &config, None)?.open(&open).await
+}
+
+#[tokio::test]
+async fn a_key_from_a_store_is_pem_as_it_is_and_every_other_form_in_base64() {
+    let folder = Folder::new();
+    folder.openssl("pkcs8 -topk8 -nocrypt -in key.pem -outform DER -out key.der");
+    folder.openssl("req -x509 -new -key key.pem -subj /CN=kc -out kc.crt");
+    folder.openssl("pkcs12 -export -inkey key.pem -in kc.crt -passout file:passphrase -out kc.pfx");
+    folder.openssl("base64 -A -in key.der -out key.b64");
+    folder.openssl("base64 -in kc.pfx -out kc.b64");
+    let made = folder.open_with("key.pem", None).await.unwrap();
+    let read = |name: &str| fs::read(folder.path().join(name)).unwrap();
+    for name in ["key.pem", "key.b64", "kc.b64"] {
+        let key = open_from_store(&read(name), &read("passphrase")).await;
+        let key = key.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(key.public_key().sha256(), made.public_key().sha256(), "{name}");
+        key.check().await.unwrap();
+    }
+    for (value, said) in [
+        (read("key.der"), "neither PEM nor base64"),
+        (b"marker!".to_vec(), "neither PEM nor base64"),
+        (b"bWFya2Vy".to_vec(), "no key in a known form"),
+    ] {
+        let error = open_from_store(&value, b"").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OperatorNeeded);
+        let error = error.to_string();
+        let named = "key field \"pfx\" of secret/data/kc in provider vault-a ";
+        assert!(error.starts_with(named) && error.contains(said), "{error}");
+        assert!(!error.contains("marker") && !error.contains("bWFya2Vy"), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -318,8 +385,9 @@ async fn nothing_printed_about_a_key_tells_its_file_or_its_private_half() {
     let printed = format!("{key:?}");
     assert_eq!(printed, format!("SoftwareKey({:?})", key.public_key()));
     let config = Config {
-        directory: PathBuf::from("/keys"),
+        directory: Some(PathBuf::from("/keys")),
         passphrase: Some(SecretSource::File("/run/passphrase".into())),
+        files: BTreeMap::new(),
     };
     let provider = format!("{:?}", Provider::new("files", &config, None).unwrap());
     assert!(provider.contains("/run/passphrase") && !provider.contains("correct horse"));

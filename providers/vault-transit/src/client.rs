@@ -14,6 +14,7 @@ use rustls_platform_verifier::BuilderVerifierExt;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::batch;
 use crate::config::{Auth, Certificate, Config};
 use crate::error::{Failure, Operation, Refusal};
 
@@ -49,7 +50,8 @@ impl Request {
 
     /// A POST of `body` as JSON to `/v1/` and `path`. Its bytes are zeroed after use.
     pub(crate) fn post(operation: Operation, path: String, body: &impl Serialize) -> Self {
-        // Large enough not to grow, which would leave copies behind: a JWT is at most a few KiB.
+        // Large enough for a secret not to make it grow, which would leave copies behind: a JWT is
+        // at most a few KiB. A batch may, since what is wrapped is no secret.
         let mut json = Zeroizing::new(Vec::with_capacity(16 << 10));
         serde_json::to_writer(&mut *json, body).expect("our own requests are JSON");
         Self { operation, method: Method::POST, path, body: Bytes::from_owner(json) }
@@ -67,6 +69,14 @@ impl Answer {
             let what = format!("not the JSON that was asked for, line {line}, column {column}");
             Failure::Malformed(what)
         })
+    }
+}
+
+#[cfg(test)]
+impl Answer {
+    /// An answer that says `body`.
+    pub(crate) fn of(body: &str) -> Self {
+        Self(Zeroizing::new(body.as_bytes().to_vec()))
     }
 }
 
@@ -138,7 +148,10 @@ impl Client {
         let status = response.status();
         let retry_after = response.headers().get(RETRY_AFTER).and_then(seconds);
         let body = whole_body(response).await?;
-        if matches!(status, StatusCode::OK | StatusCode::NO_CONTENT) {
+        let of_batch = request.operation == Operation::UnwrapBatch;
+        if matches!(status, StatusCode::OK | StatusCode::NO_CONTENT)
+            || (of_batch && batch::holds_results(&body))
+        {
             return Ok(Answer(body));
         }
         let said: Errors = serde_json::from_slice(&body).unwrap_or_default();
@@ -237,7 +250,7 @@ fn client_certificate(certificate: &Certificate) -> Result<Identity, String> {
     }
     let pem: secret::Secret = certificate
         .private_key
-        .read()
+        .read_blocking()
         .map_err(|error| format!("`private_key`: {}", Error::new(ErrorKind::Internal, error)))?;
     let key = PrivateKeyDer::from_pem_slice(pem.expose())
         .map_err(|_| "`private_key` holds no private key in PEM form".to_owned())?;

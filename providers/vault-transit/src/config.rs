@@ -8,6 +8,7 @@ use claviger_provider_api::SecretSource;
 use reqwest::Url;
 use serde::Deserialize;
 
+use crate::kv;
 use crate::locator::{Locator, is_path};
 
 /// `[providers.NAME]` with `type = "vault-transit"`.
@@ -136,6 +137,21 @@ impl Config {
                 Err("a certificate logs in over https only; write it in `address`".into())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Checks the names of a secret's field.
+    pub fn check_secret(path: &str, field: &str) -> Result<(), String> {
+        kv::check(path, field)
+    }
+
+    /// Where its own secrets are read from.
+    pub fn secret_sources(&mut self) -> Vec<&mut SecretSource> {
+        match &mut self.auth {
+            Auth::Token(source) => vec![source],
+            Auth::Approle(approle) => vec![&mut approle.secret_id],
+            Auth::Kubernetes(jwt) | Auth::Jwt(jwt) => vec![&mut jwt.token],
+            Auth::Certificate(certificate) => vec![&mut certificate.private_key],
         }
     }
 

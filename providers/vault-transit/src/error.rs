@@ -10,11 +10,13 @@ use claviger_provider_api::{Error, ErrorKind};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Unwrap,
+    UnwrapBatch,
     Sign,
     ReadKey,
     LogIn,
     LookUpToken,
     RenewToken,
+    ReadSecret,
 }
 
 /// Why a request gave no answer that can be used.
@@ -126,6 +128,19 @@ pub(crate) fn kind(refusal: &Refusal) -> ErrorKind {
     }
 }
 
+/// What the error of one item of a batch means. The status is the whole batch's: the text alone tells.
+pub(crate) fn kind_of_item(text: &str) -> ErrorKind {
+    let of_the_value = text.contains("invalid ciphertext") || text.contains("missing ciphertext");
+    let of_the_key = OF_THE_KEY.into_iter().any(|said| text.contains(said));
+    kind(&Refusal {
+        operation: Operation::Unwrap,
+        status: if of_the_value || of_the_key { 400 } else { 500 },
+        messages: vec![text.to_owned()],
+        retry_after: None,
+        request_id: None,
+    })
+}
+
 /// What a 400 says that is about the key and not about the value.
 const OF_THE_KEY: [&str; 6] = [
     "encryption key not found",
@@ -158,13 +173,15 @@ fn is_about_certificates(error: &rustls::Error) -> bool {
 mod tests {
     use super::*;
     use ErrorKind::{OperatorNeeded, Unavailable, UnwrapFailed};
-    use Operation::{LogIn, LookUpToken, ReadKey, RenewToken, Sign, Unwrap};
+    use Operation::{
+        LogIn, LookUpToken, ReadKey, ReadSecret, RenewToken, Sign, Unwrap, UnwrapBatch,
+    };
 
     const THROTTLED: ErrorKind = ErrorKind::Throttled { retry_after: None };
 
     /// Unwraps with 400, 403, 404, "failed to RSA decrypt" and "sealed", and refused logins by AppRole,
     /// are what OpenBao 2.4.0 and Vault 1.21.0 were seen to say; the others are from their documentation.
-    const TABLE: [(Operation, u16, &str, ErrorKind); 36] = [
+    const TABLE: [(Operation, u16, &str, ErrorKind); 42] = [
         (
             Unwrap,
             500,
@@ -221,6 +238,12 @@ mod tests {
         (LogIn, 429, "", THROTTLED),
         (LookUpToken, 403, "1 error occurred:\n\t* invalid token", OperatorNeeded),
         (RenewToken, 400, "lease is not renewable", OperatorNeeded),
+        (UnwrapBatch, 400, "encryption key not found", OperatorNeeded),
+        (UnwrapBatch, 500, "failed to parse batch input", Unavailable),
+        (UnwrapBatch, 503, "Vault is sealed", Unavailable),
+        (ReadSecret, 403, "1 error occurred:\n\t* permission denied\n\n", OperatorNeeded),
+        (ReadSecret, 404, "", OperatorNeeded),
+        (ReadSecret, 503, "Vault is sealed", Unavailable),
     ];
 
     fn refusal(operation: Operation, status: u16, message: &str) -> Refusal {
@@ -234,6 +257,15 @@ mod tests {
             let refusal = refusal(operation, status, message);
             assert_eq!(kind(&refusal), expected, "{refusal}");
             assert_eq!(Error::from(Failure::Refused(refusal)).kind(), expected);
+        }
+    }
+
+    #[test]
+    fn an_item_of_a_batch_means_what_it_would_alone() {
+        for (operation, status, message, expected) in TABLE {
+            if operation == Unwrap && matches!(status, 400 | 500) && !message.is_empty() {
+                assert_eq!(kind_of_item(message), expected, "{message}");
+            }
         }
     }
 

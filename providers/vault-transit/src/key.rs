@@ -9,14 +9,15 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use claviger_provider_api::{
-    Algorithm, Algorithms, Call, CallerSlot, Canary, Digest, Error, ErrorKind, Hash, KeyMaterial,
-    OpenKey, Parameters, PublicKey, SignAlgorithm, SignAlgorithms, Signature, Unwrapped,
-    WrappingKey,
+    Algorithm, Algorithms, BatchItem, Call, CallerSlot, Canary, Digest, Error, ErrorKind, Hash,
+    KeyMaterial, OpenKey, Parameters, PublicKey, SignAlgorithm, SignAlgorithms, Signature,
+    Unwrapped, WrappingKey,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::auth::Session;
+use crate::batch;
 use crate::client::Request;
 use crate::description;
 use crate::error::{Failure, Operation};
@@ -35,8 +36,9 @@ pub(crate) struct TransitKey {
     sign_algorithms: SignAlgorithms,
 }
 
+/// One value for the server.
 #[derive(Serialize)]
-struct UnwrapRequest {
+pub(crate) struct UnwrapRequest {
     ciphertext: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     padding_scheme: Option<&'static str>,
@@ -67,6 +69,7 @@ struct SignRequest {
 
 #[derive(Deserialize)]
 struct SignAnswer {
+    request_id: Option<String>,
     data: SignData,
 }
 
@@ -118,6 +121,29 @@ impl TransitKey {
             proof.map_err(|error| key.cannot_work(algorithm, error))?;
         }
         Ok(key)
+    }
+
+    /// The request for one value, if it is one that the server should see.
+    fn checked(&self, wrapped: &[u8], parameters: &Parameters<'_>) -> Result<UnwrapRequest, Error> {
+        let Parameters { algorithm, label } = *parameters;
+        if !self.algorithms.contains(algorithm) {
+            return Err(not_listed(algorithm));
+        }
+        if !label.is_empty() {
+            return Err(Error::new(ErrorKind::OperatorNeeded, "Transit's OAEP takes no label"));
+        }
+        if !self.public_key.value_in_range(wrapped) {
+            let reason = "wrapped is not as long as the modulus, or not below it";
+            return Err(Error::new(ErrorKind::UnwrapFailed, reason));
+        }
+        Ok(UnwrapRequest {
+            ciphertext: format!("vault:v{}:{}", self.locator.version, STANDARD.encode(wrapped)),
+            padding_scheme: algorithm.hash().is_none().then_some("pkcs1v15"),
+        })
+    }
+
+    fn decrypt_path(&self) -> String {
+        format!("{}/decrypt/{}", self.locator.mount, self.locator.key)
     }
 
     async fn prove_unwrap(&self, algorithm: Algorithm, wrapped: &[u8]) -> Result<(), Error> {
@@ -212,30 +238,41 @@ impl WrappingKey for TransitKey {
         self.session.repairs()
     }
 
+    fn batch_limit(&self) -> usize {
+        batch::LIMIT
+    }
+
+    async fn unwrap_batch(
+        &self,
+        items: &[BatchItem<'_>],
+        call: Call,
+    ) -> Vec<Result<Unwrapped, Error>> {
+        if let [BatchItem { wrapped, parameters }] = items {
+            return vec![self.unwrap_key(wrapped, parameters, call).await];
+        }
+        let mut good = Vec::with_capacity(items.len());
+        let checked: Vec<Result<(), Error>> = items
+            .iter()
+            .map(|item| {
+                self.checked(item.wrapped, &item.parameters).map(|request| good.push(request))
+            })
+            .collect();
+        let sent = batch::send(&self.session, self.decrypt_path(), good, call.deadline).await;
+        let mut sent = sent.into_iter();
+        let result = |checked: Result<(), Error>| {
+            checked.and_then(|()| sent.next().expect("one result for each value that was sent"))
+        };
+        checked.into_iter().map(result).collect()
+    }
+
     async fn unwrap_key(
         &self,
         wrapped: &[u8],
         parameters: &Parameters<'_>,
         call: Call,
     ) -> Result<Unwrapped, Error> {
-        let Parameters { algorithm, label } = *parameters;
-        if !self.algorithms.contains(algorithm) {
-            return Err(not_listed(algorithm));
-        }
-        if !label.is_empty() {
-            return Err(Error::new(ErrorKind::OperatorNeeded, "Transit's OAEP takes no label"));
-        }
-        if !self.public_key.value_in_range(wrapped) {
-            let reason = "wrapped is not as long as the modulus, or not below it";
-            return Err(Error::new(ErrorKind::UnwrapFailed, reason));
-        }
-        let Locator { mount, key, version } = &self.locator;
-        let body = UnwrapRequest {
-            ciphertext: format!("vault:v{version}:{}", STANDARD.encode(wrapped)),
-            padding_scheme: algorithm.hash().is_none().then_some("pkcs1v15"),
-        };
-        let path = format!("{mount}/decrypt/{key}");
-        let request = Request::post(Operation::Unwrap, path, &body);
+        let body = self.checked(wrapped, parameters)?;
+        let request = Request::post(Operation::Unwrap, self.decrypt_path(), &body);
         let answer = self.session.send(&request, call.deadline).await?;
         let UnwrapAnswer { request_id, data } = answer.json()?;
         let material = decoded(&data.plaintext)
@@ -267,16 +304,17 @@ impl WrappingKey for TransitKey {
         let path = format!("{mount}/sign/{key}/{}", hash_name(algorithm.hash()));
         let request = Request::post(Operation::Sign, path, &body);
         let answer = self.session.send(&request, call.deadline).await?;
-        let SignAnswer { data } = answer.json()?;
+        let SignAnswer { request_id, data } = answer.json()?;
         let signature = data
             .signature
             .strip_prefix(&format!("vault:v{version}:"))
             .and_then(|signature| STANDARD.decode(signature).ok())
             .filter(|signature| self.public_key.verify(digest, algorithm, signature));
-        signature.map(Signature).ok_or_else(|| {
+        let Some(bytes) = signature else {
             let reason = format!("the server's {algorithm} signature does not verify");
-            Error::new(ErrorKind::Internal, reason)
-        })
+            return Err(Error::new(ErrorKind::Internal, reason).with_backend_request_id(request_id));
+        };
+        Ok(Signature { bytes, backend_request_id: request_id })
     }
 
     async fn check(&self) -> Result<(), Error> {
@@ -319,7 +357,7 @@ async fn described(
 }
 
 /// Decodes into a buffer that zeroes itself.
-fn decoded(plaintext: &str) -> Result<KeyMaterial, Failure> {
+pub(crate) fn decoded(plaintext: &str) -> Result<KeyMaterial, Failure> {
     let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(plaintext.len())]);
     let len = STANDARD
         .decode_slice(plaintext, &mut bytes)

@@ -9,39 +9,46 @@
 //! - `client`: one HTTP client over our own TLS: no proxy, no redirects, no environment
 //! - `auth`: one login for all keys of a provider: renewal, and a new one where it was revoked
 //! - `description`: what the server says about a key
-//! - `key`: the contract
+//! - `key`: the contract; `batch`: several values in one request
+//! - `kv`: secrets of other providers
 //! - `error`: from what a server answered to our error
 
 mod auth;
+mod batch;
 mod client;
 mod config;
 mod description;
 mod error;
 mod key;
+mod kv;
 mod locator;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use claviger_provider_api::{Error, ErrorKind, OpenKey, WrappingKey};
+use claviger_provider_api::{Error, ErrorKind, OpenKey, SecretStore, WrappingKey};
 
 pub use config::{AppRole, Auth, Certificate, Config, Jwt, Timeout};
 
 use auth::Session;
 use key::TransitKey;
+use kv::Kv;
 use locator::Locator;
 
 /// Opens keys of one server under one login.
 #[derive(Debug)]
 pub struct Provider {
     session: Arc<Session>,
+    kv: Arc<Kv>,
 }
 
 impl Provider {
-    /// Makes a provider; touches neither server nor file. It has no state to keep.
+    /// Makes a provider; touches neither server nor file. It has no state to keep. Make it inside the
+    /// runtime: threads that wait for a secret are served by it.
     pub fn new(name: &str, config: &Config, _state_dir: Option<&Path>) -> Result<Self, Error> {
         config.validate().map_err(|reason| Error::new(ErrorKind::OperatorNeeded, reason))?;
-        Ok(Self { session: Arc::new(Session::new(name, config.clone())) })
+        let session = Arc::new(Session::new(name, config.clone()));
+        Ok(Self { kv: Arc::new(Kv::new(session.clone())), session })
     }
 
     /// Opens a key: logs in if nothing has yet, looks the version up, proves each listed algorithm.
@@ -49,5 +56,10 @@ impl Provider {
         let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
         let locator: Locator = open.locator.parse().map_err(refuse)?;
         Ok(Arc::new(TransitKey::open(self.session.clone(), locator, open).await?))
+    }
+
+    /// The secrets that this login may read.
+    pub fn secret_store(&self) -> Arc<dyn SecretStore> {
+        self.kv.clone()
     }
 }

@@ -1,6 +1,7 @@
 //! Logins: each method, renewal, revocation, and credentials that are refused.
 
 mod backend;
+mod kubernetes;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -160,16 +161,7 @@ async fn a_jwt_logs_in(backend: Backend) {
     });
     server.set("auth/jwt/role/claviger", role).await;
 
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let claims = json!({"sub": "claviger", "aud": "vault", "iat": now, "exp": now + 600});
-    let part = |json: Value| URL_SAFE_NO_PAD.encode(json.to_string());
-    let signed = format!("{}.{}", part(json!({"alg": "RS256"})), part(claims));
-    let sign = json!({"input": STANDARD.encode(&signed), "signature_algorithm": "pkcs1v15"});
-    let signature = server.set("transit/sign/issuer/sha2-256", sign).await;
-    let signature = signature["data"]["signature"].as_str().unwrap();
-    let signature = STANDARD.decode(signature.strip_prefix("vault:v1:").unwrap()).unwrap();
-    let jwt = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature));
-
+    let jwt = jwt_of_issuer(&server, json!({"sub": "claviger", "aud": "vault"})).await;
     let method = |role: &str| {
         Auth::Jwt(Jwt { mount: None, role: role.into(), token: server.secret("jwt", &jwt) })
     };
@@ -177,6 +169,68 @@ async fn a_jwt_logs_in(backend: Backend) {
     round_trip(&*open(&config, "transit/user-keys:1").await.unwrap()).await.unwrap();
     let error = open(&server.config(method("nobody")), "transit/user-keys:1").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+}
+
+/// A JWT with these claims, good for ten minutes, signed by `transit/issuer`.
+async fn jwt_of_issuer(server: &Server, mut claims: Value) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    claims["iat"] = now.into();
+    claims["exp"] = (now + 600).into();
+    let part = |json: Value| URL_SAFE_NO_PAD.encode(json.to_string());
+    let signed = format!("{}.{}", part(json!({"alg": "RS256"})), part(claims));
+    let sign = json!({"input": STANDARD.encode(&signed), "signature_algorithm": "pkcs1v15"});
+    let signature = server.set("transit/sign/issuer/sha2-256", sign).await;
+    let signature = signature["data"]["signature"].as_str().unwrap();
+    let signature = STANDARD.decode(signature.strip_prefix("vault:v1:").unwrap()).unwrap();
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+/// The server is real, and asks a fake API server of Kubernetes whose token it was given.
+async fn a_kubernetes_service_account_logs_in(backend: Backend) {
+    let server = Server::start(backend).await;
+    server.make_key("user-keys", 2048).await;
+    server.make_key("issuer", 2048).await;
+    server.least_policy().await;
+    let account = json!({
+        "sub": "system:serviceaccount:keys:claviger",
+        "iss": "https://kubernetes.default.svc.cluster.local",
+        "kubernetes.io": {
+            "namespace": "keys",
+            "serviceaccount": {"name": "claviger", "uid": kubernetes::UID},
+        },
+    });
+    let jwt = jwt_of_issuer(&server, account).await;
+    let cluster = kubernetes::FakeApiServer::that_knows(&jwt).await;
+    server.set("sys/auth/kubernetes", json!({"type": "kubernetes"})).await;
+    let config = json!({
+        "kubernetes_host": cluster.address, "kubernetes_ca_cert": cluster.ca_pem,
+        "token_reviewer_jwt": kubernetes::REVIEWER, "disable_local_ca_jwt": true,
+    });
+    server.set("auth/kubernetes/config", config).await;
+    let role = json!({
+        "bound_service_account_names": ["claviger"],
+        "bound_service_account_namespaces": ["keys"], "token_policies": ["claviger"],
+    });
+    server.set("auth/kubernetes/role/claviger", role).await;
+
+    let method = |role: &str, name: &str, jwt: &str| {
+        let (role, token) = (role.to_owned(), server.secret(name, jwt));
+        server.config(Auth::Kubernetes(Jwt { mount: None, role, token }))
+    };
+    let good = method("claviger", "good", &format!("{jwt}\n"));
+    round_trip(&*open(&good, "transit/user-keys:1").await.unwrap()).await.unwrap();
+    assert_eq!(cluster.reviews(), 1, "the API server was asked once");
+
+    // Another pod's token, which the cluster does not know, and a role that is not there.
+    let mut other = jwt.clone();
+    other.pop();
+    other.push(if jwt.ends_with('A') { 'B' } else { 'A' });
+    for bad in [method("claviger", "bad", &other), method("nobody", "good", &jwt)] {
+        let error = open(&bad, "transit/user-keys:1").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+        assert!(error.to_string().contains("issuer, audience and expiry"), "{error}");
+        assert!(!error.to_string().contains(&jwt[..20]), "{error}");
+    }
 }
 
 async fn a_root_token_without_an_end_serves(backend: Backend) {
@@ -195,5 +249,6 @@ on_both!(
     a_new_token_in_the_file_replaces_a_revoked_one,
     a_client_certificate_logs_in,
     a_jwt_logs_in,
+    a_kubernetes_service_account_logs_in,
     a_root_token_without_an_end_serves,
 );

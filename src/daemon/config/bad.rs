@@ -246,7 +246,7 @@ pub(super) const BAD: &[(&str, &str, &str)] = &[
     (
         "directory = \"keys\"\n",
         "",
-        "claviger.toml:25: providers.files.directory: is missing; write it in this table",
+        "claviger.toml:25: providers.files: `directory` is missing, and there are no `files`; write the folder that holds the key files",
     ),
     (
         "directory = \"keys\"",
@@ -266,7 +266,37 @@ pub(super) const BAD: &[(&str, &str, &str)] = &[
     (
         "directory = \"keys\"",
         "directory = \"keys\"\npassphrase = { vault = \"secret/x\" }",
-        "claviger.toml:28: providers.files.passphrase.vault: \"vault\" is not known; write \"file\" or \"credential\"",
+        "claviger.toml:28: providers.files.passphrase.vault: is no field of a secret in Vault; write { provider = \"…\", path = \"secret/data/…\", field = \"…\" }",
+    ),
+    (
+        "directory = \"keys\"",
+        "directory = \"keys\"\npassphrase = { environment = \"X\" }",
+        "claviger.toml:28: providers.files.passphrase.environment: \"environment\" is not known; write \"file\", \"credential\" or \"vault\"",
+    ),
+    (
+        "directory = \"keys\"",
+        "directory = \"keys\"\npassphrase = { vault = { provider = \"files\", path = \"secret/claviger\", field = \"\" } }",
+        "claviger.toml:28: providers.files.passphrase.vault.provider: \"files\" is of type \"software\", which holds no secrets of others; name a provider of type \"vault-transit\"\nclaviger.toml:28: providers.files.passphrase.vault: \"secret/claviger\" is no path of a secret in KV version 2; write mount/data/name, such as secret/data/claviger",
+    ),
+    (
+        "directory = \"keys\"",
+        "directory = \"keys\"\npassphrase = { vault = { provider = \"fils\", path = \"secret/data/x\", field = \"a\" } }",
+        "claviger.toml:28: providers.files.passphrase.vault.provider: \"fils\" is no provider; did you mean \"files\"?",
+    ),
+    (
+        "directory = \"keys\"",
+        "directory = \"keys\"\npassphrase = { vault = { provider = \"files\", path = 5, fild = \"a\" } }",
+        "claviger.toml:28: providers.files.passphrase.vault.fild: is not a known field; did you mean \"field\"?\nclaviger.toml:28: providers.files.passphrase.vault.path: is no string; write one\nclaviger.toml:28: providers.files.passphrase.vault.field: is missing; write { provider = \"…\", path = \"secret/data/…\", field = \"…\" }",
+    ),
+    (
+        "directory = \"keys\"",
+        "directory = \"keys\"\nfiles = { \"kc.pfx\" = \"do not print me\" }",
+        "claviger.toml:28: providers.files.files.\"kc.pfx\": must not stand in this file; write { file = \"…\" }, the path of a file that holds it, or { credential = \"…\" } for systemd",
+    ),
+    (
+        "[providers.files]",
+        "[providers.v]\ntype = \"vault-transit\"\naddress = \"https://v\"\nauth = { token = { vault = { provider = \"v\", path = \"secret/data/x\", field = \"a\" } } }\n[providers.files]",
+        "claviger.toml:28: providers.v.auth.token.vault: would make this provider need Vault in order to log in to Vault; write { file = \"…\" } or { credential = \"…\" }",
     ),
     (
         "directory = \"keys\"",

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use claviger_provider_api::SecretSource;
+use claviger_provider_api::{SecretSource, VaultField};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::reader::{Node, joined, nearest, unknown_field};
 use super::{Provider, values};
-use crate::daemon::backends::{PROVIDER_TYPES, ProviderConfig, ProviderType};
+use crate::daemon::backends::{PROVIDER_TYPES, ProviderConfig, ProviderType, check_secret};
 
 /// `[providers]`. None for a provider that is there but wrong, so that keys in it are not blamed.
 pub(super) fn providers(node: &Node<'_>) -> BTreeMap<String, Option<Provider>> {
@@ -30,7 +30,36 @@ pub(super) fn providers(node: &Node<'_>) -> BTreeMap<String, Option<Provider>> {
         }
         providers.insert(name.to_owned(), provider);
     }
+    for (name, node) in node.entries() {
+        check_stores(name, &node, &providers);
+    }
     providers
+}
+
+/// Secrets in Vault are read through a provider that is there, that can, and that needs none itself.
+fn check_stores(name: &str, node: &Node<'_>, providers: &BTreeMap<String, Option<Provider>>) {
+    let Some(Some(provider)) = providers.get(name) else { return };
+    let type_name = provider.config.type_name();
+    let of_type = PROVIDER_TYPES.iter().filter(|known| known.name == type_name);
+    let found = of_type.flat_map(|known| known.secrets).flat_map(|option| options(node, option));
+    for (option, node) in found {
+        let Some(SecretSource::Vault(vault)) = provider.secrets.get(&option) else { continue };
+        let Some(node) = node.field("vault") else { continue };
+        if provider.config.is_secret_store() {
+            node.error("would make this provider need Vault in order to log in to Vault; write { file = \"…\" } or { credential = \"…\" }");
+            continue;
+        }
+        if let Some(node) = node.field("provider")
+            && let Some((name, Some(store))) = named(&node, providers)
+            && !store.config.is_secret_store()
+        {
+            let kind = store.config.type_name();
+            node.error(format_args!("{name:?} is of type {kind:?}, which holds no secrets of others; name a provider of type \"vault-transit\""));
+        }
+        if let Err(message) = check_secret(&vault.path, &vault.field) {
+            node.error(message);
+        }
+    }
 }
 
 fn provider(node: &Node<'_>) -> Option<Provider> {
@@ -102,28 +131,68 @@ fn environment(node: &Node<'_>) -> Option<BTreeMap<String, String>> {
 
 /// The sources of a provider's secrets, by its options' names. A secret itself, written where its
 /// source belongs, is refused here and never repeated: it must not reach a message.
-fn secrets<'a>(
-    node: &Node<'a>,
+fn secrets(
+    node: &Node<'_>,
     provider_type: &ProviderType,
 ) -> Option<BTreeMap<String, SecretSource>> {
     let mut sources = BTreeMap::new();
     for option in provider_type.secrets {
-        // What stands where a table belongs may be the secret.
-        let inside =
-            |node: Node<'a>, name| if node.is_table() { node.field(name) } else { Some(node) };
-        let Some(node) = option.split('.').try_fold(node.clone(), inside) else { continue };
-        if !node.is_table() {
-            node.error("must not stand in this file; write { file = \"…\" }, the path of a file that holds it, or { credential = \"…\" } for systemd");
-            return None;
+        for (name, node) in options(node, option) {
+            if !node.is_table() {
+                node.error("must not stand in this file; write { file = \"…\" }, the path of a file that holds it, or { credential = \"…\" } for systemd");
+                return None;
+            }
+            let text = |name| node.field(name).and_then(|source| source.text());
+            let file = || text("file").map(|file| SecretSource::File(node.report().resolve(file)));
+            let credential =
+                || text("credential").map(|name| SecretSource::Credential(name.to_owned()));
+            let source = match node.field("vault") {
+                Some(node) => Some(SecretSource::Vault(vault_field(&node)?)),
+                // Any other form is the provider's to refuse.
+                None => file().or_else(credential),
+            };
+            sources.extend(source.map(|source| (name, source)));
         }
-        let text = |name| node.field(name).and_then(|source| source.text());
-        let file = text("file").map(|file| SecretSource::File(node.report().resolve(file)));
-        let credential =
-            || text("credential").map(|name| SecretSource::Credential(name.to_owned()));
-        // Any other form is the provider's to refuse.
-        sources.extend(file.or_else(credential).map(|source| ((*option).to_owned(), source)));
     }
     Some(sources)
+}
+
+/// The nodes of an option that may be inside tables, by their names; `*` is each name of a table. What
+/// stands where a table belongs may be a secret, and is given as the option itself.
+fn options<'a>(node: &Node<'a>, option: &str) -> Vec<(String, Node<'a>)> {
+    let mut found = vec![(String::new(), node.clone())];
+    for part in option.split('.') {
+        let inside = |(path, node): (String, Node<'a>)| match part {
+            _ if !node.is_table() => vec![(path, node)],
+            "*" => {
+                node.entries().into_iter().map(|(name, node)| (joined(&path, name), node)).collect()
+            }
+            name => node.field(name).map(|node| (joined(&path, name), node)).into_iter().collect(),
+        };
+        found = found.into_iter().flat_map(inside).collect();
+    }
+    found
+}
+
+/// `{ provider = "…", path = "…", field = "…" }`. What else stands there may be a secret, and is not
+/// repeated.
+fn vault_field(node: &Node<'_>) -> Option<VaultField> {
+    let write = "write { provider = \"…\", path = \"secret/data/…\", field = \"…\" }";
+    if !node.is_table() {
+        node.error(format_args!("is no field of a secret in Vault; {write}"));
+        return None;
+    }
+    let fields = node.fields(&["provider", "path", "field"])?;
+    let text = |name| {
+        let node = fields.required(name, write)?;
+        let text = node.text();
+        if text.is_none() {
+            node.error("is no string; write one");
+        }
+        text
+    };
+    let [provider, path, field] = ["provider", "path", "field"].map(text);
+    Some(VaultField::new(provider?, path?, field?))
 }
 
 /// Lets the provider read its own options, with relative paths resolved.
@@ -151,6 +220,14 @@ fn own_options(
 
 fn resolve_inside(node: &Node<'_>, table: &mut DeTable<'_>, path: &[&str]) {
     let [name, inside @ ..] = path else { return };
+    if *name == "*" {
+        for (_, value) in table.iter_mut() {
+            if let DeValue::Table(table) = value.get_mut() {
+                resolve_inside(node, table, inside);
+            }
+        }
+        return;
+    }
     match table.get_mut(*name).map(Spanned::get_mut) {
         Some(DeValue::String(path)) if inside.is_empty() => resolve(node, path),
         Some(DeValue::Table(table)) => resolve_inside(node, table, inside),

@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Instant;
 
+use claviger_provider_api::VaultField;
 use claviger_provider_api::public_key::sha256;
 
 use super::bad::BAD;
@@ -254,6 +255,47 @@ fn paths_and_secrets_inside_a_providers_tables_are_known_as_such() {
 }
 
 #[test]
+fn secrets_in_vault_are_sources_of_any_provider() {
+    let vault = "[providers.vault-a]\ntype = \"vault-transit\"\naddress = \"https://vault\"\nauth = { token = { file = \"token\" } }\n";
+    let source = |field: &str| {
+        format!(
+            "{{ vault = {{ provider = \"vault-a\", path = \"secret/data/claviger\", field = \"{field}\" }} }}"
+        )
+    };
+    let files = format!(
+        "passphrase = {}\nfiles = {{ \"kc.pfx\" = {}, \"b.pem\" = {{ file = \"b.pem\" }} }}",
+        source("passphrase"),
+        source("pfx")
+    );
+    let text = GOOD
+        .replace("pin = { file = \"pin\" }", &format!("pin = {}", source("pin")))
+        .replace("directory = \"keys\"", &files)
+        .replace("locator = \"old.pem\"", "locator = \"b.pem\"")
+        .replace("locator = \"other.pem\"", "locator = \"kc.pfx\"")
+        .replace("[keys.user-keys]", &format!("{vault}[keys.user-keys]"));
+    let config = parse(&text).unwrap();
+    let field =
+        |name| SecretSource::Vault(VaultField::new("vault-a", "secret/data/claviger", name));
+    assert_eq!(config.providers["hsm-a"].secrets["pin"], field("pin"));
+    let here = std::env::current_dir().unwrap();
+    let secrets = &config.providers["files"].secrets;
+    assert_eq!(
+        *secrets,
+        [
+            ("files.\"b.pem\"".to_owned(), SecretSource::File(here.join("b.pem"))),
+            ("files.\"kc.pfx\"".to_owned(), field("pfx")),
+            ("passphrase".to_owned(), field("passphrase")),
+        ]
+        .into()
+    );
+    let ProviderConfig::Software(options) = &config.providers["files"].config else {
+        panic!("another type")
+    };
+    assert_eq!(options.files["b.pem"], SecretSource::File(here.join("b.pem")));
+    assert_eq!(options.files["kc.pfx"], field("pfx"));
+}
+
+#[test]
 fn one_process_has_one_environment() {
     let second = "[providers.hsm-b]\ntype = \"pkcs11\"\nmodule = \"libhsm.so\"\ntoken = { label = \"b\" }\nlogin = \"none\"\nenvironment = { HSM_CONF = \"hsm.conf\", MORE = \"1\" }\n";
     let config = parse(&GOOD.replace("[keys.user-keys]", &format!("{second}[keys.user-keys]")));
@@ -279,7 +321,7 @@ fn the_example_says_what_every_option_is() {
         .lines()
         .map(|line| if shown(line) { format!("{}\n", &line[2..]) } else { format!("{line}\n") })
         .collect();
-    assert_eq!(EXAMPLE.lines().filter(|line| shown(line)).count(), 12);
+    assert_eq!(EXAMPLE.lines().filter(|line| shown(line)).count(), 13);
     parse(&with_all).unwrap();
     // What the parser knows stands in the example.
     for option in [

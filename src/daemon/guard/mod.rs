@@ -3,6 +3,7 @@
 //! Whatever reached a key has its own audit record, durable before key material leaves; a caller
 //! that goes away in the middle does not take the record with it.
 
+mod batch;
 mod rewrap;
 mod sign;
 mod unwrap;
@@ -15,6 +16,7 @@ use claviger_provider_api::{
 };
 use tonic::Code;
 
+pub use batch::Batch;
 pub use rewrap::{Recipient, RewrapCall, Rewrapped};
 pub use unwrap::UnwrapCall;
 
@@ -48,7 +50,8 @@ pub struct CallContext {
 }
 
 impl CallContext {
-    fn call(&self) -> Call {
+    /// On whose behalf a key is used, and until when.
+    pub fn call(&self) -> Call {
         Call { caller: self.caller.slot, deadline: self.deadline }
     }
 
@@ -303,14 +306,33 @@ impl<'a> Entry<'a> {
     /// What a backend said goes into the log under the call's request id. A value that does not
     /// unwrap is the caller's matter, and easy to cause: not by default.
     fn log(&self, code: Code) {
-        let Some(error) = &self.backend_error else { return };
+        let backend_request_id = self.backend_request_id.as_deref();
+        let error = match &self.backend_error {
+            Some(error) => error.as_str(),
+            None if backend_request_id.is_some() => "answered",
+            None => return,
+        };
         let (request_id, caller) = (&*self.context.request_id, &*self.context.caller.name);
         let (operation, key) = (self.operation.name(), self.name);
         match code {
             Code::Ok | Code::InvalidArgument | Code::ResourceExhausted => {
-                tracing::debug!(request_id, caller, operation, key, "backend: {error}");
+                tracing::debug!(
+                    request_id,
+                    caller,
+                    operation,
+                    key,
+                    backend_request_id,
+                    "backend: {error}"
+                );
             }
-            _ => tracing::warn!(request_id, caller, operation, key, "backend: {error}"),
+            _ => tracing::warn!(
+                request_id,
+                caller,
+                operation,
+                key,
+                backend_request_id,
+                "backend: {error}"
+            ),
         }
     }
 

@@ -65,8 +65,9 @@ impl Guard {
         context: &CallContext,
         call: &RewrapCall,
     ) -> Result<Rewrapped, Failure> {
-        let UnwrapCall { key, batch_item, .. } = &call.source;
-        let mut entry = Entry::new(self, context, Operation::Rewrap, key, *batch_item);
+        let UnwrapCall { key, batch, .. } = &call.source;
+        let batch_item = batch.as_ref().map(|(_, item)| *item);
+        let mut entry = Entry::new(self, context, Operation::Rewrap, key, batch_item);
         let outcome = try_rewrap(&mut entry, call).await;
         entry.finish(outcome).await
     }

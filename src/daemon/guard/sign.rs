@@ -59,6 +59,7 @@ async fn try_sign(
         let error = match key.sign(digest, algorithm, entry.context.call()).await {
             Ok(signature) => {
                 replica.proven();
+                entry.backend_request_id.clone_from(&signature.backend_request_id);
                 return Ok(signature);
             }
             Err(error) => error,

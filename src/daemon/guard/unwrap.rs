@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use claviger_provider_api::{Algorithm, ErrorKind, KeyMaterial, Parameters, Unwrapped};
 
-use super::{CallContext, Entry, Guard, check_label};
+use super::{Batch, CallContext, Entry, Guard, check_label};
 use crate::daemon::budget::StartedUnwrap;
 use crate::daemon::config::Operation;
 use crate::daemon::keyring::Candidate;
@@ -26,8 +26,8 @@ pub struct UnwrapCall {
     pub algorithm: Option<Algorithm>,
     /// The OAEP label.
     pub label: Bytes,
-    /// Its place in a batch.
-    pub batch_item: Option<u32>,
+    /// Its batch, and its place in it.
+    pub batch: Option<(Arc<Batch>, u32)>,
 }
 
 /// A candidate that did not unwrap the value.
@@ -46,7 +46,8 @@ impl Guard {
         context: &CallContext,
         call: &UnwrapCall,
     ) -> Result<(KeyMaterial, u32), Failure> {
-        let mut entry = Entry::new(self, context, Operation::Unwrap, &call.key, call.batch_item);
+        let batch_item = call.batch.as_ref().map(|(_, item)| *item);
+        let mut entry = Entry::new(self, context, Operation::Unwrap, &call.key, batch_item);
         let outcome = try_unwrap(&mut entry, call).await;
         entry.finish(outcome).await
     }
@@ -209,8 +210,14 @@ async fn attempt(
     let Candidate { version, algorithm } = candidate;
     entry.reached(version, algorithm.name());
     entry.replica = Some(Arc::clone(replica));
-    let parameters = Parameters { algorithm, label: &call.label };
-    match key.unwrap_key(&call.wrapped, &parameters, entry.context.call()).await {
+    let outcome = match &call.batch {
+        Some((batch, _)) if key.batch_limit() > 1 => batch.unwrap_key(key, algorithm, call).await,
+        _ => {
+            let parameters = Parameters { algorithm, label: &call.label };
+            key.unwrap_key(&call.wrapped, &parameters, entry.context.call()).await
+        }
+    };
+    match outcome {
         Ok(Unwrapped { material, backend_request_id }) => {
             // Under RSA1_5 some tokens answer any value with random bytes: that proves nothing.
             if algorithm != Algorithm::Rsa15 {

@@ -99,8 +99,9 @@ pub(super) fn token_header(token: &[u8]) -> Option<HeaderValue> {
 }
 
 fn read(source: &SecretSource, option: &str) -> Result<Secret, Error> {
-    let secret =
-        source.read().map_err(|error| unusable(option, Error::new(ErrorKind::Internal, error)))?;
+    let secret = source
+        .read_blocking()
+        .map_err(|error| unusable(option, Error::new(ErrorKind::Internal, error)))?;
     Ok(secret.without_line_end())
 }
 

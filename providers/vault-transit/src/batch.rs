@@ -1,0 +1,158 @@
+//! Several values in one request: `batch_input` of Transit's decrypt (api-docs: Transit, "Decrypt data").
+//!
+//! One bad value makes the whole answer HTTP 400 or 500; its body still has a result for each.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use claviger_provider_api::{Error, KeyMaterial, Unwrapped};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+
+use crate::auth::Session;
+use crate::client::{Answer, Request};
+use crate::error::{Failure, Operation, kind_of_item};
+use crate::key::{UnwrapRequest, decoded};
+
+/// How many values go into one request, as many as the daemon takes in one. The servers' own limit is
+/// the size of a request, 32 MiB.
+pub(crate) const LIMIT: usize = 64;
+
+#[derive(Serialize)]
+struct BatchRequest {
+    batch_input: Vec<UnwrapRequest>,
+}
+
+#[derive(Deserialize)]
+struct BatchAnswer<'a> {
+    request_id: Option<String>,
+    #[serde(borrow)]
+    data: BatchData<'a>,
+}
+
+#[derive(Deserialize)]
+struct BatchData<'a> {
+    #[serde(borrow)]
+    batch_results: Vec<ItemAnswer<'a>>,
+}
+
+#[derive(Deserialize)]
+struct ItemAnswer<'a> {
+    #[serde(borrow, default)]
+    plaintext: Cow<'a, str>,
+    error: Option<String>,
+}
+
+/// Unwraps values in one request; gives a result for each, in their order.
+pub(crate) async fn send(
+    session: &Arc<Session>,
+    path: String,
+    batch_input: Vec<UnwrapRequest>,
+    deadline: Instant,
+) -> Vec<Result<Unwrapped, Error>> {
+    let count = batch_input.len();
+    if count == 0 {
+        return Vec::new();
+    }
+    let request = Request::post(Operation::UnwrapBatch, path, &BatchRequest { batch_input });
+    match session.send(&request, deadline).await {
+        Ok(answer) => results(&answer, count),
+        Err(error) => for_each(count, &error),
+    }
+}
+
+/// Whether a body, whatever its status, has a result for each value.
+pub(crate) fn holds_results(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(rename = "data")]
+        _data: Data,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        #[serde(rename = "batch_results")]
+        _results: Vec<IgnoredAny>,
+    }
+    serde_json::from_slice::<Body>(body).is_ok()
+}
+
+fn results(answer: &Answer, count: usize) -> Vec<Result<Unwrapped, Error>> {
+    let read = || {
+        let BatchAnswer { request_id, data } = answer.json()?;
+        if data.batch_results.len() != count {
+            let found = data.batch_results.len();
+            return Err(Failure::Malformed(format!("{found} results for {count} values")));
+        }
+        let result = |item: ItemAnswer<'_>| {
+            result(item)
+                .map_err(|error| error.with_backend_request_id(request_id.clone()))
+                .map(|material| Unwrapped { material, backend_request_id: request_id.clone() })
+        };
+        Ok(data.batch_results.into_iter().map(result).collect())
+    };
+    read().unwrap_or_else(|failure: Failure| for_each(count, &failure.into()))
+}
+
+/// The same error for each of `count` values: of a request that gave no results.
+fn for_each(count: usize, error: &Error) -> Vec<Result<Unwrapped, Error>> {
+    let one = || {
+        let id = error.backend_request_id().map(str::to_owned);
+        Err(Error::new(error.kind(), error.to_string()).with_backend_request_id(id))
+    };
+    std::iter::repeat_with(one).take(count).collect()
+}
+
+fn result(item: ItemAnswer<'_>) -> Result<KeyMaterial, Error> {
+    match item.error.filter(|error| !error.is_empty()) {
+        None => decoded(&item.plaintext).map_err(Error::from),
+        Some(error) => {
+            let short: String = error.chars().filter(|c| !c.is_control()).take(300).collect();
+            let kind = kind_of_item(&error);
+            Err(Error::new(kind, format!("item of a batch: {short}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use claviger_provider_api::ErrorKind;
+
+    /// As OpenBao 2.4.0 answers a batch with a bad value, with HTTP 500.
+    const MIXED: &str = r#"{"request_id":"7f1b","lease_id":"","renewable":false,"lease_duration":0,"data":{"batch_results":[{"plaintext":"AQI=","reference":""},{"plaintext":"","error":"failed to RSA decrypt the ciphertext: crypto/rsa: decryption error","reference":""},{"plaintext":"","reference":""}]},"wrap_info":null,"warnings":null,"auth":null}"#;
+
+    #[test]
+    fn good_values_are_kept_beside_a_bad_one() {
+        assert!(holds_results(MIXED.as_bytes()));
+        let answer = Answer::of(MIXED);
+        let mut results = results(&answer, 3).into_iter();
+        let mut next = || results.next().unwrap();
+        let first = next().unwrap();
+        assert_eq!(first.material.expose(), [1, 2]);
+        assert_eq!(first.backend_request_id.as_deref(), Some("7f1b"));
+        let error = next().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnwrapFailed);
+        assert_eq!(error.backend_request_id(), Some("7f1b"));
+        assert!(next().unwrap().material.expose().is_empty(), "an empty value is a value");
+    }
+
+    #[test]
+    fn another_number_of_results_is_no_answer() {
+        for count in [2, 4] {
+            let results = results(&Answer::of(MIXED), count);
+            assert_eq!(results.len(), count);
+            for result in results {
+                assert_eq!(result.unwrap_err().kind(), ErrorKind::Unavailable);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_batch_is_told_from_one() {
+        for body in ["", "{}", r#"{"errors":["Vault is sealed"]}"#, r#"{"data":{"plaintext":"x"}}"#]
+        {
+            assert!(!holds_results(body.as_bytes()), "{body}");
+        }
+    }
+}
