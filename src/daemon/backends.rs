@@ -25,7 +25,7 @@ pub struct ProviderType {
 }
 
 /// Every type, whether this build has it or not.
-pub const PROVIDER_TYPES: [ProviderType; 4] = [
+pub const PROVIDER_TYPES: [ProviderType; 5] = [
     ProviderType {
         name: "aws-kms",
         compiled: cfg!(feature = "aws-kms"),
@@ -35,6 +35,12 @@ pub const PROVIDER_TYPES: [ProviderType; 4] = [
             "credentials.secret_access_key",
             "credentials.session_token",
         ],
+    },
+    ProviderType {
+        name: "gcp-kms",
+        compiled: cfg!(feature = "gcp-kms"),
+        paths: &["ca"],
+        secrets: &["credentials"],
     },
     ProviderType {
         name: "pkcs11",
@@ -75,6 +81,9 @@ pub enum ProviderConfig {
     /// `type = "aws-kms"`.
     #[cfg(feature = "aws-kms")]
     AwsKms(claviger_aws_kms::Config),
+    /// `type = "gcp-kms"`.
+    #[cfg(feature = "gcp-kms")]
+    GcpKms(claviger_gcp_kms::Config),
     /// `type = "vault-transit"`.
     #[cfg(feature = "vault-transit")]
     VaultTransit(claviger_vault_transit::Config),
@@ -95,6 +104,8 @@ impl ProviderConfig {
             "pkcs11" => Deserialize::deserialize(options).map(Self::Pkcs11),
             #[cfg(feature = "aws-kms")]
             "aws-kms" => Deserialize::deserialize(options).map(Self::AwsKms),
+            #[cfg(feature = "gcp-kms")]
+            "gcp-kms" => Deserialize::deserialize(options).map(Self::GcpKms),
             #[cfg(feature = "vault-transit")]
             "vault-transit" => Deserialize::deserialize(options).map(Self::VaultTransit),
             other => Err(serde::de::Error::custom(format!("no provider has the type {other:?}"))),
@@ -110,13 +121,15 @@ impl ProviderConfig {
             Self::Pkcs11(_) => "pkcs11",
             #[cfg(feature = "aws-kms")]
             Self::AwsKms(_) => "aws-kms",
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(_) => "gcp-kms",
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(_) => "vault-transit",
         }
     }
 
     /// Whether its keys are in hardware, as far as the kind of backend tells: Transit keeps its keys
-    /// in the memory of its servers.
+    /// in the memory of its servers, and Google Cloud KMS in software unless a key says HSM.
     pub fn is_hardware(&self) -> bool {
         match self {
             #[cfg(feature = "software")]
@@ -125,6 +138,8 @@ impl ProviderConfig {
             Self::Pkcs11(_) => true,
             #[cfg(feature = "aws-kms")]
             Self::AwsKms(_) => true,
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(_) => false,
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(_) => false,
         }
@@ -139,6 +154,8 @@ impl ProviderConfig {
             Self::Pkcs11(config) => config.validate(),
             #[cfg(feature = "aws-kms")]
             Self::AwsKms(config) => config.validate(),
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(config) => config.validate(),
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(config) => config.validate(),
         }
@@ -153,6 +170,8 @@ impl ProviderConfig {
             Self::Pkcs11(config) => config.check_locator(locator),
             #[cfg(feature = "aws-kms")]
             Self::AwsKms(config) => config.check_locator(locator),
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(config) => config.check_locator(locator),
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(config) => config.check_locator(locator),
         }
@@ -173,6 +192,9 @@ pub enum Provider {
     /// Keys in AWS KMS.
     #[cfg(feature = "aws-kms")]
     AwsKms(claviger_aws_kms::Provider),
+    /// Keys in Google Cloud KMS.
+    #[cfg(feature = "gcp-kms")]
+    GcpKms(claviger_gcp_kms::Provider),
     /// Keys in Transit, of Vault and OpenBao.
     #[cfg(feature = "vault-transit")]
     VaultTransit(claviger_vault_transit::Provider),
@@ -198,6 +220,10 @@ impl Provider {
             ProviderConfig::AwsKms(config) => {
                 Ok(Self::AwsKms(claviger_aws_kms::Provider::new(name, config, state_dir)?))
             }
+            #[cfg(feature = "gcp-kms")]
+            ProviderConfig::GcpKms(config) => {
+                Ok(Self::GcpKms(claviger_gcp_kms::Provider::new(name, config, state_dir)?))
+            }
             #[cfg(feature = "vault-transit")]
             ProviderConfig::VaultTransit(config) => Ok(Self::VaultTransit(
                 claviger_vault_transit::Provider::new(name, config, state_dir)?,
@@ -214,6 +240,8 @@ impl Provider {
             Self::Pkcs11(provider) => provider.open(open).await,
             #[cfg(feature = "aws-kms")]
             Self::AwsKms(provider) => provider.open(open).await,
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(provider) => provider.open(open).await,
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(provider) => provider.open(open).await,
         }

@@ -13,6 +13,8 @@ pub(crate) struct Version {
     pub(crate) public_key: PublicKey,
     /// KMS's name of the algorithm, such as `RSA_DECRYPT_OAEP_3072_SHA256`.
     pub(crate) algorithm: String,
+    /// Where the key is: `SOFTWARE`, `HSM`, `EXTERNAL`.
+    pub(crate) protection_level: String,
 }
 
 /// `PublicKey` (google/cloud/kms/v1/resources.proto).
@@ -23,6 +25,8 @@ struct PublicKeyBody {
     algorithm: String,
     pem: String,
     pem_crc32c: Crc32c,
+    #[serde(default)]
+    protection_level: String,
 }
 
 /// A checksum: an Int64Value, which JSON has as a string.
@@ -70,7 +74,8 @@ pub(crate) fn read(answer: &Answer, locator: &Locator) -> Result<Version, Error>
         return Err(broken(format!("gave a {:?}", printable(label))).into());
     }
     let public_key = PublicKey::from_spki(&spki).map_err(|error| refuse(&error))?;
-    Ok(Version { public_key, algorithm: body.algorithm })
+    let protection_level = printable(&body.protection_level);
+    Ok(Version { public_key, algorithm: body.algorithm, protection_level })
 }
 
 /// What a version can do, by KMS's name of its algorithm: padding, size and hash are one thing there.

@@ -88,6 +88,14 @@ impl KmsKey {
             let proof = key.prove_sign(algorithm).await;
             proof.map_err(|error| key.cannot_work(algorithm, error))?;
         }
+        tracing::info!(
+            provider = key.session.provider(),
+            locator = %key.locator,
+            protection_level = version.protection_level,
+            algorithm = version.algorithm,
+            key = ?key.public_key,
+            "opened"
+        );
         Ok(key)
     }
 

@@ -23,6 +23,9 @@ const QUOTA_PROJECT: HeaderName = HeaderName::from_static("x-goog-user-project")
 /// before that it would give the same one again.
 const RENEW_BEFORE: Duration = Duration::from_secs(225);
 
+/// The longest that a token is used; Google gives them for 12 hours at most.
+const LONGEST_LIFE: Duration = Duration::from_hours(12);
+
 /// How long a renewal may take while the old token is still good, and when the next is tried.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(2);
 const RENEWAL_PAUSE: Duration = Duration::from_secs(10);
@@ -62,6 +65,7 @@ struct Token {
 impl Token {
     fn new(number: u64, granted: Granted, quota_project: Option<HeaderValue>) -> Self {
         let Granted { authorization, lifetime } = granted;
+        let lifetime = lifetime.min(LONGEST_LIFE);
         let now = Instant::now();
         let margin = (lifetime / 10).min(Duration::from_secs(10));
         Self {
@@ -69,7 +73,7 @@ impl Token {
             authorization,
             quota_project,
             renew_at: now + renew_after(lifetime),
-            ends_at: now + (lifetime - margin),
+            ends_at: now + lifetime.saturating_sub(margin),
             accepted: AtomicBool::new(false),
         }
     }
@@ -89,6 +93,11 @@ impl Session {
             turn: Mutex::default(),
             repairs: AtomicU64::new(0),
         }
+    }
+
+    /// The provider's name.
+    pub(crate) fn provider(&self) -> &str {
+        &self.provider
     }
 
     /// Where KMS is: scheme, host and port.

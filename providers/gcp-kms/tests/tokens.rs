@@ -52,6 +52,11 @@ async fn a_token_that_ends_is_replaced_before_a_call_needs_it() {
         ["token", "asymmetricDecrypt", "asymmetricDecrypt", "asymmetricDecrypt"]
     );
     assert_eq!(key.repairs(), 0);
+    // Nor does a lifetime that no clock holds do harm.
+    site.fake.next_token(Fault::Changed(serde_json::json!({ "expires_in": u64::MAX })));
+    site.fake.revoke_tokens();
+    key.check().await.unwrap();
+    round_trip(&*key, LONG).await.unwrap();
 }
 
 #[tokio::test]

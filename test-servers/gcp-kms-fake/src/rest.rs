@@ -73,7 +73,7 @@ pub(crate) fn answer(store: &mut Store, request: &Request<'_>) -> Result<Value, 
         }
         ("GET", ["keyRings"], "") => {
             let entries = children(&store.key_rings, path);
-            page(request, "keyRings", entries, |(name, ring)| ring.to_json(name))
+            page(request, "keyRings", &entries, |(name, ring)| ring.to_json(name))
         }
         ("GET", ["keyRings", _], "") => {
             let ring = store.key_rings.get(path);
@@ -106,7 +106,7 @@ fn crypto_keys(store: &mut Store, request: &Request<'_>) -> Result<Value, Status
     let encoding = request.encoding();
     if request.method == Method::GET {
         let entries = children(&store.crypto_keys, request.path);
-        return page(request, "cryptoKeys", entries, |(name, key)| key.to_json(name, encoding));
+        return page(request, "cryptoKeys", &entries, |(name, key)| key.to_json(name, encoding));
     }
     let name = request.new_name("cryptoKeyId")?;
     store.create_crypto_key(&name, &request.body)?;
@@ -124,7 +124,7 @@ fn import_jobs(store: &mut Store, request: &Request<'_>) -> Result<Value, Status
         let json = |(name, job): &(&String, &crate::store::ImportJob)| {
             job.to_json(name, encoding, ImportJobState::Active)
         };
-        return page(request, "importJobs", entries, json);
+        return page(request, "importJobs", &entries, json);
     }
     let name = request.new_name("importJobId")?;
     store.create_import_job(&name, &request.body)?;
@@ -156,7 +156,7 @@ fn versions(
         }
         ("GET", "") => {
             let entries: Vec<_> = store.crypto_key(crypto_key)?.versions.iter().collect();
-            page(request, "cryptoKeyVersions", entries, |(number, version)| {
+            page(request, "cryptoKeyVersions", &entries, |(number, version)| {
                 version.to_json(&name(**number), encoding, version.state)
             })
         }
@@ -306,7 +306,7 @@ fn children<'a, T>(
 fn page<T>(
     request: &Request<'_>,
     field: &str,
-    entries: Vec<T>,
+    entries: &[T],
     json: impl Fn(&T) -> Value,
 ) -> Result<Value, Status> {
     let size = request.parameter("pageSize").map_or(Ok(0), str::parse::<usize>);
