@@ -26,7 +26,7 @@ pub struct ProviderType {
 }
 
 /// Every type, whether this build has it or not.
-pub const PROVIDER_TYPES: [ProviderType; 5] = [
+pub const PROVIDER_TYPES: [ProviderType; 6] = [
     ProviderType {
         name: "aws-kms",
         compiled: cfg!(feature = "aws-kms"),
@@ -42,6 +42,12 @@ pub const PROVIDER_TYPES: [ProviderType; 5] = [
         compiled: cfg!(feature = "azure-key-vault"),
         paths: &["ca"],
         secrets: &["auth.client_secret.secret", "auth.workload_identity.token"],
+    },
+    ProviderType {
+        name: "gcp-kms",
+        compiled: cfg!(feature = "gcp-kms"),
+        paths: &["ca"],
+        secrets: &["credentials"],
     },
     ProviderType {
         name: "pkcs11",
@@ -85,6 +91,9 @@ pub enum ProviderConfig {
     /// `type = "azure-key-vault"`.
     #[cfg(feature = "azure-key-vault")]
     AzureKeyVault(claviger_azure_key_vault::Config),
+    /// `type = "gcp-kms"`.
+    #[cfg(feature = "gcp-kms")]
+    GcpKms(claviger_gcp_kms::Config),
     /// `type = "vault-transit"`.
     #[cfg(feature = "vault-transit")]
     VaultTransit(claviger_vault_transit::Config),
@@ -107,6 +116,8 @@ impl ProviderConfig {
             "aws-kms" => Deserialize::deserialize(options).map(Self::AwsKms),
             #[cfg(feature = "azure-key-vault")]
             "azure-key-vault" => Deserialize::deserialize(options).map(Self::AzureKeyVault),
+            #[cfg(feature = "gcp-kms")]
+            "gcp-kms" => Deserialize::deserialize(options).map(Self::GcpKms),
             #[cfg(feature = "vault-transit")]
             "vault-transit" => Deserialize::deserialize(options).map(Self::VaultTransit),
             other => Err(serde::de::Error::custom(format!("no provider has the type {other:?}"))),
@@ -124,13 +135,16 @@ impl ProviderConfig {
             Self::AwsKms(_) => "aws-kms",
             #[cfg(feature = "azure-key-vault")]
             Self::AzureKeyVault(_) => "azure-key-vault",
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(_) => "gcp-kms",
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(_) => "vault-transit",
         }
     }
 
     /// Whether its keys are in hardware, as far as the kind of backend tells: Transit keeps its keys
-    /// in the memory of its servers, and Key Vault has both kinds, unless it is a managed HSM.
+    /// in the memory of its servers, Google Cloud KMS in software unless a key says HSM, and Key
+    /// Vault has both kinds, unless it is a managed HSM.
     pub fn is_hardware(&self) -> bool {
         match self {
             #[cfg(feature = "software")]
@@ -141,6 +155,8 @@ impl ProviderConfig {
             Self::AwsKms(_) => true,
             #[cfg(feature = "azure-key-vault")]
             Self::AzureKeyVault(config) => config.is_managed_hsm(),
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(_) => false,
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(_) => false,
         }
@@ -157,6 +173,8 @@ impl ProviderConfig {
             Self::AwsKms(_) => false,
             #[cfg(feature = "azure-key-vault")]
             Self::AzureKeyVault(_) => false,
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(_) => false,
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(_) => true,
         }
@@ -173,6 +191,8 @@ impl ProviderConfig {
             Self::AwsKms(config) => config.secret_sources(),
             #[cfg(feature = "azure-key-vault")]
             Self::AzureKeyVault(config) => config.secret_sources(),
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(config) => config.secret_sources(),
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(config) => config.secret_sources(),
         }
@@ -189,6 +209,8 @@ impl ProviderConfig {
             Self::AwsKms(config) => config.validate(),
             #[cfg(feature = "azure-key-vault")]
             Self::AzureKeyVault(config) => config.validate(),
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(config) => config.validate(),
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(config) => config.validate(),
         }
@@ -205,6 +227,8 @@ impl ProviderConfig {
             Self::AwsKms(config) => config.check_locator(locator),
             #[cfg(feature = "azure-key-vault")]
             Self::AzureKeyVault(config) => config.check_locator(locator),
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(config) => config.check_locator(locator),
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(config) => config.check_locator(locator),
         }
@@ -261,6 +285,9 @@ pub enum Provider {
     /// Keys in Azure Key Vault and Managed HSM.
     #[cfg(feature = "azure-key-vault")]
     AzureKeyVault(claviger_azure_key_vault::Provider),
+    /// Keys in Google Cloud KMS.
+    #[cfg(feature = "gcp-kms")]
+    GcpKms(claviger_gcp_kms::Provider),
     /// Keys in Transit, of Vault and OpenBao.
     #[cfg(feature = "vault-transit")]
     VaultTransit(claviger_vault_transit::Provider),
@@ -286,6 +313,10 @@ impl Provider {
             ProviderConfig::AzureKeyVault(config) => Ok(Self::AzureKeyVault(
                 claviger_azure_key_vault::Provider::new(name, config, state_dir)?,
             )),
+            #[cfg(feature = "gcp-kms")]
+            ProviderConfig::GcpKms(config) => {
+                Ok(Self::GcpKms(claviger_gcp_kms::Provider::new(name, config, state_dir)?))
+            }
             #[cfg(feature = "vault-transit")]
             ProviderConfig::VaultTransit(config) => Ok(Self::VaultTransit(
                 claviger_vault_transit::Provider::new(name, config, state_dir)?,
@@ -304,6 +335,8 @@ impl Provider {
             Self::AwsKms(provider) => provider.open(open).await,
             #[cfg(feature = "azure-key-vault")]
             Self::AzureKeyVault(provider) => provider.open(open).await,
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(provider) => provider.open(open).await,
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(provider) => provider.open(open).await,
         }
@@ -322,6 +355,8 @@ impl Provider {
             Self::AwsKms(_) => None,
             #[cfg(feature = "azure-key-vault")]
             Self::AzureKeyVault(_) => None,
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(_) => None,
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(provider) => Some(provider.secret_store()),
         }

@@ -15,6 +15,7 @@
     feature = "pkcs11",
     feature = "aws-kms",
     feature = "azure-key-vault",
+    feature = "gcp-kms",
     feature = "vault-transit"
 ))]
 mod bad;
@@ -35,6 +36,7 @@ mod server;
     feature = "pkcs11",
     feature = "aws-kms",
     feature = "azure-key-vault",
+    feature = "gcp-kms",
     feature = "vault-transit"
 ))]
 mod tests;
