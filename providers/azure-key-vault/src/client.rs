@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use azure_core::http::{
-    AsyncRawResponse, ClientOptions, HttpClient, Request, RetryOptions, Transport,
-    UserAgentOptions,
+    AsyncRawResponse, ClientOptions, HttpClient, Request, RetryOptions, Transport, UserAgentOptions,
 };
 use azure_security_keyvault_keys::{KeyClient, KeyClientOptions};
 use claviger_provider_api::{Error, ErrorKind};
