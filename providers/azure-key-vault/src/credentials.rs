@@ -54,7 +54,7 @@ struct Last {
 impl Login {
     pub(crate) fn new(config: &Config, http: reqwest::Client) -> Self {
         let mut cloud = CustomConfiguration::default();
-        cloud.authority_host = config.authority().unwrap_or_default().to_owned();
+        config.authority().unwrap_or_default().clone_into(&mut cloud.authority_host);
         Self {
             auth: config.auth.clone(),
             scope: format!("{}/.default", config.resource().unwrap_or_default()),
