@@ -83,7 +83,7 @@ use Diagnosis::{
 
 /// The first row whose words are in an error gives its meaning. What is special comes before what
 /// is general: a status that any server may give stands last.
-const WORDS: [(&str, Diagnosis); 65] = [
+const WORDS: [(&str, Diagnosis); 66] = [
     ("refused this PIN before", LatchedPin),
     ("no PIN is tried", LatchedPin),
     ("one more wrong PIN locks it", LockedPin),
@@ -146,6 +146,7 @@ const WORDS: [(&str, Diagnosis); 65] = [
     ("cannot be used: cannot read", KeyAbsent),
     ("cannot read", SecretFile),
     ("chmod", SecretFile),
+    ("key file ", KeyUnfit),
     ("HTTP 401", CredentialsRefused),
     ("HTTP 403", NotPermitted),
     ("HTTP 404", KeyAbsent),
@@ -326,7 +327,7 @@ impl Diagnosis {
                 "see whether the backend hangs; run it again, with a longer --timeout if it is only \
                  slow"
             }
-            OperatorNeeded => "do what the sentence says",
+            OperatorNeeded => "what the sentence says",
             Internal => "report it, with this line and the backend's request id",
         }
     }
