@@ -226,7 +226,7 @@ fn a_module_that_hangs_is_given_up_and_holds_up_nobody() {
         version.as_table_mut().unwrap().remove("public_key_sha256");
     }
     faults.on_every("C_OpenSession", "hang");
-    let (exit, report) = doctor(&scene.site, &["--timeout", "3s"]);
+    let (exit, report) = doctor(&scene.site, &["--timeout", "10s"]);
     assert_eq!(exit, Some(78), "the file has no pin: {report:#}");
     for key in [KEY, "second"] {
         let silent = replica(&report, key, 0);
@@ -239,7 +239,7 @@ fn a_module_that_hangs_is_given_up_and_holds_up_nobody() {
     assert_eq!((exit, report["keys"].as_array().unwrap().len()), (Some(69), 1), "{report:#}");
     assert_eq!(faults.count("C_Login"), 0);
 
-    let output = run(&scene.site, &["--timeout", "8s", KEY]);
+    let output = run(&scene.site, &["--timeout", "5s", KEY]);
     let progress = String::from_utf8(output.stderr).unwrap();
     assert!(progress.contains("waiting for hsm-a (1 to go)"), "{progress}");
 }

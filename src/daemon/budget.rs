@@ -212,7 +212,7 @@ mod tests {
         let alarms: Vec<bool> = (0..6).map(|_| budget.count_unwrap()).collect();
         assert_eq!(alarms, [false, false, false, true, false, false]);
         // The next window begins with the next unwrap.
-        budget.lock().unwraps_since = Instant::now() - per;
+        budget.lock().unwraps_since = Instant::now().checked_sub(per).unwrap();
         budget.set_limits(alarm(1_000_000));
         assert!((0..6).all(|_| !budget.count_unwrap()));
         assert_eq!(budget.lock().unwraps, 6);

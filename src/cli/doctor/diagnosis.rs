@@ -1,13 +1,11 @@
-//! What an error of any backend means, in one word; how far the replica got; what to do.
-//!
-//! An error's kind is closed, but too coarse for this: that somebody must act does not say who.
-//! What tells them apart is in the providers' own sentences, so one table knows these.
+//! What is wrong with a replica, in one word; how far it got; what to do.
 
 use std::time::Duration;
 
 use claviger_provider_api::{Error, ErrorKind};
 
-use super::super::failure::Exit;
+use super::words::diagnose;
+use crate::cli::failure::Exit;
 
 /// Something that is wrong with a replica.
 #[derive(Debug)]
@@ -81,94 +79,11 @@ use Diagnosis::{
     TokenAbsent, Unreachable, WrongCa, WrongPin,
 };
 
-/// The first row whose words are in an error gives its meaning. What is special comes before what
-/// is general: a status that any server may give stands last.
-const WORDS: [(&str, Diagnosis); 66] = [
-    ("refused this PIN before", LatchedPin),
-    ("no PIN is tried", LatchedPin),
-    ("one more wrong PIN locks it", LockedPin),
-    ("CKR_PIN_LOCKED", LockedPin),
-    ("is locked: unlock it", LockedPin),
-    ("no PIN was tried, because", StateDirectory),
-    ("without a state directory", StateDirectory),
-    ("the state directory cannot hold", StateDirectory),
-    ("refused the login", WrongPin),
-    ("no token with", TokenAbsent),
-    ("CKR_TOKEN_NOT_PRESENT", TokenAbsent),
-    ("CKR_TOKEN_NOT_RECOGNIZED", TokenAbsent),
-    ("CKR_DEVICE_REMOVED", TokenAbsent),
-    ("CKR_SLOT_ID_INVALID", TokenAbsent),
-    ("cannot find the module", ModuleUnusable),
-    ("cannot load the module", ModuleUnusable),
-    ("cannot initialise", ModuleUnusable),
-    ("did not open the key within", NoAnswer),
-    ("allow_extractable = true", ExtractableRefused),
-    ("does not work with this key", AlgorithmNotOffered),
-    ("cannot work; take it off", AlgorithmNotOffered),
-    ("KMS cannot unwrap", AlgorithmNotOffered),
-    ("the token has no private key", KeyAbsent),
-    ("(CKA_KEY_TYPE)", KeyUnfit),
-    ("may not be used so: its CKA_", KeyUnfit),
-    ("(CKA_ALWAYS_AUTHENTICATE)", KeyUnfit),
-    ("was made for", KeyUnfit),
-    ("InvalidKeyUsageException", KeyUnfit),
-    ("can be used; ", KeyUnfit),
-    ("the key is of type", KeyUnfit),
-    ("DisabledException", KeyDisabled),
-    ("KMSInvalidStateException", KeyDisabled),
-    ("KeyDisabled", KeyDisabled),
-    ("min_decryption_version", KeyDisabled),
-    ("is not enabled", KeyDisabled),
-    ("NotFoundException", KeyAbsent),
-    ("KeyNotFound", KeyAbsent),
-    ("encryption key not found", KeyAbsent),
-    ("there is no such version", KeyAbsent),
-    ("no such version any more", KeyAbsent),
-    ("soft deleted", KeyAbsent),
-    ("sealed", Sealed),
-    ("invalid peer certificate", WrongCa),
-    ("invalid certificate", WrongCa),
-    ("UnknownIssuer", WrongCa),
-    ("UnknownCA", WrongCa),
-    ("no policy of it allows this", NotPermitted),
-    ("AccessDeniedException", NotPermitted),
-    ("ExpiredToken", CredentialsRefused),
-    ("RequestExpired", CredentialsRefused),
-    ("UnrecognizedClientException", CredentialsRefused),
-    ("InvalidClientTokenId", CredentialsRefused),
-    ("InvalidSignatureException", CredentialsRefused),
-    ("IncompleteSignature", CredentialsRefused),
-    ("provided credentials", CredentialsRefused),
-    ("(LogIn)", CredentialsRefused),
-    ("(LookUpToken)", CredentialsRefused),
-    ("passphrase", CredentialsRefused),
-    ("cannot be used: refused ", SecretFile),
-    ("cannot be used: cannot read", KeyAbsent),
-    ("cannot read", SecretFile),
-    ("chmod", SecretFile),
-    ("key file ", KeyUnfit),
-    ("HTTP 401", CredentialsRefused),
-    ("HTTP 403", NotPermitted),
-    ("HTTP 404", KeyAbsent),
-];
-
 impl Trouble {
     /// What a provider's error means.
     pub(super) fn of(error: &Error) -> Self {
         let said = error.to_string();
-        let by_kind = match error.kind() {
-            ErrorKind::UnwrapFailed => Some(CanaryFailed),
-            ErrorKind::Throttled { .. } => Some(Throttled),
-            ErrorKind::Internal => Some(Internal),
-            ErrorKind::DeadlineExceeded => Some(NoAnswer),
-            ErrorKind::Unavailable | ErrorKind::OperatorNeeded => None,
-        };
-        let by_words = || WORDS.iter().find(|(words, _)| said.contains(words)).map(|row| row.1);
-        let otherwise = match error.kind() {
-            ErrorKind::Unavailable => Unreachable,
-            _ => OperatorNeeded,
-        };
-        let diagnosis = by_kind.or_else(by_words).unwrap_or(otherwise);
+        let diagnosis = diagnose(error.kind(), &said);
         let backend_request_id = error.backend_request_id().map(str::to_owned);
         Self { diagnosis, said, backend_request_id, kind: error.kind() }
     }
@@ -243,6 +158,14 @@ impl Diagnosis {
             OperatorNeeded => "operator-needed",
             Internal => "internal",
         }
+    }
+
+    /// Whether it may be over the next time, without anybody's doing.
+    pub(super) fn may_pass(self) -> bool {
+        matches!(
+            self,
+            TokenAbsent | ModuleUnusable | WrongCa | Sealed | NoAnswer | Throttled | Unreachable
+        )
     }
 
     /// How far a replica got that has this.
@@ -336,122 +259,6 @@ impl Diagnosis {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const OPERATOR: ErrorKind = ErrorKind::OperatorNeeded;
-    const AWAY: ErrorKind = ErrorKind::Unavailable;
-
-    #[test]
-    fn sentences_of_providers_have_their_meaning() {
-        let table = [
-            (
-                OPERATOR,
-                "the token \"a\" refused the login (CKR_PIN_INCORRECT from C_Login); this PIN is not tried again, so that the token does not lock: …",
-                WrongPin,
-            ),
-            (
-                OPERATOR,
-                "the token \"a\" refused the login (CKR_PIN_LOCKED from C_Login); this PIN …",
-                LockedPin,
-            ),
-            (
-                OPERATOR,
-                "token \"12\" refused this PIN before, or one that looks the same: it is not tried again; …",
-                LatchedPin,
-            ),
-            (
-                OPERATOR,
-                "two logins to token \"12\" failed or did not end: no PIN is tried any more; …",
-                LatchedPin,
-            ),
-            (
-                OPERATOR,
-                "no PIN is used without a state directory, where a refused one is remembered: …",
-                StateDirectory,
-            ),
-            (OPERATOR, "cannot read /run/pin: No such file or directory (os error 2)", SecretFile),
-            (OPERATOR, "refused /run/pin: mode 644 lets others at it; chmod 600 it", SecretFile),
-            (AWAY, "no token with the label \"a\" in /m.so; present: none", TokenAbsent),
-            (AWAY, "CKR_DEVICE_REMOVED from C_OpenSession", TokenAbsent),
-            (AWAY, "CKR_GENERAL_ERROR from C_OpenSession", Unreachable),
-            (AWAY, "the module did not open the key within 60 s", NoAnswer),
-            (
-                OPERATOR,
-                "pkcs11:object=a wants a PIN for each operation (CKA_ALWAYS_AUTHENTICATE), …",
-                KeyUnfit,
-            ),
-            (
-                OPERATOR,
-                "RSA-OAEP-256 does not work with this key in this token: CKR_ARGUMENTS_BAD …",
-                AlgorithmNotOffered,
-            ),
-            (
-                OPERATOR,
-                "transit/k:1: Transit does OAEP with SHA-256 only, so RSA-OAEP cannot work; take it off the key's list, …",
-                AlgorithmNotOffered,
-            ),
-            (OPERATOR, "transit/k:5: there is no such version; the latest is 4", KeyAbsent),
-            (
-                OPERATOR,
-                "transit/k:1: the version is below the key's min_decryption_version, 2; …",
-                KeyDisabled,
-            ),
-            (AWAY, "HTTP 503 (ReadKey): Vault is sealed", Sealed),
-            (
-                OPERATOR,
-                "HTTP 403 (ReadKey): permission denied: the token is good, but no policy of it allows this",
-                NotPermitted,
-            ),
-            (
-                OPERATOR,
-                "HTTP 403 (LogIn): permission denied: put a token that is good into its file; …",
-                CredentialsRefused,
-            ),
-            (OPERATOR, "HTTP 404 (ReadKey)", KeyAbsent),
-            (
-                OPERATOR,
-                "cannot reach the server: error sending request: client error (Connect): invalid peer certificate: UnknownIssuer",
-                WrongCa,
-            ),
-            (
-                OPERATOR,
-                "kms:GetPublicKey failed: ExpiredTokenException (HTTP 400): …; the credentials were read again and AWS refuses these too: …",
-                CredentialsRefused,
-            ),
-            (OPERATOR, "kms:Decrypt failed: AccessDeniedException (HTTP 400): …", NotPermitted),
-            (OPERATOR, "kms:GetPublicKey failed: NotFoundException (HTTP 400): …", KeyAbsent),
-            (
-                OPERATOR,
-                "kms:Decrypt failed: DisabledException (HTTP 400): …; enable the key",
-                KeyDisabled,
-            ),
-            (
-                OPERATOR,
-                "key file /k/a.pem cannot be used: cannot read /k/a.pem: No such file or directory",
-                KeyAbsent,
-            ),
-            (
-                OPERATOR,
-                "key file /k/a.pem cannot be used: refused /k/a.pem: mode 644 lets others at it; chmod 600 it",
-                SecretFile,
-            ),
-            (
-                OPERATOR,
-                "key file /k/a.pem is not opened by the configured passphrase (or the file is damaged)",
-                CredentialsRefused,
-            ),
-            (OPERATOR, "something new", OperatorNeeded),
-            (
-                ErrorKind::Throttled { retry_after: None },
-                "CKR_SESSION_COUNT from C_OpenSession",
-                Throttled,
-            ),
-            (ErrorKind::UnwrapFailed, "HTTP 404", CanaryFailed),
-            (ErrorKind::Internal, "the backend unwrapped a canary to other bytes", Internal),
-        ];
-        for (kind, said, diagnosis) in table {
-            assert_eq!(Trouble::of(&Error::new(kind, said)).diagnosis, diagnosis, "{said}");
-        }
-    }
 
     #[test]
     fn a_pin_that_does_not_match_prints_what_was_found() {

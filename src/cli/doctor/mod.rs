@@ -1,7 +1,8 @@
 //! `claviger doctor`: asks every backend as the daemon would, and says what to do.
 //!
 //! - `examine`: one replica: opened, compared with its pin, proven, timed
-//! - `diagnosis`: what an error of any backend means, in one word, and what to do about it
+//! - `diagnosis`: what is wrong, in one word, and what to do about it; `words`: which one a
+//!   provider's sentence means
 //! - `report`: what was found, for people and as JSON
 //! - `quota`: what each kind of backend allows
 
@@ -9,6 +10,7 @@ mod diagnosis;
 mod examine;
 mod quota;
 mod report;
+mod words;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

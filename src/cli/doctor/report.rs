@@ -219,7 +219,7 @@ impl Found {
         );
         if let (Some(min), Some(median)) = (self.unwraps.first(), median(&self.unwraps)) {
             let of = self.unwraps.len();
-            words.push(format!("unwrap {:.1?} at best, {:.1?} median of {of}", min, median));
+            words.push(format!("unwrap {min:.1?} at best, {median:.1?} median of {of}"));
         }
         words.join("; ")
     }
