@@ -245,27 +245,40 @@ pub fn make<'a>(
     state_dir: Option<&Path>,
     before: Option<&Providers>,
 ) -> Result<Providers, (String, Error)> {
+    let made = make_each(configs, state_dir, before).into_iter();
+    made.map(|(name, (config, provider))| match provider {
+        Ok(provider) => Ok((name, (config, provider))),
+        Err(error) => Err((name, error)),
+    })
+    .collect()
+}
+
+/// The same, with what was wrong in the place of each provider that could not be made.
+pub fn make_each<'a>(
+    configs: impl IntoIterator<Item = (&'a String, &'a ProviderConfig)>,
+    state_dir: Option<&Path>,
+    before: Option<&Providers>,
+) -> BTreeMap<String, (ProviderConfig, Result<Arc<Provider>, Error>)> {
     let (stores, others): (Vec<_>, Vec<_>) =
         configs.into_iter().partition(|(_, config)| config.is_secret_store());
-    let mut made = Providers::new();
+    let mut made: BTreeMap<String, (ProviderConfig, Result<Arc<Provider>, Error>)> =
+        BTreeMap::new();
     for (name, config) in stores.into_iter().chain(others) {
         let mut config = config.clone();
         for source in config.secret_sources() {
             let SecretSource::Vault(vault) = source else { continue };
-            let provider = made.get(&vault.provider);
-            if let Some(store) = provider.and_then(|(_, provider)| provider.secret_store()) {
+            let provider = made.get(&vault.provider).and_then(|(_, made)| made.as_ref().ok());
+            if let Some(store) = provider.and_then(|provider| provider.secret_store()) {
                 vault.bind(store);
             }
         }
         let provider = match before.and_then(|before| before.get(name)) {
-            Some((same, provider)) if *same == config => Arc::clone(provider),
-            _ => Provider::new(name, &config, state_dir)
-                .map(Arc::new)
-                .map_err(|error| (name.clone(), error))?,
+            Some((same, provider)) if *same == config => Ok(Arc::clone(provider)),
+            _ => Provider::new(name, &config, state_dir).map(Arc::new),
         };
         made.insert(name.clone(), (config, provider));
     }
-    Ok(made)
+    made
 }
 
 /// A provider that can open keys.

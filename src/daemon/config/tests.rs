@@ -69,7 +69,7 @@ fn a_good_configuration_becomes_what_it_says() {
     let per = Duration::from_secs(1);
     assert_eq!(
         connector.limits,
-        Limits { rate: Some(Rate { count: 50, per }), failed_unwraps: None }
+        Limits { rate: Some(Rate { count: 50, per }), failed_unwraps: None, unwraps_alarm: None }
     );
     assert_eq!(local.matches, [Match { identity: Identity::Uid(1000), ca: None }]);
     assert_eq!(local.limits, Limits::default());
@@ -91,6 +91,23 @@ fn a_grant_can_be_narrowed_to_values_and_a_rewrap_to_its_targets() {
     assert_eq!(narrow.to_public_keys, PublicKeys::Only(vec![[0xab; 32]]));
     assert_eq!((&any.wrapped_sha256, &any.to_public_keys), (&None, &PublicKeys::Any));
     assert!(any.to.is_empty());
+}
+
+#[test]
+fn unwraps_alarm_by_default_where_no_rate_says_how_many_are_usual() {
+    let limits = |written: &str| {
+        let text = GOOD.replace("rate = \"50/s\", failed_unwraps = \"off\"", written);
+        assert_ne!(text, GOOD, "good.toml has a caller with both limits");
+        parse(&text).unwrap().callers[0].limits.unwraps_alarm
+    };
+    let hundred_an_hour = Limits::default().unwraps_alarm;
+    assert!(hundred_an_hour.is_some());
+    assert_eq!(limits("rate = \"off\""), hundred_an_hour);
+    assert_eq!(limits("rate = \"9/s\""), None);
+    let per = Duration::from_hours(24);
+    let both = limits("rate = \"9/s\", unwraps_alarm = \"5/d\"");
+    assert_eq!(both, Some(Rate { count: 5, per }));
+    assert_eq!(limits("unwraps_alarm = \"off\""), None);
 }
 
 #[test]
