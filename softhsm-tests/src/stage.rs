@@ -79,7 +79,7 @@ impl Stage {
 
     /// Clears the script and waits until the key serves again.
     pub async fn heal(&self) {
-        self.proxy.clear();
+        self.proxy.clear().await;
         self.wait_until_well().await;
     }
 

@@ -110,7 +110,7 @@ async fn what_stays_broken_is_unavailable_after_one_attempt_to_repair_it(which: 
         assert_eq!(stage.scene.key_health(&stage.daemon).await, Health::NotServing, "{fault:?}");
         stage.heal().await;
     }
-    stage.proxy.cut_off();
+    stage.proxy.cut_off().await;
     let (sent, outcome) = stage.ask(&connection).await;
     assert_eq!((sent, outcome.unwrap_err().code()), (0, Code::Unavailable));
     stage.heal().await;
@@ -120,7 +120,7 @@ async fn whoever_shows_another_certificate_is_told_nothing(which: Which) {
     let stage = Stage::set(which).await;
     let connection = stage.connect().await;
     for shown in [Shown::OfAnotherCa, Shown::ForAnotherName] {
-        stage.proxy.show(shown);
+        stage.proxy.show(shown).await;
         let (told, tried) = (stage.proxy.seen().len(), stage.proxy.connections());
         let (_, outcome) = stage.ask(&connection).await;
         let code = outcome.unwrap_err().code();

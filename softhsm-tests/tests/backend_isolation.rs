@@ -64,7 +64,7 @@ async fn backends_that_are_sealed_cut_off_or_ill_cost_the_callers_of_others_noth
     let before = measure().await;
     for (remote, proxy, _) in &ailing {
         match remote.which {
-            Which::Aws => proxy.cut_off(),
+            Which::Aws => proxy.cut_off().await,
             Which::OpenBao | Which::Vault => remote.vault().seal().await,
         }
     }
