@@ -131,7 +131,7 @@ async fn whoever_shows_another_certificate_is_told_nothing(which: Which) {
         );
         assert!(stage.proxy.connections() > tried, "{shown:?}: a new connection was tried");
         assert_eq!(stage.proxy.seen().len(), told, "{shown:?}: something was sent");
-        assert_eq!(stage.scene.key_health(&stage.daemon).await, Health::NotServing, "{shown:?}");
+        stage.scene.wait_for_key_health(&stage.daemon, Health::NotServing).await;
         assert!(stage.daemon.log().contains("certificate"), "{}", stage.daemon.log());
         stage.heal().await;
     }

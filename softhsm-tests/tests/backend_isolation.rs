@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use claviger_client::Client;
-use fault_proxy::{Fault, Pattern, Times};
 use softhsm_tests::scene::{MATERIAL, wrap, wrap_with};
 use softhsm_tests::{Daemon, Load, Remote, RsaKey, Site, Token, Version, Which};
 

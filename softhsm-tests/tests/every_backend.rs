@@ -20,6 +20,7 @@ struct World {
     keys: Vec<Key>,
     site: Site,
     _remotes: Vec<Remote>,
+    _tokens: Vec<Token>,
 }
 
 struct Key {
@@ -44,6 +45,7 @@ impl World {
         key.write_pem(&site.path("keys/one.pem"));
         let version = Version::active(1, &key, "software", "one.pem");
         add(&mut site, "software", key, version, &Algorithm::ALL);
+        let mut tokens = Vec::new();
         for (name, token, algorithms) in [
             ("softhsm", Token::softhsm(), &[Algorithm::RsaOaep][..]),
             ("kryoptic", Token::kryoptic(), &Algorithm::ALL[..4]),
@@ -53,6 +55,7 @@ impl World {
             site.token(name, &token);
             let version = Version::active(1, &key, name, "pkcs11:object=one");
             add(&mut site, name, key, version, algorithms);
+            tokens.push(token);
         }
         let mut remotes = Vec::new();
         for which in services {
@@ -68,7 +71,7 @@ impl World {
         let caller = site.caller("key-connector", &names, &["wrap", "unwrap", "read"]);
         site.limit("key-connector", "failed_unwraps", "off");
         let daemon = Daemon::start(&mut site);
-        Self { daemon, caller, keys, site, _remotes: remotes }
+        Self { daemon, caller, keys, site, _remotes: remotes, _tokens: tokens }
     }
 
     /// `claviger` as the caller.
