@@ -196,6 +196,7 @@ async fn ask(
         locator: &replica.locator,
         algorithms: &version.algorithms,
         sign_algorithms: &version.sign_algorithms,
+        public_key_sha256: version.public_key_sha256,
     };
     let key = provider.open(&open).await?;
     PublicKey::from_spki(key.public_key().spki())

@@ -44,8 +44,12 @@ pub(crate) fn open(request: Request) -> Result<Key, Error> {
         return Err(missing(&wanted, shared.sees_private_objects(&session)?));
     };
     let names = wanted.locator.to_string();
-    let open =
-        OpenKey { locator: &names, algorithms: &algorithms, sign_algorithms: &sign_algorithms };
+    let open = OpenKey {
+        locator: &names,
+        algorithms: &algorithms,
+        sign_algorithms: &sign_algorithms,
+        public_key_sha256: None,
+    };
     let canary = Canary::new(&found.public_key, &open)?;
     let mut proof = Proof {
         shared,

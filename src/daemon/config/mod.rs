@@ -14,6 +14,7 @@
     feature = "software",
     feature = "pkcs11",
     feature = "aws-kms",
+    feature = "azure-key-vault",
     feature = "vault-transit"
 ))]
 mod bad;
@@ -32,6 +33,7 @@ mod server;
     feature = "software",
     feature = "pkcs11",
     feature = "aws-kms",
+    feature = "azure-key-vault",
     feature = "vault-transit"
 ))]
 mod tests;
