@@ -121,3 +121,23 @@ async fn expired_credentials_of_aws_that_nobody_replaces_need_an_operator() {
     write_aws_credentials(&stage.scene.site, PROVIDER, "AKIDSECOND");
     stage.wait_until_well().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revoked_tokens_of_azure_are_replaced_without_a_failed_call() {
+    let stage = Stage::set(Which::Azure).await;
+    let azure = stage.remote.azure();
+    without_a_failed_call(&stage, async |_| azure.revoke_tokens()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_of_azure_that_was_replaced_elsewhere_needs_an_operator() {
+    let stage = Stage::set(Which::Azure).await;
+    let azure = stage.remote.azure();
+    azure.set_client_secret("another-client-secret");
+    azure.revoke_tokens();
+    an_operator_is_needed(&stage, "secret").await;
+    stage.scene.site.file(&format!("{PROVIDER}-secret"), "another-client-secret", 0o600);
+    stage.wait_until_well().await;
+    let log = stage.daemon.log();
+    assert!(!log.contains("another-client-secret") && !log.contains("fake-client-secret"), "{log}");
+}

@@ -20,6 +20,12 @@ macro_rules! on_each_service {
                 super::$name(super::Which::Aws).await;
             })*
         }
+        mod azure {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(super::Which::Azure).await;
+            })*
+        }
         mod openbao {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {

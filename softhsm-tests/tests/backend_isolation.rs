@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use claviger_client::Client;
+use fault_proxy::{Fault, Pattern, Times};
 use softhsm_tests::scene::{MATERIAL, wrap, wrap_with};
 use softhsm_tests::{Daemon, Load, Remote, RsaKey, Site, Token, Version, Which};
 
@@ -29,7 +30,7 @@ async fn backends_that_are_sealed_cut_off_or_ill_cost_the_callers_of_others_noth
         let proxy = remote.proxy().await;
         remote.configure(&mut site, which.name(), Some(&proxy)).await;
         let key = RsaKey::generate(2048);
-        let place = remote.import(&key, which.name()).await.swap_remove(0);
+        let place = remote.import(&key, which.name(), Some(&proxy)).await.swap_remove(0);
         site.key(which.name(), &place.names(), vec![place.version(&key, which.name())]);
         let wrapped = wrap_with(&key, place.algorithms[0]);
         ailing.push((remote, proxy, wrapped));
@@ -64,6 +65,10 @@ async fn backends_that_are_sealed_cut_off_or_ill_cost_the_callers_of_others_noth
     for (remote, proxy, _) in &ailing {
         match remote.which {
             Which::Aws => proxy.cut_off().await,
+            Which::Azure => {
+                let ill = Fault::Answer(Which::Azure.service().ill());
+                proxy.on(Pattern::any(), Times::Always, ill);
+            }
             Which::OpenBao | Which::Vault => remote.vault().seal().await,
         }
     }

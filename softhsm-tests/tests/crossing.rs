@@ -54,7 +54,7 @@ impl Station {
     async fn of(remote: &Remote, keys: &[RsaKey]) -> Vec<Self> {
         let mut places = Vec::new();
         for (bits, key) in SIZES.into_iter().zip(keys) {
-            places.push(remote.import(key, &key_name(bits)).await);
+            places.push(remote.import(key, &key_name(bits), None).await);
         }
         let mut stations = Vec::new();
         for index in 0..places[0].len() {

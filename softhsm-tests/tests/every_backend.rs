@@ -61,7 +61,7 @@ impl World {
         for which in services {
             let (name, remote) = (which.name(), Remote::start(*which).await);
             let key = RsaKey::generate(2048);
-            let place = remote.import(&key, "one").await.swap_remove(0);
+            let place = remote.import(&key, "one", None).await.swap_remove(0);
             remote.configure(&mut site, name, None).await;
             let version = place.version(&key, name);
             add(&mut site, name, key, version, &place.algorithms);
