@@ -9,11 +9,14 @@ use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::EncryptionAlgorithmSpec;
+use azure_key_vault_fake::{CLIENT_ID, CLIENT_SECRET, TENANT};
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use claviger::cli::bench::load::{self, Begun, Counter, SETTLE, Sample, Work};
 use claviger_provider_api::{Algorithm, KeyMaterial, Parameters, PublicKey};
 use futures::future::BoxFuture;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use serde_json::json;
 use test_backends::ministack::{Ministack, REGION};
 use test_backends::vault;
@@ -28,6 +31,7 @@ use crate::{Effort, Outcome};
 
 const ALGORITHM: Algorithm = Algorithm::RsaOaep256;
 const MATERIAL: [u8; 32] = [7; 32];
+const BARE_HTTP: &str = "one HTTP request";
 
 /// The same RSA-2048 key everywhere.
 struct Key {
@@ -57,6 +61,8 @@ pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
         let key = Key::generate()?;
         let mut rows = Vec::new();
         rows.extend(against(aws(&key).await?, &key, effort).await?);
+        rows.extend(against(azure(&key).await?, &key, effort).await?);
+        rows.extend(against(google(&key).await?, &key, effort).await?);
         rows.extend(against(openbao(&key).await?, &key, effort).await?);
         Ok(rows)
     })
@@ -183,25 +189,119 @@ async fn openbao(key: &Key) -> Outcome<Service> {
         ("auth", table([("token", token)])),
     ]);
     let body = json!({ "ciphertext": format!("vault:v1:{}", STANDARD.encode(&key.wrapped)) });
-    let (url, material) =
-        (format!("{}/v1/transit/decrypt/bench", server.address), STANDARD.encode(MATERIAL));
-    let http = reqwest::Client::builder().no_proxy().build()?;
-    let call = move || -> BoxFuture<'static, Outcome<bool>> {
-        let request = http.post(&url).header("x-vault-token", vault::ROOT).body(body.to_string());
+    let url = format!("{}/v1/transit/decrypt/bench", server.address);
+    let request = http(None)?.post(url).header("x-vault-token", vault::ROOT).body(body.to_string());
+    Ok(Service {
+        name: "OpenBao",
+        bare: BARE_HTTP,
+        provider,
+        locator: "transit/bench:1".to_owned(),
+        call: http_call(request, "/data/plaintext", STANDARD.encode(MATERIAL)),
+        _server: Box::new(server),
+    })
+}
+
+async fn azure(key: &Key) -> Outcome<Service> {
+    let fake = azure_key_vault_fake::Fake::start().await?;
+    let kid = fake.import("bench", &key.pkcs8);
+    let folder = tempfile::tempdir()?;
+    let ca = folder.path().join("ca.pem");
+    fs::write(&ca, fake.ca_pem())?;
+    let application = table([
+        ("tenant_id", TENANT.into()),
+        ("client_id", CLIENT_ID.into()),
+        ("secret", secret(&folder, "secret", CLIENT_SECRET)?),
+    ]);
+    let provider = options([
+        ("type", "azure-key-vault".into()),
+        ("vault", fake.origin().into()),
+        ("authority", fake.origin().into()),
+        ("resource", "https://vault.azure.net".into()),
+        ("ca", ca.to_str().ok_or("a path in UTF-8")?.into()),
+        ("auth", table([("client_secret", application)])),
+    ]);
+    let http = http(Some(fake.ca_pem()))?;
+    let form = format!(
+        "grant_type=client_credentials&client_id={CLIENT_ID}&client_secret={CLIENT_SECRET}\
+         &scope=https://vault.azure.net/.default"
+    );
+    let login = http.post(format!("{}/{TENANT}/oauth2/v2.0/token", fake.origin())).body(form);
+    let token = token(login.header("content-type", "application/x-www-form-urlencoded")).await?;
+    let body = json!({ "alg": ALGORITHM.name(), "value": URL_SAFE_NO_PAD.encode(&key.wrapped) });
+    let request = http
+        .post(format!("{kid}/unwrapkey?api-version=7.4"))
+        .header("authorization", token)
+        .header("content-type", "application/json")
+        .body(body.to_string());
+    Ok(Service {
+        name: "Azure Key Vault (fake)",
+        bare: BARE_HTTP,
+        provider,
+        locator: kid,
+        call: http_call(request, "/value", URL_SAFE_NO_PAD.encode(MATERIAL)),
+        _server: Box::new((fake, folder)),
+    })
+}
+
+async fn google(key: &Key) -> Outcome<Service> {
+    let fake = gcp_kms_fake::Fake::start();
+    let crypto_key = "projects/bench/locations/europe-west3/keyRings/bench/cryptoKeys/bench";
+    let algorithm = gcp_kms_fake::Algorithm::DecryptOaep2048Sha256;
+    let locator = fake.import_version(crypto_key, algorithm, &key.pkcs8);
+    let folder = tempfile::tempdir()?;
+    let provider = options([
+        ("type", "gcp-kms".into()),
+        ("endpoint", fake.endpoint().into()),
+        ("credentials", secret(&folder, "account.json", &fake.service_account())?),
+    ]);
+    let http = http(None)?;
+    let path = "computeMetadata/v1/instance/service-accounts/default/token";
+    let login = http.get(format!("{}/{path}", fake.endpoint()));
+    let token = token(login.header("metadata-flavor", "Google")).await?;
+    let body = json!({ "ciphertext": STANDARD.encode(&key.wrapped) });
+    let request = http
+        .post(format!("{}/v1/{locator}:asymmetricDecrypt", fake.endpoint()))
+        .header("authorization", token)
+        .header("content-type", "application/json")
+        .body(body.to_string());
+    Ok(Service {
+        name: "Google Cloud KMS (fake)",
+        bare: BARE_HTTP,
+        provider,
+        locator,
+        call: http_call(request, "/plaintext", STANDARD.encode(MATERIAL)),
+        _server: Box::new((fake, folder)),
+    })
+}
+
+/// Over connections that are kept; `ca` is the only one to trust.
+fn http(ca: Option<&str>) -> Outcome<reqwest::Client> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca.unwrap_or_default().as_bytes()) {
+        roots.add(certificate?)?;
+    }
+    let tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    Ok(reqwest::Client::builder().no_proxy().tls_backend_preconfigured(tls).build()?)
+}
+
+/// `Bearer` and the token that a request for one gives.
+async fn token(request: reqwest::RequestBuilder) -> Outcome<String> {
+    let answer = request.send().await?.error_for_status()?.bytes().await?;
+    let answer: serde_json::Value = serde_json::from_slice(&answer)?;
+    let token = answer["access_token"].as_str().ok_or("an answer without a token")?;
+    Ok(format!("Bearer {token}"))
+}
+
+/// A request whose answer has `material` at `pointer`.
+fn http_call(request: reqwest::RequestBuilder, pointer: &'static str, material: String) -> Call {
+    Arc::new(move || {
+        let request = request.try_clone().expect("its body is bytes");
         let material = material.clone();
         Box::pin(async move {
             let answer = request.send().await?.bytes().await?;
             let answer: serde_json::Value = serde_json::from_slice(&answer)?;
-            Ok(answer["data"]["plaintext"] == material.as_str())
+            Ok(answer.pointer(pointer).is_some_and(|found| found == material.as_str()))
         })
-    };
-    Ok(Service {
-        name: "OpenBao",
-        bare: "a bare HTTP call",
-        provider,
-        locator: "transit/bench:1".to_owned(),
-        call: Arc::new(call),
-        _server: Box::new(server),
     })
 }
 

@@ -4,6 +4,7 @@
 use azure_key_vault_fake::{CLIENT_ID, CLIENT_SECRET, TENANT};
 use claviger_provider_api::Algorithm;
 use fault_proxy::{FaultProxy, Service};
+use gcp_kms_fake::Algorithm as Google;
 use test_backends::ministack::{Ministack, REGION};
 use test_backends::vault;
 use toml::{Table, Value};
@@ -17,6 +18,8 @@ path "transit/keys/*" { capabilities = ["read"] }
 path "transit/decrypt/*" { capabilities = ["update"] }
 "#;
 
+const KEY_RING: &str = "projects/test-project/locations/europe-west3/keyRings/claviger";
+
 /// A busy machine must not look like a broken service.
 const CONNECT_TIMEOUT: &str = "10s";
 const REQUEST_TIMEOUT: &str = "30s";
@@ -28,6 +31,8 @@ pub enum Which {
     Aws,
     /// Azure Key Vault: a fake.
     Azure,
+    /// Google Cloud KMS: a fake.
+    Google,
     /// A real OpenBao.
     OpenBao,
     /// A real HashiCorp Vault, which takes minutes to build.
@@ -36,15 +41,17 @@ pub enum Which {
 
 impl Which {
     /// Those that every run of the tests has.
-    pub const USUAL: [Self; 3] = [Self::Aws, Self::Azure, Self::OpenBao];
+    pub const USUAL: [Self; 4] = [Self::Aws, Self::Azure, Self::Google, Self::OpenBao];
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Aws, Self::Azure, Self::OpenBao, Self::Vault];
+    pub const ALL: [Self; 5] =
+        [Self::Aws, Self::Azure, Self::Google, Self::OpenBao, Self::Vault];
 
     /// For messages, and as a part of names.
     pub fn name(self) -> &'static str {
         match self {
             Self::Aws => "aws",
             Self::Azure => "azure",
+            Self::Google => "google",
             Self::OpenBao => "openbao",
             Self::Vault => "vault",
         }
@@ -55,6 +62,7 @@ impl Which {
         match self {
             Self::Aws => Service::Aws,
             Self::Azure => Service::Azure,
+            Self::Google => Service::Google,
             Self::OpenBao | Self::Vault => Service::Vault,
         }
     }
@@ -72,6 +80,7 @@ pub struct Remote {
 enum Server {
     Aws(Ministack),
     Azure(azure_key_vault_fake::Fake),
+    Google(gcp_kms_fake::Fake),
     Vault(vault::Server),
 }
 
@@ -105,6 +114,7 @@ impl Remote {
                 let fake = azure_key_vault_fake::Fake::start().await;
                 Server::Azure(fake.expect("loopback has a free port"))
             }
+            Which::Google => Server::Google(gcp_kms_fake::Fake::start()),
             Which::OpenBao => Server::Vault(vault::Server::start(vault::Backend::OpenBao).await),
             Which::Vault => Server::Vault(vault::Server::start(vault::Backend::Vault).await),
         };
@@ -129,6 +139,15 @@ impl Remote {
                 let locator = kid.replace(fake.origin(), &origin(fake.origin(), via));
                 vec![Place { algorithms, locator }]
             }
+            // A key version has one algorithm for ever.
+            Server::Google(fake) => google_algorithms(key)
+                .into_iter()
+                .map(|(algorithm, at_google)| {
+                    let crypto_key = format!("{KEY_RING}/cryptoKeys/{name}-{}", algorithm.name());
+                    let locator = fake.import_version(&crypto_key, at_google, key.pkcs8());
+                    Place { algorithms: vec![algorithm], locator }
+                })
+                .collect(),
             Server::Vault(server) => {
                 server.import(name, key.pkcs8()).await;
                 let mut algorithms = vec![Algorithm::RsaOaep256];
@@ -146,6 +165,7 @@ impl Remote {
             Server::Azure(fake) => {
                 FaultProxy::start_tls(fake.origin(), Some(fake.ca_pem())).await
             }
+            Server::Google(fake) => FaultProxy::start_tls(fake.endpoint(), None).await,
             Server::Vault(server) => FaultProxy::start_tls(&server.address, None).await,
         }
     }
@@ -190,6 +210,14 @@ impl Remote {
                 ];
                 set("auth", table([("client_secret", table(application))]));
             }
+            Server::Google(fake) => {
+                set("type", "gcp-kms".into());
+                set("endpoint", origin(fake.endpoint(), via).into());
+                set("timeout", REQUEST_TIMEOUT.into());
+                let account = format!("{provider}-account.json");
+                site.file(&account, &fake.service_account(), 0o600);
+                set("credentials", secret_file(site, &account));
+            }
             Server::Vault(server) => {
                 set("type", "vault-transit".into());
                 set("address", origin(&server.address, via).into());
@@ -215,6 +243,14 @@ impl Remote {
         }
     }
 
+    /// The fake of Google Cloud KMS, to be told what to do.
+    pub fn google(&self) -> &gcp_kms_fake::Fake {
+        match &self.server {
+            Server::Google(fake) => fake,
+            _ => panic!("{} is not Google", self.which.name()),
+        }
+    }
+
     /// The fake of Azure Key Vault, to be told what to do.
     pub fn azure(&self) -> &azure_key_vault_fake::Fake {
         match &self.server {
@@ -222,6 +258,16 @@ impl Remote {
             _ => panic!("{} is not Azure", self.which.name()),
         }
     }
+}
+
+/// What Google has for keys of this size, the best known first.
+fn google_algorithms(key: &RsaKey) -> [(Algorithm, Google); 2] {
+    let (sha256, sha1) = match key.public_key().modulus_len() {
+        256 => (Google::DecryptOaep2048Sha256, Google::DecryptOaep2048Sha1),
+        384 => (Google::DecryptOaep3072Sha256, Google::DecryptOaep3072Sha1),
+        _ => (Google::DecryptOaep4096Sha256, Google::DecryptOaep4096Sha1),
+    };
+    [(Algorithm::RsaOaep256, sha256), (Algorithm::RsaOaep, sha1)]
 }
 
 /// Where the daemon is to find a service that is at `own`.

@@ -141,3 +141,22 @@ async fn a_secret_of_azure_that_was_replaced_elsewhere_needs_an_operator() {
     let log = stage.daemon.log();
     assert!(!log.contains("another-client-secret") && !log.contains("fake-client-secret"), "{log}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revoked_tokens_of_google_are_replaced_without_a_failed_call() {
+    let stage = Stage::set(Which::Google).await;
+    let google = stage.remote.google();
+    without_a_failed_call(&stage, async |_| google.revoke_tokens()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_account_of_google_that_gets_no_tokens_needs_an_operator() {
+    let stage = Stage::set(Which::Google).await;
+    let google = stage.remote.google();
+    google.refuse_credentials(true);
+    google.revoke_tokens();
+    an_operator_is_needed(&stage, "replica fails").await;
+    assert!(!stage.daemon.log().contains("PRIVATE KEY"), "{}", stage.daemon.log());
+    google.refuse_credentials(false);
+    stage.wait_until_well().await;
+}

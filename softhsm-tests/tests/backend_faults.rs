@@ -26,6 +26,12 @@ macro_rules! on_each_service {
                 super::$name(super::Which::Azure).await;
             })*
         }
+        mod google {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(super::Which::Google).await;
+            })*
+        }
         mod openbao {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
@@ -198,6 +204,38 @@ async fn with_deadline(
     let headers = [("grpc-timeout", timeout)];
     let answer = connection.call("/claviger.v1.KeyService/Unwrap", call, &headers).await;
     (answer.expect("the daemon answers").code(), begun.elapsed())
+}
+
+/// Google's checksums, wrong in either direction.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_of_google_with_a_wrong_checksum_is_never_given_out() {
+    let stage = Stage::set(Which::Google).await;
+    let connection = stage.connect().await;
+    for fault in [
+        Fault::ChangedField("plaintextCrc32c", "1".into()),
+        Fault::ChangedField("plaintextCrc32c", serde_json::Value::Null),
+        Fault::ChangedField("verifiedCiphertextCrc32c", false.into()),
+        Fault::ChangedField("plaintext", "AAAA".into()),
+    ] {
+        stage.fault(stage.unwraps(), Times::Always, fault.clone());
+        let (sent, outcome) = stage.ask(&connection).await;
+        let code = outcome.expect_err("the material may be anything").code();
+        assert!(
+            matches!(code, Code::Internal | Code::Unavailable),
+            "{fault:?}: {code:?}\n{}",
+            stage.daemon.log()
+        );
+        assert!(sent <= 2, "{fault:?}: {sent} requests");
+        stage.heal().await;
+        // On the way once, and well again: a repaired attempt may come back right, never wrong.
+        stage.fault(stage.unwraps_of_value(), Times::Next(1), fault.clone());
+        let (sent, outcome) = stage.ask(&connection).await;
+        let code = outcome.map_or_else(|answer| answer.code(), |()| Code::Ok);
+        println!("{fault:?} once: {code:?} after {sent} requests");
+        assert!(matches!(code, Code::Ok | Code::Internal | Code::Unavailable), "{fault:?}: {code:?}");
+        assert!(sent <= 2, "{fault:?}: {sent} requests");
+        stage.heal().await;
+    }
 }
 
 /// OpenBao says 500 to a bad value, as it does when it is ill.

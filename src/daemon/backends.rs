@@ -43,6 +43,12 @@ pub const PROVIDER_TYPES: [ProviderType; 5] = [
         secrets: &["auth.client_secret.secret", "auth.workload_identity.token"],
     },
     ProviderType {
+        name: "gcp-kms",
+        compiled: cfg!(feature = "gcp-kms"),
+        paths: &["ca"],
+        secrets: &["credentials"],
+    },
+    ProviderType {
         name: "pkcs11",
         compiled: cfg!(feature = "pkcs11"),
         paths: &["module"],
@@ -84,6 +90,9 @@ pub enum ProviderConfig {
     /// `type = "azure-key-vault"`.
     #[cfg(feature = "azure-key-vault")]
     AzureKeyVault(claviger_azure_key_vault::Config),
+    /// `type = "gcp-kms"`.
+    #[cfg(feature = "gcp-kms")]
+    GcpKms(claviger_gcp_kms::Config),
     /// `type = "vault-transit"`.
     #[cfg(feature = "vault-transit")]
     VaultTransit(claviger_vault_transit::Config),
@@ -106,6 +115,8 @@ impl ProviderConfig {
             "aws-kms" => Deserialize::deserialize(options).map(Self::AwsKms),
             #[cfg(feature = "azure-key-vault")]
             "azure-key-vault" => Deserialize::deserialize(options).map(Self::AzureKeyVault),
+            #[cfg(feature = "gcp-kms")]
+            "gcp-kms" => Deserialize::deserialize(options).map(Self::GcpKms),
             #[cfg(feature = "vault-transit")]
             "vault-transit" => Deserialize::deserialize(options).map(Self::VaultTransit),
             other => Err(serde::de::Error::custom(format!("no provider has the type {other:?}"))),
@@ -123,13 +134,16 @@ impl ProviderConfig {
             Self::AwsKms(_) => "aws-kms",
             #[cfg(feature = "azure-key-vault")]
             Self::AzureKeyVault(_) => "azure-key-vault",
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(_) => "gcp-kms",
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(_) => "vault-transit",
         }
     }
 
     /// Whether its keys are in hardware, as far as the kind of backend tells: Transit keeps its keys
-    /// in the memory of its servers, and Key Vault has both kinds, unless it is a managed HSM.
+    /// in the memory of its servers, Key Vault has both kinds unless it is a managed HSM, and Google
+    /// Cloud KMS keeps them in software unless a key says HSM.
     pub fn is_hardware(&self) -> bool {
         match self {
             #[cfg(feature = "software")]
@@ -140,6 +154,8 @@ impl ProviderConfig {
             Self::AwsKms(_) => true,
             #[cfg(feature = "azure-key-vault")]
             Self::AzureKeyVault(config) => config.is_managed_hsm(),
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(_) => false,
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(_) => false,
         }
@@ -156,6 +172,8 @@ impl ProviderConfig {
             Self::AwsKms(config) => config.validate(),
             #[cfg(feature = "azure-key-vault")]
             Self::AzureKeyVault(config) => config.validate(),
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(config) => config.validate(),
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(config) => config.validate(),
         }
@@ -172,6 +190,8 @@ impl ProviderConfig {
             Self::AwsKms(config) => config.check_locator(locator),
             #[cfg(feature = "azure-key-vault")]
             Self::AzureKeyVault(config) => config.check_locator(locator),
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(config) => config.check_locator(locator),
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(config) => config.check_locator(locator),
         }
@@ -195,6 +215,9 @@ pub enum Provider {
     /// Keys in Azure Key Vault and Managed HSM.
     #[cfg(feature = "azure-key-vault")]
     AzureKeyVault(claviger_azure_key_vault::Provider),
+    /// Keys in Google Cloud KMS.
+    #[cfg(feature = "gcp-kms")]
+    GcpKms(claviger_gcp_kms::Provider),
     /// Keys in Transit, of Vault and OpenBao.
     #[cfg(feature = "vault-transit")]
     VaultTransit(claviger_vault_transit::Provider),
@@ -224,6 +247,10 @@ impl Provider {
             ProviderConfig::AzureKeyVault(config) => Ok(Self::AzureKeyVault(
                 claviger_azure_key_vault::Provider::new(name, config, state_dir)?,
             )),
+            #[cfg(feature = "gcp-kms")]
+            ProviderConfig::GcpKms(config) => {
+                Ok(Self::GcpKms(claviger_gcp_kms::Provider::new(name, config, state_dir)?))
+            }
             #[cfg(feature = "vault-transit")]
             ProviderConfig::VaultTransit(config) => Ok(Self::VaultTransit(
                 claviger_vault_transit::Provider::new(name, config, state_dir)?,
@@ -242,6 +269,8 @@ impl Provider {
             Self::AwsKms(provider) => provider.open(open).await,
             #[cfg(feature = "azure-key-vault")]
             Self::AzureKeyVault(provider) => provider.open(open).await,
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(provider) => provider.open(open).await,
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(provider) => provider.open(open).await,
         }

@@ -15,6 +15,7 @@
     feature = "pkcs11",
     feature = "aws-kms",
     feature = "azure-key-vault",
+    feature = "gcp-kms",
     feature = "vault-transit"
 ))]
 mod bad;
@@ -34,6 +35,7 @@ mod server;
     feature = "pkcs11",
     feature = "aws-kms",
     feature = "azure-key-vault",
+    feature = "gcp-kms",
     feature = "vault-transit"
 ))]
 mod tests;

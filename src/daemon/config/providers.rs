@@ -225,6 +225,7 @@ pub(super) fn named<'p>(
         feature = "pkcs11",
         feature = "aws-kms",
         feature = "azure-key-vault",
+        feature = "gcp-kms",
         feature = "vault-transit"
     ))
 ))]
