@@ -25,7 +25,7 @@ pub struct ProviderType {
 }
 
 /// Every type, whether this build has it or not.
-pub const PROVIDER_TYPES: [ProviderType; 5] = [
+pub const PROVIDER_TYPES: [ProviderType; 6] = [
     ProviderType {
         name: "aws-kms",
         compiled: cfg!(feature = "aws-kms"),
