@@ -1,6 +1,8 @@
 //! Credentials that end while the daemon runs: replaced without a failed call where there are better
 //! ones, and said in a way that an operator can act on where there are not.
 
+use std::time::Duration;
+
 use claviger_client::Health;
 use fault_proxy::{Fault, Pattern, Times};
 use softhsm_tests::remote::{secret_file, write_aws_credentials};
@@ -13,6 +15,8 @@ async fn without_a_failed_call(stage: &Stage, disturb: impl AsyncFn(u32)) {
     let config = stage.scene.client_config(&stage.daemon);
     let load = Load::start(&config, &stage.scene.wrapped, 2, 0);
     for turn in 0..3 {
+        // A login that is a moment old is taken for the one that another call just made.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
         load.more(6).await;
         disturb(turn).await;
         load.more(6).await;
