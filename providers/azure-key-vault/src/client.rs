@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use azure_core::http::{
-    AsyncRawResponse, ClientOptions, HttpClient, Request, RetryOptions, Transport,
+    AsyncRawResponse, ClientOptions, HttpClient, Request, RetryOptions, Transport, UserAgentOptions,
 };
 use azure_security_keyvault_keys::{KeyClient, KeyClientOptions};
 use claviger_provider_api::{Error, ErrorKind};
@@ -42,6 +42,7 @@ impl Backend {
             client_options: ClientOptions {
                 retry: RetryOptions::none(),
                 transport: Some(Transport::new(Arc::new(fence))),
+                user_agent: UserAgentOptions { application_id: Some("claviger".to_owned()) },
                 ..ClientOptions::default()
             },
             // The login looks at it, more strictly.

@@ -55,7 +55,7 @@ struct Last {
 impl Login {
     pub(crate) fn new(config: &Config, http: reqwest::Client) -> Self {
         let mut cloud = CustomConfiguration::default();
-        cloud.authority_host = config.authority().unwrap_or_default().to_owned();
+        config.authority().unwrap_or_default().clone_into(&mut cloud.authority_host);
         Self {
             auth: config.auth.clone(),
             scope: format!("{}/.default", config.resource().unwrap_or_default()),
@@ -130,10 +130,13 @@ impl TokenCredential for Login {
             return Err(LoginFailure::new(ErrorKind::OperatorNeeded, reason).into());
         }
         let mut last = self.last.lock().await;
+        let now = OffsetDateTime::now_utc();
+        // One that is asked for in place of another which has long to go was refused.
+        let was_refused = |token: &AccessToken| token.expires_on > now + SDK_RENEWS;
         if let Some((token, at)) = &last.token {
-            let is_good = token.expires_on > OffsetDateTime::now_utc() + PAUSE;
+            let is_good = token.expires_on > now + PAUSE;
             let pauses = last.failed_at.is_some_and(|failed_at| failed_at.elapsed() < PAUSE);
-            if is_good && (at.elapsed() < YOUNG || pauses) {
+            if is_good && (at.elapsed() < YOUNG || (pauses && !was_refused(token))) {
                 return Ok(token.clone());
             }
         }
@@ -144,10 +147,7 @@ impl TokenCredential for Login {
                 return Err(LoginFailure::of(&error).into());
             }
         };
-        let before_its_end = |(old, _): &(AccessToken, Instant)| {
-            old.expires_on > OffsetDateTime::now_utc() + SDK_RENEWS
-        };
-        if last.token.as_ref().is_some_and(before_its_end) {
+        if last.token.as_ref().is_some_and(|(old, _)| was_refused(old)) {
             tracing::warn!("Azure refused a token before its end; another one was got");
             self.replaced.fetch_add(1, Ordering::AcqRel);
         }

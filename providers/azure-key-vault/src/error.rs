@@ -173,24 +173,20 @@ impl LoginFailure {
                 _ => None,
             }
         });
-        match answered {
-            Some((status, retry_after, said)) => {
-                let kind = match status {
-                    429 => ErrorKind::Throttled { retry_after },
-                    408 | 500.. => ErrorKind::Unavailable,
-                    _ => ErrorKind::OperatorNeeded,
-                };
-                Self::new(kind, format!("no token (HTTP {status}): {}", printable(&said)))
-            }
-            None => {
-                let kind = match of_transport(error) {
-                    // The library found out by itself, or a program did.
-                    ErrorKind::Internal => ErrorKind::OperatorNeeded,
-                    kind => kind,
-                };
-                Self::new(kind, format!("no token: {}", chain(error)))
-            }
-        }
+        let Some((status, retry_after, said)) = answered else {
+            let kind = match of_transport(error) {
+                // The library found out by itself, or a program did.
+                ErrorKind::Internal => ErrorKind::OperatorNeeded,
+                kind => kind,
+            };
+            return Self::new(kind, format!("no token: {}", chain(error)));
+        };
+        let kind = match status {
+            429 => ErrorKind::Throttled { retry_after },
+            408 | 500.. => ErrorKind::Unavailable,
+            _ => ErrorKind::OperatorNeeded,
+        };
+        Self::new(kind, format!("no token (HTTP {status}): {}", printable(&said)))
     }
 }
 
@@ -392,8 +388,8 @@ mod tests {
 
     #[test]
     fn the_delay_that_azure_names_is_passed_on_within_reason() {
-        let table: [(&[(&str, &str)], Option<u64>); 6] = [
-            (&[], None),
+        let table = [
+            (&[][..], None),
             (&[("retry-after", "7")], Some(7000)),
             (&[("retry-after", "99999999")], Some(3_600_000)),
             (&[("retry-after", "soon")], None),

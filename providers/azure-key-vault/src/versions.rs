@@ -102,8 +102,8 @@ fn described(locator: &Locator, key: Key) -> Result<Found, Error> {
         Some(KeyType::Rsa) => false,
         Some(KeyType::RsaHsm) => true,
         other => {
-            let kind = other.as_ref().map_or("none", AsRef::as_ref);
-            let reason = format!("it is a key of the type {kind:?}; RSA or RSA-HSM is needed");
+            let kty = other.as_ref().map_or("none", AsRef::as_ref);
+            let reason = format!("it is a key of the type {kty:?}; RSA or RSA-HSM is needed");
             return Err(fail(ErrorKind::OperatorNeeded, reason));
         }
     };

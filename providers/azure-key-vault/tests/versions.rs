@@ -15,7 +15,8 @@ async fn a_rotated_key_is_found_by_its_public_key() {
     let opened = site.open(&bare, &OAEP).await.unwrap();
     let pin = opened.public_key().sha256();
     // More than a page of younger versions, in an order that says nothing.
-    let latest = (0..27).map(|_| site.fake.create("user-keys", 2048)).last().unwrap();
+    (0..26).for_each(|_| drop(site.fake.create("user-keys", 2048)));
+    let latest = site.fake.create("user-keys", 2048);
     // What is open stays what it was.
     round_trip(&*opened, LONG).await.unwrap();
     site.fake.asked();

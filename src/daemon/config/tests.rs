@@ -237,6 +237,28 @@ fn paths_and_secrets_inside_a_providers_tables_are_known_as_such() {
 }
 
 #[test]
+fn a_secret_two_tables_deep_is_a_source_like_the_others() {
+    let with = |auth: &str| {
+        format!(
+            "[server]\nlisten = [\"unix:/run/c.sock\"]\n[audit]\noff = true\n[providers.a]\ntype = \"azure-key-vault\"\nvault = \"https://contoso.vault.azure.net\"\nca = \"ca.pem\"\nauth = {{ {auth} }}\n"
+        )
+    };
+    let ids = "tenant_id = \"contoso.example\", client_id = \"00001111-aaaa\"";
+    let text = with(&format!("client_secret = {{ {ids}, secret = {{ file = \"azure\" }} }}"));
+    let config = parse(&text).unwrap();
+    let here = std::env::current_dir().unwrap();
+    let source = SecretSource::File(here.join("azure"));
+    let secrets = [("auth.client_secret.secret".to_owned(), source)].into();
+    assert_eq!(config.providers["a"].secrets, secrets);
+    assert!(format!("{:?}", config.providers["a"].config).contains(here.to_str().unwrap()));
+    for name in ["client_secret = { secret", "workload_identity = { token"] {
+        let error = refusal(&with(&format!("{name} = \"marker\", {ids} }}")));
+        assert!(error.contains("must not stand in this file"), "{error}");
+        assert!(!error.contains("marker"), "{error}");
+    }
+}
+
+#[test]
 fn one_process_has_one_environment() {
     let second = "[providers.hsm-b]\ntype = \"pkcs11\"\nmodule = \"libhsm.so\"\ntoken = { label = \"b\" }\nlogin = \"none\"\nenvironment = { HSM_CONF = \"hsm.conf\", MORE = \"1\" }\n";
     let config = parse(&GOOD.replace("[keys.user-keys]", &format!("{second}[keys.user-keys]")));

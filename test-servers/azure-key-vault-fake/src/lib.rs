@@ -215,6 +215,10 @@ impl Answer for Service {
     fn answer(&self, request: &Request) -> (Option<Fault>, Reply) {
         if Tokens::serves(&request.path) {
             let fault = self.state().login_faults.pop_front();
+            // Whoever gets another answer, or none, gets no token.
+            if matches!(fault, Some(Fault::Answer { .. } | Fault::Cut)) {
+                return (fault, Reply::json(503, &Value::Null));
+            }
             return (fault, self.tokens.answer(request, &self.origin));
         }
         let asked = format!("{} {}", request.method, request.path);

@@ -105,7 +105,7 @@ fn pkcs8(numbers: &Numbers) -> Vec<u8> {
     const RSA_ENCRYPTION: [u8; 13] =
         [0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
     let mut key = integer(&[]);
-    numbers.iter().for_each(|number| key.extend(integer(number)));
+    key.extend(numbers.iter().flat_map(|number| integer(number)));
     let mut info = integer(&[]);
     info.extend(der(0x30, &RSA_ENCRYPTION));
     info.extend(der(0x04, &der(0x30, &key)));

@@ -75,7 +75,7 @@ impl Vault {
             return Err(Refusal::bad_parameter(message));
         }
         match (request.method.clone(), &segments[..]) {
-            (Method::GET, []) => self.page_of_keys(request),
+            (Method::GET, []) => Ok(self.page_of_keys(request)),
             (Method::GET, [name, "versions"]) => self.page_of_versions(request, name),
             (Method::GET, [name, id @ ..]) if id.len() <= 1 => self.found(name, id.first()),
             (Method::PUT, [name]) => self.import(name, &body(request)?),
@@ -206,13 +206,13 @@ impl Vault {
         Ok(json!({ "kid": kid, "value": URL_SAFE_NO_PAD.encode(value) }))
     }
 
-    fn page_of_keys(&self, request: &Request) -> Outcome {
+    fn page_of_keys(&self, request: &Request) -> Value {
         let items = self.keys.keys().map(|name| {
             let latest = self.latest(name);
             let kid = format!("{}/keys/{name}", self.origin);
             json!({ "kid": kid, "attributes": latest.attributes.json(), "tags": latest.tags })
         });
-        self.page(request, items.collect())
+        self.page(request, &items.collect::<Vec<_>>())
     }
 
     /// The versions in the order of their ids, which says nothing about their age.
@@ -224,10 +224,10 @@ impl Vault {
             let kid = self.kid(name, version);
             json!({ "kid": kid, "attributes": version.attributes.json(), "tags": version.tags })
         });
-        self.page(request, items.collect())
+        Ok(self.page(request, &items.collect::<Vec<_>>()))
     }
 
-    fn page(&self, request: &Request, items: Vec<Value>) -> Outcome {
+    fn page(&self, request: &Request, items: &[Value]) -> Value {
         let number = |name| request.query(name).and_then(|text| text.parse::<usize>().ok());
         let size = number("maxresults").unwrap_or(PAGE).clamp(1, PAGE);
         let begin = number("$skiptoken").unwrap_or(0).min(items.len());
@@ -237,7 +237,7 @@ impl Vault {
             let version = request.query("api-version").unwrap_or_default();
             format!("{origin}{path}?api-version={version}&$skiptoken={end}&maxresults={size}")
         });
-        Ok(json!({ "value": items[begin..end], "nextLink": next }))
+        json!({ "value": items[begin..end], "nextLink": next })
     }
 
     fn push(&mut self, name: &str, pair: KeyPair, kty: &str, settings: &Value) {
