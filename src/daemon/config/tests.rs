@@ -68,7 +68,7 @@ fn a_good_configuration_becomes_what_it_says() {
     let per = Duration::from_secs(1);
     assert_eq!(
         connector.limits,
-        Limits { rate: Some(Rate { count: 50, per }), failed_unwraps: None }
+        Limits { rate: Some(Rate { count: 50, per }), failed_unwraps: None, unwraps_alarm: None }
     );
     assert_eq!(local.matches, [Match { identity: Identity::Uid(1000), ca: None }]);
     assert_eq!(local.limits, Limits::default());
