@@ -7,7 +7,7 @@ use claviger_client::Health;
 use fault_proxy::{Fault, Pattern, Times};
 use softhsm_tests::remote::{secret_file, write_aws_credentials};
 use softhsm_tests::stage::PROVIDER;
-use softhsm_tests::{Load, Stage, Which};
+use softhsm_tests::{Load, Stage, Which, doctor};
 use tonic::Code;
 
 /// Two callers at work while `disturb` does its worst; gives how often the daemon went in anew.
@@ -40,6 +40,12 @@ async fn an_operator_is_needed(stage: &Stage, said: &str) {
     assert!(answer.status_message().contains("operator"), "{answer}");
     stage.scene.wait_for_key_health(&stage.daemon, Health::NotServing).await;
     stage.daemon.wait_for_log(said);
+    let (exit, report) = doctor::report(&stage.scene.site);
+    let trouble = &report["keys"][0]["versions"][0]["replicas"][0]["troubles"][0];
+    assert_eq!((exit, &report["ok"]), (Some(78), &false.into()), "{report:#}");
+    let advice = trouble["do"].as_str().expect("something to do");
+    println!("{}: doctor: {}: {advice}", stage.remote.which.name(), trouble["diagnosis"]);
+    assert!(!advice.is_empty(), "{report:#}");
     for secret in ["secret-access-key", "hvs.", "s."] {
         let log = stage.daemon.log();
         let leaked = log.split([' ', '"']).any(|word| word.starts_with(secret) && word.len() > 20);

@@ -9,7 +9,7 @@ use softhsm_tests::daemon::claviger;
 use softhsm_tests::process::command;
 use softhsm_tests::scene::{MATERIAL, client_config, wrap_with};
 use softhsm_tests::{
-    Connection, Daemon, Identity, Remote, RsaKey, Site, Token, Version, Which, python,
+    Connection, Daemon, Identity, Remote, RsaKey, Site, Token, Version, Which, doctor, python,
 };
 use tonic::Code;
 
@@ -95,7 +95,7 @@ impl World {
     }
 }
 
-/// Python and the command line see one key after the other, by name alone.
+/// Python, the command line and doctor see one key after the other, by name alone.
 async fn everybody_is_served(services: &[Which]) {
     let world = World::with(services).await;
     let names: Vec<&str> = world.keys.iter().map(|key| key.name).collect();
@@ -113,6 +113,18 @@ async fn everybody_is_served(services: &[Which]) {
     let shown: Vec<&str> =
         listed.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(shown, sorted);
+    let (exit, report) = doctor::report(&world.site);
+    assert_eq!(exit, Some(0), "{report:#}");
+    let mut sound = Vec::new();
+    for key in report["keys"].as_array().unwrap() {
+        let replica = &key["versions"][0]["replicas"][0];
+        assert_eq!(replica["ok"], true, "{key:#}");
+        assert_eq!(replica["pin_matches"], true, "{key:#}");
+        sound.push(key["key"].as_str().unwrap());
+        println!("doctor: {} is sound: {}", key["key"], replica["locator"]);
+    }
+    sound.sort_unstable();
+    assert_eq!(sound, sorted);
     println!("{} backends in one daemon: {}", names.len(), names.join(", "));
 }
 
