@@ -86,7 +86,8 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Tally::default();
         for client in self.clients {
-            let Tally { right, wrong, failed, took } = client.await.expect("a client does not panic");
+            let Tally { right, wrong, failed, took } =
+                client.await.expect("a client does not panic");
             all.right.extend(right);
             all.wrong += wrong;
             all.failed.extend(failed);
