@@ -2,6 +2,7 @@
 
 use claviger_proto::v1::{UnwrapRequest, WrapRequest};
 use claviger_provider_api::Algorithm;
+use softhsm_tests::remote::Place;
 use softhsm_tests::scene::MATERIAL;
 use softhsm_tests::{Backend, Connection, Daemon, Remote, RsaKey, Site, Version, Which};
 
@@ -16,6 +17,8 @@ struct Station {
     connection: Connection,
     daemon: Daemon,
     _site: Site,
+    /// Its tokens end with it.
+    _backend: Option<Backend>,
 }
 
 impl Station {
@@ -36,23 +39,20 @@ impl Station {
         let connection = Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller));
         let connection = connection.await.unwrap();
         let (name, algorithms) = (name.to_owned(), algorithms.to_vec());
-        Self { name, algorithms, connection, daemon, _site: site }
+        Self { name, algorithms, connection, daemon, _site: site, _backend: None }
     }
 
-    async fn local(backend: &Backend, keys: &[RsaKey], algorithms: &[Algorithm]) -> Self {
+    async fn local(backend: Backend, keys: &[RsaKey], algorithms: &[Algorithm]) -> Self {
         let mut site = Site::new();
         backend.configure(&mut site);
         let import = |(id, key)| backend.version(&site, 1, key, id);
         let versions = (1..).zip(keys).map(import).collect();
-        Self::new(backend.name, site, algorithms, versions).await
+        let station = Self::new(backend.name, site, algorithms, versions).await;
+        Self { _backend: Some(backend), ..station }
     }
 
     /// One for each place in which the service keeps the keys.
-    async fn of(remote: &Remote, keys: &[RsaKey]) -> Vec<Self> {
-        let mut places = Vec::new();
-        for (bits, key) in SIZES.into_iter().zip(keys) {
-            places.push(remote.import(key, &key_name(bits)).await);
-        }
+    async fn of(remote: &Remote, keys: &[RsaKey], places: &[Vec<Place>]) -> Vec<Self> {
         let mut stations = Vec::new();
         for index in 0..places[0].len() {
             let mut site = Site::new();
@@ -102,15 +102,19 @@ fn key_name(bits: usize) -> String {
 async fn cross(services: &[Which]) {
     let keys = SIZES.map(RsaKey::generate);
     let mut stations = vec![
-        Station::local(&Backend::software(), &keys, &Algorithm::ALL).await,
-        Station::local(&Backend::softhsm(), &keys, &SOFTHSM).await,
-        Station::local(&Backend::kryoptic(), &keys, &Algorithm::ALL).await,
+        Station::local(Backend::software(), &keys, &Algorithm::ALL).await,
+        Station::local(Backend::softhsm(), &keys, &SOFTHSM).await,
+        Station::local(Backend::kryoptic(), &keys, &Algorithm::ALL).await,
     ];
     let mut remotes = Vec::new();
     for which in services {
         let remote = Remote::start(*which).await;
-        stations.extend(Station::of(&remote, &keys).await);
-        remotes.push(remote);
+        let mut places = Vec::new();
+        for (bits, key) in SIZES.into_iter().zip(&keys) {
+            places.push(remote.import(key, &key_name(bits), None).await);
+        }
+        stations.extend(Station::of(&remote, &keys, &places).await);
+        remotes.push((remote, places));
     }
     let (mut crossed, mut wrong) = (0, Vec::new());
     for (bits, algorithm) in
@@ -120,16 +124,25 @@ async fn cross(services: &[Which]) {
             stations.iter().filter(|s| s.algorithms.contains(&algorithm)).collect();
         println!("\nRSA-{bits}, {algorithm}: wrapped by (down), unwrapped by (across)");
         let head: String = knowing.iter().map(|station| format!("{:>10}", station.name)).collect();
-        println!("{:10}{head}", "");
-        for wraps in &knowing {
-            let wrapped = wraps.wrap(bits, algorithm).await;
-            print!("{:10}", wraps.name);
+        println!("{:16}{head}", "");
+        let mut wrapped = Vec::new();
+        for station in &knowing {
+            wrapped.push((station.name.clone(), station.wrap(bits, algorithm).await));
+        }
+        // The daemon wraps in software, whatever the backend; some services wrap too.
+        for (remote, places) in &remotes {
+            let of_size = SIZES.iter().position(|size| *size == bits).unwrap();
+            let own = remote.wrap(&places[of_size][0], algorithm, &MATERIAL).await;
+            wrapped.extend(own.map(|value| (format!("{} itself", remote.which.name()), value)));
+        }
+        for (wraps, wrapped) in &wrapped {
+            print!("{wraps:16}");
             for unwraps in &knowing {
-                let right = unwraps.unwraps(bits, algorithm, &wrapped).await;
+                let right = unwraps.unwraps(bits, algorithm, wrapped).await;
                 print!("{:>10}", if right { "yes" } else { "NO" });
                 crossed += 1;
                 if !right {
-                    wrong.push(format!("{algorithm}: {} to {}", wraps.name, unwraps.name));
+                    wrong.push(format!("{algorithm}: {wraps} to {}", unwraps.name));
                 }
             }
             println!();
