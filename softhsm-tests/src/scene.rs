@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use claviger_client::{Client, Config, Health};
 use claviger_proto::v1::UnwrapRequest;
@@ -84,14 +85,15 @@ impl Scene {
             .unwrap_or_else(|error| panic!("no connection: {error}\n{}", daemon.log()))
     }
 
-    /// The Rust client's configuration for the caller.
+    /// The Rust client's configuration for the caller, who takes every UNAVAILABLE for an answer.
     pub fn client_config(&self, daemon: &Daemon) -> Config {
         let (certificate, private_key) = self.caller.write(&self.site.path("."), "caller");
         let ca = self.site.path("caller-ca.pem");
         crate::pki::replace(&ca, &self.site.pki.ca_pem(), 0o644);
         let endpoint = format!("https://localhost:{}", daemon.address().port());
-        Config::new(&endpoint, Some(ca), Some(certificate), Some(private_key))
-            .expect("an address and three files")
+        let config = Config::new(&[endpoint], Some(ca), Some(certificate), Some(private_key))
+            .expect("an address and three files");
+        Config { patience: Duration::ZERO, ..config }
     }
 
     /// The Rust client as the caller.
@@ -107,11 +109,11 @@ impl Scene {
 
     /// Waits until the key's health is as told, for half a minute at most.
     pub async fn wait_for_key_health(&self, daemon: &Daemon, health: Health) {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         while self.key_health(daemon).await != health {
             let waited = begun.elapsed();
             assert!(waited.as_secs() < 30, "not {health:?} after {waited:?}:\n{}", daemon.log());
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -143,7 +145,7 @@ impl Scene {
     /// Asks until the code is as told, for half a minute at most.
     pub async fn wait_for(&self, daemon: &Daemon, code: Code) {
         let connection = self.connect(daemon).await;
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         loop {
             let last = self.ask_over(&connection).await;
             if last == code {
@@ -155,7 +157,7 @@ impl Scene {
                 "{last:?} instead of {code:?} after {waited:?}:\n{}",
                 daemon.log()
             );
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
