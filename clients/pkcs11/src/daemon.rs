@@ -1,10 +1,10 @@
 //! The daemon, reached when it is needed: the blocking client, with a host's signals kept out.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
-use claviger_client::{Client, Config, Error, Key, SignOptions, UnwrapOptions};
+use claviger_client::blocking::Client;
+use claviger_client::{Config, Error, Key, SignOptions, UnwrapOptions};
 use claviger_provider_api::{Algorithm, SignAlgorithm};
-use tokio::runtime::{Builder, Runtime};
 use zeroize::Zeroizing;
 
 use crate::config::Token;
@@ -14,27 +14,22 @@ use crate::process::lock;
 /// One daemon. Nothing is read or connected before the first call.
 pub(crate) struct Daemon {
     token: Token,
-    connection: Mutex<Option<Arc<Connection>>>,
-}
-
-struct Connection {
-    runtime: Mutex<Runtime>,
-    client: Client,
+    client: Mutex<Option<Client>>,
 }
 
 impl Daemon {
     pub(crate) fn new(token: Token) -> Self {
-        Self { token, connection: Mutex::default() }
+        Self { token, client: Mutex::default() }
     }
 
     /// Every key that this program may use.
     pub(crate) fn keys(&self) -> Result<Vec<Key>, Error> {
-        self.call(async |client| client.keys().await)
+        self.call(Client::keys)
     }
 
     /// One key.
     pub(crate) fn key(&self, name: &str) -> Result<Key, Error> {
-        self.call(async |client| client.key(name).await)
+        self.call(|client| client.key(name))
     }
 
     pub(crate) fn unwrap_key(
@@ -47,8 +42,8 @@ impl Daemon {
     ) -> Result<Zeroizing<Vec<u8>>, Error> {
         let options =
             UnwrapOptions { key_version, algorithm: algorithm.to_string(), label: label.to_vec() };
-        self.call(async |client| client.unwrap_key(key, wrapped, &options).await)
-            .map(|unwrapped| unwrapped.key_material)
+        let unwrapped = self.call(|client| client.unwrap_key(key, wrapped, &options))?;
+        Ok(unwrapped.key_material)
     }
 
     pub(crate) fn sign(
@@ -59,36 +54,25 @@ impl Daemon {
         algorithm: SignAlgorithm,
     ) -> Result<Vec<u8>, Error> {
         let options = SignOptions { key_version: Some(key_version) };
-        self.call(async |client| client.sign(key, digest, algorithm.name(), options).await)
-            .map(|signed| signed.signature)
+        let signed = self.call(|client| client.sign(key, digest, algorithm.name(), options))?;
+        Ok(signed.signature)
     }
 
-    fn call<T>(&self, call: impl AsyncFnOnce(&Client) -> Result<T, Error>) -> Result<T, Error> {
-        without_sigpipe(|| {
-            let connection = self.connection()?;
-            lock(&connection.runtime).block_on(call(&connection.client))
-        })
+    fn call<T>(&self, call: impl FnOnce(&Client) -> Result<T, Error>) -> Result<T, Error> {
+        without_sigpipe(|| call(&self.client()?))
     }
 
-    fn connection(&self) -> Result<Arc<Connection>, Error> {
-        let mut connection = lock(&self.connection);
-        if let Some(connection) = &*connection {
-            return Ok(Arc::clone(connection));
+    /// The client, made by the first call. Its files may come after the host has started.
+    fn client(&self) -> Result<Client, Error> {
+        let mut client = lock(&self.client);
+        if let Some(client) = &*client {
+            return Ok(client.clone());
         }
-        let token = &self.token;
-        let mut config = Config::new(
-            &token.endpoints[0],
-            token.ca.clone(),
-            token.certificate.clone(),
-            token.private_key.clone(),
-        )?;
-        config.timeout = token.timeout;
-        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let client = {
-            let _inside = runtime.enter();
-            Client::new(&config)?
-        };
-        let made = Arc::new(Connection { runtime: Mutex::new(runtime), client });
-        Ok(Arc::clone(connection.insert(made)))
+        let Token { endpoints, ca, certificate, private_key, timeout, .. } = &self.token;
+        let files = [ca, certificate, private_key].map(Clone::clone);
+        let [ca, certificate, private_key] = files;
+        let config = Config::new(endpoints, ca, certificate, private_key)?;
+        let made = Client::new(&Config { timeout: *timeout, ..config })?;
+        Ok(client.insert(made).clone())
     }
 }
