@@ -166,7 +166,7 @@ pub fn client_config(site: &Site, daemon: &Daemon, caller: &Identity) -> Config 
     let ca = site.path("caller-ca.pem");
     crate::pki::replace(&ca, &site.pki.ca_pem(), 0o644);
     let endpoint = format!("https://localhost:{}", daemon.address().port());
-    let config = Config::new(&[endpoint], Some(ca), Some(certificate), Some(private_key))
+    let config = Config::new(&[endpoint], Some(&ca), Some(&certificate), Some(&private_key))
         .expect("an address and three files");
     Config { patience: Duration::ZERO, ..config }
 }

@@ -63,7 +63,7 @@ impl ConnectionArgs {
     fn config(&self) -> Result<Config, Failure> {
         if !self.endpoint.is_empty() {
             let [ca, certificate, private_key] =
-                [&self.ca, &self.certificate, &self.private_key].map(Clone::clone);
+                [&self.ca, &self.certificate, &self.private_key].map(Option::as_deref);
             return Config::new(&self.endpoint, ca, certificate, private_key).map_err(|error| {
                 let message = error.to_string().replacen("private_key", "private-key", 1);
                 Failure::new(Exit::Usage, format!("--{message}"))

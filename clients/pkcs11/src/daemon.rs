@@ -69,8 +69,8 @@ impl Daemon {
             return Ok(client.clone());
         }
         let Token { endpoints, ca, certificate, private_key, timeout, .. } = &self.token;
-        let files = [ca, certificate, private_key].map(Clone::clone);
-        let [ca, certificate, private_key] = files;
+        let [ca, certificate, private_key] =
+            [ca, certificate, private_key].map(|file| file.as_deref());
         let config = Config::new(endpoints, ca, certificate, private_key)?;
         let made = Client::new(&Config { timeout: *timeout, ..config })?;
         Ok(client.insert(made).clone())

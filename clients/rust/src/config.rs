@@ -115,8 +115,10 @@ impl Config {
             toml::from_str(&text).map_err(|error| invalid(error.to_string().trim().to_owned()))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let beside = |path: Option<PathBuf>| path.map(|path| folder.join(path));
-        let (ca, certificate) = (beside(file.ca), beside(file.certificate));
-        let mut config = Self::new(&file.endpoint, ca, certificate, beside(file.private_key))
+        let [ca, certificate, private_key] =
+            [file.ca, file.certificate, file.private_key].map(beside);
+        let (ca, certificate) = (ca.as_deref(), certificate.as_deref());
+        let mut config = Self::new(&file.endpoint, ca, certificate, private_key.as_deref())
             .map_err(|error| invalid(error.to_string()))?;
         for endpoint in &mut config.endpoints {
             if let Endpoint::Unix(socket) = endpoint {
@@ -130,14 +132,14 @@ impl Config {
     /// `unix:/path` none. The endpoints share the files.
     pub fn new(
         endpoints: &[impl AsRef<str>],
-        ca: Option<PathBuf>,
-        certificate: Option<PathBuf>,
-        private_key: Option<PathBuf>,
+        ca: Option<&Path>,
+        certificate: Option<&Path>,
+        private_key: Option<&Path>,
     ) -> Result<Self, ConfigError> {
         if endpoints.is_empty() {
             return Err(field("endpoint", "is missing; write `https://host:port` or `unix:/path`"));
         }
-        let files = [("ca", &ca), ("certificate", &certificate), ("private_key", &private_key)];
+        let files = [("ca", ca), ("certificate", certificate), ("private_key", private_key)];
         let all_unix = endpoints.iter().all(|endpoint| endpoint.as_ref().starts_with("unix:"));
         if all_unix && let Some((name, _)) = files.iter().find(|(_, value)| value.is_some()) {
             return Err(field(name, "a Unix socket takes no certificates; leave it out"));
@@ -149,14 +151,14 @@ impl Config {
                 Some(path) => Endpoint::Unix(path.into()),
                 None => {
                     let (host, port) = parse_https(text)?;
-                    let needed = |name, value: &Option<PathBuf>| {
+                    let needed = |name, value: Option<&Path>| {
                         let missing = || field(name, "is missing; an https endpoint needs it");
-                        value.clone().ok_or_else(missing)
+                        value.map(Path::to_owned).ok_or_else(missing)
                     };
                     let files = TlsFiles {
-                        ca: needed("ca", &ca)?,
-                        certificate: needed("certificate", &certificate)?,
-                        private_key: needed("private_key", &private_key)?,
+                        ca: needed("ca", ca)?,
+                        certificate: needed("certificate", certificate)?,
+                        private_key: needed("private_key", private_key)?,
                     };
                     Endpoint::Tls { host, port, files }
                 }

@@ -44,7 +44,7 @@ pub(crate) struct Target {
 }
 
 enum Address {
-    Tls { host: String, port: u16, name: ServerName<'static>, identity: Identity },
+    Tls { host: String, port: u16, name: ServerName<'static>, identity: Box<Identity> },
     Unix(PathBuf),
 }
 
@@ -67,7 +67,7 @@ impl Target {
                     name: ServerName::try_from(host.clone()).map_err(|_| unusable())?,
                     host: host.clone(),
                     port: *port,
-                    identity: Identity::read(files)?,
+                    identity: Box::new(Identity::read(files)?),
                 };
                 (Origin { scheme: Scheme::HTTPS, authority }, address)
             }

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use crate::daemon::{Daemon, Pki, config};
 
 /// What nothing here takes unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Both of them, in this order, without waiting for anybody.
 pub(crate) fn both(pki: &Pki, ports: [u16; 2]) -> Config {
