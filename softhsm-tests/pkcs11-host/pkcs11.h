@@ -1,4 +1,4 @@
-// The part of PKCS#11 2.40 that the host uses, in the layout of 64-bit Linux.
+// The part of PKCS#11 2.40 that the hosts use, in the layout of 64-bit Linux.
 #pragma once
 #include <stdint.h>
 
@@ -19,7 +19,10 @@ struct token_info {
   CK_BYTE time[16];
 };
 
-// The functions in the order of the list, up to the last one that is used.
+typedef CK_RV bytes_to_bytes(CK_ULONG, CK_BYTE *, CK_ULONG, CK_BYTE *, CK_ULONG *);
+typedef CK_RV begin(CK_ULONG, struct mechanism *, CK_ULONG);
+
+// All functions, in the order of the list.
 struct functions {
   struct version version;
   CK_RV (*Initialize)(void *);
@@ -29,21 +32,53 @@ struct functions {
   CK_RV (*GetSlotList)(CK_BYTE, CK_ULONG *, CK_ULONG *);
   CK_RV (*GetSlotInfo)(CK_ULONG, struct slot_info *);
   CK_RV (*GetTokenInfo)(CK_ULONG, struct token_info *);
-  void *GetMechanismList, *GetMechanismInfo, *InitToken, *InitPIN, *SetPIN;
+  CK_RV (*GetMechanismList)(CK_ULONG, CK_ULONG *, CK_ULONG *);
+  CK_RV (*GetMechanismInfo)(CK_ULONG, CK_ULONG, CK_ULONG *);
+  CK_RV (*InitToken)(CK_ULONG, CK_BYTE *, CK_ULONG, CK_BYTE *);
+  CK_RV (*InitPIN)(CK_ULONG, CK_BYTE *, CK_ULONG);
+  CK_RV (*SetPIN)(CK_ULONG, CK_BYTE *, CK_ULONG, CK_BYTE *, CK_ULONG);
   CK_RV (*OpenSession)(CK_ULONG, CK_ULONG, void *, void *, CK_ULONG *);
   CK_RV (*CloseSession)(CK_ULONG);
-  void *CloseAllSessions, *GetSessionInfo, *GetOperationState, *SetOperationState;
+  CK_RV (*CloseAllSessions)(CK_ULONG);
+  CK_RV (*GetSessionInfo)(CK_ULONG, CK_ULONG *);
+  void *GetOperationState, *SetOperationState;
   CK_RV (*Login)(CK_ULONG, CK_ULONG, CK_BYTE *, CK_ULONG);
   CK_RV (*Logout)(CK_ULONG);
-  void *CreateObject, *CopyObject, *DestroyObject, *GetObjectSize;
+  CK_RV (*CreateObject)(CK_ULONG, struct attribute *, CK_ULONG, CK_ULONG *);
+  void *CopyObject;
+  CK_RV (*DestroyObject)(CK_ULONG, CK_ULONG);
+  void *GetObjectSize;
   CK_RV (*GetAttributeValue)(CK_ULONG, CK_ULONG, struct attribute *, CK_ULONG);
-  void *SetAttributeValue;
+  CK_RV (*SetAttributeValue)(CK_ULONG, CK_ULONG, struct attribute *, CK_ULONG);
   CK_RV (*FindObjectsInit)(CK_ULONG, struct attribute *, CK_ULONG);
   CK_RV (*FindObjects)(CK_ULONG, CK_ULONG *, CK_ULONG, CK_ULONG *);
   CK_RV (*FindObjectsFinal)(CK_ULONG);
-  void *EncryptInit, *Encrypt, *EncryptUpdate, *EncryptFinal;
-  CK_RV (*DecryptInit)(CK_ULONG, struct mechanism *, CK_ULONG);
-  CK_RV (*Decrypt)(CK_ULONG, CK_BYTE *, CK_ULONG, CK_BYTE *, CK_ULONG *);
+  begin *EncryptInit;
+  bytes_to_bytes *Encrypt;
+  void *EncryptUpdate, *EncryptFinal;
+  begin *DecryptInit;
+  bytes_to_bytes *Decrypt, *DecryptUpdate;
+  void *DecryptFinal;
+  CK_RV (*DigestInit)(CK_ULONG, struct mechanism *);
+  void *Digest, *DigestUpdate, *DigestKey, *DigestFinal;
+  begin *SignInit;
+  bytes_to_bytes *Sign;
+  CK_RV (*SignUpdate)(CK_ULONG, CK_BYTE *, CK_ULONG);
+  CK_RV (*SignFinal)(CK_ULONG, CK_BYTE *, CK_ULONG *);
+  void *SignRecoverInit, *SignRecover;
+  begin *VerifyInit;
+  CK_RV (*Verify)(CK_ULONG, CK_BYTE *, CK_ULONG, CK_BYTE *, CK_ULONG);
+  CK_RV (*VerifyUpdate)(CK_ULONG, CK_BYTE *, CK_ULONG);
+  CK_RV (*VerifyFinal)(CK_ULONG, CK_BYTE *, CK_ULONG);
+  void *VerifyRecoverInit, *VerifyRecover, *DigestEncryptUpdate, *DecryptDigestUpdate;
+  void *SignEncryptUpdate, *DecryptVerifyUpdate, *GenerateKey, *GenerateKeyPair;
+  CK_RV (*WrapKey)(CK_ULONG, struct mechanism *, CK_ULONG, CK_ULONG, CK_BYTE *, CK_ULONG *);
+  CK_RV (*UnwrapKey)(CK_ULONG, struct mechanism *, CK_ULONG, CK_BYTE *, CK_ULONG, struct attribute *, CK_ULONG, CK_ULONG *);
+  void *DeriveKey, *SeedRandom;
+  CK_RV (*GenerateRandom)(CK_ULONG, CK_BYTE *, CK_ULONG);
+  CK_RV (*GetFunctionStatus)(CK_ULONG);
+  void *CancelFunction;
+  CK_RV (*WaitForSlotEvent)(CK_ULONG, CK_ULONG *, void *);
 };
 
 #define CKR_CRYPTOKI_NOT_INITIALIZED 0x190UL

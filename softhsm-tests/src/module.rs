@@ -1,5 +1,6 @@
-//! The PKCS#11 module under test, configured for a scene's daemon, and a host that loads it: a C
-//! program that does what an unmodified Key Connector does (`pkcs11-host/host.c`).
+//! The PKCS#11 module under test, configured for a scene's daemon, and hosts that load it, in C: one
+//! that does what an unmodified Key Connector does, and one that checks every answer
+//! (`pkcs11-host/`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -171,19 +172,27 @@ pub fn library() -> PathBuf {
 
 /// The host, compiled by the first test of a process that needs it.
 pub fn host() -> &'static Path {
-    static HOST: LazyLock<PathBuf> = LazyLock::new(|| {
-        let folder = target_folder();
-        let own = folder.join(format!("pkcs11-host-{}", std::process::id()));
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("pkcs11-host/host.c");
-        run(command("cc")
-            .args(["-std=gnu17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
-            .arg(&own)
-            .arg(source)
-            .arg("-ldl"));
-        // Test processes that run side by side make the same file.
-        let path = folder.join("pkcs11-host");
-        fs::rename(own, &path).expect("the build's folder is writable");
-        path
-    });
+    static HOST: LazyLock<PathBuf> = LazyLock::new(|| compiled("host"));
     &HOST
+}
+
+/// The program that asks the module for everything, right and wrong.
+pub fn answers() -> &'static Path {
+    static ANSWERS: LazyLock<PathBuf> = LazyLock::new(|| compiled("answers"));
+    &ANSWERS
+}
+
+fn compiled(name: &str) -> PathBuf {
+    let folder = target_folder();
+    let own = folder.join(format!("pkcs11-{name}-{}", std::process::id()));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("pkcs11-host/{name}.c"));
+    run(command("cc")
+        .args(["-std=gnu17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-o"])
+        .arg(&own)
+        .arg(source)
+        .arg("-ldl"));
+    // Test processes that run side by side make the same file.
+    let path = folder.join(format!("pkcs11-{name}"));
+    fs::rename(own, &path).expect("the build's folder is writable");
+    path
 }

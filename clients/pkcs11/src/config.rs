@@ -288,6 +288,17 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_example_is_good() {
+        let page = include_str!("../../../docs/pkcs11-module.md");
+        let (_, rest) = page.split_once("```toml\n").unwrap();
+        let (example, _) = rest.split_once("```").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("user-keys.crt"), "PEM").unwrap();
+        let config = parse(example, folder.path()).unwrap();
+        assert_eq!(config.tokens[0].endpoints.len(), 2);
+    }
+
+    #[test]
     fn a_token_needs_no_more_than_an_endpoint() {
         let config =
             parse("[[tokens]]\nendpoints = [\"unix:/run/c.sock\"]", Path::new("/")).unwrap();
