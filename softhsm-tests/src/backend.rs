@@ -1,9 +1,7 @@
 //! Where the keys under test live: the software provider, SoftHSM or kryoptic, told apart in one
 //! place so that a test is written once for all of them.
 
-use std::fs;
-
-use toml::{Table, Value};
+use toml::Value;
 
 use crate::faults::Faults;
 use crate::rsa_key::RsaKey;
@@ -56,16 +54,7 @@ impl Backend {
                 site.set(&format!("providers.backend.{option}"), value.clone());
             }
         } else {
-            let directory = site.path("keys");
-            fs::create_dir_all(&directory).expect("the site's folder is writable");
-            let directory = directory.to_str().expect("temporary paths are UTF-8");
-            site.provider(
-                "backend",
-                Table::from_iter([
-                    ("type".to_owned(), Value::from("software")),
-                    ("directory".to_owned(), Value::from(directory)),
-                ]),
-            );
+            site.files("backend", "keys");
         }
     }
 

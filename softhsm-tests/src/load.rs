@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use claviger_client::{Client, Config, Error, UnwrapOptions};
 use tokio::task::JoinHandle;
@@ -26,6 +27,17 @@ pub struct Tally {
     pub wrong: usize,
     /// What the others said.
     pub failed: Vec<Error>,
+    /// How long each call took.
+    pub took: Vec<Duration>,
+}
+
+impl Tally {
+    /// How long all but one of a hundred calls took at most.
+    pub fn p99(&self) -> Duration {
+        let mut took = self.took.clone();
+        took.sort_unstable();
+        took.get(took.len() * 99 / 100).copied().unwrap_or_default()
+    }
 }
 
 impl Load {
@@ -74,10 +86,12 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = Tally::default();
         for client in self.clients {
-            let Tally { right, wrong, failed } = client.await.expect("a client does not panic");
+            let Tally { right, wrong, failed, took } =
+                client.await.expect("a client does not panic");
             all.right.extend(right);
             all.wrong += wrong;
             all.failed.extend(failed);
+            all.took.extend(took);
         }
         assert_eq!(all.wrong, 0, "never a wrong answer");
         all
@@ -109,7 +123,10 @@ async fn work(
             Connect::Once(client) => client.clone(),
             Connect::Each(config) => client(config),
         };
-        match client.unwrap_key(key, &wrapped, &UnwrapOptions::default()).await {
+        let begun = Instant::now();
+        let answer = client.unwrap_key(key, &wrapped, &UnwrapOptions::default()).await;
+        tally.took.push(begun.elapsed());
+        match answer {
             Ok(unwrapped) if *unwrapped.key_material == MATERIAL => {
                 tally.right.push(unwrapped.request_id.expect("every answer has an id"));
                 right.fetch_add(1, Ordering::Relaxed);

@@ -1,7 +1,5 @@
 //! What most tests begin with: a site with one key, `user-keys`, and one caller who may use it.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use claviger_client::{Client, Config, Health};
@@ -39,14 +37,8 @@ impl Scene {
     pub fn software() -> Self {
         let mut site = Site::new();
         let key = RsaKey::shared(2048);
-        let folder = site.path("keys");
-        fs::create_dir(&folder).expect("the site's folder is writable");
-        fs::set_permissions(&folder, Permissions::from_mode(0o700)).expect("it is ours");
-        key.write_pem(&folder.join("user-keys.pem"));
-        let mut provider = toml::Table::new();
-        provider.insert("type".into(), "software".into());
-        provider.insert("directory".into(), folder.to_str().expect("UTF-8").into());
-        site.provider("files", provider);
+        site.files("files", "keys");
+        key.write_pem(&site.path("keys/user-keys.pem"));
         Self::of(site, key, "files", "user-keys.pem")
     }
 
@@ -59,12 +51,23 @@ impl Scene {
         Self::of(site, key, "hsm-a", "pkcs11:object=user-keys")
     }
 
-    fn of(mut site: Site, key: RsaKey, provider: &str, locator: &str) -> Self {
+    fn of(site: Site, key: RsaKey, provider: &str, locator: &str) -> Self {
+        Self::at(site, key, provider, locator, Algorithm::RsaOaep)
+    }
+
+    /// The key lies at `locator` of a provider that the site has, and lists one algorithm.
+    pub fn at(
+        mut site: Site,
+        key: RsaKey,
+        provider: &str,
+        locator: &str,
+        algorithm: Algorithm,
+    ) -> Self {
         let version = Version::active(1, &key, provider, locator);
-        site.key(KEY, &["RSA-OAEP"], vec![version]);
+        site.key(KEY, &[algorithm.name()], vec![version]);
         let caller = site.caller("key-connector", &[KEY], &["wrap", "unwrap", "read"]);
         site.limit("key-connector", "failed_unwraps", "off");
-        let wrapped = wrap(&key);
+        let wrapped = wrap_with(&key, algorithm);
         Self { site, key, caller, wrapped }
     }
 
@@ -87,13 +90,7 @@ impl Scene {
 
     /// The Rust client's configuration for the caller, who takes every UNAVAILABLE for an answer.
     pub fn client_config(&self, daemon: &Daemon) -> Config {
-        let (certificate, private_key) = self.caller.write(&self.site.path("."), "caller");
-        let ca = self.site.path("caller-ca.pem");
-        crate::pki::replace(&ca, &self.site.pki.ca_pem(), 0o644);
-        let endpoint = format!("https://localhost:{}", daemon.address().port());
-        let config = Config::new(&[endpoint], Some(&ca), Some(&certificate), Some(&private_key))
-            .expect("an address and three files");
-        Config { patience: Duration::ZERO, ..config }
+        client_config(&self.site, daemon, &self.caller)
     }
 
     /// The Rust client as the caller.
@@ -162,9 +159,26 @@ impl Scene {
     }
 }
 
+/// The Rust client's configuration for a caller of the site, who takes every UNAVAILABLE for an
+/// answer.
+pub fn client_config(site: &Site, daemon: &Daemon, caller: &Identity) -> Config {
+    let (certificate, private_key) = caller.write(&site.path("."), "caller");
+    let ca = site.path("caller-ca.pem");
+    crate::pki::replace(&ca, &site.pki.ca_pem(), 0o644);
+    let endpoint = format!("https://localhost:{}", daemon.address().port());
+    let config = Config::new(&[endpoint], Some(&ca), Some(&certificate), Some(&private_key))
+        .expect("an address and three files");
+    Config { patience: Duration::ZERO, ..config }
+}
+
 /// [`MATERIAL`] under `key` with RSA-OAEP.
 pub fn wrap(key: &RsaKey) -> Vec<u8> {
-    let parameters = Parameters::of(Algorithm::RsaOaep);
+    wrap_with(key, Algorithm::RsaOaep)
+}
+
+/// [`MATERIAL`] under `key`.
+pub fn wrap_with(key: &RsaKey, algorithm: Algorithm) -> Vec<u8> {
+    let parameters = Parameters::of(algorithm);
     let material = KeyMaterial::copied_from(&MATERIAL);
     key.public_key().wrap(&material, &parameters).expect("32 bytes fit")
 }

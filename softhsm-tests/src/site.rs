@@ -2,8 +2,9 @@
 //! directory, audit log. It outlives restarts of its daemon.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -84,6 +85,13 @@ impl Site {
         self.folder.path().join(name)
     }
 
+    /// Writes a file into the site's folder, by rename; gives its path, as a configuration names it.
+    pub fn file(&self, name: &str, content: &str, mode: u32) -> String {
+        let path = self.path(name);
+        replace(&path, content, mode);
+        path.to_str().expect("temporary paths are UTF-8").to_owned()
+    }
+
     /// The configuration file.
     pub fn configuration_file(&self) -> PathBuf {
         self.path("claviger.toml")
@@ -116,6 +124,16 @@ impl Site {
     /// Adds a provider.
     pub fn provider(&mut self, name: &str, options: Table) {
         self.set(&format!("providers.{name}"), options);
+    }
+
+    /// Adds a folder of the site's, which it makes, as a provider of keys in files.
+    pub fn files(&mut self, name: &str, folder: &str) {
+        let path = self.path(folder);
+        fs::create_dir(&path).expect("the site's folder is writable");
+        fs::set_permissions(&path, Permissions::from_mode(0o700)).expect("it is ours");
+        let options = [("type", "software".into()), ("directory", path_value(&path))];
+        let options = options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        self.provider(name, options);
     }
 
     /// Adds a token as a provider, and what its module needs to the daemon's environment.

@@ -3,16 +3,12 @@
 mod support;
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
-use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrapPadded};
 use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
-use aws_sdk_kms::primitives::Blob;
-use aws_sdk_kms::types::{
-    AlgorithmSpec, ExpirationModelType, KeySpec, KeyUsageType, OriginType, WrappingKeySpec,
-};
+use aws_sdk_kms::types::{KeySpec, KeyUsageType};
 use claviger_conformance::Subject;
-use claviger_provider_api::{Algorithm, KeyMaterial, Parameters, PublicKey, SignAlgorithm};
-use support::ministack::Ministack;
+use claviger_provider_api::{Algorithm, PublicKey, SignAlgorithm};
 use support::{OAEP, config, open};
+use test_backends::Ministack;
 
 async fn whole_suite(name: &str, spec: KeySpec) {
     let server = Ministack::start().await;
@@ -53,7 +49,9 @@ async fn a_key_that_signs_keeps_the_contract() {
 async fn an_imported_key_that_lists_one_algorithm_keeps_the_contract() {
     let server = Ministack::start().await;
     let private = PrivateDecryptingKey::generate(KeySize::Rsa3072).unwrap();
-    let arn = import(&server, &private).await;
+    let pkcs8: Pkcs8V1Der<'_> = private.as_der().unwrap();
+    // As docs/backends/aws-kms.md tells.
+    let arn = server.import(pkcs8.as_ref()).await;
     let folder = tempfile::tempdir().unwrap();
     let config = config(&server.endpoint, folder.path());
     let key = open(&config, &arn, &[Algorithm::RsaOaep], &[]).await.unwrap();
@@ -61,43 +59,4 @@ async fn an_imported_key_that_lists_one_algorithm_keeps_the_contract() {
     assert_eq!(key.public_key().sha256(), PublicKey::from_spki(spki.as_ref()).unwrap().sha256());
     let subject = Subject::new("aws-kms/rsa-3072 imported (ministack)", key).without_labels();
     claviger_conformance::run(subject).await.expect_all_passed();
-}
-
-/// Imports as docs/backends/aws-kms.md tells: an AES key under the wrapping key, the PKCS#8 key under
-/// the AES key (RFC 5649).
-async fn import(server: &Ministack, private: &PrivateDecryptingKey) -> String {
-    let kms = server.administrator();
-    let made = kms
-        .create_key()
-        .origin(OriginType::External)
-        .key_spec(KeySpec::Rsa3072)
-        .key_usage(KeyUsageType::EncryptDecrypt)
-        .send()
-        .await;
-    let arn = made.unwrap().key_metadata.unwrap().arn.unwrap();
-    let parameters = kms
-        .get_parameters_for_import()
-        .key_id(&arn)
-        .wrapping_algorithm(AlgorithmSpec::RsaAesKeyWrapSha256)
-        .wrapping_key_spec(WrappingKeySpec::Rsa4096)
-        .send()
-        .await
-        .unwrap();
-    let aes = [7; 32];
-    let wrapping = PublicKey::from_spki(parameters.public_key().unwrap().as_ref()).unwrap();
-    let under = Parameters::of(Algorithm::RsaOaep256);
-    let mut wrapped = wrapping.wrap(&KeyMaterial::copied_from(&aes), &under).unwrap();
-    let der: Pkcs8V1Der<'_> = private.as_der().unwrap();
-    let mut padded = vec![0; der.as_ref().len() + 16];
-    let kek = AesKek::new(&AES_256, &aes).unwrap();
-    wrapped.extend_from_slice(kek.wrap_with_padding(der.as_ref(), &mut padded).unwrap());
-    kms.import_key_material()
-        .key_id(&arn)
-        .import_token(parameters.import_token.unwrap())
-        .encrypted_key_material(Blob::new(wrapped))
-        .expiration_model(ExpirationModelType::KeyMaterialDoesNotExpire)
-        .send()
-        .await
-        .unwrap();
-    arn
 }

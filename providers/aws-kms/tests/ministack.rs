@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_kms::types::{KeySpec, KeyUsageType};
 use claviger_provider_api::{Algorithm, ErrorKind, SignAlgorithm};
-use support::ministack::{Ministack, free_port};
 use support::{OAEP, config, open, round_trip};
+use test_backends::{Ministack, free_port};
 
 const LONG: Duration = Duration::from_secs(30);
 

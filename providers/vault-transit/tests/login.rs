@@ -132,7 +132,7 @@ async fn a_client_certificate_logs_in(backend: Backend) {
     server.set("sys/auth/cert", json!({"type": "cert"})).await;
     let role = json!({"certificate": ca_pem, "token_policies": ["claviger"]});
     server.set("auth/cert/certs/claviger", role).await;
-    let path = server.folder.path().join("client.crt");
+    let path = server.folder().join("client.crt");
     std::fs::write(&path, certificate.pem()).unwrap();
     let config = server.config(Auth::Certificate(Certificate {
         mount: "cert".into(),

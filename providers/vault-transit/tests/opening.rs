@@ -5,16 +5,9 @@ mod backend;
 use std::time::Duration;
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
-use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrapPadded};
 use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use claviger_provider_api::{
-    Algorithm, ErrorKind, KeyMaterial, Parameters, PublicKey, SignAlgorithm,
-};
+use claviger_provider_api::{Algorithm, ErrorKind, SignAlgorithm};
 use rcgen::{CertificateParams, KeyPair};
-use rustls_pki_types::SubjectPublicKeyInfoDer;
-use rustls_pki_types::pem::PemObject;
 use serde_json::json;
 
 use backend::{Backend, ROOT, Server, open, open_with, round_trip};
@@ -88,27 +81,11 @@ async fn each_version_is_its_own_key_until_it_is_too_old(backend: Backend) {
     round_trip(&*second).await.unwrap();
 }
 
-/// Wrapped as the servers ask for: an AES key under RSA-OAEP with SHA-256, and the private key under
-/// that with RFC 5649.
 async fn an_imported_key_serves_as_itself(backend: Backend) {
     let server = Server::start(backend).await;
     let private = PrivateDecryptingKey::generate(KeySize::Rsa3072).unwrap();
     let pkcs8: Pkcs8V1Der<'_> = private.as_der().unwrap();
-    let wrapping = server.get("transit/wrapping_key").await;
-    let pem = wrapping["data"]["public_key"].as_str().unwrap();
-    let spki = SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes()).unwrap();
-    let wrapping = PublicKey::from_spki(&spki).unwrap();
-    let aes = [0x42; 32];
-    let mut sealed = wrapping
-        .wrap(&KeyMaterial::copied_from(&aes), &Parameters::of(Algorithm::RsaOaep256))
-        .unwrap();
-    let mut room = vec![0; pkcs8.as_ref().len() + 16];
-    let kek = AesKek::new(&AES_256, &aes).unwrap();
-    sealed.extend_from_slice(kek.wrap_with_padding(pkcs8.as_ref(), &mut room).unwrap());
-    let body = json!({
-        "ciphertext": STANDARD.encode(sealed), "type": "rsa-3072", "hash_function": "SHA256",
-    });
-    server.set("transit/keys/imported/import", body).await;
+    server.import("imported", pkcs8.as_ref()).await;
 
     let key = open(&server.config_with_token(ROOT), "transit/imported:1").await.unwrap();
     assert_eq!(key.public_key().spki(), private.public_key().as_der().unwrap().as_ref());
@@ -155,7 +132,7 @@ async fn another_ca_is_refused(backend: Backend) {
 
     let ca = CertificateParams::new(vec!["vault".to_owned()]).unwrap();
     let ca = ca.self_signed(&KeyPair::generate().unwrap()).unwrap();
-    let path = server.folder.path().join("other.pem");
+    let path = server.folder().join("other.pem");
     std::fs::write(&path, ca.pem()).unwrap();
     for ca in [Some(path), None] {
         config.ca = ca;
@@ -163,7 +140,7 @@ async fn another_ca_is_refused(backend: Backend) {
         assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
         assert!(error.to_string().contains("certificate"), "{error}");
     }
-    config.ca = Some(server.folder.path().join("missing.pem"));
+    config.ca = Some(server.folder().join("missing.pem"));
     let error = open(&config, "transit/k:1").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded);
     assert!(error.to_string().contains("missing.pem"), "{error}");
@@ -197,7 +174,7 @@ async fn a_server_that_is_not_there_is_unavailable(backend: Backend) {
         let mut config = server.config_with_token(ROOT);
         let folder = tempfile::tempdir().unwrap().keep();
         let token = folder.join("token");
-        std::fs::copy(server.folder.path().join("token"), &token).unwrap();
+        std::fs::copy(server.folder().join("token"), &token).unwrap();
         config.auth =
             claviger_vault_transit::Auth::Token(claviger_provider_api::SecretSource::File(token));
         config.connect_timeout = claviger_vault_transit::Timeout(Duration::from_millis(500));

@@ -2,7 +2,6 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 pub(crate) mod fake;
-pub(crate) mod ministack;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -18,8 +17,7 @@ use claviger_provider_api::{
 /// Both algorithms of KMS.
 pub(crate) const OAEP: [Algorithm; 2] = [Algorithm::RsaOaep, Algorithm::RsaOaep256];
 
-/// The region of every test.
-pub(crate) const REGION: &str = "eu-central-1";
+pub(crate) use test_backends::ministack::REGION;
 
 /// A configuration with an access key in `folder`, for the server at `endpoint`.
 pub(crate) fn config(endpoint: &str, folder: &Path) -> Config {

@@ -1,0 +1,192 @@
+//! The services that are asked over HTTP: each started, given keys, and put into a site's
+//! configuration, directly or behind the fault proxy. One more service is one more entry here.
+
+use claviger_provider_api::Algorithm;
+use fault_proxy::{FaultProxy, Service};
+use test_backends::ministack::{Ministack, REGION};
+use test_backends::vault;
+use toml::{Table, Value};
+
+use crate::rsa_key::RsaKey;
+use crate::site::{Site, Version};
+
+/// What the daemon may do in a Transit engine of the tests.
+const TRANSIT_POLICY: &str = r#"
+path "transit/keys/*" { capabilities = ["read"] }
+path "transit/decrypt/*" { capabilities = ["update"] }
+"#;
+
+/// A busy machine must not look like a broken service.
+const CONNECT_TIMEOUT: &str = "10s";
+const REQUEST_TIMEOUT: &str = "30s";
+
+/// Which service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// AWS KMS: ministack.
+    Aws,
+    /// A real OpenBao.
+    OpenBao,
+    /// A real HashiCorp Vault, which takes minutes to build.
+    Vault,
+}
+
+impl Which {
+    /// Those that every run of the tests has.
+    pub const USUAL: [Self; 2] = [Self::Aws, Self::OpenBao];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Aws, Self::OpenBao, Self::Vault];
+
+    /// For messages, and as a part of names.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Aws => "aws",
+            Self::OpenBao => "openbao",
+            Self::Vault => "vault",
+        }
+    }
+
+    /// Whose words it speaks.
+    pub fn service(self) -> Service {
+        match self {
+            Self::Aws => Service::Aws,
+            Self::OpenBao | Self::Vault => Service::Vault,
+        }
+    }
+}
+
+/// A running service. It ends when dropped.
+#[derive(Debug)]
+pub struct Remote {
+    /// Which one.
+    pub which: Which,
+    server: Server,
+}
+
+#[derive(Debug)]
+enum Server {
+    Aws(Ministack),
+    Vault(vault::Server),
+}
+
+/// Where a service keeps a key, and what the key can there.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The best known first.
+    pub algorithms: Vec<Algorithm>,
+    /// As a configuration names it.
+    pub locator: String,
+}
+
+impl Place {
+    /// The algorithms' names.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.algorithms.iter().map(|algorithm| algorithm.name()).collect()
+    }
+
+    /// An active version 1 of a key that lies here.
+    pub fn version(&self, key: &RsaKey, provider: &str) -> Version {
+        Version::active(1, key, provider, &self.locator)
+    }
+}
+
+impl Remote {
+    /// Starts it and waits until it is well.
+    pub async fn start(which: Which) -> Self {
+        let server = match which {
+            Which::Aws => Server::Aws(Ministack::start().await),
+            Which::OpenBao => Server::Vault(vault::Server::start(vault::Backend::OpenBao).await),
+            Which::Vault => Server::Vault(vault::Server::start(vault::Backend::Vault).await),
+        };
+        Self { which, server }
+    }
+
+    /// Imports a key; gives each place where it now lies.
+    pub async fn import(&self, key: &RsaKey, name: &str) -> Vec<Place> {
+        match &self.server {
+            Server::Aws(server) => {
+                let algorithms = vec![Algorithm::RsaOaep256, Algorithm::RsaOaep];
+                vec![Place { algorithms, locator: server.import(key.pkcs8()).await }]
+            }
+            Server::Vault(server) => {
+                server.import(name, key.pkcs8()).await;
+                let mut algorithms = vec![Algorithm::RsaOaep256];
+                // OpenBao ignores the field that asks for it.
+                algorithms.extend((self.which == Which::Vault).then_some(Algorithm::Rsa15));
+                vec![Place { algorithms, locator: format!("transit/{name}:1") }]
+            }
+        }
+    }
+
+    /// A proxy in front of it, over https.
+    pub async fn proxy(&self) -> FaultProxy {
+        match &self.server {
+            Server::Aws(server) => FaultProxy::start_tls(&server.endpoint, None).await,
+            Server::Vault(server) => FaultProxy::start_tls(&server.address, None).await,
+        }
+    }
+
+    /// Adds it as a provider, with credentials of its own that may unwrap and nothing else.
+    pub async fn configure(&self, site: &mut Site, provider: &str, via: Option<&FaultProxy>) {
+        let mut options = Table::new();
+        let mut set = |name: &str, value: Value| drop(options.insert(name.into(), value));
+        if let Some(ca) = via.and_then(FaultProxy::ca_pem) {
+            set("ca", site.file(&format!("{provider}-ca.pem"), ca, 0o644).into());
+        }
+        set("connect_timeout", CONNECT_TIMEOUT.into());
+        match &self.server {
+            Server::Aws(server) => {
+                let endpoint = via.map_or_else(|| server.endpoint.clone(), FaultProxy::url);
+                set("type", "aws-kms".into());
+                set("region", REGION.into());
+                set("endpoint", endpoint.into());
+                set("attempt_timeout", REQUEST_TIMEOUT.into());
+                set("operation_timeout", REQUEST_TIMEOUT.into());
+                write_aws_credentials(site, provider, "AKIDFIRST");
+                let file = |name: &str| secret_file(site, &format!("{provider}-{name}"));
+                let credentials =
+                    [("access_key_id", file("id")), ("secret_access_key", file("key"))];
+                set("credentials", table(credentials));
+            }
+            Server::Vault(server) => {
+                let address = via.map_or_else(|| server.address.clone(), FaultProxy::url);
+                set("type", "vault-transit".into());
+                set("address", address.into());
+                set("timeout", REQUEST_TIMEOUT.into());
+                let (role_id, secret_id) = server.approle(TRANSIT_POLICY, "1h", "24h").await;
+                let secret_id_file = format!("{provider}-secret-id");
+                site.file(&secret_id_file, &secret_id, 0o600);
+                let role = [
+                    ("role_id", Value::from(role_id)),
+                    ("secret_id", secret_file(site, &secret_id_file)),
+                ];
+                set("auth", table([("approle", table(role))]));
+            }
+        }
+        site.provider(provider, options);
+    }
+
+    /// The Vault or OpenBao, to be asked as root.
+    pub fn vault(&self) -> &vault::Server {
+        match &self.server {
+            Server::Vault(server) => server,
+            Server::Aws(_) => panic!("{} is no Vault", self.which.name()),
+        }
+    }
+}
+
+/// The access key that [`Remote::configure`] names, or another one in its place.
+pub fn write_aws_credentials(site: &Site, provider: &str, id: &str) {
+    site.file(&format!("{provider}-key"), "secret-access-key", 0o600);
+    site.file(&format!("{provider}-id"), id, 0o600);
+}
+
+/// `{ file = "…" }` for a file of the site's folder.
+pub fn secret_file(site: &Site, name: &str) -> Value {
+    let path = site.path(name);
+    table([("file", path.to_str().expect("temporary paths are UTF-8").into())])
+}
+
+fn table<const N: usize>(entries: [(&str, Value); N]) -> Value {
+    Value::Table(entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}

@@ -1,0 +1,96 @@
+//! One service behind the fault proxy, with a daemon that has one key in it and a caller who may use
+//! it: what each test of faults begins with.
+
+use claviger_client::Health;
+use claviger_proto::v1::UnwrapRequest;
+use fault_proxy::{Fault, FaultProxy, Pattern, Times};
+use tonic::Code;
+
+use crate::connection::{Answer, Connection};
+use crate::daemon::Daemon;
+use crate::remote::{Remote, Which};
+use crate::rsa_key::RsaKey;
+use crate::scene::{KEY, MATERIAL, Scene};
+use crate::site::Site;
+
+/// The provider's name in the configuration.
+pub const PROVIDER: &str = "remote";
+
+/// A service, a proxy before it, and a daemon before that.
+#[derive(Debug)]
+pub struct Stage {
+    /// The daemon; it ends first.
+    pub daemon: Daemon,
+    /// Between daemon and service.
+    pub proxy: FaultProxy,
+    /// The service.
+    pub remote: Remote,
+    /// One key and one caller.
+    pub scene: Scene,
+}
+
+impl Stage {
+    /// Sets everything up, and proves that it works.
+    pub async fn set(which: Which) -> Self {
+        let remote = Remote::start(which).await;
+        let proxy = remote.proxy().await;
+        let mut site = Site::new();
+        remote.configure(&mut site, PROVIDER, Some(&proxy)).await;
+        let key = RsaKey::shared(2048);
+        let place = remote.import(&key, KEY).await.swap_remove(0);
+        let mut scene = Scene::at(site, key, PROVIDER, &place.locator, place.algorithms[0]);
+        let daemon = scene.start();
+        let stage = Self { daemon, proxy, remote, scene };
+        stage.wait_until_well().await;
+        stage
+    }
+
+    /// Connects as the caller.
+    pub async fn connect(&self) -> Connection {
+        self.scene.connect(&self.daemon).await
+    }
+
+    /// Requests of the service's that unwrap.
+    pub fn unwraps(&self) -> Pattern {
+        self.remote.which.service().unwraps()
+    }
+
+    /// Requests of the service's that unwrap the caller's value, and no canary.
+    pub fn unwraps_of_value(&self) -> Pattern {
+        self.remote.which.service().unwraps_of(&self.scene.wrapped)
+    }
+
+    /// From now on this happens to requests that match.
+    pub fn fault(&self, pattern: Pattern, times: Times, fault: Fault) {
+        self.proxy.on(pattern, times, fault);
+    }
+
+    /// One unwrap: how often the caller's value reached the proxy for it, and what came back. Wrong
+    /// material is a panic.
+    pub async fn ask(&self, connection: &Connection) -> (usize, Result<(), Answer>) {
+        let of_value = self.unwraps_of_value();
+        let before = self.proxy.count(&of_value);
+        let outcome = connection.unwrap(&self.scene.request()).await;
+        let outcome = outcome.map(|answer| {
+            assert_eq!(&*answer.key_material, MATERIAL, "never a wrong answer");
+        });
+        (self.proxy.count(&of_value) - before, outcome)
+    }
+
+    /// Clears the script and waits until the key serves again.
+    pub async fn heal(&self) {
+        self.proxy.clear();
+        self.wait_until_well().await;
+    }
+
+    /// Waits until unwrapping works and the key's health says so.
+    pub async fn wait_until_well(&self) {
+        self.scene.wait_for(&self.daemon, Code::Ok).await;
+        self.scene.wait_for_key_health(&self.daemon, Health::Serving).await;
+    }
+
+    /// The request to unwrap another value of the key's.
+    pub fn request_for(&self, wrapped: &[u8]) -> UnwrapRequest {
+        UnwrapRequest { wrapped: wrapped.to_vec().into(), ..self.scene.request() }
+    }
+}

@@ -1,0 +1,231 @@
+//! Services at their worst, each through the fault proxy and the real daemon: throttled, ill, cut off,
+//! slow, not who they say they are.
+
+use std::time::{Duration, Instant};
+
+use claviger_client::Health;
+use claviger_proto::v1::UnwrapRequest;
+use fault_proxy::{Answer, Fault, Pattern, Shown, Times};
+use softhsm_tests::connection::frame;
+use softhsm_tests::{Connection, Load, Stage, Which};
+use tonic::Code;
+use tonic_types::StatusExt;
+
+/// Runs each test on each service; on HashiCorp Vault as a long one.
+macro_rules! on_each_service {
+    ($($name:ident),* $(,)?) => {
+        mod aws {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(super::Which::Aws).await;
+            })*
+        }
+        mod openbao {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(super::Which::OpenBao).await;
+            })*
+        }
+        mod vault {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            #[ignore = "long: scripts/test --all"]
+            async fn $name() {
+                super::$name(super::Which::Vault).await;
+            })*
+        }
+    };
+}
+
+on_each_service!(
+    a_throttle_is_passed_on_with_the_services_own_delay,
+    what_breaks_once_is_repaired_and_retried_in_silence,
+    what_stays_broken_is_unavailable_after_one_attempt_to_repair_it,
+    whoever_shows_another_certificate_is_told_nothing,
+    a_redirect_is_refused_and_never_followed,
+    a_slow_service_costs_its_callers_their_deadline_and_no_more,
+);
+
+/// The ways in which an answer can be none.
+fn breakages(stage: &Stage) -> [Fault; 5] {
+    [
+        Fault::Answer(stage.remote.which.service().ill()),
+        Fault::CutBeforeHeaders,
+        Fault::CutAfterHeaders,
+        Fault::CutBody,
+        Fault::TruncatedBody,
+    ]
+}
+
+async fn a_throttle_is_passed_on_with_the_services_own_delay(which: Which) {
+    let stage = Stage::set(which).await;
+    let connection = stage.connect().await;
+    for retry_after in [Some(Duration::from_secs(7)), None] {
+        let throttled = Fault::Answer(which.service().throttled(retry_after));
+        stage.fault(stage.unwraps_of_value(), Times::Next(1), throttled);
+        let (sent, outcome) = stage.ask(&connection).await;
+        let answer = outcome.unwrap_err();
+        assert_eq!(answer.code(), Code::ResourceExhausted, "{answer}\n{}", stage.daemon.log());
+        let details = answer.status().get_error_details();
+        let delay = details.retry_info().and_then(|info| info.retry_delay);
+        let delay = delay.expect("RESOURCE_EXHAUSTED has a RetryInfo");
+        assert_eq!(delay, retry_after.unwrap_or(delay), "the service's own");
+        assert!(delay > Duration::ZERO);
+        assert_eq!(sent, 1, "a throttle is not tried again inside of a call");
+        assert_eq!(stage.scene.key_health(&stage.daemon).await, Health::Serving);
+        assert!(stage.ask(&connection).await.1.is_ok());
+    }
+}
+
+async fn what_breaks_once_is_repaired_and_retried_in_silence(which: Which) {
+    let stage = Stage::set(which).await;
+    let connection = stage.connect().await;
+    for fault in breakages(&stage) {
+        stage.fault(stage.unwraps_of_value(), Times::Next(1), fault.clone());
+        let (sent, outcome) = stage.ask(&connection).await;
+        outcome.unwrap_or_else(|answer| panic!("{fault:?}: {answer}\n{}", stage.daemon.log()));
+        assert_eq!(sent, 2, "{fault:?}: the attempt, and one more");
+        // The service takes canaries all the while, and only the caller's value fails.
+        stage.fault(stage.unwraps_of_value(), Times::Next(2), fault.clone());
+        let (sent, outcome) = stage.ask(&connection).await;
+        let answer = outcome.unwrap_err();
+        assert_eq!(answer.code(), Code::Unavailable, "{fault:?}: {answer}");
+        assert_eq!(sent, 2, "{fault:?}: one silent retry, and no more");
+        assert_eq!(stage.scene.key_health(&stage.daemon).await, Health::Serving, "{fault:?}");
+    }
+}
+
+async fn what_stays_broken_is_unavailable_after_one_attempt_to_repair_it(which: Which) {
+    let stage = Stage::set(which).await;
+    let connection = stage.connect().await;
+    for fault in breakages(&stage) {
+        stage.fault(stage.unwraps(), Times::Always, fault.clone());
+        let all = stage.proxy.count(&stage.unwraps());
+        let (sent, outcome) = stage.ask(&connection).await;
+        let canaries = stage.proxy.count(&stage.unwraps()) - all - sent;
+        let answer = outcome.unwrap_err();
+        assert_eq!(answer.code(), Code::Unavailable, "{fault:?}: {answer}");
+        assert_eq!(sent, 1, "{fault:?}: what was not repaired is not tried again");
+        // One of the call's own; the daemon's watch over the key may send one at the same time.
+        assert!((1..=3).contains(&canaries), "{fault:?}: {canaries} canaries");
+        assert_eq!(stage.scene.key_health(&stage.daemon).await, Health::NotServing, "{fault:?}");
+        stage.heal().await;
+    }
+    stage.proxy.cut_off();
+    let (sent, outcome) = stage.ask(&connection).await;
+    assert_eq!((sent, outcome.unwrap_err().code()), (0, Code::Unavailable));
+    stage.heal().await;
+}
+
+async fn whoever_shows_another_certificate_is_told_nothing(which: Which) {
+    let stage = Stage::set(which).await;
+    let connection = stage.connect().await;
+    for shown in [Shown::OfAnotherCa, Shown::ForAnotherName] {
+        stage.proxy.show(shown);
+        let (told, tried) = (stage.proxy.seen().len(), stage.proxy.connections());
+        let (_, outcome) = stage.ask(&connection).await;
+        let code = outcome.unwrap_err().code();
+        assert!(
+            matches!(code, Code::Unavailable | Code::FailedPrecondition),
+            "{shown:?}: {code:?}\n{}",
+            stage.daemon.log()
+        );
+        assert!(stage.proxy.connections() > tried, "{shown:?}: a new connection was tried");
+        assert_eq!(stage.proxy.seen().len(), told, "{shown:?}: something was sent");
+        assert_eq!(stage.scene.key_health(&stage.daemon).await, Health::NotServing, "{shown:?}");
+        assert!(stage.daemon.log().contains("certificate"), "{}", stage.daemon.log());
+        stage.heal().await;
+    }
+}
+
+async fn a_redirect_is_refused_and_never_followed(which: Which) {
+    let stage = Stage::set(which).await;
+    let connection = stage.connect().await;
+    let elsewhere = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let location = format!("http://{}/", elsewhere.local_addr().unwrap());
+    for status in [301, 302, 307, 308] {
+        let redirect = Fault::Answer(Answer::redirect(status, &location));
+        stage.fault(Pattern::any(), Times::Always, redirect);
+        let (sent, outcome) = stage.ask(&connection).await;
+        let answer = outcome.unwrap_err();
+        let log = || stage.daemon.log();
+        assert_eq!(answer.code(), Code::FailedPrecondition, "{status}: {answer}\n{}", log());
+        assert_eq!(sent, 1, "{status}");
+        stage.heal().await;
+    }
+    let followed = tokio::time::timeout(Duration::from_millis(200), elsewhere.accept()).await;
+    assert!(followed.is_err(), "the redirect was followed");
+}
+
+async fn a_slow_service_costs_its_callers_their_deadline_and_no_more(which: Which) {
+    let stage = Stage::set(which).await;
+    let connection = stage.connect().await;
+    let (limit, long) = (Duration::from_millis(700), Duration::from_mins(1));
+    for (fault, name) in [
+        (Fault::Delay(long), "asked late"),
+        (Fault::SlowFirstByte(long), "slow first byte"),
+        (Fault::SlowBody(long), "slow body"),
+    ] {
+        stage.fault(stage.unwraps_of_value(), Times::Always, fault);
+        let mut overshoots = Vec::new();
+        for _ in 0..3 {
+            let (code, took) = with_deadline(&connection, &stage.scene.request(), "700m").await;
+            assert_eq!(code, Code::DeadlineExceeded, "{name}\n{}", stage.daemon.log());
+            assert!(took >= limit - Duration::from_millis(50), "{name}: {took:?} is too soon");
+            overshoots.push(took.saturating_sub(limit));
+        }
+        let most = overshoots.iter().max().copied().unwrap_or_default();
+        println!("{}, {name}: past a deadline of 700 ms by {most:.1?} at most", which.name());
+        // A busy machine delays everybody; 50 ms is what a quiet one prints.
+        assert!(most < Duration::from_secs(2), "{name}: {overshoots:?}");
+        stage.heal().await;
+    }
+}
+
+/// One unwrap with a deadline: the code, and when it came.
+async fn with_deadline(
+    connection: &Connection,
+    request: &UnwrapRequest,
+    timeout: &str,
+) -> (Code, Duration) {
+    let call = frame(&prost::Message::encode_to_vec(request));
+    let begun = Instant::now();
+    let headers = [("grpc-timeout", timeout)];
+    let answer = connection.call("/claviger.v1.KeyService/Unwrap", call, &headers).await;
+    (answer.expect("the daemon answers").code(), begun.elapsed())
+}
+
+/// OpenBao says 500 to a bad value, as it does when it is ill.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_bad_values_for_openbao_change_nobodys_health() {
+    const AT_A_TIME: u32 = 8;
+    let stage = Stage::set(Which::OpenBao).await;
+    let honest = stage.scene.client_config(&stage.daemon);
+    let load = Load::start(&honest, &stage.scene.wrapped, 1, 0);
+    let connection = stage.connect().await;
+    let bad = |number: u32| {
+        let mut garbage = vec![0x55; 256];
+        garbage[0] = 0;
+        garbage[252..].copy_from_slice(&number.to_be_bytes());
+        stage.request_for(&garbage)
+    };
+    let mut answers = std::collections::BTreeSet::new();
+    for first in (0..1000).step_by(AT_A_TIME as usize) {
+        let requests: Vec<_> = (first..first + AT_A_TIME).map(bad).collect();
+        let calls = requests.iter().map(|request| connection.unwrap(request));
+        for outcome in futures::future::join_all(calls).await {
+            answers.insert(outcome.unwrap_err().comparable());
+        }
+        if first % 200 == 0 {
+            assert_eq!(stage.scene.key_health(&stage.daemon).await, Health::Serving);
+        }
+    }
+    assert_eq!(answers.len(), 1, "one answer for all: {answers:#?}");
+    let tally = load.stop().await;
+    assert!(tally.failed.is_empty(), "the honest caller: {:?}", tally.failed);
+    assert!(!tally.right.is_empty());
+    assert_eq!(stage.scene.key_health(&stage.daemon).await, Health::Serving);
+    let log = stage.daemon.log();
+    assert!(!log.contains("replica fails"), "nobody's health changed: {log}");
+    assert_eq!(log.matches("logged in").count(), 1, "nor was there a second login: {log}");
+    println!("1000 bad values; {} honest calls meanwhile, none failed", tally.right.len());
+}

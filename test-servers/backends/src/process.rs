@@ -1,0 +1,94 @@
+//! A server process: found by its script, started with a clean environment, ended by its own id.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A running server with a folder of its own, in which it works and which ends with it.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Process {
+    /// Starts what `command` makes of the folder; what it says is in the folder's `log`.
+    pub(crate) fn start(command: impl FnOnce(&Path) -> Command) -> Self {
+        let folder = tempfile::tempdir().expect("the temporary folder is writable");
+        let path = folder.path();
+        let log = File::create(path.join("log")).expect("a fresh folder is writable");
+        let mut command = command(path);
+        let child = command
+            .envs([("HOME", path), ("TMPDIR", path)])
+            .current_dir(path)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file has two handles"))
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?} did not start: {error}"));
+        Self { child, folder }
+    }
+
+    /// Its folder.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What it has said so far.
+    pub(crate) fn log(&self) -> String {
+        let log = std::fs::read(self.folder.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("the child is ours").is_none()
+    }
+
+    /// The process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal to it alone.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.id().cast_signed()).expect("a process id");
+        kill_process(pid, signal).expect("the child is ours and was not waited for");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both keep everything in memory: there is nothing to save.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A command that takes nothing over from the tests' environment: proxies and certificate bundles of
+/// the machine would change what is tested.
+pub(crate) fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", "/usr/bin:/bin");
+    command
+}
+
+/// A port on which nobody listens. Somebody else may be faster: callers try again.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    listener.local_addr().expect("it was just bound").port()
+}
+
+/// Runs one of the repository's scripts and gives the path that it prints. Scripts download, so they
+/// keep the whole environment.
+pub(crate) fn program_from_script(name: &str, arguments: &[&str]) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts").join(name);
+    let mut command = Command::new(script);
+    command.args(arguments).stdin(Stdio::null()).stderr(Stdio::inherit());
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", output.status);
+    PathBuf::from(String::from_utf8(output.stdout).expect("a path in UTF-8").trim())
+}
