@@ -289,7 +289,12 @@ fn without_a_log_a_host_hears_nothing_but_return_values() {
 #[test]
 #[ignore = "long: scripts/test --all"]
 fn valgrind_finds_no_invalid_access_and_no_leak_that_grows() {
-    let world = World::of(Scene::software());
+    let mut scene = Scene::software();
+    scene.site.set("server.handshake_timeout", "1m");
+    let mut world = World::of(scene);
+    // Under valgrind everything takes some fifty times as long.
+    world.module.token().insert("timeout".into(), "60s".into());
+    world.module.write();
     let leaks = |actions: &[&str]| {
         let mut valgrind = world.module.program("valgrind");
         valgrind.args(["--error-exitcode=9", "--leak-check=full", "--show-leak-kinds=definite"]);
