@@ -106,6 +106,19 @@ async fn a_key_connector_on_aws() {
     lives(&world, 20, 8, 5);
 }
 
+#[tokio::test]
+#[ignore = "long: scripts/test --all"]
+async fn a_thousand_and_eight_times_two_hundred_lives_on_azure() {
+    let world = World::on(Which::Azure).await;
+    lives(&world, 1000, 8, 200);
+}
+
+#[tokio::test]
+async fn a_key_connector_on_azure() {
+    let world = World::on(Which::Azure).await;
+    lives(&world, 20, 8, 5);
+}
+
 #[test]
 fn a_child_works_after_its_own_initialize_and_the_parent_is_undisturbed() {
     let world = World::of(Scene::software());
