@@ -159,7 +159,8 @@ impl Scene {
     }
 }
 
-/// The Rust client's configuration for a caller of the site.
+/// The Rust client's configuration for a caller of the site, who takes every UNAVAILABLE for an
+/// answer.
 pub fn client_config(site: &Site, daemon: &Daemon, caller: &Identity) -> Config {
     let (certificate, private_key) = caller.write(&site.path("."), "caller");
     let ca = site.path("caller-ca.pem");

@@ -38,3 +38,8 @@ pub use config::{
     Config, ConfigError, DEFAULT_MAX_IDLE, DEFAULT_PATIENCE, DEFAULT_TIMEOUT, Endpoint, TlsFiles,
 };
 pub use error::{Code, Error};
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

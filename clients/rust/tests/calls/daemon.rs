@@ -250,7 +250,7 @@ impl Fake {
                 self.cut.notify_waiters();
                 std::future::pending().await
             }
-            "down" => Status::unavailable("the backend cannot be reached"),
+            "unreachable" => Status::unavailable("the backend cannot be reached"),
             "slow" => {
                 tokio::time::sleep(Duration::from_mins(1)).await;
                 return Ok(());

@@ -159,10 +159,10 @@ async fn the_only_daemon_is_asked_once_more_at_most_and_not_by_the_impatient() {
     let pki = Pki::new();
     let daemon = Daemon::start(&pki).await;
     let config = daemon.config(pki.client(pki.ca_file()));
-    let error = Client::new(&config).unwrap().key("down").await.unwrap_err();
+    let error = Client::new(&config).unwrap().key("unreachable").await.unwrap_err();
     assert_eq!((error.code, daemon.seen().calls), (Code::Unavailable, 1));
     let config = Config { patience: PATIENCE, ..config };
-    let error = Client::new(&config).unwrap().key("down").await.unwrap_err();
+    let error = Client::new(&config).unwrap().key("unreachable").await.unwrap_err();
     assert_eq!((error.code, daemon.seen().calls), (Code::Unavailable, 3));
 }
 
