@@ -255,6 +255,11 @@ impl Server {
         rustix::process::kill_process(self.pid(), Signal::CONT).unwrap();
     }
 
+    /// CPU time that the server has used so far (Linux).
+    pub fn cpu_time(&self) -> Duration {
+        cpu_time(&self.child.id().to_string())
+    }
+
     fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed()).unwrap()
     }
@@ -266,6 +271,16 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// CPU time of a process, by its name in /proc (Linux).
+pub fn cpu_time(process: &str) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    // The name in parentheses may contain blanks; utime and stime are fields 14 and 15.
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let fields = fields.split_whitespace().skip(11).take(2);
+    let ticks: u64 = fields.map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_nanos(ticks * 1_000_000_000 / rustix::param::clock_ticks_per_second())
 }
 
 /// Of more than one crate's tests.
