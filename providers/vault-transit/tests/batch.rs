@@ -10,7 +10,7 @@ use claviger_provider_api::{
 };
 use serde_json::json;
 
-use backend::{Backend, ROOT, Server, call, open};
+use backend::{Backend, ROOT, Server, call, cpu_time, open};
 
 const PARAMETERS: Parameters<'static> = Parameters { algorithm: Algorithm::RsaOaep256, label: &[] };
 
@@ -88,24 +88,23 @@ async fn what_befalls_the_request_befalls_each_value(backend: Backend) {
 }
 
 /// Prints what `docs/backends/vault-transit.md` says: run it alone, with `--nocapture`.
-async fn the_time_of_64_values_alone_and_together_is_printed(backend: Backend) {
-    const ROUNDS: usize = 21;
+async fn the_cost_of_64_values_alone_and_together_is_printed(backend: Backend) {
     let server = Server::start_tls(backend).await;
     for bits in [2048, 4096] {
         let name = format!("k{bits}");
         server.make_key(&name, bits).await;
         let key = open(&server.config_with_token(ROOT), &format!("transit/{name}:1")).await;
-        let key = key.unwrap();
-        let wrapped = Arc::new(wrapped(&*key, 64));
-        let (mut in_turn, mut alone, mut together) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            let begun = Instant::now();
+        let key = &key.unwrap();
+        let wrapped = &Arc::new(wrapped(&**key, 64));
+        let figures = |how| format!("{} RSA-{bits}, 64 values {how}", backend.name());
+        let in_turn = async || {
             for wrapped in wrapped.iter() {
                 let limit = call(Duration::from_mins(1));
                 key.unwrap_key(wrapped, &PARAMETERS, limit).await.unwrap();
             }
-            in_turn.push(begun.elapsed());
-            let begun = Instant::now();
+        };
+        measured(&server, &figures("in turn"), in_turn).await;
+        let at_once = async || {
             let tasks: Vec<_> = (0..64)
                 .map(|n| {
                     let (key, wrapped) = (key.clone(), wrapped.clone());
@@ -118,25 +117,34 @@ async fn the_time_of_64_values_alone_and_together_is_printed(backend: Backend) {
             for task in tasks {
                 task.await.unwrap();
             }
-            alone.push(begun.elapsed());
-            let begun = Instant::now();
-            let results = key.unwrap_batch(&items(&wrapped), call(Duration::from_mins(1))).await;
-            together.push(begun.elapsed());
-            assert!(results.iter().all(Result::is_ok));
-        }
-        let median = |mut times: Vec<Duration>| {
-            times.sort_unstable();
-            times[ROUNDS / 2]
         };
-        println!(
-            "{} RSA-{bits}: 64 values, median of {ROUNDS}: 64 requests in turn {:?}, at once {:?}, \
-             one request {:?}",
-            backend.name(),
-            median(in_turn),
-            median(alone),
-            median(together)
-        );
+        measured(&server, &figures("at once"), at_once).await;
+        let together = async || {
+            let results = key.unwrap_batch(&items(wrapped), call(Duration::from_mins(1))).await;
+            assert!(results.iter().all(Result::is_ok));
+        };
+        measured(&server, &figures("in one request"), together).await;
     }
+}
+
+/// Prints the median time of `work`, and the CPU time that it costs the server and this process.
+async fn measured(server: &Server, what: &str, work: impl AsyncFn()) {
+    const ROUNDS: u32 = 15;
+    work().await;
+    let (server_before, own_before) = (cpu_time(&server.id().to_string()), cpu_time("self"));
+    let mut times = Vec::new();
+    for _ in 0..ROUNDS {
+        let begun = Instant::now();
+        work().await;
+        times.push(begun.elapsed());
+    }
+    let server = (cpu_time(&server.id().to_string()) - server_before) / ROUNDS;
+    let own = (cpu_time("self") - own_before) / ROUNDS;
+    times.sort_unstable();
+    let median = times[times.len() / 2];
+    println!(
+        "{what}: median {median:.1?}, CPU of the server {server:.1?}, of the client {own:.1?}"
+    );
 }
 
 on_both!(
@@ -147,11 +155,11 @@ on_both!(
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: scripts/test --all"]
 async fn openbao_in_figures() {
-    the_time_of_64_values_alone_and_together_is_printed(Backend::OpenBao).await;
+    the_cost_of_64_values_alone_and_together_is_printed(Backend::OpenBao).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: scripts/test --all"]
 async fn vault_in_figures() {
-    the_time_of_64_values_alone_and_together_is_printed(Backend::Vault).await;
+    the_cost_of_64_values_alone_and_together_is_printed(Backend::Vault).await;
 }

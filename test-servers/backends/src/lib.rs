@@ -13,4 +13,4 @@ mod process;
 pub mod vault;
 
 pub use ministack::Ministack;
-pub use process::free_port;
+pub use process::{cpu_time, free_port};
