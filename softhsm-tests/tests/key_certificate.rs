@@ -155,7 +155,7 @@ fn a_given_ca_signs_so_that_openssl_verifies_the_chain() {
     let claviger = || command(claviger());
     run(claviger().args(["pki", "init"]).arg(&ca));
     let folder = ca.to_str().unwrap();
-    let made = world.made("by-ca.crt", &["user-keys", "--ca", folder, "--days", "30"]);
+    let made = world.made("by-ca.crt", &["user-keys", "--issuer", folder, "--days", "30"]);
     run(command("openssl").args(["verify", "-CAfile"]).arg(ca.join("ca.crt")).arg(&made));
     assert_eq!(public_key(&made, "PEM"), world.user_keys.public_key().spki());
     // It is on the CA's books.
