@@ -202,7 +202,7 @@ fn write_grants(site: &mut Site, grants: &Grants) {
 
 /// Whether grants of rewrap with one key name the other as a target.
 fn is_target(key: usize, target: usize) -> bool {
-    (key + target) % 3 != 0
+    !(key + target).is_multiple_of(3)
 }
 
 /// The oracle's word on the target of a granted rewrap.
