@@ -62,10 +62,10 @@ impl Site {
 
     /// Clients with a connection each. Needs a tokio runtime.
     pub(crate) fn clients(&self, connections: usize) -> Outcome<Vec<Client>> {
-        let file = |name: &str| Some(self.path("pki").join(name));
+        let [ca, certificate, key] =
+            ["ca.crt", "client.crt", "client.key"].map(|name| self.path("pki").join(name));
         let endpoint = format!("https://localhost:{}", self.port);
-        let (certificate, key) = (file("client.crt"), file("client.key"));
-        let config = Config::new(&endpoint, file("ca.crt"), certificate, key)?;
+        let config = Config::new(&[endpoint], Some(&ca), Some(&certificate), Some(&key))?;
         let mut clients = Vec::new();
         for _ in 0..connections {
             clients.push(Client::new(&config)?);

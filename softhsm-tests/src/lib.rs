@@ -16,6 +16,7 @@
 //! - [`scene`]: what most tests begin with: one key, one caller
 //! - [`load`]: callers that unwrap all the time, and remember what failed
 //! - [`connection`]: a client that shows all that came back, byte for byte
+//! - [`module`]: the PKCS#11 module, and a host that does what a Key Connector does
 //! - [`python`]: the independent client
 //! - [`process`]: child processes with a clean environment
 //!
@@ -27,6 +28,7 @@ pub mod daemon;
 pub mod encoding;
 pub mod faults;
 pub mod load;
+pub mod module;
 pub mod pki;
 pub mod process;
 pub mod python;
@@ -42,6 +44,7 @@ pub use connection::{Answer, Connection};
 pub use daemon::{Daemon, Exit};
 pub use faults::Faults;
 pub use load::Load;
+pub use module::Module;
 pub use pki::{Identity, Pki};
 pub use remote::{Remote, Which};
 pub use rsa_key::RsaKey;

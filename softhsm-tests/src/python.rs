@@ -1,6 +1,6 @@
-//! The independent client: Python's grpcio, generated from the .proto alone.
+//! Python: the independent client, grpcio generated from the .proto alone; and others' modules.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use crate::daemon::Daemon;
@@ -13,9 +13,8 @@ use crate::site::Site;
 /// too; gives the JSON object of what it saw, or panics with what
 /// was wrong. The first call on a machine makes the Python environment.
 pub fn story(site: &Site, daemon: &Daemon, caller: &Identity, key: &str) -> serde_json::Value {
-    static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| path_from_script("python-venv"));
     let (certificate, private_key) = caller.write(&site.path("."), "python");
-    let output = command(&*PYTHON)
+    let output = command(interpreter())
         .arg(repository().join("softhsm-tests/python/client.py"))
         .arg("--proto-root")
         .arg(repository().join("proto"))
@@ -32,4 +31,10 @@ pub fn story(site: &Site, daemon: &Daemon, caller: &Identity, key: &str) -> serd
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
+}
+
+/// Python, with everything in `python/requirements.txt`.
+pub fn interpreter() -> &'static Path {
+    static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| path_from_script("python-venv"));
+    &PYTHON
 }

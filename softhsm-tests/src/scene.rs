@@ -1,5 +1,7 @@
 //! What most tests begin with: a site with one key, `user-keys`, and one caller who may use it.
 
+use std::time::{Duration, Instant};
+
 use claviger_client::{Client, Config, Health};
 use claviger_proto::v1::UnwrapRequest;
 use claviger_provider_api::{Algorithm, KeyMaterial, Parameters};
@@ -86,7 +88,7 @@ impl Scene {
             .unwrap_or_else(|error| panic!("no connection: {error}\n{}", daemon.log()))
     }
 
-    /// The Rust client's configuration for the caller.
+    /// The Rust client's configuration for the caller, who takes every UNAVAILABLE for an answer.
     pub fn client_config(&self, daemon: &Daemon) -> Config {
         client_config(&self.site, daemon, &self.caller)
     }
@@ -104,11 +106,11 @@ impl Scene {
 
     /// Waits until the key's health is as told, for half a minute at most.
     pub async fn wait_for_key_health(&self, daemon: &Daemon, health: Health) {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         while self.key_health(daemon).await != health {
             let waited = begun.elapsed();
             assert!(waited.as_secs() < 30, "not {health:?} after {waited:?}:\n{}", daemon.log());
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -140,7 +142,7 @@ impl Scene {
     /// Asks until the code is as told, for half a minute at most.
     pub async fn wait_for(&self, daemon: &Daemon, code: Code) {
         let connection = self.connect(daemon).await;
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         loop {
             let last = self.ask_over(&connection).await;
             if last == code {
@@ -152,19 +154,21 @@ impl Scene {
                 "{last:?} instead of {code:?} after {waited:?}:\n{}",
                 daemon.log()
             );
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }
 
-/// The Rust client's configuration for a caller of the site.
+/// The Rust client's configuration for a caller of the site, who takes every UNAVAILABLE for an
+/// answer.
 pub fn client_config(site: &Site, daemon: &Daemon, caller: &Identity) -> Config {
     let (certificate, private_key) = caller.write(&site.path("."), "caller");
     let ca = site.path("caller-ca.pem");
     crate::pki::replace(&ca, &site.pki.ca_pem(), 0o644);
     let endpoint = format!("https://localhost:{}", daemon.address().port());
-    Config::new(&endpoint, Some(ca), Some(certificate), Some(private_key))
-        .expect("an address and three files")
+    let config = Config::new(&[endpoint], Some(&ca), Some(&certificate), Some(&private_key))
+        .expect("an address and three files");
+    Config { patience: Duration::ZERO, ..config }
 }
 
 /// [`MATERIAL`] under `key` with RSA-OAEP.

@@ -221,6 +221,16 @@ impl Site {
         &self.environment
     }
 
+    /// Gives the next daemon a state directory, an audit file and ports of its own, so that it can
+    /// stand in for the one that runs.
+    pub fn next_daemon_is_another(&mut self) {
+        let state = self.path("second-state");
+        fs::create_dir(&state).expect("the site's folder is writable");
+        self.set("server.state_dir", path_value(&state));
+        self.set("audit.file", path_value(&self.path("second-audit.jsonl")));
+        self.choose_ports();
+    }
+
     /// Takes other ports, where somebody was faster on the last ones.
     pub(crate) fn choose_ports(&mut self) {
         let [service, operations] = free_ports();

@@ -17,9 +17,10 @@ pub struct ConnectionArgs {
     /// claviger/client.toml in $XDG_CONFIG_HOME or ~/.config]
     #[arg(long, value_name = "FILE", conflicts_with = "endpoint")]
     client: Option<PathBuf>,
-    /// In the place of a client file: https://host:port or unix:/path
+    /// In the place of a client file: https://host:port or unix:/path; repeat it for daemons that
+    /// stand in for each other
     #[arg(long, value_name = "URL")]
-    endpoint: Option<String>,
+    endpoint: Vec<String>,
     /// The CA certificates that vouch for the daemon, PEM
     #[arg(long, value_name = "FILE", requires = "endpoint")]
     ca: Option<PathBuf>,
@@ -43,7 +44,9 @@ impl ConnectionArgs {
         &self,
         call: impl AsyncFnOnce(&Client) -> Result<T, Error>,
     ) -> Result<T, Failure> {
-        let config = Config { timeout: self.timeout, ..self.config()? };
+        // Whoever types a command wants to know at once that nobody is there.
+        let patience = Duration::ZERO;
+        let config = Config { timeout: self.timeout, patience, ..self.config()? };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -58,10 +61,10 @@ impl ConnectionArgs {
     }
 
     fn config(&self) -> Result<Config, Failure> {
-        if let Some(endpoint) = &self.endpoint {
+        if !self.endpoint.is_empty() {
             let [ca, certificate, private_key] =
-                [&self.ca, &self.certificate, &self.private_key].map(Clone::clone);
-            return Config::new(endpoint, ca, certificate, private_key).map_err(|error| {
+                [&self.ca, &self.certificate, &self.private_key].map(Option::as_deref);
+            return Config::new(&self.endpoint, ca, certificate, private_key).map_err(|error| {
                 let message = error.to_string().replacen("private_key", "private-key", 1);
                 Failure::new(Exit::Usage, format!("--{message}"))
             });

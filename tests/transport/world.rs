@@ -123,13 +123,16 @@ impl Files {
         };
         replace(&files.certificate, &issued.certificate_pem);
         replace(&files.private_key, &issued.private_key_pem);
+        let endpoint = claviger_client::Endpoint::Tls {
+            host: address.ip().to_string(),
+            port: address.port(),
+            files,
+        };
         claviger_client::Config {
-            endpoint: claviger_client::Endpoint::Tls {
-                host: address.ip().to_string(),
-                port: address.port(),
-                files,
-            },
+            endpoints: vec![endpoint],
             timeout: Duration::from_secs(5),
+            patience: Duration::ZERO,
+            max_idle: claviger_client::DEFAULT_MAX_IDLE,
         }
     }
 

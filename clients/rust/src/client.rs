@@ -4,11 +4,10 @@ mod rewrap;
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -19,18 +18,35 @@ use claviger_proto::v1::key_service_client::KeyServiceClient;
 use claviger_proto::v1::unwrap_batch_result::Result as ItemResult;
 use claviger_proto::{MAX_MESSAGE_BYTES, REQUEST_ID, v1};
 
+use crate::attempts::Attempts;
+use crate::channel::Channel;
 use crate::config::{Config, ConfigError};
-use crate::connect;
-use crate::error::{Error, daemon_id, never_processed};
+use crate::connect::Driver;
+use crate::endpoints::Endpoints;
+use crate::error::{Error, daemon_id};
 
 pub use rewrap::{Recipient, RewrapItem, RewrapSource, RewrapTarget, Rewrapped};
 
-/// A connection to one daemon. Cheap to clone; clones share the connection.
+/// A client of one daemon, or of several equal ones. Cheap to clone; clones share the connections,
+/// of which there is one to each endpoint in use.
+///
+/// It connects at the first call, and again whenever a connection was lost or a file of its
+/// certificate has changed. A call that was never sent, or certainly not looked at, is tried again;
+/// one whose connection broke is sent once more, and so is one that was answered UNAVAILABLE, each
+/// to another endpoint if there is one. All of that ends at the call's deadline. Every other answer
+/// is final.
 #[derive(Clone, Debug)]
 pub struct Client {
-    channel: Channel,
-    timeout: Duration,
-    request_id: Option<String>,
+    pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) options: CallOptions,
+}
+
+/// What holds for each call of a client.
+#[derive(Clone, Debug)]
+pub(crate) struct CallOptions {
+    pub(crate) timeout: Duration,
+    pub(crate) patience: Duration,
+    pub(crate) request_id: Option<String>,
 }
 
 /// What may be said about a wrap beyond the key and the material.
@@ -137,36 +153,34 @@ pub enum Health {
 
 impl Client {
     /// Connects, and asks the daemon for its health: an answer proves that the daemon is reached
-    /// and that it accepts this program's certificate. Needs a tokio runtime.
+    /// and that it accepts this program's certificate.
     pub async fn connect(config: &Config) -> Result<Self, Error> {
         let client = Self::new(config)?;
         client.health(None).await?;
         Ok(client)
     }
 
-    /// Reads the files of `config`; connects at the first call, and again whenever the connection
-    /// was lost. Needs a tokio runtime.
+    /// Reads the files of `config`; connects at the first call, which needs a tokio runtime that
+    /// goes on running between the calls.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
-        let channel = connect::channel(&config.endpoint)?;
-        Ok(Self { channel, timeout: config.timeout, request_id: None })
+        let endpoints = Arc::new(Endpoints::new(config, Driver::Always)?);
+        Ok(Self { endpoints, options: CallOptions::new(config) })
     }
 
-    /// The same connection with another deadline for each call.
+    /// The same connections with another deadline for each call.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
-        Self { timeout, ..self.clone() }
+        let mut client = self.clone();
+        client.options.timeout = timeout;
+        client
     }
 
-    /// The same connection, sending `request_id` with each call in the place of a new random one:
+    /// The same connections, sending `request_id` with each call in the place of a new random one:
     /// 1 to 64 printable ASCII characters, recorded by the daemon beside its own id.
     pub fn with_request_id(&self, request_id: &str) -> Result<Self, Error> {
-        if !(1..=64).contains(&request_id.len())
-            || !request_id.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
-        {
-            let message = "a request id has 1 to 64 printable ASCII characters".to_owned();
-            return Err(Error::refused("request_id", message));
-        }
-        Ok(Self { request_id: Some(request_id.to_owned()), ..self.clone() })
+        let mut client = self.clone();
+        client.options.set_request_id(request_id)?;
+        Ok(client)
     }
 
     /// Encrypts `material` under the newest active version of `key`.
@@ -331,28 +345,39 @@ impl Client {
             let message = format!("the request has {size} bytes; {MAX_MESSAGE_BYTES} are allowed");
             return Err(Error::local(Code::InvalidArgument, message));
         }
-        let sent_id = self.request_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-        let deadline = Instant::now() + self.timeout;
-        let mut pauses = [0, 1, 2, 4, 8].map(Duration::from_millis).into_iter();
+        let CallOptions { timeout, patience, request_id } = &self.options;
+        let sent_id = request_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        let mut attempts = Attempts::new(&self.endpoints, *timeout, *patience);
         loop {
+            let channel = attempts.connect().await?;
             let mut request = Request::new(message.clone());
-            request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+            request.set_timeout(attempts.left());
             let id = sent_id.parse().expect("a request id is printable ASCII");
             request.metadata_mut().insert(REQUEST_ID, id);
-            let answer = send(self.channel.clone(), request);
-            let status = match tokio::time::timeout_at(deadline, answer).await {
-                Err(_) => return Err(Error::deadline(self.timeout, &sent_id)),
-                Ok(Ok(response)) => {
-                    let request_id = daemon_id(response.metadata());
-                    return Ok((response.into_inner(), request_id));
-                }
-                Ok(Err(status)) => status,
-            };
-            match pauses.next() {
-                Some(pause) if never_processed(&status) => tokio::time::sleep(pause).await,
-                _ => return Err(Error::of_call(&status, &sent_id, self.timeout)),
+            let answer = attempts.answer(send(channel, request)).await;
+            let answer = answer.map_err(|failed| Error::of_call(&failed, &sent_id, *timeout))?;
+            if let Some(response) = answer {
+                let request_id = daemon_id(response.metadata());
+                return Ok((response.into_inner(), request_id));
             }
         }
+    }
+}
+
+impl CallOptions {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self { timeout: config.timeout, patience: config.patience, request_id: None }
+    }
+
+    pub(crate) fn set_request_id(&mut self, request_id: &str) -> Result<(), Error> {
+        if !(1..=64).contains(&request_id.len())
+            || !request_id.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
+        {
+            let message = "a request id has 1 to 64 printable ASCII characters".to_owned();
+            return Err(Error::refused("request_id", message));
+        }
+        self.request_id = Some(request_id.to_owned());
+        Ok(())
     }
 }
 

@@ -1,22 +1,37 @@
-//! Where the daemon is, and which certificate this program shows it.
+//! Where the daemons are, and which certificate this program shows them.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustls_pki_types::ServerName;
-use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 /// How long a call may take when nobody says otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call waits for a daemon that is starting when nobody says otherwise.
+pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a blocking client's connection may be idle when nobody says otherwise. The daemon cuts
+/// a connection that leaves its question unanswered for 20 seconds, and nobody answers it while no
+/// call is under way.
+pub const DEFAULT_MAX_IDLE: Duration = Duration::from_secs(10);
 
 /// What a [`crate::Client`] needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where the daemon listens.
-    pub endpoint: Endpoint,
-    /// The deadline of each call, connecting included; sent to the daemon.
+    /// Where the daemons listen: at least one, the preferred one first. Each can answer any call.
+    pub endpoints: Vec<Endpoint>,
+    /// The deadline of each call, connecting and trying again included; sent to the daemon.
     pub timeout: Duration,
+    /// While no endpoint can be reached, a call goes on trying for this long, within `timeout`; and
+    /// when the only one answers UNAVAILABLE, as it does while it starts, the call waits so long for
+    /// its health and is sent once more. Zero: it fails at once.
+    pub patience: Duration,
+    /// Only for [`crate::blocking::Client`]: a connection that was idle for longer is replaced
+    /// before a call.
+    pub max_idle: Duration,
 }
 
 /// Where the daemon listens.
@@ -78,15 +93,17 @@ pub enum ConfigError {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    endpoint: String,
+    #[serde(deserialize_with = "one_or_many")]
+    endpoint: Vec<String>,
     ca: Option<PathBuf>,
     certificate: Option<PathBuf>,
     private_key: Option<PathBuf>,
 }
 
 impl Config {
-    /// Reads a client file: TOML with `endpoint` and, unless that is a Unix socket, `ca`,
-    /// `certificate` and `private_key`. Relative paths start at the file's folder.
+    /// Reads a client file: TOML with `endpoint`, which is one or a list, and, unless they are all
+    /// Unix sockets, `ca`, `certificate` and `private_key`. Relative paths start at the file's
+    /// folder.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
         let text = fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
@@ -98,53 +115,70 @@ impl Config {
             toml::from_str(&text).map_err(|error| invalid(error.to_string().trim().to_owned()))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let beside = |path: Option<PathBuf>| path.map(|path| folder.join(path));
-        let (ca, certificate) = (beside(file.ca), beside(file.certificate));
-        let mut config = Self::new(&file.endpoint, ca, certificate, beside(file.private_key))
+        let [ca, certificate, private_key] =
+            [file.ca, file.certificate, file.private_key].map(beside);
+        let (ca, certificate) = (ca.as_deref(), certificate.as_deref());
+        let mut config = Self::new(&file.endpoint, ca, certificate, private_key.as_deref())
             .map_err(|error| invalid(error.to_string()))?;
-        if let Endpoint::Unix(socket) = &mut config.endpoint {
-            *socket = folder.join(&socket);
+        for endpoint in &mut config.endpoints {
+            if let Endpoint::Unix(socket) = endpoint {
+                *socket = folder.join(&socket);
+            }
         }
         Ok(config)
     }
 
-    /// Checks the four values that describe a daemon: `https://host:port` needs all of the files,
-    /// `unix:/path` none.
+    /// Checks the values that describe the daemons: `https://host:port` needs all of the files,
+    /// `unix:/path` none. The endpoints share the files.
     pub fn new(
-        endpoint: &str,
-        ca: Option<PathBuf>,
-        certificate: Option<PathBuf>,
-        private_key: Option<PathBuf>,
+        endpoints: &[impl AsRef<str>],
+        ca: Option<&Path>,
+        certificate: Option<&Path>,
+        private_key: Option<&Path>,
     ) -> Result<Self, ConfigError> {
-        let endpoint = if let Some(path) = endpoint.strip_prefix("unix:") {
-            if path.is_empty() {
-                return Err(field("endpoint", "`unix:` lacks the path of the socket"));
-            }
-            for (name, value) in
-                [("ca", &ca), ("certificate", &certificate), ("private_key", &private_key)]
-            {
-                if value.is_some() {
-                    return Err(field(name, "a Unix socket takes no certificates; leave it out"));
+        if endpoints.is_empty() {
+            return Err(field("endpoint", "is missing; write `https://host:port` or `unix:/path`"));
+        }
+        let files = [("ca", ca), ("certificate", certificate), ("private_key", private_key)];
+        let all_unix = endpoints.iter().all(|endpoint| endpoint.as_ref().starts_with("unix:"));
+        if all_unix && let Some((name, _)) = files.iter().find(|(_, value)| value.is_some()) {
+            return Err(field(name, "a Unix socket takes no certificates; leave it out"));
+        }
+        let mut parsed = Vec::with_capacity(endpoints.len());
+        for text in endpoints.iter().map(AsRef::as_ref) {
+            let endpoint = match text.strip_prefix("unix:") {
+                Some("") => return Err(field("endpoint", "`unix:` lacks the path of the socket")),
+                Some(path) => Endpoint::Unix(path.into()),
+                None => {
+                    let (host, port) = parse_https(text)?;
+                    let needed = |name, value: Option<&Path>| {
+                        let missing = || field(name, "is missing; an https endpoint needs it");
+                        value.map(Path::to_owned).ok_or_else(missing)
+                    };
+                    let files = TlsFiles {
+                        ca: needed("ca", ca)?,
+                        certificate: needed("certificate", certificate)?,
+                        private_key: needed("private_key", private_key)?,
+                    };
+                    Endpoint::Tls { host, port, files }
                 }
+            };
+            if parsed.contains(&endpoint) {
+                return Err(field("endpoint", &format!("`{endpoint}` is there twice")));
             }
-            Endpoint::Unix(path.into())
-        } else {
-            let (host, port) = parse_https(endpoint)?;
-            let needed = |name, value: Option<PathBuf>| {
-                value.ok_or_else(|| field(name, "is missing; an https endpoint needs it"))
-            };
-            let files = TlsFiles {
-                ca: needed("ca", ca)?,
-                certificate: needed("certificate", certificate)?,
-                private_key: needed("private_key", private_key)?,
-            };
-            Endpoint::Tls { host, port, files }
-        };
-        Ok(Self { endpoint, timeout: DEFAULT_TIMEOUT })
+            parsed.push(endpoint);
+        }
+        Ok(Self {
+            endpoints: parsed,
+            timeout: DEFAULT_TIMEOUT,
+            patience: DEFAULT_PATIENCE,
+            max_idle: DEFAULT_MAX_IDLE,
+        })
     }
 }
 
-impl std::fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tls { host, port, .. } if host.contains(':') => {
                 write!(f, "https://[{host}]:{port}")
@@ -173,6 +207,30 @@ fn parse_https(endpoint: &str) -> Result<(String, u16), ConfigError> {
     Ok((host.to_owned(), port))
 }
 
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct OneOrMany;
+    impl<'de> Visitor<'de> for OneOrMany {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an endpoint or a list of endpoints")
+        }
+
+        fn visit_str<E>(self, one: &str) -> Result<Self::Value, E> {
+            Ok(vec![one.to_owned()])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut many: A) -> Result<Self::Value, A::Error> {
+            let mut endpoints = Vec::new();
+            while let Some(endpoint) = many.next_element()? {
+                endpoints.push(endpoint);
+            }
+            Ok(endpoints)
+        }
+    }
+    deserializer.deserialize_any(OneOrMany)
+}
+
 fn field(field: &'static str, reason: &str) -> ConfigError {
     ConfigError::Field { field, reason: reason.to_owned() }
 }
@@ -195,10 +253,10 @@ mod tests {
             "endpoint = \"https://[::1]:8443\"\nca = \"ca.pem\"\n\
              certificate = \"/tls/client.crt\"\nprivate_key = \"client.key\"\n",
         );
-        let endpoint = config.unwrap().endpoint;
-        assert_eq!(endpoint.to_string(), "https://[::1]:8443");
-        let Endpoint::Tls { host, port, files } = endpoint else { panic!("not TLS") };
-        assert_eq!((host.as_str(), port), ("::1", 8443));
+        let endpoints = config.unwrap().endpoints;
+        assert_eq!(endpoints[0].to_string(), "https://[::1]:8443");
+        let [Endpoint::Tls { host, port, files }] = &endpoints[..] else { panic!("not TLS") };
+        assert_eq!((host.as_str(), *port), ("::1", 8443));
         assert_eq!(files.ca, folder.path().join("ca.pem"));
         assert_eq!(files.certificate, Path::new("/tls/client.crt"));
     }
@@ -206,7 +264,7 @@ mod tests {
     #[test]
     fn a_unix_socket_takes_no_certificates() {
         let (folder, config) = load("endpoint = \"unix:daemon.sock\"");
-        assert_eq!(config.unwrap().endpoint, Endpoint::Unix(folder.path().join("daemon.sock")));
+        assert_eq!(config.unwrap().endpoints, [Endpoint::Unix(folder.path().join("daemon.sock"))]);
         let (_folder, config) = load("endpoint = \"unix:/run/daemon.sock\"\nca = \"ca.pem\"");
         assert!(config.unwrap_err().to_string().contains("ca: a Unix socket takes no"));
     }
@@ -219,6 +277,26 @@ mod tests {
         let (_folder, config) = load("endpoint = \"https://localhost:8443\"\nca = \"ca.pem\"");
         let error = config.unwrap_err().to_string();
         assert!(error.contains("client.toml: certificate: is missing"), "{error}");
+    }
+
+    #[test]
+    fn several_endpoints_keep_their_order_and_share_the_files() {
+        let (folder, config) = load(
+            "endpoint = [\"https://b.example:8443\", \"unix:d.sock\", \"https://a.example:1\"]\n\
+             ca = \"ca.pem\"\ncertificate = \"c.crt\"\nprivate_key = \"c.key\"\n",
+        );
+        let names = config.unwrap().endpoints;
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let socket = format!("unix:{}", folder.path().join("d.sock").display());
+        assert_eq!(names, ["https://b.example:8443", &socket, "https://a.example:1"]);
+        for (text, expected) in [
+            ("endpoint = []", "endpoint: is missing"),
+            ("endpoint = [\"unix:/a\", \"unix:/a\"]", "`unix:/a` is there twice"),
+            ("endpoint = 8443", "an endpoint or a list of endpoints"),
+        ] {
+            let error = load(text).1.unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]
@@ -235,7 +313,7 @@ mod tests {
             "unix:",
             "",
         ] {
-            let error = Config::new(bad, None, None, None).unwrap_err();
+            let error = Config::new(&[bad], None, None, None).unwrap_err();
             assert!(
                 matches!(error, ConfigError::Field { field: "endpoint", .. }),
                 "{bad}: {error}"

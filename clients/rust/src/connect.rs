@@ -1,29 +1,23 @@
-//! From an endpoint to a channel that connects when it is needed, and again when it was lost.
+//! From an endpoint to an open connection.
 
 use std::io;
+use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Uri;
-use hyper_util::rt::TokioIo;
+use http::uri::{Authority, Scheme};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
-use tonic::transport::Channel;
 
+use crate::channel::{Channel, Origin};
 use crate::config::{ConfigError, Endpoint};
-use crate::tls;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// An idle connection is asked this often whether it still exists: a firewall forgets it silently,
-/// and the next call would wait for its whole deadline to find out.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::tls::Identity;
 
 /// Why no connection came about.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     #[error("cannot reach the daemon at {endpoint}: {reason}")]
     Unreachable { endpoint: String, reason: String },
@@ -31,45 +25,26 @@ pub(crate) enum ConnectError {
     NotTheDaemon { endpoint: String, reason: String },
 }
 
-/// A channel to `endpoint`. Its files are read now; it connects at the first call.
-pub(crate) fn channel(endpoint: &Endpoint) -> Result<Channel, ConfigError> {
-    let target = Arc::new(Target::new(endpoint)?);
-    // tonic refuses to hand an https URI to a connector other than its own: the URI says http, the
-    // origin (`:scheme` and `:authority` of each request) says what is true.
-    let (uri, origin) = match endpoint {
-        Endpoint::Tls { .. } => {
-            let origin = endpoint.to_string();
-            (origin.replacen("https", "http", 1), origin)
-        }
-        Endpoint::Unix(_) => ("http://localhost".to_owned(), "http://localhost".to_owned()),
-    };
-    let unusable = |_| ConfigError::Field {
-        field: "endpoint",
-        reason: format!("`{endpoint}` is not an address that HTTP/2 can carry"),
-    };
-    let origin: Uri = origin.parse().map_err(unusable)?;
-    let uri: Uri = uri.parse().map_err(unusable)?;
-    let connector = tower::service_fn(move |_: Uri| {
-        let target = Arc::clone(&target);
-        async move { target.connect().await.map(TokioIo::new) }
-    });
-    Ok(tonic::transport::Endpoint::from(uri)
-        .origin(origin)
-        .user_agent(concat!("claviger-client/", env!("CARGO_PKG_VERSION")))
-        .expect("the version is a header value")
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect_with_connector_lazy(connector))
+/// Who drives the connections, and what follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Driver {
+    /// A runtime of the program, all the time: it answers and sends pings, and has threads to look
+    /// host names up.
+    Always,
+    /// The calls themselves: between them nothing moves, and there is no thread but the caller's.
+    OnlyInCalls,
 }
 
-struct Target {
+/// An endpoint that can be connected to.
+pub(crate) struct Target {
     endpoint: String,
+    origin: Origin,
     address: Address,
+    driver: Driver,
 }
 
 enum Address {
-    Tls { host: String, port: u16, name: ServerName<'static>, connector: TlsConnector },
+    Tls { host: String, port: u16, name: ServerName<'static>, identity: Box<Identity> },
     Unix(PathBuf),
 }
 
@@ -77,44 +52,83 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Target {
-    fn new(endpoint: &Endpoint) -> Result<Self, ConfigError> {
-        let address = match endpoint {
-            Endpoint::Tls { host, port, files } => Address::Tls {
-                name: ServerName::try_from(host.clone()).map_err(|_| ConfigError::Field {
+    /// Reads the endpoint's files.
+    pub(crate) fn new(endpoint: &Endpoint, driver: Driver) -> Result<Self, ConfigError> {
+        let name = endpoint.to_string();
+        let (origin, address) = match endpoint {
+            Endpoint::Tls { host, port, files } => {
+                let unusable = || ConfigError::Field {
                     field: "endpoint",
-                    reason: format!("`{host}` is neither a DNS name nor an IP address"),
-                })?,
-                host: host.clone(),
-                port: *port,
-                connector: TlsConnector::from(Arc::new(tls::client_config(files)?)),
-            },
-            Endpoint::Unix(path) => Address::Unix(path.clone()),
+                    reason: format!("`{name}` does not name a host that HTTP/2 can carry"),
+                };
+                let authority = name.strip_prefix("https://").unwrap_or(&name);
+                let authority: Authority = authority.parse().map_err(|_| unusable())?;
+                let address = Address::Tls {
+                    name: ServerName::try_from(host.clone()).map_err(|_| unusable())?,
+                    host: host.clone(),
+                    port: *port,
+                    identity: Box::new(Identity::read(files)?),
+                };
+                (Origin { scheme: Scheme::HTTPS, authority }, address)
+            }
+            Endpoint::Unix(path) => {
+                let authority = Authority::from_static("localhost");
+                (Origin { scheme: Scheme::HTTP, authority }, Address::Unix(path.clone()))
+            }
         };
-        Ok(Self { endpoint: endpoint.to_string(), address })
+        Ok(Self { endpoint: name, origin, address, driver })
     }
 
-    async fn connect(&self) -> Result<Box<dyn Stream>, ConnectError> {
-        match tokio::time::timeout(CONNECT_TIMEOUT, self.dial()).await {
-            Ok(Ok(stream)) => Ok(stream),
+    /// The endpoint, as it was configured.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// A number that grows when the endpoint's files change.
+    pub(crate) fn generation(&self) -> u64 {
+        match &self.address {
+            Address::Tls { identity, .. } => identity.current().1,
+            Address::Unix(_) => 0,
+        }
+    }
+
+    /// Connects within `limit`.
+    pub(crate) async fn connect(&self, limit: Duration) -> Result<Channel, ConnectError> {
+        let open = async {
+            let pings = self.driver == Driver::Always;
+            let stream = self.dial().await?;
+            Channel::open(stream, self.origin.clone(), pings).await.map_err(io::Error::other)
+        };
+        match tokio::time::timeout(limit, open).await {
+            Ok(Ok(channel)) => Ok(channel),
             Ok(Err(error)) => Err(self.explain(&error)),
-            Err(_) => {
-                let seconds = CONNECT_TIMEOUT.as_secs();
-                Err(self.unreachable(format!("no answer within {seconds} seconds")))
-            }
+            Err(_) => Err(self.unreachable(format!("no answer within {limit:.1?}"))),
         }
     }
 
     async fn dial(&self) -> io::Result<Box<dyn Stream>> {
         match &self.address {
             Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
-            Address::Tls { host, port, name, connector } => {
-                let tcp = TcpStream::connect((host.as_str(), *port)).await?;
+            Address::Tls { host, port, name, identity } => {
+                let tcp = self.reach(host, *port).await?;
                 tcp.set_nodelay(true)?;
+                let connector = TlsConnector::from(Arc::clone(&identity.current().0));
                 let tls = connector.connect(name.clone(), tcp).await?;
                 if tls.get_ref().1.alpn_protocol() != Some(b"h2") {
                     return Err(io::Error::other("it does not speak HTTP/2, hence no gRPC"));
                 }
                 Ok(Box::new(tls))
+            }
+        }
+    }
+
+    async fn reach(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        match self.driver {
+            Driver::Always => TcpStream::connect((host, port)).await,
+            // tokio would start a thread to look a name up.
+            Driver::OnlyInCalls => {
+                let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
+                TcpStream::connect(&addresses[..]).await
             }
         }
     }

@@ -4,11 +4,12 @@ use std::error::Error as _;
 use std::time::Duration;
 
 pub use tonic::Code;
-use tonic::{Status, TimeoutExpired};
+use tonic::Status;
 use tonic_types::StatusExt;
 
 use claviger_proto::{REQUEST_ID, v1};
 
+use crate::attempts::Failed;
 use crate::config::ConfigError;
 use crate::connect::ConnectError;
 
@@ -47,28 +48,38 @@ impl Error {
         }
     }
 
+    /// No endpoint answered in time.
+    pub(crate) fn not_connected_within(timeout: Duration, endpoints: &str) -> Self {
+        let message = format!("no connection to the daemon at {endpoints} within {timeout:?}");
+        Self::local(Code::DeadlineExceeded, message)
+    }
+
+    /// No endpoint could be connected to; what each of them said.
+    pub(crate) fn not_connected(errors: &[ConnectError]) -> Self {
+        let may_pass = errors.iter().any(|error| matches!(error, ConnectError::Unreachable { .. }));
+        let code = if may_pass { Code::Unavailable } else { Code::FailedPrecondition };
+        let messages: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        Self::local(code, messages.join("; "))
+    }
+
     /// The error of a call that was sent with the request id `sent_id` and had `timeout` to end.
-    pub(crate) fn of_call(status: &Status, sent_id: &str, timeout: Duration) -> Self {
-        match found_on_the_way(status) {
-            Some(OnTheWay::NoConnection(ConnectError::NotTheDaemon { .. }, message)) => {
-                Self::local(Code::FailedPrecondition, message)
-            }
-            Some(OnTheWay::NoConnection(ConnectError::Unreachable { .. }, message)) => {
-                Self::local(Code::Unavailable, message)
-            }
-            Some(OnTheWay::CertificateRefused(alert)) => Self::local(
+    pub(crate) fn of_call(failed: &Failed, sent_id: &str, timeout: Duration) -> Self {
+        match failed {
+            Failed::Silent => Self::deadline(timeout, sent_id),
+            Failed::CertificateRefused(alert) => Self::local(
                 Code::Unauthenticated,
                 format!("the daemon refused this program's certificate: {alert}"),
             ),
-            Some(OnTheWay::TimedOut) => Self::deadline(timeout, sent_id),
-            Some(OnTheWay::Lost(reason)) => Self {
-                request_id: Some(sent_id.to_owned()),
-                ..Self::local(
-                    Code::Unavailable,
-                    format!("the connection to the daemon was lost: {reason}"),
-                )
+            Failed::Status(status) => match on_the_way(status) {
+                Some(OnTheWay::Lost(reason) | OnTheWay::CertificateRefused(reason)) => Self {
+                    request_id: Some(sent_id.to_owned()),
+                    ..Self::local(
+                        Code::Unavailable,
+                        format!("the connection to the daemon was lost: {reason}"),
+                    )
+                },
+                None => Self::sent_by_the_daemon(status, sent_id),
             },
-            None => Self::sent_by_the_daemon(status, sent_id),
         }
     }
 
@@ -124,32 +135,25 @@ pub(crate) fn never_processed(status: &Status) -> bool {
 }
 
 /// What went wrong between this program and the daemon's answer.
-enum OnTheWay<'a> {
-    NoConnection(&'a ConnectError, String),
+pub(crate) enum OnTheWay {
     CertificateRefused(String),
-    TimedOut,
     Lost(String),
 }
 
-fn found_on_the_way(status: &Status) -> Option<OnTheWay<'_>> {
+/// Tells a status that was made here from one that the daemon sent.
+pub(crate) fn on_the_way(status: &Status) -> Option<OnTheWay> {
+    let reason = causes(status).last()?.to_string();
+    Some(match alert(&reason) {
+        Some(alert) => OnTheWay::CertificateRefused(alert.to_owned()),
+        None => OnTheWay::Lost(reason),
+    })
+}
+
+/// The TLS alert that a connection ended with. In TLS 1.3 the daemon looks at the certificate after
+/// the client's handshake has ended, and the HTTP/2 layer keeps only the text of what it then reads.
+pub(crate) fn alert(reason: &str) -> Option<&str> {
     const ALERT: &str = "received fatal alert: ";
-    let mut innermost = None;
-    for cause in causes(status) {
-        if let Some(error) = cause.downcast_ref::<ConnectError>() {
-            return Some(OnTheWay::NoConnection(error, error.to_string()));
-        }
-        if cause.is::<TimeoutExpired>() {
-            return Some(OnTheWay::TimedOut);
-        }
-        innermost = Some(cause.to_string());
-    }
-    let reason = innermost?;
-    // In TLS 1.3 the daemon looks at the certificate after the client's handshake has ended, and
-    // the HTTP/2 layer keeps only the text of what it then reads.
-    match reason.find(ALERT) {
-        Some(at) => Some(OnTheWay::CertificateRefused(reason[at + ALERT.len()..].to_owned())),
-        None => Some(OnTheWay::Lost(reason)),
-    }
+    reason.find(ALERT).map(|at| &reason[at + ALERT.len()..])
 }
 
 /// A status made here has a source; one that the daemon sent has none.
@@ -175,7 +179,8 @@ mod tests {
         let mut status =
             Status::with_error_details(Code::InvalidArgument, "algorithm is not known", details);
         status.metadata_mut().insert(REQUEST_ID, "0192".parse().unwrap());
-        let error = Error::of_call(&status, "mine", Duration::from_secs(1));
+        let failed = Failed::Status(status);
+        let error = Error::of_call(&failed, "mine", Duration::from_secs(1));
         assert_eq!(
             error,
             Error {
@@ -190,7 +195,8 @@ mod tests {
 
     #[test]
     fn a_bare_status_keeps_the_id_that_was_sent() {
-        let error = Error::of_call(&Status::internal("a bug"), "mine", Duration::from_secs(1));
+        let failed = Failed::Status(Status::internal("a bug"));
+        let error = Error::of_call(&failed, "mine", Duration::from_secs(1));
         assert_eq!((error.code, error.request_id.as_deref()), (Code::Internal, Some("mine")));
         assert_eq!((error.field, error.retry_after), (None, None));
     }

@@ -1,4 +1,5 @@
-//! A client of the Claviger daemon: mutual TLS or a Unix socket, deadlines, request ids.
+//! A client of the Claviger daemon: mutual TLS or a Unix socket, several endpoints, deadlines,
+//! request ids; asynchronous and blocking.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), claviger_client::Error> {
@@ -13,13 +14,18 @@
 //! # }
 //! ```
 //!
-//! - [`Config`]: where the daemon is and which certificate this program shows
+//! - [`Config`]: where the daemons are and which certificate this program shows
 //! - [`Client`]: one method per call of `claviger.v1.KeyService`, and health
+//! - [`blocking::Client`]: the same for programs without a runtime
 //! - [`Error`]: one error for every call, with the daemon's code, field, wait and request id
 
+mod attempts;
+pub mod blocking;
+mod channel;
 mod client;
 mod config;
 mod connect;
+mod endpoints;
 mod error;
 mod tls;
 
@@ -28,5 +34,12 @@ pub use client::{
     Client, Health, KeyPage, Recipient, RewrapItem, RewrapSource, RewrapTarget, Rewrapped,
     SignOptions, Signed, UnwrapItem, UnwrapOptions, Unwrapped, Verified, WrapOptions, Wrapped,
 };
-pub use config::{Config, ConfigError, DEFAULT_TIMEOUT, Endpoint, TlsFiles};
+pub use config::{
+    Config, ConfigError, DEFAULT_MAX_IDLE, DEFAULT_PATIENCE, DEFAULT_TIMEOUT, Endpoint, TlsFiles,
+};
 pub use error::{Code, Error};
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -1,10 +1,11 @@
-//! TLS 1.3 with a client certificate, from three PEM files.
+//! TLS 1.3 with a client certificate, from three PEM files that are read again when they change.
 
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -15,8 +16,74 @@ use zeroize::Zeroizing;
 
 use crate::config::{ConfigError, TlsFiles};
 
-/// Builds what a connection needs; names the file that is wrong.
-pub(crate) fn client_config(files: &TlsFiles) -> Result<ClientConfig, ConfigError> {
+/// How often a look at the files is worth its system calls.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a connection needs, as the files have it now.
+pub(crate) struct Identity {
+    files: TlsFiles,
+    state: Mutex<State>,
+}
+
+struct State {
+    config: Arc<ClientConfig>,
+    generation: u64,
+    stamps: Option<[Stamp; 3]>,
+    looked: Instant,
+}
+
+/// Another one: another file, or other bytes. It follows symbolic links, which is how Kubernetes
+/// replaces all files of a folder at once.
+#[derive(PartialEq, Eq)]
+struct Stamp {
+    inode: (u64, u64),
+    length: u64,
+    changed: (i64, i64),
+}
+
+impl Identity {
+    /// Reads the files; names the one that is wrong.
+    pub(crate) fn read(files: &TlsFiles) -> Result<Self, ConfigError> {
+        let stamps = stamps(files);
+        let config = Arc::new(client_config(files)?);
+        let state = State { config, generation: 0, stamps, looked: Instant::now() };
+        Ok(Self { files: files.clone(), state: Mutex::new(state) })
+    }
+
+    /// The configuration, and a number that grows when the files change. Files that are wrong, as
+    /// they are for a moment while somebody replaces them one by one, leave the last good ones in
+    /// force.
+    pub(crate) fn current(&self) -> (Arc<ClientConfig>, u64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.looked.elapsed() >= LOOK_INTERVAL {
+            state.looked = Instant::now();
+            let stamps = stamps(&self.files);
+            if stamps.is_some()
+                && stamps != state.stamps
+                && let Ok(config) = client_config(&self.files)
+            {
+                state.config = Arc::new(config);
+                state.generation += 1;
+                state.stamps = stamps;
+            }
+        }
+        (Arc::clone(&state.config), state.generation)
+    }
+}
+
+fn stamps(files: &TlsFiles) -> Option<[Stamp; 3]> {
+    let stamp = |path| {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Stamp {
+            inode: (metadata.dev(), metadata.ino()),
+            length: metadata.len(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    };
+    Some([stamp(&files.ca)?, stamp(&files.certificate)?, stamp(&files.private_key)?])
+}
+
+fn client_config(files: &TlsFiles) -> Result<ClientConfig, ConfigError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("aws-lc-rs speaks TLS 1.3")
@@ -129,6 +196,25 @@ mod tests {
             rustls::NamedGroup::X25519MLKEM768
         );
         assert_eq!(config.alpn_protocols, [b"h2"]);
+    }
+
+    #[test]
+    fn changed_files_are_read_again_and_half_changed_ones_are_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = files(folder.path());
+        let identity = Identity::read(&old).unwrap();
+        let look = || {
+            identity.state.lock().unwrap().looked -= LOOK_INTERVAL;
+            identity.current().1
+        };
+        assert_eq!(look(), 0);
+        let pair = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
+        fs::write(&old.certificate, pair.cert.pem()).unwrap();
+        assert_eq!(look(), 0, "the key is not there yet");
+        fs::write(&old.private_key, pair.signing_key.serialize_pem()).unwrap();
+        assert_eq!((look(), look()), (1, 1));
+        fs::remove_file(&old.ca).unwrap();
+        assert_eq!(look(), 1);
     }
 
     #[test]

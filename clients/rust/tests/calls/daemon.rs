@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls_pki_types::PrivateKeyDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tonic::{Code, Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -101,12 +103,15 @@ pub(crate) struct Seen {
     pub(crate) request_id: String,
     pub(crate) handshakes: usize,
     pub(crate) rewraps: usize,
+    /// Calls of the key service, and the DER of the certificate that the client showed.
+    pub(crate) calls: usize,
+    pub(crate) peer: Vec<u8>,
     pub(crate) tls: Option<(rustls::ProtocolVersion, rustls::NamedGroup)>,
 }
 
 pub(crate) struct Daemon {
     pub(crate) port: u16,
-    seen: Arc<Mutex<Seen>>,
+    fake: Fake,
     task: JoinHandle<()>,
 }
 
@@ -120,8 +125,8 @@ impl Daemon {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(pki.server_config()));
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let service = Fake { seen: Arc::clone(&seen), max_age };
+        let service = Fake::new(max_age);
+        let fake = service.clone();
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -135,13 +140,13 @@ impl Daemon {
                 });
             }
         });
-        Self { port, seen, task }
+        Self { port, fake, task }
     }
 
     pub(crate) fn start_on_socket(path: &Path) -> Self {
         let listener = UnixListener::bind(path).unwrap();
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let service = Fake { seen: Arc::clone(&seen), max_age: None };
+        let service = Fake::new(None);
+        let fake = service.clone();
         let task = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -149,7 +154,7 @@ impl Daemon {
                 connections.spawn(service.clone().serve(stream));
             }
         });
-        Self { port: 0, seen, task }
+        Self { port: 0, fake, task }
     }
 
     pub(crate) fn config(&self, files: TlsFiles) -> Config {
@@ -157,7 +162,12 @@ impl Daemon {
     }
 
     pub(crate) fn seen(&self) -> Seen {
-        self.seen.lock().unwrap().clone()
+        self.fake.seen.lock().unwrap().clone()
+    }
+
+    /// Whether it accepts calls; without that they are UNAVAILABLE, as while keys open.
+    pub(crate) fn set_serving(&self, serving: bool) {
+        self.fake.serving.store(serving, Ordering::SeqCst);
     }
 
     /// Ends the daemon and every connection.
@@ -170,21 +180,31 @@ impl Daemon {
 
 pub(crate) fn config(port: u16, files: TlsFiles) -> Config {
     Config {
-        endpoint: Endpoint::Tls { host: "localhost".into(), port, files },
+        endpoints: vec![Endpoint::Tls { host: "localhost".into(), port, files }],
         timeout: Duration::from_secs(5),
+        patience: Duration::ZERO,
+        max_idle: claviger_client::DEFAULT_MAX_IDLE,
     }
 }
 
 #[derive(Clone)]
 struct Fake {
     seen: Arc<Mutex<Seen>>,
+    serving: Arc<AtomicBool>,
+    cut: Arc<Notify>,
     max_age: Option<Duration>,
 }
 
 impl Fake {
+    fn new(max_age: Option<Duration>) -> Self {
+        let serving = Arc::new(AtomicBool::new(true));
+        Self { seen: Arc::default(), serving, cut: Arc::default(), max_age }
+    }
+
     fn note_handshake(&self, connection: &rustls::ServerConnection) {
         let mut seen = self.seen.lock().unwrap();
         seen.handshakes += 1;
+        seen.peer = connection.peer_certificates().unwrap()[0].to_vec();
         seen.tls = Some((
             connection.protocol_version().unwrap(),
             connection.negotiated_key_exchange_group().unwrap().name(),
@@ -193,6 +213,7 @@ impl Fake {
 
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let max_age = self.max_age.unwrap_or(Duration::MAX);
+        let cut = Arc::clone(&self.cut);
         let routes = tonic::service::Routes::new(KeyServiceServer::new(self.clone()))
             .add_service(HealthServer::new(self))
             .prepare();
@@ -204,6 +225,7 @@ impl Fake {
         let mut connection = std::pin::pin!(connection);
         let _ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            () = cut.notified() => return,
             () = tokio::time::sleep(max_age) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -218,8 +240,17 @@ impl Fake {
             let mut seen = self.seen.lock().unwrap();
             seen.timeout = text("grpc-timeout");
             seen.request_id = text("x-request-id");
+            seen.calls += 1;
+        }
+        if !self.serving.load(Ordering::SeqCst) {
+            return Err(Status::unavailable("the key is not open"));
         }
         let mut status = match key {
+            "cut" => {
+                self.cut.notify_waiters();
+                std::future::pending().await
+            }
+            "unreachable" => Status::unavailable("the backend cannot be reached"),
             "slow" => {
                 tokio::time::sleep(Duration::from_mins(1)).await;
                 return Ok(());
@@ -410,10 +441,11 @@ impl Health for Fake {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        self.note(&request, "health").await?;
+        let serving = self.serving.load(Ordering::SeqCst);
         let status = match request.into_inner().service.as_str() {
             "claviger.v1.KeyService/not-mine" => return Err(Status::not_found("unknown service")),
             "claviger.v1.KeyService/down" => ServingStatus::NotServing,
+            _ if !serving => ServingStatus::NotServing,
             _ => ServingStatus::Serving,
         };
         answer(HealthCheckResponse { status: status.into() })

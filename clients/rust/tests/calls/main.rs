@@ -1,12 +1,14 @@
 //! Calls over real mutual TLS to a small daemon in this process.
 
+mod blocking;
 mod daemon;
+mod endpoints;
 
 use std::time::Duration;
 
 use claviger_client::{
-    Client, Code, Config, Endpoint, Health, Recipient, RewrapItem, RewrapSource, RewrapTarget,
-    SignOptions, UnwrapItem, UnwrapOptions, WrapOptions,
+    Client, Code, Config, Health, Recipient, RewrapItem, RewrapSource, RewrapTarget, SignOptions,
+    UnwrapItem, UnwrapOptions, WrapOptions,
 };
 use daemon::{Daemon, Pki, config};
 
@@ -253,8 +255,7 @@ async fn a_unix_socket_needs_no_certificates() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("daemon.sock");
     let _daemon = Daemon::start_on_socket(&path);
-    let endpoint = Endpoint::Unix(path);
-    let config = Config { endpoint, timeout: Duration::from_secs(5) };
+    let config = Config::new(&[format!("unix:{}", path.display())], None, None, None).unwrap();
     let client = Client::connect(&config).await.unwrap();
     assert_eq!(client.key("a").await.unwrap().name, "a");
 }

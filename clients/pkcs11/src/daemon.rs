@@ -1,0 +1,78 @@
+//! The daemon, reached when it is needed: the blocking client, with a host's signals kept out.
+
+use std::sync::Mutex;
+
+use claviger_client::blocking::Client;
+use claviger_client::{Config, Error, Key, SignOptions, UnwrapOptions};
+use claviger_provider_api::{Algorithm, SignAlgorithm};
+use zeroize::Zeroizing;
+
+use crate::config::Token;
+use crate::guest::without_sigpipe;
+use crate::process::lock;
+
+/// One daemon. Nothing is read or connected before the first call.
+pub(crate) struct Daemon {
+    token: Token,
+    client: Mutex<Option<Client>>,
+}
+
+impl Daemon {
+    pub(crate) fn new(token: Token) -> Self {
+        Self { token, client: Mutex::default() }
+    }
+
+    /// Every key that this program may use.
+    pub(crate) fn keys(&self) -> Result<Vec<Key>, Error> {
+        self.call(Client::keys)
+    }
+
+    /// One key.
+    pub(crate) fn key(&self, name: &str) -> Result<Key, Error> {
+        self.call(|client| client.key(name))
+    }
+
+    pub(crate) fn unwrap_key(
+        &self,
+        key: &str,
+        key_version: Option<u32>,
+        wrapped: &[u8],
+        algorithm: Algorithm,
+        label: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let options =
+            UnwrapOptions { key_version, algorithm: algorithm.to_string(), label: label.to_vec() };
+        let unwrapped = self.call(|client| client.unwrap_key(key, wrapped, &options))?;
+        Ok(unwrapped.key_material)
+    }
+
+    pub(crate) fn sign(
+        &self,
+        key: &str,
+        key_version: u32,
+        digest: &[u8],
+        algorithm: SignAlgorithm,
+    ) -> Result<Vec<u8>, Error> {
+        let options = SignOptions { key_version: Some(key_version) };
+        let signed = self.call(|client| client.sign(key, digest, algorithm.name(), options))?;
+        Ok(signed.signature)
+    }
+
+    fn call<T>(&self, call: impl FnOnce(&Client) -> Result<T, Error>) -> Result<T, Error> {
+        without_sigpipe(|| call(&self.client()?))
+    }
+
+    /// The client, made by the first call. Its files may come after the host has started.
+    fn client(&self) -> Result<Client, Error> {
+        let mut client = lock(&self.client);
+        if let Some(client) = &*client {
+            return Ok(client.clone());
+        }
+        let Token { endpoints, ca, certificate, private_key, timeout, .. } = &self.token;
+        let [ca, certificate, private_key] =
+            [ca, certificate, private_key].map(|file| file.as_deref());
+        let config = Config::new(endpoints, ca, certificate, private_key)?;
+        let made = Client::new(&Config { timeout: *timeout, ..config })?;
+        Ok(client.insert(made).clone())
+    }
+}

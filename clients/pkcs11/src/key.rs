@@ -1,0 +1,237 @@
+//! One of the daemon's keys, as this program may use it, with everything that its objects show.
+
+use claviger_client::KeyVersionState;
+use claviger_provider_api::{Algorithm, Algorithms, PublicKey, SignAlgorithms};
+
+use crate::certificate::Certificate;
+use crate::config;
+use crate::log;
+
+/// A key. Its versions hide behind it: the objects show the newest active one, and the daemon finds
+/// out which one a wrapped value belongs to.
+#[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "a public key is what it is")]
+pub(crate) struct Key {
+    /// The number in its objects' handles.
+    pub(crate) index: usize,
+    /// In the daemon's configuration.
+    pub(crate) name: String,
+    /// CKA_LABEL.
+    pub(crate) label: String,
+    /// CKA_ID.
+    pub(crate) id: Vec<u8>,
+    /// The version that the objects show.
+    pub(crate) version: u32,
+    /// Its public key.
+    pub(crate) public_key: PublicKey,
+    /// What the shown version wraps with.
+    pub(crate) wraps: Algorithms,
+    /// What one of the versions unwraps with; none where this program may not.
+    pub(crate) unwraps: Algorithms,
+    /// What the shown version's signatures verify with.
+    pub(crate) verifies: SignAlgorithms,
+    /// What it signs with; none where this program may not.
+    pub(crate) signs: SignAlgorithms,
+    /// The lengths in bytes that a wrapped value may have.
+    lengths: Vec<usize>,
+    /// A certificate for one of the versions.
+    pub(crate) certificate: Option<Certificate>,
+}
+
+impl Key {
+    /// From what the daemon says and how it is to look; or why it cannot be used yet.
+    pub(crate) fn new(
+        index: usize,
+        look: &config::Key,
+        described: &claviger_client::Key,
+    ) -> Result<Self, String> {
+        let usable = || described.versions.iter().filter(|version| !version.public_key.is_empty());
+        let state =
+            |wanted| move |version: &&claviger_client::KeyVersion| version.state() == wanted;
+        let shown = usable()
+            .find(state(KeyVersionState::Active))
+            .or_else(|| usable().find(state(KeyVersionState::UnwrapOnly)))
+            .ok_or("the daemon has not opened it yet")?;
+        let public_key = PublicKey::from_spki(&shown.public_key)
+            .map_err(|error| format!("its public key: {error}"))?;
+        let enabled = || usable().filter(|version| version.state() != KeyVersionState::Disabled);
+        let may = |operation: &str| described.operations.iter().any(|may| may == operation);
+        let verifies = parse(&shown.sign_algorithms);
+        let signs = may("sign") && shown.state() == KeyVersionState::Active;
+        Ok(Self {
+            index,
+            name: look.name.clone(),
+            label: look.label.clone(),
+            id: look.id.clone(),
+            version: shown.version,
+            wraps: parse(&shown.algorithms),
+            unwraps: if may("unwrap") {
+                enabled()
+                    .flat_map(|version| &version.algorithms)
+                    .flat_map(|name| name.parse())
+                    .collect()
+            } else {
+                Algorithms::EMPTY
+            },
+            verifies,
+            signs: if signs { verifies } else { SignAlgorithms::EMPTY },
+            lengths: enabled().map(|version| version.modulus_bits.div_ceil(8) as usize).collect(),
+            certificate: certificate(look, shown, enabled()),
+            public_key,
+        })
+    }
+
+    /// Whether a wrapped value of this length can belong to one of the versions.
+    pub(crate) fn has_length(&self, length: usize) -> bool {
+        self.lengths.contains(&length)
+    }
+
+    /// The length of the longest wrapped value; no key material is longer.
+    pub(crate) fn max_length(&self) -> usize {
+        self.lengths.iter().copied().max().unwrap_or_default()
+    }
+
+    /// Which version the daemon is to unwrap with; none: those that fit. RSA1_5 is never tried
+    /// across versions, so it is the shown one where that has it.
+    pub(crate) fn version_for(&self, algorithm: Algorithm) -> Option<u32> {
+        let one = algorithm == Algorithm::Rsa15 && self.wraps.contains(algorithm);
+        one.then_some(self.version)
+    }
+}
+
+/// Algorithms that are known here; a newer daemon may know more.
+fn parse<T: std::str::FromStr, S: FromIterator<T>>(names: &[String]) -> S {
+    names.iter().filter_map(|name| name.parse().ok()).collect()
+}
+
+/// The configured certificate, else the daemon's. One for another key would make programs wrap what
+/// nobody can unwrap: it is not shown.
+fn certificate<'a>(
+    look: &config::Key,
+    shown: &claviger_client::KeyVersion,
+    mut versions: impl Iterator<Item = &'a claviger_client::KeyVersion>,
+) -> Option<Certificate> {
+    let content = match &look.certificate {
+        Some(content) => content.as_slice(),
+        None if shown.certificate.is_empty() => return None,
+        None => &shown.certificate,
+    };
+    match Certificate::parse(content) {
+        Ok(certificate) => {
+            let ours = versions.any(|version| certificate.is_for(&version.public_key));
+            if !ours {
+                log::write(format_args!(
+                    "key `{}`: its certificate is for another public key and is not shown; \
+                     issue one for this key",
+                    look.name
+                ));
+            }
+            ours.then_some(certificate)
+        }
+        Err(reason) => {
+            log::write(format_args!("key `{}`: certificate: {reason}", look.name));
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use aws_lc_rs::encoding::AsDer;
+    use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
+    use claviger_client::KeyVersion;
+    use std::sync::LazyLock;
+
+    static SPKI: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let key = PrivateDecryptingKey::generate(KeySize::Rsa2048).unwrap();
+        key.public_key().as_der().unwrap().as_ref().to_vec()
+    });
+
+    /// The public key of every key of the tests.
+    pub(crate) fn spki() -> &'static [u8] {
+        &SPKI
+    }
+
+    /// A key with one active version that unwraps with RSA-OAEP, as the daemon describes it.
+    pub(crate) fn described(name: &str) -> claviger_client::Key {
+        claviger_client::Key {
+            name: name.into(),
+            operations: ["unwrap", "read"].map(String::from).into(),
+            versions: vec![version(1, KeyVersionState::Active, &["RSA-OAEP"], &[])],
+        }
+    }
+
+    pub(crate) fn version(
+        version: u32,
+        state: KeyVersionState,
+        algorithms: &[&str],
+        sign_algorithms: &[&str],
+    ) -> KeyVersion {
+        let strings = |names: &[&str]| names.iter().copied().map(String::from).collect();
+        KeyVersion {
+            version,
+            state: state.into(),
+            algorithms: strings(algorithms),
+            sign_algorithms: strings(sign_algorithms),
+            modulus_bits: 2048,
+            public_key: spki().to_vec().into(),
+            ..KeyVersion::default()
+        }
+    }
+
+    /// A key of one version with these algorithms that may do everything.
+    pub(crate) fn key(algorithms: &[&str], sign_algorithms: &[&str]) -> Key {
+        let described = claviger_client::Key {
+            name: "user-keys".into(),
+            operations: ["wrap", "unwrap", "sign", "verify", "read"].map(String::from).into(),
+            versions: vec![version(1, KeyVersionState::Active, algorithms, sign_algorithms)],
+        };
+        Key::new(0, &config::Key::named("user-keys"), &described).unwrap()
+    }
+
+    #[test]
+    fn the_objects_show_the_newest_active_version_and_unwrap_with_all() {
+        let mut described = described("a");
+        let mut longer = version(3, KeyVersionState::UnwrapOnly, &["RSA-OAEP-512", "RSA1_5"], &[]);
+        longer.modulus_bits = 3072;
+        described.versions = vec![
+            longer,
+            version(2, KeyVersionState::Active, &["RSA-OAEP-256"], &[]),
+            version(1, KeyVersionState::Disabled, &["RSA-OAEP"], &[]),
+        ];
+        let key = Key::new(0, &config::Key::named("a"), &described).unwrap();
+        assert_eq!(key.version, 2);
+        assert_eq!(format!("{:?}", key.unwraps), "[RSA-OAEP-256, RSA-OAEP-512, RSA1_5]");
+        assert_eq!(format!("{:?}", key.wraps), "[RSA-OAEP-256]");
+        assert_eq!((key.max_length(), key.has_length(256), key.has_length(384)), (384, true, true));
+        assert!(!key.has_length(255));
+        assert_eq!(key.version_for(Algorithm::Rsa15), None, "the shown version has no RSA1_5");
+    }
+
+    #[test]
+    fn what_this_program_may_not_do_is_not_offered() {
+        let mut described = described("a");
+        described.versions = vec![version(1, KeyVersionState::Active, &["RSA-OAEP"], &["RS256"])];
+        described.operations = vec!["read".into()];
+        let key = Key::new(0, &config::Key::named("a"), &described).unwrap();
+        assert!(key.unwraps.is_empty() && key.signs.is_empty());
+        assert!(!key.wraps.is_empty() && !key.verifies.is_empty(), "the public half is public");
+    }
+
+    #[test]
+    fn a_key_that_was_never_opened_says_so() {
+        let mut described = described("a");
+        described.versions[0].public_key.clear();
+        let reason = Key::new(0, &config::Key::named("a"), &described).unwrap_err();
+        assert_eq!(reason, "the daemon has not opened it yet");
+    }
+
+    #[test]
+    fn a_certificate_of_another_key_is_not_shown() {
+        let other = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
+        let mut look = config::Key::named("a");
+        look.certificate = Some(other.cert.pem().into_bytes());
+        assert!(Key::new(0, &look, &described("a")).unwrap().certificate.is_none());
+    }
+}
