@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use claviger::cli::{self, Arguments};
+use claviger::cli;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = cli::arguments();
     install_crypto_provider();
     let json = arguments.json;
     let outcome = cli::run(arguments);

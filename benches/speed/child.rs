@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use claviger::cli::sandbox::is_ready;
 
-use crate::Outcome;
+use crate::{CLAVIGER, Outcome};
 
 const READY_WITHIN: Duration = Duration::from_mins(1);
 
@@ -17,13 +17,18 @@ pub(crate) struct Server(Child);
 impl Server {
     /// This program as a server, until `ready` says that it is.
     pub(crate) fn start(mode: &str, path: &Path, ready: impl Fn() -> bool) -> Outcome<Self> {
-        let child = Command::new(std::env::current_exe()?)
-            .arg(mode)
-            .arg(path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()?;
-        let mut server = Self(child);
+        Self::wait(Command::new(std::env::current_exe()?).arg(mode).arg(path), ready)
+    }
+
+    /// The daemon; its operations listener is at `port + 1`.
+    pub(crate) fn claviger(config: &Path, port: u16) -> Outcome<Self> {
+        let mut command = Command::new(CLAVIGER);
+        let command = command.args(["serve", "--demo", "--config"]).arg(config);
+        Self::wait(command, || is_ready(port + 1))
+    }
+
+    fn wait(command: &mut Command, ready: impl Fn() -> bool) -> Outcome<Self> {
+        let mut server = Self(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?);
         let deadline = Instant::now() + READY_WITHIN;
         while !ready() {
             if let Some(status) = server.0.try_wait()? {

@@ -1,10 +1,12 @@
 //! What the daemon costs, each time against something bare in the same run: as a Markdown table.
 //!
 //! `scripts/bench` runs it. By hand: `cargo bench --bench speed -- [--quick] [PART]...`, the parts
-//! being `backend`, `stack`, `module`, `growth`, `idle` and `start`; without any, all of them. `--quick` takes
-//! fewer and shorter rounds: it shows that everything works, not how fast it is.
+//! being `backend`, `backends`, `stack`, `module`, `growth`, `idle` and `start`; without any, all of
+//! them. `--quick` takes fewer and shorter rounds: it shows that everything works, not how fast it
+//! is.
 //!
 //! - `backend`: `claviger bench` on SoftHSM and on the software provider
+//! - `backends`: each service that is asked over HTTP, through the daemon and without it
 //! - `stack`: the whole daemon over a key that does nothing, against a bare tonic echo
 //! - `module`: the PKCS#11 module over a key that does nothing, against the Rust client
 //! - `growth`: 1 against 10,000 keys and callers
@@ -12,6 +14,7 @@
 //! - `start`: from the start of the process to open ports, against `bare_start.c`
 
 mod backend;
+mod backends;
 mod child;
 mod echo;
 mod growth;
@@ -69,8 +72,9 @@ fn main() -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     println!("{}", table::machine());
     println!("{}", table::HEAD);
-    let all: [(&str, Measure); 6] = [
+    let all: [(&str, Measure); 7] = [
         ("backend", backend::measure),
+        ("backends", backends::measure),
         ("stack", stack::measure),
         ("module", module::measure),
         ("growth", growth::measure),

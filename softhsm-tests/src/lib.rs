@@ -13,6 +13,7 @@
 //! - [`pki`]: a CA, server and client certificates, revocation lists
 //! - [`site`]: a folder with one daemon's configuration and everything it names
 //! - [`daemon`]: the daemon as a process
+//! - [`doctor`]: `claviger doctor` beside it
 //! - [`scene`]: what most tests begin with: one key, one caller
 //! - [`load`]: callers that unwrap all the time, and remember what failed
 //! - [`connection`]: a client that shows all that came back, byte for byte
@@ -25,6 +26,7 @@
 pub mod backend;
 pub mod connection;
 pub mod daemon;
+pub mod doctor;
 pub mod encoding;
 pub mod faults;
 pub mod load;

@@ -74,10 +74,10 @@ impl Load {
     /// Waits for so many more right answers.
     pub async fn more(&self, calls: u64) {
         let goal = self.right.load(Ordering::Relaxed) + calls;
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         while self.right.load(Ordering::Relaxed) < goal {
             assert!(begun.elapsed().as_secs() < 30, "the load stands still");
-            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
@@ -135,7 +135,7 @@ async fn work(
             Err(error) => {
                 tally.failed.push(error);
                 // A daemon that is gone refuses thousands of times a second.
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
     }

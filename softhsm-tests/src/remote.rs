@@ -1,8 +1,10 @@
 //! The services that are asked over HTTP: each started, given keys, and put into a site's
 //! configuration, directly or behind the fault proxy. One more service is one more entry here.
 
+use azure_key_vault_fake::{CLIENT_ID, CLIENT_SECRET, TENANT};
 use claviger_provider_api::Algorithm;
 use fault_proxy::{FaultProxy, Service};
+use gcp_kms_fake::Algorithm as Google;
 use test_backends::ministack::{Ministack, REGION};
 use test_backends::vault;
 use toml::{Table, Value};
@@ -16,6 +18,8 @@ path "transit/keys/*" { capabilities = ["read"] }
 path "transit/decrypt/*" { capabilities = ["update"] }
 "#;
 
+const KEY_RING: &str = "projects/test-project/locations/europe-west3/keyRings/claviger";
+
 /// A busy machine must not look like a broken service.
 const CONNECT_TIMEOUT: &str = "10s";
 const REQUEST_TIMEOUT: &str = "30s";
@@ -25,6 +29,10 @@ const REQUEST_TIMEOUT: &str = "30s";
 pub enum Which {
     /// AWS KMS: ministack.
     Aws,
+    /// Azure Key Vault: a fake.
+    Azure,
+    /// Google Cloud KMS: a fake.
+    Google,
     /// A real OpenBao.
     OpenBao,
     /// A real HashiCorp Vault, which takes minutes to build.
@@ -33,14 +41,16 @@ pub enum Which {
 
 impl Which {
     /// Those that every run of the tests has.
-    pub const USUAL: [Self; 2] = [Self::Aws, Self::OpenBao];
+    pub const USUAL: [Self; 4] = [Self::Aws, Self::Azure, Self::Google, Self::OpenBao];
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Aws, Self::OpenBao, Self::Vault];
+    pub const ALL: [Self; 5] = [Self::Aws, Self::Azure, Self::Google, Self::OpenBao, Self::Vault];
 
     /// For messages, and as a part of names.
     pub fn name(self) -> &'static str {
         match self {
             Self::Aws => "aws",
+            Self::Azure => "azure",
+            Self::Google => "google",
             Self::OpenBao => "openbao",
             Self::Vault => "vault",
         }
@@ -50,6 +60,8 @@ impl Which {
     pub fn service(self) -> Service {
         match self {
             Self::Aws => Service::Aws,
+            Self::Azure => Service::Azure,
+            Self::Google => Service::Google,
             Self::OpenBao | Self::Vault => Service::Vault,
         }
     }
@@ -66,6 +78,8 @@ pub struct Remote {
 #[derive(Debug)]
 enum Server {
     Aws(Ministack),
+    Azure(azure_key_vault_fake::Fake),
+    Google(gcp_kms_fake::Fake),
     Vault(vault::Server),
 }
 
@@ -95,19 +109,39 @@ impl Remote {
     pub async fn start(which: Which) -> Self {
         let server = match which {
             Which::Aws => Server::Aws(Ministack::start().await),
+            Which::Azure => {
+                let fake = azure_key_vault_fake::Fake::start().await;
+                Server::Azure(fake.expect("loopback has a free port"))
+            }
+            Which::Google => Server::Google(gcp_kms_fake::Fake::start()),
             Which::OpenBao => Server::Vault(vault::Server::start(vault::Backend::OpenBao).await),
             Which::Vault => Server::Vault(vault::Server::start(vault::Backend::Vault).await),
         };
         Self { which, server }
     }
 
-    /// Imports a key; gives each place where it now lies.
-    pub async fn import(&self, key: &RsaKey, name: &str) -> Vec<Place> {
+    /// Imports a key; gives each place where it now lies, as it is named `via` the proxy.
+    pub async fn import(&self, key: &RsaKey, name: &str, via: Option<&FaultProxy>) -> Vec<Place> {
         match &self.server {
             Server::Aws(server) => {
                 let algorithms = vec![Algorithm::RsaOaep256, Algorithm::RsaOaep];
                 vec![Place { algorithms, locator: server.import(key.pkcs8()).await }]
             }
+            Server::Azure(fake) => {
+                let algorithms = vec![Algorithm::RsaOaep256, Algorithm::RsaOaep, Algorithm::Rsa15];
+                let kid = fake.import(name, key.pkcs8());
+                let locator = kid.replace(fake.origin(), &origin(fake.origin(), via));
+                vec![Place { algorithms, locator }]
+            }
+            // A key version has one algorithm for ever.
+            Server::Google(fake) => google_algorithms(key)
+                .into_iter()
+                .map(|(algorithm, at_google)| {
+                    let crypto_key = format!("{KEY_RING}/cryptoKeys/{name}-{}", algorithm.name());
+                    let locator = fake.import_version(&crypto_key, at_google, key.pkcs8());
+                    Place { algorithms: vec![algorithm], locator }
+                })
+                .collect(),
             Server::Vault(server) => {
                 server.import(name, key.pkcs8()).await;
                 let mut algorithms = vec![Algorithm::RsaOaep256];
@@ -122,6 +156,8 @@ impl Remote {
     pub async fn proxy(&self) -> FaultProxy {
         match &self.server {
             Server::Aws(server) => FaultProxy::start_tls(&server.endpoint, None).await,
+            Server::Azure(fake) => FaultProxy::start_tls(fake.origin(), Some(fake.ca_pem())).await,
+            Server::Google(fake) => FaultProxy::start_tls(fake.endpoint(), None).await,
             Server::Vault(server) => FaultProxy::start_tls(&server.address, None).await,
         }
     }
@@ -136,10 +172,9 @@ impl Remote {
         set("connect_timeout", CONNECT_TIMEOUT.into());
         match &self.server {
             Server::Aws(server) => {
-                let endpoint = via.map_or_else(|| server.endpoint.clone(), FaultProxy::url);
                 set("type", "aws-kms".into());
                 set("region", REGION.into());
-                set("endpoint", endpoint.into());
+                set("endpoint", origin(&server.endpoint, via).into());
                 set("attempt_timeout", REQUEST_TIMEOUT.into());
                 set("operation_timeout", REQUEST_TIMEOUT.into());
                 write_aws_credentials(site, provider, "AKIDFIRST");
@@ -148,10 +183,39 @@ impl Remote {
                     [("access_key_id", file("id")), ("secret_access_key", file("key"))];
                 set("credentials", table(credentials));
             }
+            Server::Azure(fake) => {
+                set("type", "azure-key-vault".into());
+                set("vault", origin(fake.origin(), via).into());
+                set("authority", origin(fake.origin(), via).into());
+                set("resource", "https://vault.azure.net".into());
+                set("attempt_timeout", REQUEST_TIMEOUT.into());
+                set("operation_timeout", REQUEST_TIMEOUT.into());
+                if via.is_none() {
+                    set(
+                        "ca",
+                        site.file(&format!("{provider}-ca.pem"), fake.ca_pem(), 0o644).into(),
+                    );
+                }
+                let secret = format!("{provider}-secret");
+                site.file(&secret, CLIENT_SECRET, 0o600);
+                let application = [
+                    ("tenant_id", TENANT.into()),
+                    ("client_id", CLIENT_ID.into()),
+                    ("secret", secret_file(site, &secret)),
+                ];
+                set("auth", table([("client_secret", table(application))]));
+            }
+            Server::Google(fake) => {
+                set("type", "gcp-kms".into());
+                set("endpoint", origin(fake.endpoint(), via).into());
+                set("timeout", REQUEST_TIMEOUT.into());
+                let account = format!("{provider}-account.json");
+                site.file(&account, &fake.service_account(), 0o600);
+                set("credentials", secret_file(site, &account));
+            }
             Server::Vault(server) => {
-                let address = via.map_or_else(|| server.address.clone(), FaultProxy::url);
                 set("type", "vault-transit".into());
-                set("address", address.into());
+                set("address", origin(&server.address, via).into());
                 set("timeout", REQUEST_TIMEOUT.into());
                 let (role_id, secret_id) = server.approle(TRANSIT_POLICY, "1h", "24h").await;
                 let secret_id_file = format!("{provider}-secret-id");
@@ -170,9 +234,40 @@ impl Remote {
     pub fn vault(&self) -> &vault::Server {
         match &self.server {
             Server::Vault(server) => server,
-            Server::Aws(_) => panic!("{} is no Vault", self.which.name()),
+            _ => panic!("{} is no Vault", self.which.name()),
         }
     }
+
+    /// The fake of Google Cloud KMS, to be told what to do.
+    pub fn google(&self) -> &gcp_kms_fake::Fake {
+        match &self.server {
+            Server::Google(fake) => fake,
+            _ => panic!("{} is not Google", self.which.name()),
+        }
+    }
+
+    /// The fake of Azure Key Vault, to be told what to do.
+    pub fn azure(&self) -> &azure_key_vault_fake::Fake {
+        match &self.server {
+            Server::Azure(fake) => fake,
+            _ => panic!("{} is not Azure", self.which.name()),
+        }
+    }
+}
+
+/// What Google has for keys of this size, the best known first.
+fn google_algorithms(key: &RsaKey) -> [(Algorithm, Google); 2] {
+    let (sha256, sha1) = match key.public_key().modulus_len() {
+        256 => (Google::DecryptOaep2048Sha256, Google::DecryptOaep2048Sha1),
+        384 => (Google::DecryptOaep3072Sha256, Google::DecryptOaep3072Sha1),
+        _ => (Google::DecryptOaep4096Sha256, Google::DecryptOaep4096Sha1),
+    };
+    [(Algorithm::RsaOaep256, sha256), (Algorithm::RsaOaep, sha1)]
+}
+
+/// Where the daemon is to find a service that is at `own`.
+fn origin(own: &str, via: Option<&FaultProxy>) -> String {
+    via.map_or_else(|| own.to_owned(), FaultProxy::url)
 }
 
 /// The access key that [`Remote::configure`] names, or another one in its place.

@@ -37,7 +37,7 @@ impl Stage {
         let mut site = Site::new();
         remote.configure(&mut site, PROVIDER, Some(&proxy)).await;
         let key = RsaKey::shared(2048);
-        let place = remote.import(&key, KEY).await.swap_remove(0);
+        let place = remote.import(&key, KEY, Some(&proxy)).await.swap_remove(0);
         let mut scene = Scene::at(site, key, PROVIDER, &place.locator, place.algorithms[0]);
         let daemon = scene.start();
         let stage = Self { daemon, proxy, remote, scene };
@@ -79,7 +79,7 @@ impl Stage {
 
     /// Clears the script and waits until the key serves again.
     pub async fn heal(&self) {
-        self.proxy.clear();
+        self.proxy.clear().await;
         self.wait_until_well().await;
     }
 

@@ -1,11 +1,13 @@
 //! Credentials that end while the daemon runs: replaced without a failed call where there are better
 //! ones, and said in a way that an operator can act on where there are not.
 
+use std::time::Duration;
+
 use claviger_client::Health;
 use fault_proxy::{Fault, Pattern, Times};
 use softhsm_tests::remote::{secret_file, write_aws_credentials};
 use softhsm_tests::stage::PROVIDER;
-use softhsm_tests::{Load, Stage, Which};
+use softhsm_tests::{Load, Stage, Which, doctor};
 use tonic::Code;
 
 /// Two callers at work while `disturb` does its worst; gives how often the daemon went in anew.
@@ -13,6 +15,8 @@ async fn without_a_failed_call(stage: &Stage, disturb: impl AsyncFn(u32)) {
     let config = stage.scene.client_config(&stage.daemon);
     let load = Load::start(&config, &stage.scene.wrapped, 2, 0);
     for turn in 0..3 {
+        // A login that is a moment old is taken for the one that another call just made.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
         load.more(6).await;
         disturb(turn).await;
         load.more(6).await;
@@ -36,6 +40,12 @@ async fn an_operator_is_needed(stage: &Stage, said: &str) {
     assert!(answer.status_message().contains("operator"), "{answer}");
     stage.scene.wait_for_key_health(&stage.daemon, Health::NotServing).await;
     stage.daemon.wait_for_log(said);
+    let (exit, report) = doctor::report(&stage.scene.site);
+    let trouble = &report["keys"][0]["versions"][0]["replicas"][0]["troubles"][0];
+    assert_eq!((exit, &report["ok"]), (Some(78), &false.into()), "{report:#}");
+    let advice = trouble["do"].as_str().expect("something to do");
+    println!("{}: doctor: {}: {advice}", stage.remote.which.name(), trouble["diagnosis"]);
+    assert!(!advice.is_empty(), "{report:#}");
     for secret in ["secret-access-key", "hvs.", "s."] {
         let log = stage.daemon.log();
         let leaked = log.split([' ', '"']).any(|word| word.starts_with(secret) && word.len() > 20);
@@ -119,5 +129,44 @@ async fn expired_credentials_of_aws_that_nobody_replaces_need_an_operator() {
     expire_aws(&stage, "AKIDFIRST");
     an_operator_is_needed(&stage, "renew them at their source").await;
     write_aws_credentials(&stage.scene.site, PROVIDER, "AKIDSECOND");
+    stage.wait_until_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revoked_tokens_of_azure_are_replaced_without_a_failed_call() {
+    let stage = Stage::set(Which::Azure).await;
+    let azure = stage.remote.azure();
+    without_a_failed_call(&stage, async |_| azure.revoke_tokens()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_of_azure_that_was_replaced_elsewhere_needs_an_operator() {
+    let stage = Stage::set(Which::Azure).await;
+    let azure = stage.remote.azure();
+    azure.set_client_secret("another-client-secret");
+    azure.revoke_tokens();
+    an_operator_is_needed(&stage, "secret").await;
+    stage.scene.site.file(&format!("{PROVIDER}-secret"), "another-client-secret", 0o600);
+    stage.wait_until_well().await;
+    let log = stage.daemon.log();
+    assert!(!log.contains("another-client-secret") && !log.contains("fake-client-secret"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revoked_tokens_of_google_are_replaced_without_a_failed_call() {
+    let stage = Stage::set(Which::Google).await;
+    let google = stage.remote.google();
+    without_a_failed_call(&stage, async |_| google.revoke_tokens()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_account_of_google_that_gets_no_tokens_needs_an_operator() {
+    let stage = Stage::set(Which::Google).await;
+    let google = stage.remote.google();
+    google.refuse_credentials(true);
+    google.revoke_tokens();
+    an_operator_is_needed(&stage, "replica fails").await;
+    assert!(!stage.daemon.log().contains("PRIVATE KEY"), "{}", stage.daemon.log());
+    google.refuse_credentials(false);
     stage.wait_until_well().await;
 }

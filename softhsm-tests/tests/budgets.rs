@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use claviger_proto::v1::unwrap_batch_result::Result as ItemResult;
-use claviger_proto::v1::{UnwrapBatchRequest, UnwrapRequest};
+use claviger_proto::v1::{GetKeyRequest, ListKeysRequest, UnwrapBatchRequest, UnwrapRequest};
 use claviger_provider_api::{Algorithm, KeyMaterial, Parameters};
 use softhsm_tests::encoding::random;
 use softhsm_tests::{Answer, Backend, Connection, Daemon, Identity, RsaKey, Site};
@@ -263,6 +263,70 @@ async fn a_rate_refuses_its_own_caller_on_that_key_and_says_for_how_long() {
     tokio::time::sleep(wait).await;
     hog.unwrap(&good).await.unwrap();
     drop(daemon);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_at_keys_spends_a_rate_too() {
+    let mut world = World::new();
+    let watcher = world.site.caller("watcher", &["user-keys", "other"], &["read"]);
+    world.site.limit("watcher", "rate", "3/h");
+    let daemon = Daemon::start(&mut world.site);
+    let watcher = world.connect(&watcher).await;
+    // A list is one call, however many keys and pages it has.
+    let first = ListKeysRequest { page_size: 1, ..ListKeysRequest::default() };
+    let page = watcher.list_keys(&first).await.unwrap();
+    assert_eq!((page.keys.len(), page.next_page_token.as_str()), (1, "other"));
+    let rest = ListKeysRequest { page_token: page.next_page_token, ..ListKeysRequest::default() };
+    assert_eq!(watcher.list_keys(&rest).await.unwrap().keys.len(), 1);
+    assert_eq!(watcher.list_keys(&ListKeysRequest::default()).await.unwrap().keys.len(), 2);
+    let answer = watcher.list_keys(&ListKeysRequest::default()).await.unwrap_err();
+    assert!(retry_after(&answer) > Duration::from_mins(15), "{answer}");
+    // Each key has its own rate, and lists have theirs.
+    let get = GetKeyRequest { key: "user-keys".into() };
+    for _ in 0..3 {
+        watcher.get_key(&get).await.unwrap();
+    }
+    assert!(retry_after(&watcher.get_key(&get).await.unwrap_err()) > Duration::from_mins(15));
+    watcher.get_key(&GetKeyRequest { key: "other".into() }).await.unwrap();
+
+    // What was spent stays spent over a reload, and another limit acts.
+    daemon.reload();
+    daemon.wait_for_log("configuration reloaded");
+    let answer = watcher.list_keys(&ListKeysRequest::default()).await.unwrap_err();
+    assert_eq!(answer.code(), Code::ResourceExhausted, "{answer}");
+    world.site.limit("watcher", "rate", "off");
+    world.site.write();
+    daemon.reload();
+    let begun = Instant::now();
+    while watcher.list_keys(&ListKeysRequest::default()).await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_unwraps_more_than_is_usual_alarms_once_and_is_refused_nothing() {
+    let mut world = World::new();
+    world.site.limit("quiet", "rate", "1000/s");
+    let daemon = Daemon::start(&mut world.site);
+    let (hog, quiet) = (world.connect(&world.hog).await, world.connect(&world.quiet).await);
+    let good = world.good();
+    let alarms = || daemon.count("claviger_unwraps_alarms_total", &["key=\"user-keys\""]);
+    for _ in 0..100 {
+        hog.unwrap(&good).await.unwrap();
+    }
+    assert_eq!(alarms(), 0, "100 an hour are usual where nothing else is said");
+    let items = vec![good.clone(); 30];
+    let batch = hog.unwrap_batch(&UnwrapBatchRequest { items }).await.unwrap();
+    assert!(batch.results.iter().all(|r| matches!(r.result, Some(ItemResult::Unwrapped(_)))));
+    for _ in 0..130 {
+        quiet.unwrap(&good).await.unwrap();
+    }
+    assert_eq!(alarms(), 1, "a rate says itself how much is usual");
+    let told = daemon.log().matches("more unwraps than unwraps_alarm").count();
+    assert_eq!(told, 1, "{}", daemon.log());
+    assert!(daemon.log().contains("caller=hog"), "{}", daemon.log());
+    assert_eq!(daemon.count("claviger_unwraps_alarms_total", &["key=\"other\""]), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,8 @@ struct Station {
     connection: Connection,
     daemon: Daemon,
     _site: Site,
+    /// Its tokens end with it.
+    _backend: Option<Backend>,
 }
 
 impl Station {
@@ -36,22 +38,23 @@ impl Station {
         let connection = Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller));
         let connection = connection.await.unwrap();
         let (name, algorithms) = (name.to_owned(), algorithms.to_vec());
-        Self { name, algorithms, connection, daemon, _site: site }
+        Self { name, algorithms, connection, daemon, _site: site, _backend: None }
     }
 
-    async fn local(backend: &Backend, keys: &[RsaKey], algorithms: &[Algorithm]) -> Self {
+    async fn local(backend: Backend, keys: &[RsaKey], algorithms: &[Algorithm]) -> Self {
         let mut site = Site::new();
         backend.configure(&mut site);
         let import = |(id, key)| backend.version(&site, 1, key, id);
         let versions = (1..).zip(keys).map(import).collect();
-        Self::new(backend.name, site, algorithms, versions).await
+        let station = Self::new(backend.name, site, algorithms, versions).await;
+        Self { _backend: Some(backend), ..station }
     }
 
     /// One for each place in which the service keeps the keys.
     async fn of(remote: &Remote, keys: &[RsaKey]) -> Vec<Self> {
         let mut places = Vec::new();
         for (bits, key) in SIZES.into_iter().zip(keys) {
-            places.push(remote.import(key, &key_name(bits)).await);
+            places.push(remote.import(key, &key_name(bits), None).await);
         }
         let mut stations = Vec::new();
         for index in 0..places[0].len() {
@@ -102,9 +105,9 @@ fn key_name(bits: usize) -> String {
 async fn cross(services: &[Which]) {
     let keys = SIZES.map(RsaKey::generate);
     let mut stations = vec![
-        Station::local(&Backend::software(), &keys, &Algorithm::ALL).await,
-        Station::local(&Backend::softhsm(), &keys, &SOFTHSM).await,
-        Station::local(&Backend::kryoptic(), &keys, &Algorithm::ALL).await,
+        Station::local(Backend::software(), &keys, &Algorithm::ALL).await,
+        Station::local(Backend::softhsm(), &keys, &SOFTHSM).await,
+        Station::local(Backend::kryoptic(), &keys, &Algorithm::ALL).await,
     ];
     let mut remotes = Vec::new();
     for which in services {

@@ -9,7 +9,7 @@ use softhsm_tests::daemon::claviger;
 use softhsm_tests::process::command;
 use softhsm_tests::scene::{MATERIAL, client_config, wrap_with};
 use softhsm_tests::{
-    Connection, Daemon, Identity, Remote, RsaKey, Site, Token, Version, Which, python,
+    Connection, Daemon, Identity, Remote, RsaKey, Site, Token, Version, Which, doctor, python,
 };
 use tonic::Code;
 
@@ -20,6 +20,7 @@ struct World {
     keys: Vec<Key>,
     site: Site,
     _remotes: Vec<Remote>,
+    _tokens: Vec<Token>,
 }
 
 struct Key {
@@ -44,6 +45,7 @@ impl World {
         key.write_pem(&site.path("keys/one.pem"));
         let version = Version::active(1, &key, "software", "one.pem");
         add(&mut site, "software", key, version, &Algorithm::ALL);
+        let mut tokens = Vec::new();
         for (name, token, algorithms) in [
             ("softhsm", Token::softhsm(), &[Algorithm::RsaOaep][..]),
             ("kryoptic", Token::kryoptic(), &Algorithm::ALL[..4]),
@@ -53,12 +55,13 @@ impl World {
             site.token(name, &token);
             let version = Version::active(1, &key, name, "pkcs11:object=one");
             add(&mut site, name, key, version, algorithms);
+            tokens.push(token);
         }
         let mut remotes = Vec::new();
         for which in services {
             let (name, remote) = (which.name(), Remote::start(*which).await);
             let key = RsaKey::generate(2048);
-            let place = remote.import(&key, "one").await.swap_remove(0);
+            let place = remote.import(&key, "one", None).await.swap_remove(0);
             remote.configure(&mut site, name, None).await;
             let version = place.version(&key, name);
             add(&mut site, name, key, version, &place.algorithms);
@@ -68,7 +71,7 @@ impl World {
         let caller = site.caller("key-connector", &names, &["wrap", "unwrap", "read"]);
         site.limit("key-connector", "failed_unwraps", "off");
         let daemon = Daemon::start(&mut site);
-        Self { daemon, caller, keys, site, _remotes: remotes }
+        Self { daemon, caller, keys, site, _remotes: remotes, _tokens: tokens }
     }
 
     /// `claviger` as the caller.
@@ -92,7 +95,7 @@ impl World {
     }
 }
 
-/// Python and the command line see one key after the other, by name alone.
+/// Python, the command line and doctor see one key after the other, by name alone.
 async fn everybody_is_served(services: &[Which]) {
     let world = World::with(services).await;
     let names: Vec<&str> = world.keys.iter().map(|key| key.name).collect();
@@ -113,6 +116,18 @@ async fn everybody_is_served(services: &[Which]) {
     let shown: Vec<&str> =
         listed.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(shown, sorted);
+    let (exit, report) = doctor::report(&world.site);
+    assert_eq!(exit, Some(0), "{report:#}");
+    let mut sound = Vec::new();
+    for key in report["keys"].as_array().unwrap() {
+        let replica = &key["versions"][0]["replicas"][0];
+        assert_eq!(replica["ok"], true, "{key:#}");
+        assert_eq!(replica["pin_matches"], true, "{key:#}");
+        sound.push(key["key"].as_str().unwrap());
+        println!("doctor: {} is sound: {}", key["key"], replica["locator"]);
+    }
+    sound.sort_unstable();
+    assert_eq!(sound, sorted);
     println!("{} backends in one daemon: {}", names.len(), names.join(", "));
 }
 

@@ -106,6 +106,19 @@ async fn a_key_connector_on_aws() {
     lives(&world, 20, 8, 5);
 }
 
+#[tokio::test]
+#[ignore = "long: scripts/test --all"]
+async fn a_thousand_and_eight_times_two_hundred_lives_on_azure() {
+    let world = World::on(Which::Azure).await;
+    lives(&world, 1000, 8, 200);
+}
+
+#[tokio::test]
+async fn a_key_connector_on_azure() {
+    let world = World::on(Which::Azure).await;
+    lives(&world, 20, 8, 5);
+}
+
 #[test]
 fn a_child_works_after_its_own_initialize_and_the_parent_is_undisturbed() {
     let world = World::of(Scene::software());
@@ -289,7 +302,12 @@ fn without_a_log_a_host_hears_nothing_but_return_values() {
 #[test]
 #[ignore = "long: scripts/test --all"]
 fn valgrind_finds_no_invalid_access_and_no_leak_that_grows() {
-    let world = World::of(Scene::software());
+    let mut scene = Scene::software();
+    scene.site.set("server.handshake_timeout", "1m");
+    let mut world = World::of(scene);
+    // Under valgrind everything takes some fifty times as long.
+    world.module.token().insert("timeout".into(), "60s".into());
+    world.module.write();
     let leaks = |actions: &[&str]| {
         let mut valgrind = world.module.program("valgrind");
         valgrind.args(["--error-exitcode=9", "--leak-check=full", "--show-leak-kinds=definite"]);

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
 
+use super::bytes;
+use super::failure::{Exit, Failure};
 use crate::daemon::backends::{self, Provider};
 use crate::daemon::config::pin::{Answers, Pin, PinError, ask_backends, write_pins};
-use crate::daemon::config::{Config, ConfigErrors, Replica, Version, path_or_default};
+use crate::daemon::config::{Config, Replica, Version, path_or_default};
 use crate::daemon::serve::{prepare_state_dir, protect_memory};
 
 /// How long backends may take to be left.
@@ -42,49 +43,30 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(command: &Command, json: bool) -> ExitCode {
+pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
     match command {
         Command::Check(args) => check(&path_or_default(args.config.clone()), json),
         Command::Pin(args) => pin(&path_or_default(args.config.clone()), json),
     }
 }
 
-fn check(path: &Path, json: bool) -> ExitCode {
-    let checked = Config::load(path).and_then(|config| {
-        // Both at once, so that nobody has to come back for the second.
-        match (config.check_for_serve(), config.check_files()) {
-            (Ok(()), Ok(notes)) => Ok((config, notes)),
-            (Err(mut errors), Err(more)) => {
-                errors.errors.extend(more.errors);
-                errors.errors.sort_by_key(|error| error.line);
-                Err(errors)
-            }
-            (Err(errors), _) | (_, Err(errors)) => Err(errors),
+fn check(path: &Path, json: bool) -> Result<(), Failure> {
+    let config = Config::load(path)?;
+    // Both at once, so that nobody has to come back for the second.
+    let notes = match (config.check_for_serve(), config.check_files()) {
+        (Ok(()), Ok(notes)) => notes,
+        (Err(mut errors), Err(more)) => {
+            errors.errors.extend(more.errors);
+            errors.errors.sort_by_key(|error| error.line);
+            return Err(errors.into());
         }
-    });
-    match checked {
-        Ok((config, notes)) => {
-            if json {
-                println!("{}", good_as_json(&config, &notes));
-            } else {
-                println!("ok: {}", summary(&config));
-                for note in notes {
-                    println!("note: {note}");
-                }
-            }
-            ExitCode::SUCCESS
-        }
-        Err(errors) => refuse(&errors, json),
-    }
-}
-
-fn refuse(errors: &ConfigErrors, json: bool) -> ExitCode {
+        (Err(errors), _) | (_, Err(errors)) => return Err(errors.into()),
+    };
     if json {
-        println!("{}", bad_as_json(errors));
-    } else {
-        eprintln!("{errors}");
+        return bytes::print(&good_as_json(&config, &notes).to_string());
     }
-    ExitCode::from(ConfigErrors::EXIT_CODE)
+    let notes = notes.iter().map(|note| format!("\nnote: {note}"));
+    bytes::print(&format!("ok: {}{}", summary(&config), notes.collect::<String>()))
 }
 
 fn summary(config: &Config) -> String {
@@ -117,32 +99,17 @@ fn good_as_json(config: &Config, notes: &[String]) -> serde_json::Value {
     })
 }
 
-fn bad_as_json(errors: &ConfigErrors) -> serde_json::Value {
-    serde_json::json!({
-        "ok": false,
-        "file": errors.path.display().to_string(),
-        "errors": errors.errors,
-    })
-}
-
-fn pin(path: &Path, json: bool) -> ExitCode {
-    let config = match Config::load(path) {
-        Ok(config) => config,
-        Err(errors) => return refuse(&errors, json),
-    };
-    match pinned(&config) {
-        Ok(answers) if json => println!("{}", answers_as_json(&answers)),
-        Ok(answers) => report(&config, &answers),
-        Err(PinError(reasons)) if json => {
-            println!("{}", serde_json::json!({ "ok": false, "reasons": reasons }));
-            return ExitCode::FAILURE;
-        }
-        Err(error) => {
-            eprintln!("{error}\nnothing was pinned");
-            return ExitCode::FAILURE;
-        }
+fn pin(path: &Path, json: bool) -> Result<(), Failure> {
+    let config = Config::load(path)?;
+    let answers = pinned(&config).map_err(|error| {
+        let lines = format!("{error}\nnothing was pinned");
+        Failure::of_lines(Exit::Failure, &lines, serde_json::json!({ "reasons": error.0 }))
+    })?;
+    if json {
+        return bytes::print(&answers_as_json(&answers).to_string());
     }
-    ExitCode::SUCCESS
+    report(&config, &answers);
+    Ok(())
 }
 
 fn pinned(config: &Config) -> Result<Answers, PinError> {
@@ -196,6 +163,7 @@ async fn ask(
         locator: &replica.locator,
         algorithms: &version.algorithms,
         sign_algorithms: &version.sign_algorithms,
+        public_key_sha256: version.public_key_sha256,
     };
     let key = provider.open(&open).await?;
     PublicKey::from_spki(key.public_key().spki())
@@ -253,10 +221,11 @@ fn report(config: &Config, answers: &Answers) {
 #[cfg(all(test, feature = "software"))]
 mod tests {
     use super::*;
+    use std::process::ExitCode;
 
     const TEXT: &str = "[server]\nlisten = [\"unix:c.sock\"]\n[audit]\noff = true\n[providers.files]\ntype = \"software\"\ndirectory = \"keys\"\n[keys.a]\nalgorithms = [\"RSA-OAEP\"]\n[[keys.a.versions]]\nversion = 1\nstate = \"active\"\nreplicas = [{ provider = \"files\", locator = \"a.pem\" }]\n";
 
-    fn checked(text: &str) -> ExitCode {
+    fn checked(text: &str) -> Result<(), Failure> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("claviger.toml");
         std::fs::write(&path, text).unwrap();
@@ -266,9 +235,10 @@ mod tests {
     #[test]
     fn the_exit_code_says_whether_serve_would_start() {
         let pinned = format!("{TEXT}public_key_sha256 = \"{}\"\n", "00".repeat(32));
-        assert_eq!(checked(&pinned), ExitCode::SUCCESS);
-        assert_eq!(checked(TEXT), ExitCode::from(78));
-        assert_eq!(checked("nonsense"), ExitCode::from(78));
+        checked(&pinned).unwrap();
+        for bad in [TEXT, "nonsense"] {
+            assert_eq!(checked(bad).unwrap_err().report(true), ExitCode::from(78));
+        }
     }
 
     #[test]
@@ -282,8 +252,10 @@ mod tests {
         );
         let errors =
             Config::parse("claviger.toml".as_ref(), &TEXT.replace("true", "1")).unwrap_err();
-        let error = &bad_as_json(&errors)["errors"][0];
-        assert_eq!((&error["line"], &error["field"]), (&4.into(), &"audit.off".into()));
+        assert_eq!(
+            (errors.errors[0].line, errors.errors[0].field.as_str()),
+            (Some(4), "audit.off")
+        );
         assert_eq!(
             errors.to_string(),
             "claviger.toml:4: audit.off: is a number; write true or false"

@@ -101,7 +101,8 @@ fn default_file() -> Option<PathBuf> {
     })
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+/// `500ms`, `10s`, `2m`.
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a duration is a whole number with a unit: 500ms, 10s, 2m".to_owned();
     let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let (number, unit) = text.split_at(unit_at);

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use claviger_client::{Code, ConfigError, Error};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::daemon::config::ConfigErrors;
 use crate::daemon::metrics::code_name;
 
 /// The exit codes, after sysexits.h; `claviger --help` lists them.
@@ -36,12 +37,19 @@ pub struct Failure {
     message: String,
     advice: Option<String>,
     of_call: Option<Box<Error>>,
+    /// Where the message is several lines: their fields, for machines.
+    of_lines: Option<Value>,
 }
 
 impl Failure {
     /// A failure that is told in one clause, without a full stop.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), advice: None, of_call: None }
+        Self { exit, message: message.into(), advice: None, of_call: None, of_lines: None }
+    }
+
+    /// A failure for several reasons, a line each. Machines get the fields of `fields` as well.
+    pub fn of_lines(exit: Exit, lines: &impl fmt::Display, fields: Value) -> Self {
+        Self { of_lines: Some(fields), ..Self::new(exit, lines.to_string()) }
     }
 
     /// The same, with a sentence that says what to do.
@@ -54,6 +62,8 @@ impl Failure {
     pub fn report(&self, json: bool) -> ExitCode {
         if json {
             eprintln!("{}", self.to_json());
+        } else if self.of_lines.is_some() {
+            eprintln!("{}", self.message);
         } else {
             eprintln!("error: {}", self.to_text());
         }
@@ -72,9 +82,9 @@ impl Failure {
     }
 
     /// The object that `--json` prints.
-    pub fn to_json(&self) -> serde_json::Value {
+    pub fn to_json(&self) -> Value {
         let call = self.of_call.as_ref();
-        json!({ "error": {
+        let mut json = json!({ "error": {
             "exit_code": self.exit as u8,
             "message": self.message,
             "advice": self.advice,
@@ -82,7 +92,11 @@ impl Failure {
             "field": call.and_then(|error| error.field.as_ref()),
             "retry_after_ms": call.and_then(|error| error.retry_after).map(milliseconds),
             "request_id": call.and_then(|error| error.request_id.as_ref()),
-        }})
+        }});
+        for (name, value) in self.of_lines.iter().filter_map(Value::as_object).flatten() {
+            json["error"][name] = value.clone();
+        }
+        json
     }
 }
 
@@ -106,7 +120,17 @@ impl From<Error> for Failure {
             },
             advice: advice_for(&error),
             of_call: Some(Box::new(error)),
+            of_lines: None,
         }
+    }
+}
+
+impl From<ConfigErrors> for Failure {
+    /// A line each: file, line, field, and what to write instead.
+    fn from(errors: ConfigErrors) -> Self {
+        let file = errors.path.display().to_string();
+        let fields = json!({ "file": file, "errors": errors.errors });
+        Self::of_lines(Exit::Configuration, &errors, fields)
     }
 }
 
@@ -190,6 +214,17 @@ mod tests {
         ] {
             assert_eq!(Failure::from(error(code, field)).exit, exit, "{code:?} {field:?}");
         }
+    }
+
+    #[test]
+    fn a_list_of_reasons_is_lines_for_people_and_fields_for_machines() {
+        let errors = ConfigErrors::of_file("c.toml".into(), "cannot be read".into());
+        let failure = Failure::from(errors);
+        assert_eq!(failure.to_text(), "c.toml: cannot be read");
+        let json = failure.to_json();
+        assert_eq!(json["error"]["exit_code"], 78);
+        assert_eq!(json["error"]["file"], "c.toml");
+        assert_eq!(json["error"]["errors"][0]["message"], "cannot be read");
     }
 
     #[test]

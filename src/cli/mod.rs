@@ -7,6 +7,7 @@ pub mod completions;
 pub mod config;
 pub mod connection;
 pub mod demo;
+pub mod doctor;
 pub mod failure;
 pub mod keys;
 pub mod man;
@@ -52,6 +53,7 @@ pub struct Arguments {
 const AFTER_HELP: &str = "\
 Examples:
   claviger demo
+  claviger doctor
   claviger serve --config /etc/claviger/claviger.toml
   head -c 32 /dev/urandom | claviger wrap user-keys > wrapped
   claviger unwrap user-keys < wrapped > key
@@ -76,6 +78,8 @@ pub enum Command {
     /// Check the configuration, or fill in the hashes of its public keys
     #[command(subcommand)]
     Config(config::Command),
+    /// Ask every backend whether each key is well, and say what to do
+    Doctor(doctor::Args),
     /// Wrap key material: stdin to stdout
     Wrap(wrap::Args),
     /// Unwrap key material: stdin to stdout
@@ -107,13 +111,27 @@ pub enum Command {
     Man(man::Args),
 }
 
+/// What was asked for. Help, and arguments that are wrong, end the process here.
+pub fn arguments() -> Arguments {
+    Arguments::try_parse().unwrap_or_else(|error| {
+        if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+            let message = error.render().to_string();
+            let message = message.trim_start_matches("error: ").trim_end();
+            Failure::new(Exit::Usage, message).report(true);
+            std::process::exit(Exit::Usage as i32);
+        }
+        error.exit()
+    })
+}
+
 /// Runs the command. What it gives is the process's exit code.
 pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let json = arguments.json;
     match arguments.command {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
-        Command::Config(command) => return Ok(config::run(&command, json)),
+        Command::Config(command) => config::run(&command, json),
+        Command::Doctor(args) => return doctor::run(&args, json),
         Command::Wrap(args) => wrap::run(&args, json),
         Command::Unwrap(args) => unwrap::run(&args, json),
         Command::Rewrap(args) => rewrap::run(&args, json),

@@ -25,7 +25,7 @@ pub struct ProviderType {
 }
 
 /// Every type, whether this build has it or not.
-pub const PROVIDER_TYPES: [ProviderType; 4] = [
+pub const PROVIDER_TYPES: [ProviderType; 6] = [
     ProviderType {
         name: "aws-kms",
         compiled: cfg!(feature = "aws-kms"),
@@ -35,6 +35,18 @@ pub const PROVIDER_TYPES: [ProviderType; 4] = [
             "credentials.secret_access_key",
             "credentials.session_token",
         ],
+    },
+    ProviderType {
+        name: "azure-key-vault",
+        compiled: cfg!(feature = "azure-key-vault"),
+        paths: &["ca"],
+        secrets: &["auth.client_secret.secret", "auth.workload_identity.token"],
+    },
+    ProviderType {
+        name: "gcp-kms",
+        compiled: cfg!(feature = "gcp-kms"),
+        paths: &["ca"],
+        secrets: &["credentials"],
     },
     ProviderType {
         name: "pkcs11",
@@ -75,6 +87,12 @@ pub enum ProviderConfig {
     /// `type = "aws-kms"`.
     #[cfg(feature = "aws-kms")]
     AwsKms(claviger_aws_kms::Config),
+    /// `type = "azure-key-vault"`.
+    #[cfg(feature = "azure-key-vault")]
+    AzureKeyVault(claviger_azure_key_vault::Config),
+    /// `type = "gcp-kms"`.
+    #[cfg(feature = "gcp-kms")]
+    GcpKms(claviger_gcp_kms::Config),
     /// `type = "vault-transit"`.
     #[cfg(feature = "vault-transit")]
     VaultTransit(claviger_vault_transit::Config),
@@ -95,6 +113,10 @@ impl ProviderConfig {
             "pkcs11" => Deserialize::deserialize(options).map(Self::Pkcs11),
             #[cfg(feature = "aws-kms")]
             "aws-kms" => Deserialize::deserialize(options).map(Self::AwsKms),
+            #[cfg(feature = "azure-key-vault")]
+            "azure-key-vault" => Deserialize::deserialize(options).map(Self::AzureKeyVault),
+            #[cfg(feature = "gcp-kms")]
+            "gcp-kms" => Deserialize::deserialize(options).map(Self::GcpKms),
             #[cfg(feature = "vault-transit")]
             "vault-transit" => Deserialize::deserialize(options).map(Self::VaultTransit),
             other => Err(serde::de::Error::custom(format!("no provider has the type {other:?}"))),
@@ -110,13 +132,18 @@ impl ProviderConfig {
             Self::Pkcs11(_) => "pkcs11",
             #[cfg(feature = "aws-kms")]
             Self::AwsKms(_) => "aws-kms",
+            #[cfg(feature = "azure-key-vault")]
+            Self::AzureKeyVault(_) => "azure-key-vault",
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(_) => "gcp-kms",
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(_) => "vault-transit",
         }
     }
 
     /// Whether its keys are in hardware, as far as the kind of backend tells: Transit keeps its keys
-    /// in the memory of its servers.
+    /// in the memory of its servers, Key Vault has both kinds unless it is a managed HSM, and Google
+    /// Cloud KMS keeps them in software unless a key says HSM.
     pub fn is_hardware(&self) -> bool {
         match self {
             #[cfg(feature = "software")]
@@ -125,6 +152,10 @@ impl ProviderConfig {
             Self::Pkcs11(_) => true,
             #[cfg(feature = "aws-kms")]
             Self::AwsKms(_) => true,
+            #[cfg(feature = "azure-key-vault")]
+            Self::AzureKeyVault(config) => config.is_managed_hsm(),
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(_) => false,
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(_) => false,
         }
@@ -139,6 +170,10 @@ impl ProviderConfig {
             Self::Pkcs11(config) => config.validate(),
             #[cfg(feature = "aws-kms")]
             Self::AwsKms(config) => config.validate(),
+            #[cfg(feature = "azure-key-vault")]
+            Self::AzureKeyVault(config) => config.validate(),
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(config) => config.validate(),
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(config) => config.validate(),
         }
@@ -153,6 +188,10 @@ impl ProviderConfig {
             Self::Pkcs11(config) => config.check_locator(locator),
             #[cfg(feature = "aws-kms")]
             Self::AwsKms(config) => config.check_locator(locator),
+            #[cfg(feature = "azure-key-vault")]
+            Self::AzureKeyVault(config) => config.check_locator(locator),
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(config) => config.check_locator(locator),
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(config) => config.check_locator(locator),
         }
@@ -173,6 +212,12 @@ pub enum Provider {
     /// Keys in AWS KMS.
     #[cfg(feature = "aws-kms")]
     AwsKms(claviger_aws_kms::Provider),
+    /// Keys in Azure Key Vault and Managed HSM.
+    #[cfg(feature = "azure-key-vault")]
+    AzureKeyVault(claviger_azure_key_vault::Provider),
+    /// Keys in Google Cloud KMS.
+    #[cfg(feature = "gcp-kms")]
+    GcpKms(claviger_gcp_kms::Provider),
     /// Keys in Transit, of Vault and OpenBao.
     #[cfg(feature = "vault-transit")]
     VaultTransit(claviger_vault_transit::Provider),
@@ -198,6 +243,14 @@ impl Provider {
             ProviderConfig::AwsKms(config) => {
                 Ok(Self::AwsKms(claviger_aws_kms::Provider::new(name, config, state_dir)?))
             }
+            #[cfg(feature = "azure-key-vault")]
+            ProviderConfig::AzureKeyVault(config) => Ok(Self::AzureKeyVault(
+                claviger_azure_key_vault::Provider::new(name, config, state_dir)?,
+            )),
+            #[cfg(feature = "gcp-kms")]
+            ProviderConfig::GcpKms(config) => {
+                Ok(Self::GcpKms(claviger_gcp_kms::Provider::new(name, config, state_dir)?))
+            }
             #[cfg(feature = "vault-transit")]
             ProviderConfig::VaultTransit(config) => Ok(Self::VaultTransit(
                 claviger_vault_transit::Provider::new(name, config, state_dir)?,
@@ -214,6 +267,10 @@ impl Provider {
             Self::Pkcs11(provider) => provider.open(open).await,
             #[cfg(feature = "aws-kms")]
             Self::AwsKms(provider) => provider.open(open).await,
+            #[cfg(feature = "azure-key-vault")]
+            Self::AzureKeyVault(provider) => provider.open(open).await,
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(provider) => provider.open(open).await,
             #[cfg(feature = "vault-transit")]
             Self::VaultTransit(provider) => provider.open(open).await,
         }

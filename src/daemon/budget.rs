@@ -1,4 +1,5 @@
-//! What one caller may spend on one key: a rate of calls, and failed unwraps.
+//! What one caller may spend on one key: a rate of calls, and failed unwraps; and how many unwraps
+//! are worth an alarm.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -26,6 +27,9 @@ struct State {
     failed_at: VecDeque<(Instant, u64)>,
     /// Unwraps whose outcome is not known yet.
     in_flight: u32,
+    /// Unwraps since the window of `unwraps_alarm` began.
+    unwraps: u64,
+    unwraps_since: Instant,
 }
 
 impl Budget {
@@ -38,7 +42,14 @@ impl Budget {
             now.checked_sub(age).map(|instant| (instant, (*at).min(now_ms)))
         });
         let failed_at = failed_at.collect();
-        let state = State { limits, rate_full_at: now, failed_at, in_flight: 0 };
+        let state = State {
+            limits,
+            rate_full_at: now,
+            failed_at,
+            in_flight: 0,
+            unwraps: 0,
+            unwraps_since: now,
+        };
         Self { state: Mutex::new(state), released: Notify::new() }
     }
 
@@ -66,6 +77,19 @@ impl Budget {
             return Ok(());
         }
         Err(Failure::Exhausted { what: Exhausted::Rate, retry_after: over })
+    }
+
+    /// Counts an unwrap. Whether it is the one that alarms: the first above `unwraps_alarm` in a
+    /// window that began with an unwrap.
+    pub fn count_unwrap(&self) -> bool {
+        let mut state = self.lock();
+        let Some(Rate { count, per }) = state.limits.unwraps_alarm else { return false };
+        let now = Instant::now();
+        if now.duration_since(state.unwraps_since) >= per {
+            (state.unwraps, state.unwraps_since) = (0, now);
+        }
+        state.unwraps += 1;
+        state.unwraps == u64::from(count) + 1
     }
 
     /// Starts an unwrap that may fail. Where more are in flight than failures are left, it waits
@@ -175,7 +199,23 @@ mod tests {
     fn limits(rate: Option<u32>, failed: Option<u32>) -> Limits {
         let per = Duration::from_hours(1);
         let of = |count: Option<u32>| count.map(|count| Rate { count, per });
-        Limits { rate: of(rate), failed_unwraps: of(failed) }
+        Limits { rate: of(rate), failed_unwraps: of(failed), unwraps_alarm: None }
+    }
+
+    #[test]
+    fn one_unwrap_of_a_window_alarms_and_none_is_refused() {
+        let per = Duration::from_millis(200);
+        let alarm =
+            |count| Limits { unwraps_alarm: Some(Rate { count, per }), ..limits(None, None) };
+        let budget = Budget::new(alarm(3), &[]);
+        budget.lock().unwraps_since = Instant::now() + Duration::from_hours(1);
+        let alarms: Vec<bool> = (0..6).map(|_| budget.count_unwrap()).collect();
+        assert_eq!(alarms, [false, false, false, true, false, false]);
+        // The next window begins with the next unwrap.
+        budget.lock().unwraps_since = Instant::now().checked_sub(per).unwrap();
+        budget.set_limits(alarm(1_000_000));
+        assert!((0..6).all(|_| !budget.count_unwrap()));
+        assert_eq!(budget.lock().unwraps, 6);
     }
 
     #[tokio::test]

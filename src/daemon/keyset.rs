@@ -23,6 +23,9 @@ use crate::daemon::replica::{Replica, Specification};
 /// names of all algorithms.
 const MAX_VERSION_BYTES: usize = 1300;
 
+/// In the place of a key's name: no key has it.
+const LISTING: &str = "";
+
 /// The callers and keys in force: what a call needs.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -49,7 +52,7 @@ pub struct Keyset {
     pub providers: BTreeMap<String, (ProviderConfig, Arc<Provider>)>,
     /// Unchanged ones outlive a reload with their open keys.
     pub replicas: HashMap<Specification, Arc<Replica>>,
-    /// By caller and key.
+    /// By caller and key; under the empty name of a key that of lists.
     pub budgets: HashMap<(String, String), Arc<Budget>>,
     in_flight: HashMap<Arc<str>, Arc<AtomicU32>>,
     /// The limits of budgets that are older than this configuration.
@@ -135,8 +138,9 @@ impl Keyset {
         let policies = (0..)
             .zip(&config.callers)
             .map(|(index, caller)| {
-                for grant in caller.grants.iter().flat_map(|grant| &grant.keys) {
-                    let place = (caller.name.clone(), grant.clone());
+                let keys = caller.grants.iter().flat_map(|grant| &grant.keys).cloned();
+                for key in keys.chain([LISTING.to_owned()]) {
+                    let place = (caller.name.clone(), key);
                     let budget = kept.keyset.and_then(|keyset| keyset.budgets.get(&place));
                     limits.extend(budget.map(|budget| (Arc::clone(budget), caller.limits)));
                 }
@@ -282,11 +286,14 @@ fn build_caller(
         .map(|(name, _)| name.clone())
         .collect();
     readable.sort_unstable();
+    let place = (caller.name.clone(), LISTING.to_owned());
+    let listing = build_budget(&place, caller.limits, kept);
+    budgets.insert(place, Arc::clone(&listing));
     let name: Arc<str> = caller.name.as_str().into();
     let before = kept.keyset.and_then(|keyset| keyset.in_flight.get(&name));
     let calls = before.map(Arc::clone).unwrap_or_default();
     in_flight.insert(Arc::clone(&name), Arc::clone(&calls));
-    Arc::new(Caller { name, slot: guard::slot(index), grants, readable, in_flight: calls })
+    Arc::new(Caller { name, slot: guard::slot(index), grants, readable, listing, in_flight: calls })
 }
 
 fn build_budget(place: &(String, String), limits: config::Limits, kept: &Kept<'_>) -> Arc<Budget> {

@@ -25,6 +25,8 @@ pub struct Caller {
     pub grants: HashMap<String, Granted>,
     /// Names of the keys that it may read, sorted.
     pub readable: Vec<String>,
+    /// What it may spend on lists of keys; kept over reloads.
+    pub listing: Arc<Budget>,
     /// Its calls in flight; kept over reloads.
     pub in_flight: Arc<AtomicU32>,
 }

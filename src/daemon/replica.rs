@@ -168,7 +168,12 @@ impl Replica {
         }
         let Specification { place, algorithms, sign_algorithms, public_key_sha256 } =
             &self.specification;
-        let open = OpenKey { locator: &place.locator, algorithms, sign_algorithms };
+        let open = OpenKey {
+            locator: &place.locator,
+            algorithms,
+            sign_algorithms,
+            public_key_sha256: Some(*public_key_sha256),
+        };
         let fault = match tokio::time::timeout(OPEN_TIMEOUT, self.provider.open(&open)).await {
             Ok(Ok(key)) if key.public_key().sha256() == *public_key_sha256 => {
                 self.key.set(key).ok();

@@ -293,7 +293,10 @@ impl Daemon {
         }
         for (provider, (config, _)) in &self.keyset.load().providers {
             if !config.is_hardware() {
-                tracing::warn!(provider, "the keys of this provider are not in hardware");
+                tracing::warn!(
+                    provider,
+                    "the keys of this provider are not in hardware, as far as its type tells"
+                );
             }
         }
     }

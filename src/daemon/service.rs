@@ -24,7 +24,7 @@ use tonic::{Request, Response, Status};
 use crate::daemon::config::{Operation, State};
 use crate::daemon::guard::{CallContext, Guard, Recipient, RewrapCall, Rewrapped, UnwrapCall};
 use crate::daemon::keyring::Version;
-use crate::daemon::policy::Granted;
+use crate::daemon::policy::{Caller, Granted};
 use crate::daemon::status::Failure;
 
 /// Keys on one page of a list, at most.
@@ -208,32 +208,9 @@ impl KeyService for Service {
         &self,
         request: Request<ListKeysRequest>,
     ) -> Result<Response<ListKeysResponse>, Status> {
-        let (context, ListKeysRequest { page_size, page_token }) = open(request)?;
-        let page_size = match page_size as usize {
-            0 => MAX_PAGE,
-            size if size <= MAX_PAGE => size,
-            size => {
-                let allowed = format!("must be at most {MAX_PAGE}, not {size}");
-                let failure = Failure::Field { field: "page_size", allowed };
-                return Ok(self.guard.list(&context, Err(failure)).await?);
-            }
-        };
-        let names = &context.caller.readable;
-        let from = names.partition_point(|name| *name <= page_token);
-        let mut page = ListKeysResponse::default();
-        let mut bytes = 0;
-        for name in &names[from..] {
-            let Ok(granted) = context.caller.granted(name, Operation::Read) else { continue };
-            let key = describe(granted);
-            bytes += key.encoded_len();
-            if page.keys.len() == page_size || (bytes > PAGE_BYTES && !page.keys.is_empty()) {
-                page.next_page_token =
-                    page.keys.last().map(|key| key.name.clone()).unwrap_or_default();
-                break;
-            }
-            page.keys.push(key);
-        }
-        Ok(Response::new(self.guard.list(&context, Ok(page)).await?))
+        let (context, request) = open(request)?;
+        let page = self.guard.list(&context, |caller| list_page(caller, &request)).await?;
+        Ok(Response::new(page))
     }
 
     async fn get_key(
@@ -244,6 +221,32 @@ impl KeyService for Service {
         let key = describe(self.guard.read_key(&context, &key).await?);
         Ok(Response::new(GetKeyResponse { key: Some(key) }))
     }
+}
+
+fn list_page(caller: &Caller, request: &ListKeysRequest) -> Result<ListKeysResponse, Failure> {
+    let page_size = match request.page_size as usize {
+        0 => MAX_PAGE,
+        size if size <= MAX_PAGE => size,
+        size => {
+            let allowed = format!("must be at most {MAX_PAGE}, not {size}");
+            return Err(Failure::Field { field: "page_size", allowed });
+        }
+    };
+    let names = &caller.readable;
+    let from = names.partition_point(|name| *name <= request.page_token);
+    let mut page = ListKeysResponse::default();
+    let mut bytes = 0;
+    for name in &names[from..] {
+        let Ok(granted) = caller.granted(name, Operation::Read) else { continue };
+        let key = describe(granted);
+        bytes += key.encoded_len();
+        if page.keys.len() == page_size || (bytes > PAGE_BYTES && !page.keys.is_empty()) {
+            page.next_page_token = page.keys.last().map(|key| key.name.clone()).unwrap_or_default();
+            break;
+        }
+        page.keys.push(key);
+    }
+    Ok(page)
 }
 
 /// The context that the front put into the request, and the message.

@@ -73,7 +73,7 @@ pub enum Exhausted {
 impl Exhausted {
     fn message(self) -> &'static str {
         match self {
-            Self::Rate => "this caller's rate on this key is used up",
+            Self::Rate => "this caller's rate is used up",
             Self::FailedUnwraps => {
                 "this caller has had too many failed unwraps on this key; an operator was told"
             }

@@ -72,7 +72,9 @@ impl Daemon {
         let [ca, certificate, private_key] =
             [ca, certificate, private_key].map(|file| file.as_deref());
         let config = Config::new(endpoints, ca, certificate, private_key)?;
-        let made = Client::new(&Config { timeout: *timeout, ..config })?;
+        // What a host does with an error may be to give up for good: a daemon that is starting is
+        // waited for as long as a call may take.
+        let made = Client::new(&Config { timeout: *timeout, patience: *timeout, ..config })?;
         Ok(client.insert(made).clone())
     }
 }

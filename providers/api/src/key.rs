@@ -34,6 +34,12 @@ pub trait WrappingKey: fmt::Debug + Send + Sync {
     /// else the time an answer takes would tell which error it was.
     fn failure_needs_check(&self) -> bool;
 
+    /// Whether whoever has the backend's credentials, or its file, could take the private half out;
+    /// none where the backend does not tell.
+    fn extractable(&self) -> Option<bool> {
+        None
+    }
+
     /// How often something under this key was repaired since it was opened (a session, a login,
     /// a module). An operation that failed while this number changed may be tried once more.
     fn repairs(&self) -> u64;
@@ -112,4 +118,8 @@ pub struct OpenKey<'a> {
     pub algorithms: &'a [Algorithm],
     /// The signing algorithms that the configuration lists.
     pub sign_algorithms: &'a [SignAlgorithm],
+    /// SHA-256 of the public key that the configuration pins, where it pins one. The daemon compares
+    /// it itself with what was opened; a provider needs it only where a locator may stand for several
+    /// keys, to find the one that is meant.
+    pub public_key_sha256: Option<[u8; 32]>,
 }

@@ -163,6 +163,11 @@ impl WrappingKey for KmsKey {
         false
     }
 
+    /// KMS has no call that gives a private key away.
+    fn extractable(&self) -> Option<bool> {
+        Some(false)
+    }
+
     fn repairs(&self) -> u64 {
         self.backend.repairs()
     }

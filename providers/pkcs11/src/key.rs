@@ -31,6 +31,8 @@ pub(crate) struct Key {
     sign_algorithms: SignAlgorithms,
     /// The algorithms with which the token takes a label.
     labels: Algorithms,
+    /// As the token told when the key was opened.
+    extractable: Option<bool>,
 }
 
 impl Key {
@@ -41,8 +43,9 @@ impl Key {
         algorithms: Algorithms,
         sign_algorithms: SignAlgorithms,
         labels: Algorithms,
+        extractable: Option<bool>,
     ) -> Self {
-        Self { entry, token, algorithms, sign_algorithms, labels }
+        Self { entry, token, algorithms, sign_algorithms, labels, extractable }
     }
 
     async fn submit(&self, operation: Operation, call: Call) -> Result<Zeroizing<Vec<u8>>, Error> {
@@ -116,6 +119,10 @@ impl WrappingKey for Key {
         // No return value of a token that removes the padding means "bad ciphertext" and nothing
         // else; one that does raw RSA never sees the padding.
         self.entry.oaep == Oaep::Native || self.algorithms.contains(Algorithm::Rsa15)
+    }
+
+    fn extractable(&self) -> Option<bool> {
+        self.extractable
     }
 
     fn repairs(&self) -> u64 {

@@ -25,6 +25,8 @@ pub(crate) struct Wanted {
 pub(crate) struct Found {
     pub(crate) object: ObjectHandle,
     pub(crate) public_key: PublicKey,
+    /// Whether the token would hand it out; none where it does not tell.
+    pub(crate) extractable: Option<bool>,
 }
 
 /// Looks for the key. None if there is no such object for this session, which may mean no more than
@@ -48,8 +50,9 @@ pub(crate) fn find(session: &OpenSession, wanted: &Wanted) -> Result<Option<Foun
         };
         let attributes = Attributes::of(session, object)?;
         attributes.check(wanted)?;
+        let extractable = attributes.leaves_the_token();
         let public_key = attributes.public_key(session)?;
-        Ok(Some(Found { object, public_key }))
+        Ok(Some(Found { object, public_key, extractable }))
     })
 }
 
@@ -120,9 +123,8 @@ impl Attributes {
                  cannot give; create the key without it"
             )));
         }
-        if !wanted.allow_extractable {
+        if !wanted.allow_extractable && self.leaves_the_token() != Some(false) {
             let what = match (self.extractable, self.sensitive) {
-                (Some(false), Some(true)) => return Ok(()),
                 (Some(true), _) => "can be taken out of the token (CKA_EXTRACTABLE is true)",
                 (_, Some(false)) => "can be read in the token (CKA_SENSITIVE is false)",
                 _ => "does not tell whether it can be taken out (CKA_EXTRACTABLE, CKA_SENSITIVE)",
@@ -133,6 +135,14 @@ impl Attributes {
             )));
         }
         Ok(())
+    }
+
+    fn leaves_the_token(&self) -> Option<bool> {
+        match (self.extractable, self.sensitive) {
+            (Some(false), Some(true)) => Some(false),
+            (Some(true), _) | (_, Some(false)) => Some(true),
+            _ => None,
+        }
     }
 
     /// From the private key object, or from the public one with the same `CKA_ID` where the private
@@ -211,6 +221,7 @@ mod tests {
     #[test]
     fn a_key_that_is_what_it_must_be_passes() {
         good().check(&wanted()).unwrap();
+        assert_eq!(good().leaves_the_token(), Some(false));
         // It need not be able to do what nobody asks of it.
         Attributes { sign: Some(false), ..good() }.check(&wanted()).unwrap();
     }
@@ -225,6 +236,7 @@ mod tests {
         for attributes in leaky {
             let error = attributes.check(&wanted()).unwrap_err();
             assert!(error.to_string().contains("allow_extractable = true"), "{error}");
+            assert_ne!(attributes.leaves_the_token(), Some(false));
             attributes.check(&Wanted { allow_extractable: true, ..wanted() }).unwrap();
         }
     }

@@ -44,8 +44,12 @@ pub(crate) fn open(request: Request) -> Result<Key, Error> {
         return Err(missing(&wanted, shared.sees_private_objects(&session)?));
     };
     let names = wanted.locator.to_string();
-    let open =
-        OpenKey { locator: &names, algorithms: &algorithms, sign_algorithms: &sign_algorithms };
+    let open = OpenKey {
+        locator: &names,
+        algorithms: &algorithms,
+        sign_algorithms: &sign_algorithms,
+        public_key_sha256: None,
+    };
     let canary = Canary::new(&found.public_key, &open)?;
     let mut proof = Proof {
         shared,
@@ -60,11 +64,12 @@ pub(crate) fn open(request: Request) -> Result<Key, Error> {
     let labels = proof.labels(&algorithms, &canary)?;
     drop(proof);
     let handle = (place, found.object);
+    let extractable = found.extractable;
     let entry = shared
         .add(|index| Entry::new(index, wanted, found.public_key, canary, config.oaep, handle));
     let algorithms = algorithms.into_iter().collect();
     let sign_algorithms = sign_algorithms.into_iter().collect();
-    Ok(Key::new(entry, token, algorithms, sign_algorithms, labels))
+    Ok(Key::new(entry, token, algorithms, sign_algorithms, labels, extractable))
 }
 
 /// Trial operations with a key that is being opened.

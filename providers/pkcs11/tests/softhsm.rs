@@ -285,7 +285,9 @@ async fn open(
     locator: &str,
     algorithms: &[Algorithm],
 ) -> Result<Arc<dyn WrappingKey>, Error> {
-    provider.open(&OpenKey { locator, algorithms, sign_algorithms: &[] }).await
+    provider
+        .open(&OpenKey { locator, algorithms, sign_algorithms: &[], public_key_sha256: None })
+        .await
 }
 
 fn call() -> Call {
@@ -449,7 +451,7 @@ mod scenario {
         let provider = bench.provider(|_| ());
         let sign_algorithms = &SignAlgorithm::ALL;
         let locator = "pkcs11:object=other";
-        let open = OpenKey { locator, algorithms: &[], sign_algorithms };
+        let open = OpenKey { locator, algorithms: &[], sign_algorithms, public_key_sha256: None };
         let key = provider.open(&open).await.unwrap();
         for algorithm in SignAlgorithm::ALL {
             let hash = algorithm.hash();

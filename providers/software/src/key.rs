@@ -95,6 +95,11 @@ impl WrappingKey for SoftwareKey {
         false
     }
 
+    /// It is a file.
+    fn extractable(&self) -> Option<bool> {
+        Some(true)
+    }
+
     fn repairs(&self) -> u64 {
         0
     }

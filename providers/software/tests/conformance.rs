@@ -22,7 +22,7 @@ async fn open(
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     let config = Config { directory: folder.path().to_owned(), passphrase: None };
     let provider = Provider::new("files", &config, None).unwrap();
-    let open = OpenKey { locator: "key.der", algorithms, sign_algorithms };
+    let open = OpenKey { locator: "key.der", algorithms, sign_algorithms, public_key_sha256: None };
     // Neither the provider nor the file is needed any more once a key is open.
     provider.open(&open).await.unwrap()
 }

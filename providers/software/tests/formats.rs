@@ -68,6 +68,7 @@ impl Folder {
             locator: file,
             algorithms: &[Algorithm::RsaOaep, Algorithm::RsaOaep256],
             sign_algorithms: &[],
+            public_key_sha256: None,
         };
         Provider::new("files", &config, None)?.open(&open).await
     }

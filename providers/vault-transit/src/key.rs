@@ -30,6 +30,7 @@ pub(crate) struct TransitKey {
     session: Arc<Session>,
     locator: Locator,
     public_key: PublicKey,
+    exportable: bool,
     canary: Canary,
     algorithms: Algorithms,
     sign_algorithms: SignAlgorithms,
@@ -104,6 +105,7 @@ impl TransitKey {
         let key = Self {
             canary: Canary::new(&version.public_key, open)?,
             public_key: version.public_key,
+            exportable: version.exportable,
             session,
             locator,
             algorithms: open.algorithms.iter().copied().collect(),
@@ -206,6 +208,10 @@ impl WrappingKey for TransitKey {
     /// A bad ciphertext is HTTP 500, as is a server that is ill.
     fn failure_needs_check(&self) -> bool {
         true
+    }
+
+    fn extractable(&self) -> Option<bool> {
+        Some(self.exportable)
     }
 
     fn repairs(&self) -> u64 {

@@ -60,6 +60,7 @@ async fn open(address: &str) -> Error {
         locator: "transit/k:1",
         algorithms: &[Algorithm::RsaOaep256],
         sign_algorithms: &[],
+        public_key_sha256: None,
     };
     let error = provider.open(&open).await.unwrap_err();
     assert!(!format!("{error} {error:?} {provider:?}").contains("marker"));

@@ -82,6 +82,7 @@ async fn a_refused_secret_id_needs_an_operator_and_is_not_sent_again(backend: Ba
         locator: "transit/user-keys:1",
         algorithms: &[claviger_provider_api::Algorithm::RsaOaep256],
         sign_algorithms: &[],
+        public_key_sha256: None,
     };
     let first = provider.open(&open_key).await.unwrap_err();
     assert_eq!(first.kind(), ErrorKind::OperatorNeeded, "{first}");

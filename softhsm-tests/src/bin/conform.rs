@@ -59,6 +59,7 @@ async fn conform(provider: &Provider, key: &Key) -> Report {
             locator: &key.locator,
             algorithms: &key.algorithms,
             sign_algorithms: &key.sign_algorithms,
+            public_key_sha256: None,
         })
         .await
         .unwrap_or_else(|error| panic!("{}: {error}", key.name));

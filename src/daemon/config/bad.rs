@@ -231,12 +231,12 @@ pub(super) const BAD: &[(&str, &str, &str)] = &[
     (
         "type = \"software\"\n",
         "",
-        "claviger.toml:25: providers.files.type: is missing; write type = \"aws-kms\", \"pkcs11\", \"software\" or \"vault-transit\"",
+        "claviger.toml:25: providers.files.type: is missing; write type = \"aws-kms\", \"azure-key-vault\", \"gcp-kms\", \"pkcs11\", \"software\" or \"vault-transit\"",
     ),
     (
         "type = \"software\"",
         "type = \"sofware\"",
-        "claviger.toml:26: providers.files.type: \"sofware\" is not known; write \"aws-kms\", \"pkcs11\", \"software\" or \"vault-transit\"",
+        "claviger.toml:26: providers.files.type: \"sofware\" is not known; write \"aws-kms\", \"azure-key-vault\", \"gcp-kms\", \"pkcs11\", \"software\" or \"vault-transit\"",
     ),
     (
         "type = \"software\"",

@@ -179,12 +179,15 @@ fn check_reachable(
 }
 
 fn limits(node: &Node<'_>) -> Option<Limits> {
-    let fields = node.fields(&["rate", "failed_unwraps"])?;
+    let fields = node.fields(&["rate", "failed_unwraps", "unwraps_alarm"])?;
     let default = Limits::default();
     let read = |fields: &Fields<'_>, name, default| {
         fields.optional(name).map_or(Some(default), |node| node.parsed(values::rate))
     };
     let rate = read(&fields, "rate", default.rate);
     let failed_unwraps = read(&fields, "failed_unwraps", default.failed_unwraps);
-    Some(Limits { rate: rate?, failed_unwraps: failed_unwraps? })
+    // Where a rate says how much is usual, nothing has to be guessed.
+    let usual = default.unwraps_alarm.filter(|_| rate == Some(None));
+    let unwraps_alarm = read(&fields, "unwraps_alarm", usual);
+    Some(Limits { rate: rate?, failed_unwraps: failed_unwraps?, unwraps_alarm: unwraps_alarm? })
 }

@@ -25,9 +25,6 @@ pub struct ConfigError {
 }
 
 impl ConfigErrors {
-    /// The exit code of a command that was stopped by its configuration: EX_CONFIG of sysexits.h.
-    pub const EXIT_CODE: u8 = 78;
-
     /// More are counted, not printed.
     pub(super) const MOST_PRINTED: usize = 50;
 

@@ -14,6 +14,8 @@
     feature = "software",
     feature = "pkcs11",
     feature = "aws-kms",
+    feature = "azure-key-vault",
+    feature = "gcp-kms",
     feature = "vault-transit"
 ))]
 mod bad;
@@ -33,6 +35,8 @@ mod server;
     feature = "software",
     feature = "pkcs11",
     feature = "aws-kms",
+    feature = "azure-key-vault",
+    feature = "gcp-kms",
     feature = "vault-transit"
 ))]
 mod tests;
@@ -299,12 +303,15 @@ pub struct Limits {
     pub rate: Option<Rate>,
     /// Unwraps that failed. Default: 100 an hour.
     pub failed_unwraps: Option<Rate>,
+    /// Unwraps beyond which the daemon alarms; it refuses none for it. Default: 100 an hour where
+    /// there is no `rate`.
+    pub unwraps_alarm: Option<Rate>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        let failed_unwraps = Some(Rate { count: 100, per: Duration::from_hours(1) });
-        Self { rate: None, failed_unwraps }
+        let hundred_an_hour = Some(Rate { count: 100, per: Duration::from_hours(1) });
+        Self { rate: None, failed_unwraps: hundred_an_hour, unwraps_alarm: hundred_an_hour }
     }
 }
 

@@ -221,7 +221,13 @@ pub(super) fn named<'p>(
 #[cfg(all(
     test,
     feature = "software",
-    not(any(feature = "pkcs11", feature = "aws-kms", feature = "vault-transit"))
+    not(any(
+        feature = "pkcs11",
+        feature = "aws-kms",
+        feature = "azure-key-vault",
+        feature = "gcp-kms",
+        feature = "vault-transit"
+    ))
 ))]
 mod tests {
     use crate::daemon::config::Config;

@@ -68,7 +68,7 @@ fn a_good_configuration_becomes_what_it_says() {
     let per = Duration::from_secs(1);
     assert_eq!(
         connector.limits,
-        Limits { rate: Some(Rate { count: 50, per }), failed_unwraps: None }
+        Limits { rate: Some(Rate { count: 50, per }), failed_unwraps: None, unwraps_alarm: None }
     );
     assert_eq!(local.matches, [Match { identity: Identity::Uid(1000), ca: None }]);
     assert_eq!(local.limits, Limits::default());
@@ -254,6 +254,28 @@ fn paths_and_secrets_inside_a_providers_tables_are_known_as_such() {
 }
 
 #[test]
+fn a_secret_two_tables_deep_is_a_source_like_the_others() {
+    let with = |auth: &str| {
+        format!(
+            "[server]\nlisten = [\"unix:/run/c.sock\"]\n[audit]\noff = true\n[providers.a]\ntype = \"azure-key-vault\"\nvault = \"https://contoso.vault.azure.net\"\nca = \"ca.pem\"\nauth = {{ {auth} }}\n"
+        )
+    };
+    let ids = "tenant_id = \"contoso.example\", client_id = \"00001111-aaaa\"";
+    let text = with(&format!("client_secret = {{ {ids}, secret = {{ file = \"azure\" }} }}"));
+    let config = parse(&text).unwrap();
+    let here = std::env::current_dir().unwrap();
+    let source = SecretSource::File(here.join("azure"));
+    let secrets = [("auth.client_secret.secret".to_owned(), source)].into();
+    assert_eq!(config.providers["a"].secrets, secrets);
+    assert!(format!("{:?}", config.providers["a"].config).contains(here.to_str().unwrap()));
+    for name in ["client_secret = { secret", "workload_identity = { token"] {
+        let error = refusal(&with(&format!("{name} = \"marker\", {ids} }}")));
+        assert!(error.contains("must not stand in this file"), "{error}");
+        assert!(!error.contains("marker"), "{error}");
+    }
+}
+
+#[test]
 fn one_process_has_one_environment() {
     let second = "[providers.hsm-b]\ntype = \"pkcs11\"\nmodule = \"libhsm.so\"\ntoken = { label = \"b\" }\nlogin = \"none\"\nenvironment = { HSM_CONF = \"hsm.conf\", MORE = \"1\" }\n";
     let config = parse(&GOOD.replace("[keys.user-keys]", &format!("{second}[keys.user-keys]")));
@@ -279,7 +301,7 @@ fn the_example_says_what_every_option_is() {
         .lines()
         .map(|line| if shown(line) { format!("{}\n", &line[2..]) } else { format!("{line}\n") })
         .collect();
-    assert_eq!(EXAMPLE.lines().filter(|line| shown(line)).count(), 12);
+    assert_eq!(EXAMPLE.lines().filter(|line| shown(line)).count(), 16);
     parse(&with_all).unwrap();
     // What the parser knows stands in the example.
     for option in [

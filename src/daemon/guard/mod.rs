@@ -156,13 +156,15 @@ impl Guard {
         entry.finish(outcome).await
     }
 
-    /// Records that keys were listed.
+    /// Lists keys: one call of the caller's rate, however many there are; recorded.
     pub async fn list<T>(
         &self,
         context: &CallContext,
-        outcome: Result<T, Failure>,
+        list: impl FnOnce(&Caller) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        Entry::new(self, context, Operation::Read, "", None).finish(outcome).await
+        let entry = Entry::new(self, context, Operation::Read, "", None);
+        let outcome = context.caller.listing.spend_call().and_then(|()| list(&context.caller));
+        entry.finish(outcome).await
     }
 }
 
@@ -259,6 +261,12 @@ impl<'a> Entry<'a> {
         let granted = self.context.caller.granted(self.name, self.operation)?;
         self.key = Some(&granted.key);
         granted.budget.spend_call()?;
+        let unwraps = matches!(self.operation, Operation::Unwrap | Operation::Rewrap);
+        if unwraps && granted.budget.count_unwrap() {
+            let (caller, key) = (&self.context.caller.name, self.name);
+            tracing::warn!(%caller, key, "more unwraps than unwraps_alarm: none is refused for it");
+            granted.key.metrics.unwraps_alarmed();
+        }
         Ok(granted)
     }
 

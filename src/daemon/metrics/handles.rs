@@ -56,6 +56,7 @@ pub struct KeyMetrics {
     operations: [OnceLock<Box<OperationMetrics>>; Operation::ALL.len()],
     pub(super) failed_unwraps: AtomicU64,
     pub(super) retries: AtomicU64,
+    pub(super) unwraps_alarms: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +72,7 @@ impl KeyMetrics {
             operations: Default::default(),
             failed_unwraps: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            unwraps_alarms: AtomicU64::new(0),
         }
     }
 
@@ -89,6 +91,11 @@ impl KeyMetrics {
     /// Counts the one silent retry after a repair.
     pub fn retried(&self) {
         add(&self.retries, 1);
+    }
+
+    /// Counts a caller that unwraps more than is usual for it.
+    pub fn unwraps_alarmed(&self) {
+        add(&self.unwraps_alarms, 1);
     }
 
     /// The operations that were called at all.

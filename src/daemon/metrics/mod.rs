@@ -155,6 +155,7 @@ pub(crate) mod tests {
         key.observe(Operation::Unwrap, Code::InvalidArgument, Duration::from_micros(500));
         key.failed_unwrap();
         key.retried();
+        key.unwraps_alarmed();
         metrics.without_key().observe(Operation::Read, Code::PermissionDenied, Duration::ZERO);
 
         let series = counted(&metrics);
@@ -171,6 +172,7 @@ pub(crate) mod tests {
             (format!("call_duration_seconds_bucket{{le=\"+Inf\",{unwrap}}}"), 3.0),
             (r#"failed_unwraps_total{key="user-keys"}"#.to_owned(), 1.0),
             (r#"retries_total{key="user-keys"}"#.to_owned(), 1.0),
+            (r#"unwraps_alarms_total{key="user-keys"}"#.to_owned(), 1.0),
         ];
         for (name, value) in expected {
             assert_eq!(series.get(&format!("claviger_{name}")), Some(&value), "{name}");
@@ -256,7 +258,7 @@ pub(crate) mod tests {
 
     #[test]
     fn ten_thousand_keys_cost_little_until_they_are_called() {
-        assert!(size_of::<KeyMetrics>() <= 128);
+        assert!(size_of::<KeyMetrics>() <= 136);
         let metrics = Arc::new(Metrics::default());
         let keys: Vec<_> = (0..10_000).map(|n| metrics.key(&format!("key-{n}"))).collect();
         assert!(keys.iter().all(|key| key.called().count() == 0));

@@ -89,6 +89,11 @@ impl Scrape {
         for key in &keys {
             sample_counter(&mut retries, &[("key", &*key.name)], load(&key.retries))?;
         }
+        let help = "Times that a caller unwrapped more than its unwraps_alarm; the log names it";
+        let mut alarms = counter(encoder, "unwraps_alarms", help)?;
+        for key in &keys {
+            sample_counter(&mut alarms, &[("key", &*key.name)], load(&key.unwraps_alarms))?;
+        }
         Ok(())
     }
 

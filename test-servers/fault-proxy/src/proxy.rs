@@ -97,24 +97,33 @@ impl FaultProxy {
     }
 
     /// Forgets the script, lets connections in, and shows the good certificate.
-    pub fn clear(&self) {
+    pub async fn clear(&self) {
         lock(&self.state.script).clear();
         self.state.is_cut_off.store(false, Ordering::SeqCst);
-        self.show(Shown::Good);
+        self.show(Shown::Good).await;
     }
 
     /// Cuts every connection, and each new one as soon as it is made.
-    pub fn cut_off(&self) {
+    pub async fn cut_off(&self) {
         self.state.is_cut_off.store(true, Ordering::SeqCst);
-        self.state.cut_connections();
+        self.cut_connections().await;
     }
 
     /// Shows this certificate from now on; older connections are cut where it is another one.
-    pub fn show(&self, shown: Shown) {
+    pub async fn show(&self, shown: Shown) {
         let before = std::mem::replace(&mut *lock(&self.state.shown), shown);
         if before != shown {
-            self.state.cut_connections();
+            self.cut_connections().await;
         }
+    }
+
+    /// Waits until they are gone, and as long again for the other ends to find out.
+    async fn cut_connections(&self) {
+        let cut = self.state.cut_connections();
+        while !cut.iter().all(AbortHandle::is_finished) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(BEFORE_CUT).await;
     }
 
     /// The requests so far, in order.
@@ -256,10 +265,10 @@ impl State {
         Ok(answer)
     }
 
-    fn cut_connections(&self) {
-        for (_, connection) in lock(&self.connections).drain() {
-            connection.abort();
-        }
+    fn cut_connections(&self) -> Vec<AbortHandle> {
+        let connections: Vec<_> = lock(&self.connections).drain().map(|(_, task)| task).collect();
+        connections.iter().for_each(AbortHandle::abort);
+        connections
     }
 }
 

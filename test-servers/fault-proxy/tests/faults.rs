@@ -89,9 +89,9 @@ async fn each_cut_is_an_error_and_the_next_request_is_well() {
         assert_eq!(proxy.seen().len(), begun + 1, "asked once");
         assert_eq!(ask(&client, &proxy).await.unwrap().0, 200, "after {fault:?}");
     }
-    proxy.cut_off();
+    proxy.cut_off().await;
     assert!(ask(&client, &proxy).await.is_err());
-    proxy.clear();
+    proxy.clear().await;
     assert_eq!(ask(&client, &proxy).await.unwrap().0, 200);
 }
 
@@ -140,12 +140,12 @@ async fn only_the_good_certificate_is_good() {
     assert!(proxy.url().starts_with("https://127.0.0.1:"));
     assert_eq!(ask(&client, &proxy).await.unwrap().0, 200);
     for shown in [Shown::OfAnotherCa, Shown::ForAnotherName] {
-        proxy.show(shown);
+        proxy.show(shown).await;
         let seen = proxy.seen().len();
         let error = ask(&client, &proxy).await.unwrap_err();
         assert!(format!("{error:?}").contains("InvalidCertificate"), "{shown:?}: {error:?}");
         assert_eq!(proxy.seen().len(), seen, "{shown:?}: nothing was sent");
     }
-    proxy.show(Shown::Good);
+    proxy.show(Shown::Good).await;
     assert_eq!(ask(&client, &proxy).await.unwrap().0, 200);
 }

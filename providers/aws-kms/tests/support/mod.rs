@@ -57,7 +57,7 @@ pub(crate) async fn open(
 ) -> Result<Arc<dyn WrappingKey>, Error> {
     config.check_locator(locator).unwrap();
     let provider = Provider::new("aws", config, None).unwrap();
-    provider.open(&OpenKey { locator, algorithms, sign_algorithms }).await
+    provider.open(&OpenKey { locator, algorithms, sign_algorithms, public_key_sha256: None }).await
 }
 
 /// A call of somebody with that much time.

@@ -109,7 +109,7 @@ pub async fn open_with(
     sign_algorithms: &[SignAlgorithm],
 ) -> Result<Arc<dyn WrappingKey>, Error> {
     let provider = Provider::new("vault-a", config, None).unwrap();
-    provider.open(&OpenKey { locator, algorithms, sign_algorithms }).await
+    provider.open(&OpenKey { locator, algorithms, sign_algorithms, public_key_sha256: None }).await
 }
 
 /// A call that may take `limit`.

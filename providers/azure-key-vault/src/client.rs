@@ -1,0 +1,176 @@
+//! The client that all keys of a provider share: TLS of our own, no proxy, no redirects, no retries,
+//! and no request to anywhere but the vault.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use azure_core::http::{
+    AsyncRawResponse, ClientOptions, HttpClient, Request, RetryOptions, Transport, UserAgentOptions,
+};
+use azure_security_keyvault_keys::{KeyClient, KeyClientOptions};
+use claviger_provider_api::{Error, ErrorKind};
+use rustls::ClientConfig;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use rustls_platform_verifier::BuilderVerifierExt;
+
+use crate::config::{Auth, Config};
+use crate::credentials::Login;
+use crate::error::{self, Operation};
+
+/// One vault under one login.
+pub(crate) struct Backend {
+    keys: KeyClient,
+    login: Arc<Login>,
+    operation_timeout: Duration,
+}
+
+impl Backend {
+    /// Makes the client; sends nothing.
+    pub(crate) fn connect(config: &Config) -> Result<Arc<Self>, Error> {
+        let internal = |error: azure_core::Error| Error::new(ErrorKind::Internal, error);
+        let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
+        let origin = config.origin().map_err(refuse)?;
+        let tls = tls(config.ca.as_deref())?;
+        // The metadata service of a virtual machine speaks plain HTTP, on the host itself.
+        let https_only = !matches!(config.auth, Auth::ManagedIdentity(_));
+        let login = Arc::new(Login::new(config, http_client(config, &tls, https_only)?));
+        let fence = Fence { http: http_client(config, &tls, true)?, origin: origin.clone() };
+        let options = KeyClientOptions {
+            client_options: ClientOptions {
+                retry: RetryOptions::none(),
+                transport: Some(Transport::new(Arc::new(fence))),
+                user_agent: UserAgentOptions { application_id: Some("claviger".to_owned()) },
+                ..ClientOptions::default()
+            },
+            // The login looks at it, more strictly.
+            verify_challenge_resource: Some(false),
+            ..KeyClientOptions::default()
+        };
+        let keys = KeyClient::new(&origin, login.clone(), Some(options)).map_err(internal)?;
+        Ok(Arc::new(Self { keys, login, operation_timeout: config.operation_timeout.0 }))
+    }
+
+    /// The SDK's client.
+    pub(crate) fn keys(&self) -> &KeyClient {
+        &self.keys
+    }
+
+    /// How often a token was replaced before its end.
+    pub(crate) fn repairs(&self) -> u64 {
+        self.login.replaced()
+    }
+
+    /// Asks until the deadline, if there is one, and no longer than a call may take. A request that
+    /// was sent before cannot be taken back; its answer is dropped with its connection.
+    pub(crate) async fn ask<T>(
+        &self,
+        operation: Operation,
+        deadline: Option<Instant>,
+        asking: impl Future<Output = azure_core::Result<T>>,
+    ) -> Result<T, Error> {
+        let now = Instant::now();
+        let limit = now + self.operation_timeout;
+        let is_callers = deadline.is_some_and(|deadline| deadline < limit);
+        let until = deadline.map_or(limit, |deadline| deadline.min(limit));
+        if until <= now {
+            let reason = "the deadline passed before Azure was asked";
+            return Err(Error::new(ErrorKind::DeadlineExceeded, reason));
+        }
+        match tokio::time::timeout_at(until.into(), asking).await {
+            Ok(outcome) => outcome.map_err(|error| error::of_call(operation, &error)),
+            Err(_) if is_callers => {
+                let reason = "the deadline passed before Azure answered";
+                Err(Error::new(ErrorKind::DeadlineExceeded, reason))
+            }
+            Err(_) => {
+                let limit = self.operation_timeout.as_millis();
+                let reason =
+                    format!("{operation}: no answer within {limit} ms (operation_timeout)");
+                Err(Error::new(ErrorKind::Unavailable, reason))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Backend({})", self.keys.endpoint())
+    }
+}
+
+/// Lets requests out to the vault alone. The SDK follows the address of a list's next page wherever
+/// it leads, and would take the token along.
+#[derive(Debug)]
+struct Fence {
+    http: reqwest::Client,
+    origin: String,
+}
+
+#[async_trait]
+impl HttpClient for Fence {
+    async fn execute_request(&self, request: &Request) -> azure_core::Result<AsyncRawResponse> {
+        let origin = request.url().origin().ascii_serialization();
+        if origin != self.origin {
+            let reason = format!("a page of the list lies at {origin}, which is not the vault");
+            return Err(azure_core::Error::with_message(
+                azure_core::error::ErrorKind::Other,
+                reason,
+            ));
+        }
+        self.http.execute_request(request).await
+    }
+}
+
+fn http_client(
+    config: &Config,
+    tls: &ClientConfig,
+    https_only: bool,
+) -> Result<reqwest::Client, Error> {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls.clone())
+        .https_only(https_only)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .connect_timeout(config.connect_timeout.0)
+        .timeout(config.attempt_timeout.0)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .http2_keep_alive_timeout(Duration::from_secs(5))
+        .build()
+        .map_err(|error| Error::new(ErrorKind::Internal, error))
+}
+
+fn tls(ca: Option<&Path>) -> Result<ClientConfig, Error> {
+    let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::new(ErrorKind::Internal, error))?;
+    let builder = match ca {
+        None => builder
+            .with_platform_verifier()
+            .map_err(|error| refuse(format!("the system's CAs cannot be used: {error}")))?,
+        Some(path) => {
+            let unusable = |error: &dyn std::fmt::Display| {
+                refuse(format!("`ca` {} cannot be used: {error}", path.display()))
+            };
+            let pem = std::fs::read(path).map_err(|error| unusable(&error))?;
+            let mut roots = rustls::RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(&pem) {
+                let certificate = certificate.map_err(|error| unusable(&error))?;
+                roots.add(certificate).map_err(|error| unusable(&error))?;
+            }
+            if roots.is_empty() {
+                return Err(unusable(&"it holds no certificate in PEM form"));
+            }
+            builder.with_root_certificates(roots)
+        }
+    };
+    let mut tls = builder.with_no_client_auth();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(tls)
+}

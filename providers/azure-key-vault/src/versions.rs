@@ -1,0 +1,145 @@
+//! Which version of a key a locator means, and whether it is fit for use.
+
+use azure_core::time::OffsetDateTime;
+use azure_security_keyvault_keys::models::{Key, KeyClientGetKeyOptions, KeyProperties, KeyType};
+use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
+use futures::TryStreamExt;
+
+use crate::client::Backend;
+use crate::error::{Operation, request_id};
+use crate::locator::Locator;
+
+/// One version of a key, as the vault describes it.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// With its version.
+    pub(crate) locator: Locator,
+    pub(crate) public_key: PublicKey,
+    pub(crate) in_hardware: bool,
+    pub(crate) exportable: bool,
+    enabled: bool,
+    key_ops: Vec<String>,
+}
+
+/// The version that the locator names. Without one: the latest, if its public key is the pinned one or
+/// none is pinned; else whichever version has the pinned one, looked for from the newest on.
+pub(crate) async fn find(
+    backend: &Backend,
+    locator: &Locator,
+    open: &OpenKey<'_>,
+) -> Result<Found, Error> {
+    let first = read(backend, locator).await?;
+    let is_pinned =
+        |found: &Found| open.public_key_sha256.is_none_or(|pin| found.public_key.sha256() == pin);
+    if locator.version.is_some() || is_pinned(&first) {
+        return Ok(first);
+    }
+    let versions = older_versions(backend, locator, &first.locator).await?;
+    for version in &versions {
+        let found = read(backend, &locator.with_version(version)).await?;
+        if is_pinned(&found) {
+            return Ok(found);
+        }
+    }
+    let reason = format!(
+        "{locator}: the latest version has another public key than the pinned one ({:?}), and so \
+         have its {} other versions; was it deleted?",
+        first.public_key,
+        versions.len()
+    );
+    Err(Error::new(ErrorKind::OperatorNeeded, reason))
+}
+
+impl Found {
+    /// Whether the key may do what it is opened for.
+    pub(crate) fn check_use(&self, open: &OpenKey<'_>) -> Result<(), Error> {
+        let refuse = |reason: String| {
+            let reason = format!("{}: {reason}", self.locator);
+            Err(Error::new(ErrorKind::OperatorNeeded, reason))
+        };
+        if !self.enabled {
+            return refuse("this version is disabled; enable it".to_owned());
+        }
+        for (operation, is_needed) in
+            [("unwrapKey", !open.algorithms.is_empty()), ("sign", !open.sign_algorithms.is_empty())]
+        {
+            if is_needed && !self.key_ops.iter().any(|permitted| permitted == operation) {
+                return refuse(format!(
+                    "its `key_ops` ({}) do not have {operation:?}; add it, or make a key for it",
+                    self.key_ops.join(", ")
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn read(backend: &Backend, locator: &Locator) -> Result<Found, Error> {
+    let options = KeyClientGetKeyOptions {
+        key_version: locator.version.clone(),
+        ..KeyClientGetKeyOptions::default()
+    };
+    let asking = async {
+        let answer = backend.keys().get_key(&locator.name, Some(options)).await?;
+        let id = request_id(answer.headers());
+        Ok((answer.into_model()?, id))
+    };
+    let (key, id) = backend.ask(Operation::GetKey, None, asking).await?;
+    described(locator, key).map_err(|error| error.with_backend_request_id(id))
+}
+
+fn described(locator: &Locator, key: Key) -> Result<Found, Error> {
+    let fail = |kind, reason: String| Error::new(kind, format!("{locator}: {reason}"));
+    let jwk = key.key.unwrap_or_default();
+    let kid = jwk.kid.unwrap_or_default();
+    let version = locator
+        .version_of(&kid)
+        .filter(|found| locator.version.as_deref().is_none_or(|asked| asked == *found));
+    let Some(version) = version else {
+        return Err(fail(ErrorKind::Internal, format!("the vault answered for the key {kid:?}")));
+    };
+    let in_hardware = match &jwk.kty {
+        Some(KeyType::Rsa) => false,
+        Some(KeyType::RsaHsm) => true,
+        other => {
+            let kty = other.as_ref().map_or("none", AsRef::as_ref);
+            let reason = format!("it is a key of the type {kty:?}; RSA or RSA-HSM is needed");
+            return Err(fail(ErrorKind::OperatorNeeded, reason));
+        }
+    };
+    let (n, e) = (jwk.n.unwrap_or_default(), jwk.e.unwrap_or_default());
+    let public_key = PublicKey::from_components(&n, &e)
+        .map_err(|error| fail(ErrorKind::OperatorNeeded, format!("it cannot be used: {error}")))?;
+    let attributes = key.attributes.unwrap_or_default();
+    Ok(Found {
+        locator: locator.with_version(version),
+        public_key,
+        in_hardware,
+        exportable: attributes.exportable == Some(true),
+        enabled: attributes.enabled != Some(false),
+        key_ops: jwk.key_ops.unwrap_or_default(),
+    })
+}
+
+/// All versions but the latest, from the newest on; the vault lists them in no order.
+async fn older_versions(
+    backend: &Backend,
+    locator: &Locator,
+    latest: &Locator,
+) -> Result<Vec<String>, Error> {
+    let asking = async {
+        let pages = backend.keys().list_key_properties_versions(&locator.name, None)?;
+        pages.try_collect::<Vec<KeyProperties>>().await
+    };
+    let listed = backend.ask(Operation::ListVersions, None, asking).await?;
+    let mut versions: Vec<(Option<OffsetDateTime>, String)> = listed
+        .into_iter()
+        .filter_map(|item| {
+            let version = locator.version_of(item.kid.as_deref()?)?.to_owned();
+            Some((item.attributes.and_then(|attributes| attributes.created), version))
+        })
+        .filter(|(_, version)| latest.version.as_ref() != Some(version))
+        .collect();
+    versions.sort_by(|left, right| right.cmp(left));
+    Ok(versions.into_iter().map(|(_, version)| version).collect())
+}

@@ -1,0 +1,148 @@
+//! Tokens: for one vault alone, replaced without a failed call, and what is said where none is to be
+//! had.
+
+mod support;
+
+use std::time::Duration;
+
+use azure_key_vault_fake::{CLIENT_ASSERTION, CLIENT_ID, Fault, TENANT};
+use claviger_azure_key_vault::{Auth, WorkloadIdentity};
+use claviger_provider_api::{ErrorKind, SecretSource};
+use support::{LONG, OAEP, Site, round_trip, write_secret};
+
+#[tokio::test]
+async fn a_token_that_the_vault_refuses_is_replaced_without_a_failed_call() {
+    let site = Site::new().await;
+    let kid = site.fake.create("user-keys", 2048);
+    let key = site.open(&kid, &OAEP).await.unwrap();
+    assert_eq!((site.fake.tokens_issued(), key.repairs()), (1, 0));
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    site.fake.revoke_tokens();
+    site.fake.asked();
+    // Many find out at the same time; on a machine that is not held up one token is got for all.
+    let calls = (0..8).map(|_| {
+        let key = key.clone();
+        tokio::spawn(async move { round_trip(&*key, LONG).await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        call.await.unwrap().unwrap();
+    }
+    let asked = site.fake.asked();
+    assert!(asked.iter().any(|asked| asked.starts_with("401 ")), "{asked:?}");
+    assert!((1..=8).contains(&key.repairs()), "{}", key.repairs());
+    assert_eq!(site.fake.tokens_issued() as u64, 1 + key.repairs());
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_before_it_ends() {
+    let site = Site::new().await;
+    // Within the five minutes in which the next one is asked for.
+    site.fake.set_token_lifetime(Duration::from_mins(4));
+    let kid = site.fake.create("user-keys", 2048);
+    let key = site.open(&kid, &OAEP).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    let before = site.fake.tokens_issued();
+    round_trip(&*key, LONG).await.unwrap();
+    assert_eq!(site.fake.tokens_issued(), before + 1);
+    assert_eq!(key.repairs(), 0, "a renewal is no repair");
+    // An authority that is down holds up nobody while the token is good, and is not asked each time.
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    site.fake.login_fault(Fault::Cut);
+    for _ in 0..3 {
+        round_trip(&*key, LONG).await.unwrap();
+    }
+    assert_eq!(site.fake.tokens_issued(), before + 1);
+}
+
+#[tokio::test]
+async fn credentials_that_the_authority_refuses_need_an_operator_until_they_are_replaced() {
+    let site = Site::new().await;
+    let kid = site.fake.create("user-keys", 2048);
+    let key = site.open(&kid, &OAEP).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    site.fake.set_client_secret("another-secret-marker");
+    site.fake.revoke_tokens();
+    for error in [round_trip(&*key, LONG).await.unwrap_err(), key.check().await.unwrap_err()] {
+        assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+        assert!(error.to_string().contains("AADSTS7000215"), "{error}");
+        assert!(!error.to_string().contains("fake-client-secret"), "{error}");
+    }
+    // The file is read again.
+    site.write_secret("another-secret-marker");
+    round_trip(&*key, LONG).await.unwrap();
+    key.check().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_authority_that_is_ill_is_no_fault_of_the_credentials() {
+    let mut site = Site::new().await;
+    let kid = site.fake.create("user-keys", 2048);
+    let answer = |status, headers: Vec<(String, String)>| Fault::Answer {
+        status,
+        headers,
+        body: "{}".to_owned(),
+    };
+    let retry_after = Some(Duration::from_secs(3));
+    for (fault, kind) in [
+        (Fault::Cut, ErrorKind::Unavailable),
+        (Fault::Truncated, ErrorKind::Unavailable),
+        (answer(503, vec![]), ErrorKind::Unavailable),
+        (
+            answer(429, vec![("Retry-After".to_owned(), "3".to_owned())]),
+            ErrorKind::Throttled { retry_after },
+        ),
+        (answer(302, vec![("Location".to_owned(), "/".to_owned())]), ErrorKind::OperatorNeeded),
+    ] {
+        site.fake.login_fault(fault.clone());
+        let error = site.open(&kid, &OAEP).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{fault:?}: {error}");
+        assert!(error.to_string().contains("no token"), "{error}");
+    }
+    site.config.authority = Some("https://127.0.0.1:1".to_owned());
+    let error = site.open(&kid, &OAEP).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+}
+
+#[tokio::test]
+async fn a_vault_that_asks_for_a_token_for_something_else_gets_none() {
+    let mut site = Site::new().await;
+    let kid = site.fake.create("user-keys", 2048);
+    site.config.resource = Some("https://managedhsm.azure.net".to_owned());
+    let error = site.open(&kid, &OAEP).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+    assert!(error.to_string().contains("look at `vault` and `resource`"), "{error}");
+    assert_eq!(site.fake.tokens_issued(), 0);
+}
+
+#[tokio::test]
+async fn a_federated_token_is_read_from_its_file_each_time() {
+    let mut site = Site::new().await;
+    let kid = site.fake.create("user-keys", 2048);
+    site.config.auth = Auth::WorkloadIdentity(WorkloadIdentity {
+        tenant_id: TENANT.to_owned(),
+        client_id: CLIENT_ID.to_owned(),
+        token: SecretSource::File(write_secret(site.folder.path(), "stale")),
+    });
+    let error = site.open(&kid, &OAEP).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+    site.write_secret(CLIENT_ASSERTION);
+    let key = site.open(&kid, &OAEP).await.unwrap();
+    round_trip(&*key, LONG).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_secret_that_cannot_be_read_names_its_file_and_no_secret() {
+    let site = Site::new().await;
+    let kid = site.fake.create("user-keys", 2048);
+    site.write_secret("secret-marker secret-marker");
+    let error = site.open(&kid, &OAEP).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+    assert!(error.to_string().contains("`auth.client_secret.secret`"), "{error}");
+    assert!(!format!("{error} {error:?}").contains("secret-marker"), "{error}");
+    let file = site.folder.path().join("secret");
+    std::fs::remove_file(&file).unwrap();
+    let error = site.open(&kid, &OAEP).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+    assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
+    assert_eq!(site.fake.tokens_issued(), 0);
+}

@@ -1,0 +1,56 @@
+//! RSA keys in Google Cloud KMS. A locator is the full name of a crypto key version,
+//! `projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/N`, which is one key pair with one
+//! algorithm for ever.
+//!
+//! - `config`, `locator`: what an operator writes
+//! - `client`: one HTTP client over our own TLS: no proxy, no redirects, no environment
+//! - `credentials`, `token`: a credentials file as Google's tools write it, and the access token it gives
+//! - `session`: the current token, which all keys of a provider share
+//! - `description`: what KMS says about a version
+//! - `key`: an opened key
+//! - `error`: from what KMS or a token endpoint answered to the one error of every provider
+
+mod client;
+mod config;
+mod credentials;
+mod description;
+mod error;
+mod key;
+mod locator;
+mod session;
+mod token;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use claviger_provider_api::{Error, ErrorKind, OpenKey, WrappingKey};
+
+pub use config::{Config, Timeout};
+
+use key::KmsKey;
+use locator::Locator;
+use session::Session;
+
+/// Opens keys of Google Cloud KMS under one identity. All its keys share one client and one token.
+#[derive(Debug)]
+pub struct Provider {
+    session: Arc<Session>,
+}
+
+impl Provider {
+    /// Makes a provider; touches neither a file nor the network. It has no state to keep.
+    pub fn new(name: &str, config: &Config, _state_dir: Option<&Path>) -> Result<Self, Error> {
+        config.validate().map_err(operator)?;
+        Ok(Self { session: Arc::new(Session::new(name, config.clone())) })
+    }
+
+    /// Opens a key: reads its public half and its algorithm, and proves it with a canary.
+    pub async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
+        let locator: Locator = open.locator.parse().map_err(operator)?;
+        Ok(Arc::new(KmsKey::open(self.session.clone(), locator, open).await?))
+    }
+}
+
+fn operator(reason: String) -> Error {
+    Error::new(ErrorKind::OperatorNeeded, reason)
+}
