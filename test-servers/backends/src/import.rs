@@ -22,6 +22,7 @@ pub fn wrapped_for_import(wrapping_key: &PublicKey, pkcs8: &[u8]) -> Vec<u8> {
 
 /// The size of a key (PKCS#8, DER).
 pub(crate) fn modulus_bits(pkcs8: &[u8]) -> usize {
-    let key = aws_lc_rs::rsa::PrivateDecryptingKey::from_pkcs8(pkcs8).expect("an RSA key in PKCS#8");
+    let key =
+        aws_lc_rs::rsa::PrivateDecryptingKey::from_pkcs8(pkcs8).expect("an RSA key in PKCS#8");
     key.key_size_bytes() * 8
 }

@@ -161,9 +161,10 @@ impl Script {
 
     /// The fault of the oldest rule that matches and is not used up.
     pub(crate) fn fault(&mut self, seen: &Seen) -> Option<Fault> {
-        let rule = self.0.iter_mut().find(|rule| {
-            rule.times != Times::Next(0) && rule.pattern.matches(seen)
-        })?;
+        let rule = self
+            .0
+            .iter_mut()
+            .find(|rule| rule.times != Times::Next(0) && rule.pattern.matches(seen))?;
         if let Times::Next(left) = &mut rule.times {
             *left -= 1;
         }

@@ -45,9 +45,11 @@ impl Service {
     pub fn throttled(self, retry_after: Option<Duration>) -> Answer {
         let seconds = retry_after.map(|delay| delay.as_secs());
         let answer = match self {
-            Self::Aws => {
-                aws(400, "ThrottlingException", "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.")
-            }
+            Self::Aws => aws(
+                400,
+                "ThrottlingException",
+                "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls.",
+            ),
             Self::Azure => azure(
                 429,
                 "Throttled",

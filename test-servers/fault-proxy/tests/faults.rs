@@ -29,7 +29,8 @@ async fn service() -> String {
                     }
                 }
                 let request = String::from_utf8_lossy(&request[..len]).to_ascii_lowercase();
-                let status = if request.contains("host: service.example.org\r\n") { 200 } else { 421 };
+                let status =
+                    if request.contains("host: service.example.org\r\n") { 200 } else { 421 };
                 let head = format!("HTTP/1.1 {status} Status\r\nconnection: close\r\nx-own: 1\r\n");
                 let answer = format!("{head}content-length: {}\r\n\r\n{BODY}", BODY.len());
                 let _ = stream.write_all(answer.as_bytes()).await;
