@@ -32,7 +32,7 @@ impl World {
         let mut site = Site::new();
         remote.configure(&mut site, "remote", None).await;
         let key = RsaKey::shared(2048);
-        let places = remote.import(&key, KEY).await;
+        let places = remote.import(&key, KEY, None).await;
         let place = places
             .iter()
             .find(|place| place.algorithms.contains(&Algorithm::RsaOaep))
@@ -116,6 +116,12 @@ async fn a_thousand_and_eight_times_two_hundred_lives_on_azure() {
 #[tokio::test]
 async fn a_key_connector_on_azure() {
     let world = World::on(Which::Azure).await;
+    lives(&world, 20, 8, 5);
+}
+
+#[tokio::test]
+async fn a_key_connector_on_google() {
+    let world = World::on(Which::Google).await;
     lives(&world, 20, 8, 5);
 }
 
