@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use claviger_proto::v1::rewrap_target::Recipient;
 use claviger_proto::v1::{
-    GetKeyRequest, ListKeysRequest, SignRequest, UnwrapBatchRequest, UnwrapRequest, VerifyRequest,
-    WrapRequest,
+    GetKeyRequest, ListKeysRequest, RewrapRequest, RewrapSource, RewrapTarget, SignRequest,
+    UnwrapBatchRequest, UnwrapRequest, VerifyRequest, WrapRequest,
 };
 use claviger_provider_api::public_key::sha256;
 use prost::Message;
@@ -49,8 +50,10 @@ async fn world() -> World {
     let version = Version::active(1, &signing, "hsm-a", "pkcs11:object=object-b")
         .with("sign_algorithms", vec![toml::Value::from("RS256")]);
     site.key("signing", &["RSA-OAEP"], vec![version]);
-    let all = ["wrap", "unwrap", "sign", "verify", "read"];
-    let caller = site.caller("key-connector", &["user-keys", "signing"], &all);
+    let caller = site.caller_with(
+        "key-connector",
+        r#"[{ keys = ["user-keys", "signing"], operations = ["wrap", "unwrap", "rewrap", "sign", "verify", "read"], to = ["signing"], to_public_keys = "any" }]"#,
+    );
     site.set("log.filter", "trace");
     let daemon = Daemon::start(&mut site);
     let connection = Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller)).await;
@@ -205,6 +208,23 @@ async fn neither_key_material_nor_pin_is_in_anything_that_is_written() {
     connection.unwrap(&bad).await.unwrap_err();
     let items = vec![good.clone(), bad, good.clone()];
     connection.unwrap_batch(&UnwrapBatchRequest { items }).await.unwrap();
+    for recipient in [
+        Recipient::Key("signing".into()),
+        Recipient::PublicKey(RsaKey::shared(2048).public_key().spki().to_vec().into()),
+    ] {
+        let algorithm = "RSA-OAEP".to_owned();
+        let target = RewrapTarget { recipient: Some(recipient), algorithm, ..Default::default() };
+        let source = RewrapSource { key: "user-keys".into(), ..Default::default() };
+        let rewrap = RewrapRequest {
+            source: Some(source),
+            wrapped: good.wrapped.clone(),
+            target: Some(target),
+            max_key_material_len: None,
+        };
+        connection.rewrap(&rewrap).await.unwrap();
+        let too_long = RewrapRequest { max_key_material_len: Some(31), ..rewrap };
+        connection.rewrap(&too_long).await.unwrap_err();
+    }
     // Material where it does not belong, and messages that break while they are read.
     let too_long = WrapRequest { key_material: MATERIAL.repeat(10).into(), ..wrap.clone() };
     connection.wrap(&too_long).await.unwrap_err();

@@ -62,10 +62,11 @@ impl World {
 
 fn client_file(site: &Site, daemon: &Daemon, caller: &Identity) -> PathBuf {
     let (certificate, private_key) = caller.write(&site.path("."), "admin");
+    let [ca, certificate, private_key] =
+        [site.path("clients.pem"), certificate, private_key].map(|path| path.display().to_string());
+    let endpoint = format!("https://localhost:{}", daemon.address().port());
     let text = format!(
-        "endpoint = \"https://localhost:{}\"\nca = {:?}\ncertificate = {certificate:?}\nprivate_key = {private_key:?}\n",
-        daemon.address().port(),
-        site.path("clients.pem"),
+        "endpoint = '{endpoint}'\nca = '{ca}'\ncertificate = '{certificate}'\nprivate_key = '{private_key}'\n"
     );
     let path = site.path("client.toml");
     fs::write(&path, text).unwrap();
@@ -155,7 +156,7 @@ fn a_given_ca_signs_so_that_openssl_verifies_the_chain() {
     let claviger = || command(claviger());
     run(claviger().args(["pki", "init"]).arg(&ca));
     let folder = ca.to_str().unwrap();
-    let made = world.made("by-ca.crt", &["user-keys", "--ca", folder, "--days", "30"]);
+    let made = world.made("by-ca.crt", &["user-keys", "--issuer", folder, "--days", "30"]);
     run(command("openssl").args(["verify", "-CAfile"]).arg(ca.join("ca.crt")).arg(&made));
     assert_eq!(public_key(&made, "PEM"), world.user_keys.public_key().spki());
     // It is on the CA's books.

@@ -119,6 +119,12 @@ async fn a_key_connector_on_azure() {
     lives(&world, 20, 8, 5);
 }
 
+#[tokio::test]
+async fn a_key_connector_on_google() {
+    let world = World::on(Which::Google).await;
+    lives(&world, 20, 8, 5);
+}
+
 #[test]
 fn a_child_works_after_its_own_initialize_and_the_parent_is_undisturbed() {
     let world = World::of(Scene::software());

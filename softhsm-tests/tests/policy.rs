@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use claviger_proto::v1::rewrap_target::Recipient;
 use claviger_proto::v1::{
-    GetKeyRequest, KeyVersionState, ListKeysRequest, ListKeysResponse, SignRequest, UnwrapRequest,
-    VerifyRequest, WrapRequest,
+    GetKeyRequest, KeyVersionState, ListKeysRequest, ListKeysResponse, RewrapRequest, RewrapSource,
+    RewrapTarget, SignRequest, UnwrapRequest, VerifyRequest, WrapRequest,
 };
 use claviger_provider_api::{Algorithm, Digest, Hash, KeyMaterial, Parameters, SignAlgorithm};
 use prost::Message;
@@ -18,6 +19,8 @@ use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 const OPERATIONS: [&str; 5] = ["wrap", "unwrap", "sign", "verify", "read"];
+/// What the model deals out: a rewrap goes to the keys of [`is_target`].
+const DEALT: [&str; 6] = ["wrap", "unwrap", "rewrap", "sign", "verify", "read"];
 const CALLERS: usize = 6;
 const KEYS: usize = 8;
 
@@ -74,17 +77,27 @@ async fn no_caller_can_do_with_any_key_what_it_was_not_granted() {
         for call in 0..300 {
             let caller = dice.below(CALLERS);
             let number = dice.below(KEYS + 1);
-            let operation =
-                ["wrap", "unwrap", "foreign", "sign", "verify", "read", "health"][dice.below(7)];
-            let what =
-                format!("round {round}, call {call}: caller-{caller}, key-{number}, {operation}");
+            let operations =
+                ["wrap", "unwrap", "foreign", "rewrap", "sign", "verify", "read", "health"];
+            let operation = operations[dice.below(operations.len())];
+            let target = dice.below(KEYS + 1);
+            let what = format!(
+                "round {round}, call {call}: caller-{caller}, key-{number}, {operation} (to key-{target})"
+            );
             let expected = match known.get(number) {
+                Some(key) if operation == "rewrap" => {
+                    expect(&grants[caller][number], key, operation)
+                        .and_then(|()| expect_target(number, target, known.get(target)))
+                }
                 Some(key) => expect(&grants[caller][number], key, operation),
                 None if operation == "health" => Err(Code::NotFound),
                 None => Err(Code::PermissionDenied),
             };
-            let outcome =
-                act(&connections[caller], &known, number, operation, &mut dice, &what).await;
+            let connection = &connections[caller];
+            let outcome = match operation {
+                "rewrap" => rewrap(connection, &known, number, target, &what).await,
+                _ => act(connection, &known, number, operation, &mut dice, &what).await,
+            };
             match (&outcome, expected) {
                 (Ok(()), Ok(())) => allowed += 1,
                 (Err(answer), Err(code)) if answer.code() == code => refused += 1,
@@ -156,7 +169,7 @@ fn deal(dice: &mut Random) -> Grants {
             caller if caller == CALLERS - 1 => false,
             _ => dice.below(2) == 0,
         };
-        OPERATIONS.into_iter().filter(|_| granted(dice)).collect()
+        DEALT.into_iter().filter(|_| granted(dice)).collect()
     };
     (0..CALLERS).map(|caller| (0..KEYS).map(|_| deal_one(caller)).collect()).collect()
 }
@@ -172,12 +185,63 @@ fn write_grants(site: &mut Site, grants: &Grants) {
                 let operations: Vec<&str> = operations.iter().copied().collect();
                 let mut grant = Table::new();
                 grant.insert("keys".into(), vec![format!("key-{key}")].into());
+                if operations.contains(&"rewrap") {
+                    let to = (0..KEYS).filter(|target| is_target(key, *target));
+                    let to: Vec<Value> = to.map(|n| format!("key-{n}").into()).collect();
+                    grant.insert("to".into(), to.into());
+                }
                 grant.insert("operations".into(), operations.into());
                 grant.into()
             })
             .collect();
         caller.as_table_mut().unwrap().insert("grants".into(), tables.into());
     }
+}
+
+/// Whether grants of rewrap with one key name the other as a target.
+fn is_target(key: usize, target: usize) -> bool {
+    !(key + target).is_multiple_of(3)
+}
+
+/// The oracle's word on the target of a granted rewrap.
+fn expect_target(number: usize, target: usize, known: Option<&Known>) -> Result<(), Code> {
+    match known.filter(|known| is_target(number, target) && known.key.is_some()) {
+        None => Err(Code::PermissionDenied),
+        Some(known) if !known.wraps => Err(Code::InvalidArgument),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Rewraps, and proves that what came out is for the target and no other.
+async fn rewrap(
+    connection: &Connection,
+    known: &[Known],
+    number: usize,
+    target: usize,
+    what: &str,
+) -> Result<(), Answer> {
+    let name = |number: usize| match known.get(number) {
+        Some(key) => key.name.clone(),
+        None => "no-such-key".to_owned(),
+    };
+    let own = known.get(number).and_then(|key| key.key.as_ref());
+    let own = own.unwrap_or_else(|| known[0].key.as_ref().unwrap());
+    let material = random(32);
+    let wrapped = own
+        .public_key()
+        .wrap(&KeyMaterial::copied_from(&material), &Parameters::of(Algorithm::RsaOaep));
+    let request = RewrapRequest {
+        source: Some(RewrapSource { key: name(number), ..RewrapSource::default() }),
+        wrapped: wrapped.unwrap().into(),
+        target: Some(RewrapTarget {
+            recipient: Some(Recipient::Key(name(target))),
+            ..RewrapTarget::default()
+        }),
+        max_key_material_len: None,
+    };
+    let rewrapped = connection.rewrap(&request).await?.wrapped;
+    assert_eq!(decrypt(known[target].key.as_ref().unwrap(), &rewrapped), material, "{what}");
+    Ok(())
 }
 
 /// The oracle.

@@ -25,7 +25,7 @@ const SIGN_ALGORITHM: &str = "RS256";
 Examples:
   claviger keys certificate user-keys > user-keys.crt
   claviger keys certificate user-keys --pkcs12 > key.pfx
-  claviger keys certificate user-keys --ca ./pki --days 365 > user-keys.crt
+  claviger keys certificate user-keys --issuer ./pki --days 365 > user-keys.crt
   claviger keys certificate signing --request > signing.csr")]
 pub struct Args {
     /// The key's name
@@ -59,7 +59,7 @@ pub struct Args {
 pub struct IssuerArgs {
     /// Signed by the CA in this folder (`claviger pki init`) [default: by a CA that is thrown away]
     #[arg(long, value_name = "DIR")]
-    ca: Option<PathBuf>,
+    issuer: Option<PathBuf>,
     /// Signed by the key itself, which must list the signing algorithm RS256
     #[arg(long)]
     self_signed: bool,
@@ -125,8 +125,8 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
 }
 
 fn make(args: &Args, key: &Key, version: &KeyVersion, over: &OverKey) -> Result<Vec<u8>, Failure> {
-    let IssuerArgs { ca, self_signed, request } = &args.issuer;
-    if let Some(folder) = ca {
+    let IssuerArgs { issuer, self_signed, request } = &args.issuer;
+    if let Some(folder) = issuer {
         return Ok(Ca::load(folder)?.issue_over_key(over)?);
     }
     if !self_signed && !request {
@@ -138,7 +138,7 @@ fn make(args: &Args, key: &Key, version: &KeyVersion, over: &OverKey) -> Result<
             version.version, key.name
         );
         return Err(Failure::new(Exit::Usage, message).advise(
-            "Have its certificate signed by a CA: --ca, or nothing for one that is thrown away.",
+            "Have its certificate signed by a CA: --issuer, or nothing for one that is thrown away.",
         ));
     }
     // rcgen asks for the signature and passes no reason on.

@@ -417,7 +417,9 @@ fn the_files_for_a_key_connector_are_configurations_alone_and_while_it_moves() {
     let alone = include_str!("../../../deploy/key-connector/claviger.toml");
     let pfx = include_str!("../../../deploy/key-connector/move-from-pfx.toml");
     let aws = include_str!("../../../deploy/key-connector/move-from-aws.toml");
-    for (more, callers) in [("", 1), (pfx, 2), (aws, 2)] {
+    let azure = include_str!("../../../deploy/key-connector/move-from-azure.toml");
+    let google = include_str!("../../../deploy/key-connector/move-from-google.toml");
+    for (more, callers) in [("", 1), (pfx, 2), (aws, 2), (azure, 2), (google, 2)] {
         let config = parse(&format!("{alone}\n{more}")).unwrap();
         assert_eq!(config.callers.len(), callers);
         for caller in &config.callers {
