@@ -34,7 +34,7 @@ const MATERIAL: [u8; 32] = [7; 32];
 const BARE_HTTP: &str = "one HTTP request";
 
 /// The same RSA-2048 key everywhere.
-struct Key {
+struct Pair {
     pkcs8: Vec<u8>,
     public_key: PublicKey,
     wrapped: Vec<u8>,
@@ -58,7 +58,7 @@ struct Service {
 
 pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
     runtime.block_on(async {
-        let key = Key::generate()?;
+        let key = Pair::generate()?;
         let mut rows = Vec::new();
         rows.extend(against(aws(&key).await?, &key, effort).await?);
         rows.extend(against(azure(&key).await?, &key, effort).await?);
@@ -69,7 +69,7 @@ pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
 }
 
 /// The daemon and the bare call, in turn.
-async fn against(service: Service, key: &Key, effort: Effort) -> Outcome<Vec<Row>> {
+async fn against(service: Service, key: &Pair, effort: Effort) -> Outcome<Vec<Row>> {
     let site = Site::new(Size::ONE)?;
     serve_from(&site, &service, key)?;
     let server = Server::claviger(&site.config(), site.port)?;
@@ -123,7 +123,7 @@ async fn bare(call: &Call, in_flight: usize, time: Duration) -> Outcome<Sample> 
 }
 
 /// Puts the service's key in the place of the site's own.
-fn serve_from(site: &Site, service: &Service, key: &Key) -> Outcome<()> {
+fn serve_from(site: &Site, service: &Service, key: &Pair) -> Outcome<()> {
     let mut config: Table = fs::read_to_string(site.config())?.parse()?;
     config.insert("providers".into(), table([("remote", service.provider.clone().into())]));
     let replica =
@@ -143,7 +143,7 @@ fn serve_from(site: &Site, service: &Service, key: &Key) -> Outcome<()> {
     Ok(())
 }
 
-async fn aws(key: &Key) -> Outcome<Service> {
+async fn aws(key: &Pair) -> Outcome<Service> {
     let server = Ministack::start().await;
     let arn = server.import(&key.pkcs8).await;
     let folder = tempfile::tempdir()?;
@@ -178,7 +178,7 @@ async fn aws(key: &Key) -> Outcome<Service> {
     })
 }
 
-async fn openbao(key: &Key) -> Outcome<Service> {
+async fn openbao(key: &Pair) -> Outcome<Service> {
     let server = vault::Server::start(vault::Backend::OpenBao).await;
     server.import("bench", &key.pkcs8).await;
     let token = server.secret_file("token", vault::ROOT);
@@ -201,7 +201,7 @@ async fn openbao(key: &Key) -> Outcome<Service> {
     })
 }
 
-async fn azure(key: &Key) -> Outcome<Service> {
+async fn azure(key: &Pair) -> Outcome<Service> {
     let fake = azure_key_vault_fake::Fake::start().await?;
     let kid = fake.import("bench", &key.pkcs8);
     let folder = tempfile::tempdir()?;
@@ -243,7 +243,7 @@ async fn azure(key: &Key) -> Outcome<Service> {
     })
 }
 
-async fn google(key: &Key) -> Outcome<Service> {
+async fn google(key: &Pair) -> Outcome<Service> {
     let fake = gcp_kms_fake::Fake::start();
     let crypto_key = "projects/bench/locations/europe-west3/keyRings/bench/cryptoKeys/bench";
     let algorithm = gcp_kms_fake::Algorithm::DecryptOaep2048Sha256;
@@ -305,7 +305,7 @@ fn http_call(request: reqwest::RequestBuilder, pointer: &'static str, material: 
     })
 }
 
-impl Key {
+impl Pair {
     fn generate() -> Outcome<Self> {
         let private = PrivateDecryptingKey::generate(KeySize::Rsa2048)?;
         let pkcs8: Pkcs8V1Der<'_> = private.as_der()?;
