@@ -10,7 +10,8 @@ use claviger_provider_api::{
 };
 use serde_json::json;
 
-use backend::{Backend, ROOT, Server, call, cpu_time, open};
+use backend::{Backend, ROOT, Server, call, open};
+use test_backends::cpu_time;
 
 const PARAMETERS: Parameters<'static> = Parameters { algorithm: Algorithm::RsaOaep256, label: &[] };
 

@@ -14,7 +14,6 @@ use claviger_provider_api::{
 use claviger_vault_transit::{AppRole, Auth, Config, Provider, Timeout};
 use serde_json::json;
 use test_backends::vault;
-pub use test_backends::cpu_time;
 pub use test_backends::vault::{Backend, ROOT};
 
 /// Runs each test on OpenBao, and as a long one on HashiCorp Vault.
