@@ -123,7 +123,8 @@ async fn cross(services: &[Which]) {
         let knowing: Vec<_> =
             stations.iter().filter(|s| s.algorithms.contains(&algorithm)).collect();
         println!("\nRSA-{bits}, {algorithm}: wrapped by (down), unwrapped by (across)");
-        let head: String = knowing.iter().map(|station| format!("{:>10}", station.name)).collect();
+        let head: Vec<_> = knowing.iter().map(|station| format!("{:>10}", station.name)).collect();
+        let head = head.concat();
         println!("{:16}{head}", "");
         let mut wrapped = Vec::new();
         for station in &knowing {
