@@ -2,6 +2,8 @@
 //! service without it, in turn. What the service itself takes is in both.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +33,10 @@ use crate::{Effort, Outcome};
 
 const ALGORITHM: Algorithm = Algorithm::RsaOaep256;
 const MATERIAL: [u8; 32] = [7; 32];
-const BARE_HTTP: &str = "one HTTP request";
+/// In a fake's folder: the key to serve, and what the fake says of itself.
+const KEY_FILE: &str = "key.der";
+const SAID_FILE: &str = "said.json";
+const BARE_HTTP: &str = "a bare HTTP request";
 
 /// The same RSA-2048 key everywhere.
 struct Pair {
@@ -91,9 +96,9 @@ async fn against(service: Service, key: &Pair, effort: Effort) -> Outcome<Vec<Ro
         many.push((bare(&service.call, 8, effort.time).await?, daemon(8).await?));
     }
     let Service { name, bare, .. } = service;
-    let p50 = format!("{name}, RSA-2048: p50 at one in flight, of {bare}'s");
+    let p50 = format!("{name}, RSA-2048: p50 at one in flight, of {bare}");
     let p50 = compare_freely(&p50, "µs", &one, |sample| Some(sample.p50_us));
-    let cpu = format!("{name}, RSA-2048: CPU per call, 8 in flight, of {bare}'s");
+    let cpu = format!("{name}, RSA-2048: CPU per call, 8 in flight, of {bare}");
     let cpu = compare_freely(&cpu, "µs", &many, |sample| sample.cpu_us);
     Ok(vec![p50, cpu])
 }
@@ -170,7 +175,7 @@ async fn aws(key: &Pair) -> Outcome<Service> {
     };
     Ok(Service {
         name: "AWS KMS (ministack)",
-        bare: "the SDK's own call",
+        bare: "the SDK alone",
         provider,
         locator,
         call: Arc::new(call),
@@ -202,30 +207,29 @@ async fn openbao(key: &Pair) -> Outcome<Service> {
 }
 
 async fn azure(key: &Pair) -> Outcome<Service> {
-    let fake = azure_key_vault_fake::Fake::start().await?;
-    let kid = fake.import("bench", &key.pkcs8);
-    let folder = tempfile::tempdir()?;
+    let fake = Fake::start("--serve-azure", key)?;
+    let (origin, kid, folder) = (fake.said("origin")?, fake.said("locator")?, &fake.folder);
     let ca = folder.path().join("ca.pem");
-    fs::write(&ca, fake.ca_pem())?;
+    fs::write(&ca, fake.said("ca")?)?;
     let application = table([
         ("tenant_id", TENANT.into()),
         ("client_id", CLIENT_ID.into()),
-        ("secret", secret(&folder, "secret", CLIENT_SECRET)?),
+        ("secret", secret(folder, "secret", CLIENT_SECRET)?),
     ]);
     let provider = options([
         ("type", "azure-key-vault".into()),
-        ("vault", fake.origin().into()),
-        ("authority", fake.origin().into()),
+        ("vault", origin.clone().into()),
+        ("authority", origin.clone().into()),
         ("resource", "https://vault.azure.net".into()),
         ("ca", ca.to_str().ok_or("a path in UTF-8")?.into()),
         ("auth", table([("client_secret", application)])),
     ]);
-    let http = http(Some(fake.ca_pem()))?;
+    let http = http(Some(&fake.said("ca")?))?;
     let form = format!(
         "grant_type=client_credentials&client_id={CLIENT_ID}&client_secret={CLIENT_SECRET}\
          &scope=https://vault.azure.net/.default"
     );
-    let login = http.post(format!("{}/{TENANT}/oauth2/v2.0/token", fake.origin())).body(form);
+    let login = http.post(format!("{origin}/{TENANT}/oauth2/v2.0/token")).body(form);
     let token = token(login.header("content-type", "application/x-www-form-urlencoded")).await?;
     let body = json!({ "alg": ALGORITHM.name(), "value": URL_SAFE_NO_PAD.encode(&key.wrapped) });
     let request = http
@@ -239,28 +243,25 @@ async fn azure(key: &Pair) -> Outcome<Service> {
         provider,
         locator: kid,
         call: http_call(request, "/value", URL_SAFE_NO_PAD.encode(MATERIAL)),
-        _server: Box::new((fake, folder)),
+        _server: Box::new(fake),
     })
 }
 
 async fn google(key: &Pair) -> Outcome<Service> {
-    let fake = gcp_kms_fake::Fake::start();
-    let crypto_key = "projects/bench/locations/europe-west3/keyRings/bench/cryptoKeys/bench";
-    let algorithm = gcp_kms_fake::Algorithm::DecryptOaep2048Sha256;
-    let locator = fake.import_version(crypto_key, algorithm, &key.pkcs8);
-    let folder = tempfile::tempdir()?;
+    let fake = Fake::start("--serve-google", key)?;
+    let (origin, locator) = (fake.said("origin")?, fake.said("locator")?);
     let provider = options([
         ("type", "gcp-kms".into()),
-        ("endpoint", fake.endpoint().into()),
-        ("credentials", secret(&folder, "account.json", &fake.service_account())?),
+        ("endpoint", origin.clone().into()),
+        ("credentials", secret(&fake.folder, "account.json", &fake.said("account")?)?),
     ]);
     let http = http(None)?;
     let path = "computeMetadata/v1/instance/service-accounts/default/token";
-    let login = http.get(format!("{}/{path}", fake.endpoint()));
+    let login = http.get(format!("{origin}/{path}"));
     let token = token(login.header("metadata-flavor", "Google")).await?;
     let body = json!({ "ciphertext": STANDARD.encode(&key.wrapped) });
     let request = http
-        .post(format!("{}/v1/{locator}:asymmetricDecrypt", fake.endpoint()))
+        .post(format!("{origin}/v1/{locator}:asymmetricDecrypt"))
         .header("authorization", token)
         .header("content-type", "application/json")
         .body(body.to_string());
@@ -270,7 +271,67 @@ async fn google(key: &Pair) -> Outcome<Service> {
         provider,
         locator,
         call: http_call(request, "/plaintext", STANDARD.encode(MATERIAL)),
-        _server: Box::new((fake, folder)),
+        _server: Box::new(fake),
+    })
+}
+
+/// A fake in a process of its own, so that its CPU time is nobody else's; and what it said of itself.
+struct Fake {
+    folder: tempfile::TempDir,
+    said: serde_json::Value,
+    _server: Server,
+}
+
+impl Fake {
+    fn start(mode: &str, key: &Pair) -> Outcome<Self> {
+        let folder = tempfile::tempdir()?;
+        secret_file(&folder.path().join(KEY_FILE), &key.pkcs8)?;
+        let said = folder.path().join(SAID_FILE);
+        let server = Server::start(mode, folder.path(), || said.exists())?;
+        Ok(Self { said: serde_json::from_slice(&fs::read(said)?)?, folder, _server: server })
+    }
+
+    fn said(&self, name: &str) -> Outcome<String> {
+        Ok(self.said[name].as_str().ok_or("a fake that said nothing of itself")?.to_owned())
+    }
+}
+
+/// Serves a fake of Azure Key Vault with the key in a folder, and says there where it is.
+pub(crate) fn serve_azure(folder: &Path) -> Outcome<()> {
+    serve_fake(folder, async |pkcs8| {
+        let fake = azure_key_vault_fake::Fake::start().await?;
+        let kid = fake.import("bench", pkcs8);
+        let said = json!({ "origin": fake.origin(), "ca": fake.ca_pem(), "locator": kid });
+        Ok((Box::new(fake) as Box<dyn std::any::Any>, said))
+    })
+}
+
+/// The same of Google Cloud KMS.
+pub(crate) fn serve_google(folder: &Path) -> Outcome<()> {
+    serve_fake(folder, async |pkcs8| {
+        let fake = gcp_kms_fake::Fake::start();
+        let crypto_key = "projects/bench/locations/europe-west3/keyRings/bench/cryptoKeys/bench";
+        let algorithm = gcp_kms_fake::Algorithm::DecryptOaep2048Sha256;
+        let locator = fake.import_version(crypto_key, algorithm, pkcs8);
+        let account = fake.service_account();
+        let said = json!({ "origin": fake.endpoint(), "account": account, "locator": locator });
+        Ok((Box::new(fake) as Box<dyn std::any::Any>, said))
+    })
+}
+
+fn serve_fake(
+    folder: &Path,
+    start: impl AsyncFnOnce(&[u8]) -> Outcome<(Box<dyn std::any::Any>, serde_json::Value)>,
+) -> Outcome<()> {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    let pkcs8 = fs::read(folder.join(KEY_FILE))?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let (_fake, said) = start(&pkcs8).await?;
+        let new = folder.join("said.new");
+        secret_file(&new, said.to_string().as_bytes())?;
+        fs::rename(new, folder.join(SAID_FILE))?;
+        std::future::pending().await
     })
 }
 
@@ -318,11 +379,14 @@ impl Pair {
 
 /// `{ file = "…" }`, which nobody else may read.
 fn secret(folder: &tempfile::TempDir, name: &str, content: &str) -> Outcome<Value> {
-    use std::os::unix::fs::PermissionsExt;
     let path = folder.path().join(name);
-    fs::write(&path, content)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    secret_file(&path, content.as_bytes())?;
     Ok(table([("file", path.to_str().ok_or("a path in UTF-8")?.into())]))
+}
+
+fn secret_file(path: &Path, content: &[u8]) -> Outcome<()> {
+    fs::write(path, content)?;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o600))?)
 }
 
 fn table<const N: usize>(entries: [(&str, Value); N]) -> Value {

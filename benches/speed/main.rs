@@ -55,6 +55,8 @@ fn main() -> Outcome<()> {
         // This program is its own servers too.
         ["--serve-noop", config] => return noop::serve(PathBuf::from(config)),
         ["--serve-echo", site] => return echo::serve(&PathBuf::from(site)),
+        ["--serve-azure", folder] => return backends::serve_azure(&PathBuf::from(folder)),
+        ["--serve-google", folder] => return backends::serve_google(&PathBuf::from(folder)),
         all if !all.contains(&"--bench") => {
             return Err("run it by `cargo bench --bench speed`, or by scripts/bench".into());
         }
