@@ -138,8 +138,8 @@ async fn measured(server: &Server, what: &str, work: impl AsyncFn()) {
         work().await;
         times.push(begun.elapsed());
     }
-    let server = (server.cpu_time() - server_before) / ROUNDS;
-    let own = (cpu_time("self") - own_before) / ROUNDS;
+    let server = server.cpu_time().saturating_sub(server_before) / ROUNDS;
+    let own = cpu_time("self").saturating_sub(own_before) / ROUNDS;
     times.sort_unstable();
     let median = times[times.len() / 2];
     println!(
