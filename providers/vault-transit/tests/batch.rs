@@ -139,8 +139,8 @@ async fn measured(server: &Server, what: &str, work: impl AsyncFn()) {
         work().await;
         times.push(begun.elapsed());
     }
-    let server = (cpu_time(&server.id().to_string()) - server_before) / ROUNDS;
-    let own = (cpu_time("self") - own_before) / ROUNDS;
+    let server = cpu_time(&server.id().to_string()).saturating_sub(server_before) / ROUNDS;
+    let own = cpu_time("self").saturating_sub(own_before) / ROUNDS;
     times.sort_unstable();
     let median = times[times.len() / 2];
     println!(
