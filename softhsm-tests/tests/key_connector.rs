@@ -329,7 +329,7 @@ fn a_key_connector_moves_from_its_pfx_file_to_softhsm_by_the_steps_of_the_page()
 async fn a_key_connector_moves_from_aws_kms_to_softhsm_by_the_steps_of_the_page() {
     let aws = Remote::start(Which::Aws).await;
     let key = RsaKey::generate(2048);
-    let place = aws.import(&key, "user-keys").await.remove(0);
+    let place = aws.import(&key, "user-keys", None).await.remove(0);
     let documented = file("move-from-aws.toml");
     let arn = documented.lines().find_map(|line| line.split("locator = \"").nth(1)).unwrap();
     let arn = arn.split('"').next().unwrap();
