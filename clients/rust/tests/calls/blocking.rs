@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use claviger_client::blocking::Client;
 use claviger_client::{
-    Client as AsyncClient, Code, Config, Health, SignOptions, UnwrapItem, UnwrapOptions,
-    WrapOptions,
+    Client as AsyncClient, Code, Config, Health, Recipient, RewrapItem, RewrapSource, RewrapTarget,
+    SignOptions, UnwrapItem, UnwrapOptions, WrapOptions,
 };
 use tokio::runtime::Runtime;
 
@@ -56,6 +56,15 @@ fn every_call_has_its_blocking_counterpart() {
         UnwrapItem { key: "a".into(), wrapped: b"12".into(), options: UnwrapOptions::default() };
     let batch = client.unwrap_batch(&[item]).unwrap();
     assert_eq!(*batch[0].as_ref().unwrap().key_material, b"21");
+    let target = RewrapTarget {
+        recipient: Recipient::Key("b".into()),
+        algorithm: String::new(),
+        label: Vec::new(),
+    };
+    let source = RewrapSource { key: "a".into(), ..Default::default() };
+    let item = RewrapItem { source, wrapped: b"12".into(), target, max_key_material_len: None };
+    assert_eq!(client.rewrap(&item).unwrap().wrapped, b"21");
+    assert_eq!(client.rewrap_batch(&[item]).unwrap()[0].as_ref().unwrap().wrapped, b"21");
     let options = SignOptions::default();
     let signed = client.sign("a", &[1; 32], "PS256", options).unwrap();
     let verified = client.verify("a", &[1; 32], "PS256", &signed.signature, options).unwrap();
