@@ -43,8 +43,7 @@ impl Which {
     /// Those that every run of the tests has.
     pub const USUAL: [Self; 4] = [Self::Aws, Self::Azure, Self::Google, Self::OpenBao];
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Aws, Self::Azure, Self::Google, Self::OpenBao, Self::Vault];
+    pub const ALL: [Self; 5] = [Self::Aws, Self::Azure, Self::Google, Self::OpenBao, Self::Vault];
 
     /// For messages, and as a part of names.
     pub fn name(self) -> &'static str {
@@ -122,12 +121,7 @@ impl Remote {
     }
 
     /// Imports a key; gives each place where it now lies, as it is named `via` the proxy.
-    pub async fn import(
-        &self,
-        key: &RsaKey,
-        name: &str,
-        via: Option<&FaultProxy>,
-    ) -> Vec<Place> {
+    pub async fn import(&self, key: &RsaKey, name: &str, via: Option<&FaultProxy>) -> Vec<Place> {
         match &self.server {
             Server::Aws(server) => {
                 let algorithms = vec![Algorithm::RsaOaep256, Algorithm::RsaOaep];
@@ -162,9 +156,7 @@ impl Remote {
     pub async fn proxy(&self) -> FaultProxy {
         match &self.server {
             Server::Aws(server) => FaultProxy::start_tls(&server.endpoint, None).await,
-            Server::Azure(fake) => {
-                FaultProxy::start_tls(fake.origin(), Some(fake.ca_pem())).await
-            }
+            Server::Azure(fake) => FaultProxy::start_tls(fake.origin(), Some(fake.ca_pem())).await,
             Server::Google(fake) => FaultProxy::start_tls(fake.endpoint(), None).await,
             Server::Vault(server) => FaultProxy::start_tls(&server.address, None).await,
         }
@@ -199,7 +191,10 @@ impl Remote {
                 set("attempt_timeout", REQUEST_TIMEOUT.into());
                 set("operation_timeout", REQUEST_TIMEOUT.into());
                 if via.is_none() {
-                    set("ca", site.file(&format!("{provider}-ca.pem"), fake.ca_pem(), 0o644).into());
+                    set(
+                        "ca",
+                        site.file(&format!("{provider}-ca.pem"), fake.ca_pem(), 0o644).into(),
+                    );
                 }
                 let secret = format!("{provider}-secret");
                 site.file(&secret, CLIENT_SECRET, 0o600);

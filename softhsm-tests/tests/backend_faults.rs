@@ -232,7 +232,10 @@ async fn an_answer_of_google_with_a_wrong_checksum_is_never_given_out() {
         let (sent, outcome) = stage.ask(&connection).await;
         let code = outcome.map_or_else(|answer| answer.code(), |()| Code::Ok);
         println!("{fault:?} once: {code:?} after {sent} requests");
-        assert!(matches!(code, Code::Ok | Code::Internal | Code::Unavailable), "{fault:?}: {code:?}");
+        assert!(
+            matches!(code, Code::Ok | Code::Internal | Code::Unavailable),
+            "{fault:?}: {code:?}"
+        );
         assert!(sent <= 2, "{fault:?}: {sent} requests");
         stage.heal().await;
     }
