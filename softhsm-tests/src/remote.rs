@@ -152,6 +152,26 @@ impl Remote {
         }
     }
 
+    /// What the service itself makes of `material` under a key of its own, where it wraps at all.
+    pub async fn wrap(
+        &self,
+        place: &Place,
+        algorithm: Algorithm,
+        material: &[u8],
+    ) -> Option<Vec<u8>> {
+        if !place.algorithms.contains(&algorithm) {
+            return None;
+        }
+        match &self.server {
+            Server::Aws(server) => Some(server.wrap(&place.locator, algorithm, material).await),
+            Server::Vault(server) if algorithm == Algorithm::RsaOaep256 => {
+                let name = place.locator.strip_prefix("transit/")?.strip_suffix(":1")?;
+                Some(server.wrap(name, material).await)
+            }
+            Server::Azure(_) | Server::Google(_) | Server::Vault(_) => None,
+        }
+    }
+
     /// A proxy in front of it, over https.
     pub async fn proxy(&self) -> FaultProxy {
         match &self.server {

@@ -2,6 +2,7 @@
 
 use claviger_proto::v1::{UnwrapRequest, WrapRequest};
 use claviger_provider_api::Algorithm;
+use softhsm_tests::remote::Place;
 use softhsm_tests::scene::MATERIAL;
 use softhsm_tests::{Backend, Connection, Daemon, Remote, RsaKey, Site, Version, Which};
 
@@ -51,11 +52,7 @@ impl Station {
     }
 
     /// One for each place in which the service keeps the keys.
-    async fn of(remote: &Remote, keys: &[RsaKey]) -> Vec<Self> {
-        let mut places = Vec::new();
-        for (bits, key) in SIZES.into_iter().zip(keys) {
-            places.push(remote.import(key, &key_name(bits), None).await);
-        }
+    async fn of(remote: &Remote, keys: &[RsaKey], places: &[Vec<Place>]) -> Vec<Self> {
         let mut stations = Vec::new();
         for index in 0..places[0].len() {
             let mut site = Site::new();
@@ -112,8 +109,12 @@ async fn cross(services: &[Which]) {
     let mut remotes = Vec::new();
     for which in services {
         let remote = Remote::start(*which).await;
-        stations.extend(Station::of(&remote, &keys).await);
-        remotes.push(remote);
+        let mut places = Vec::new();
+        for (bits, key) in SIZES.into_iter().zip(&keys) {
+            places.push(remote.import(key, &key_name(bits), None).await);
+        }
+        stations.extend(Station::of(&remote, &keys, &places).await);
+        remotes.push((remote, places));
     }
     let (mut crossed, mut wrong) = (0, Vec::new());
     for (bits, algorithm) in
@@ -123,16 +124,25 @@ async fn cross(services: &[Which]) {
             stations.iter().filter(|s| s.algorithms.contains(&algorithm)).collect();
         println!("\nRSA-{bits}, {algorithm}: wrapped by (down), unwrapped by (across)");
         let head: String = knowing.iter().map(|station| format!("{:>10}", station.name)).collect();
-        println!("{:10}{head}", "");
-        for wraps in &knowing {
-            let wrapped = wraps.wrap(bits, algorithm).await;
-            print!("{:10}", wraps.name);
+        println!("{:16}{head}", "");
+        let mut wrapped = Vec::new();
+        for station in &knowing {
+            wrapped.push((station.name.clone(), station.wrap(bits, algorithm).await));
+        }
+        // The daemon wraps in software, whatever the backend; some services wrap too.
+        for (remote, places) in &remotes {
+            let of_size = SIZES.iter().position(|size| *size == bits).unwrap();
+            let own = remote.wrap(&places[of_size][0], algorithm, &MATERIAL).await;
+            wrapped.extend(own.map(|value| (format!("{} itself", remote.which.name()), value)));
+        }
+        for (wraps, wrapped) in &wrapped {
+            print!("{wraps:16}");
             for unwraps in &knowing {
-                let right = unwraps.unwraps(bits, algorithm, &wrapped).await;
+                let right = unwraps.unwraps(bits, algorithm, wrapped).await;
                 print!("{:>10}", if right { "yes" } else { "NO" });
                 crossed += 1;
                 if !right {
-                    wrong.push(format!("{algorithm}: {} to {}", wraps.name, unwraps.name));
+                    wrong.push(format!("{algorithm}: {wraps} to {}", unwraps.name));
                 }
             }
             println!();

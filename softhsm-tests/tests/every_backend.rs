@@ -17,13 +17,13 @@ use tonic::Code;
 struct World {
     daemon: Daemon,
     caller: Identity,
-    keys: Vec<Key>,
+    keys: Vec<Served>,
     site: Site,
     _remotes: Vec<Remote>,
     _tokens: Vec<Token>,
 }
 
-struct Key {
+struct Served {
     /// The backend's name too.
     name: &'static str,
     key: RsaKey,
@@ -37,7 +37,7 @@ impl World {
         let mut add = |site: &mut Site, name, key: RsaKey, version, algorithms: &[Algorithm]| {
             let names: Vec<&str> = algorithms.iter().map(|algorithm| algorithm.name()).collect();
             site.key(name, &names, vec![version]);
-            keys.push(Key { name, key, algorithms: algorithms.to_vec() });
+            keys.push(Served { name, key, algorithms: algorithms.to_vec() });
         };
 
         site.files("software", "keys");
@@ -101,7 +101,7 @@ async fn everybody_is_served(services: &[Which]) {
     let names: Vec<&str> = world.keys.iter().map(|key| key.name).collect();
     let mut sorted = names.clone();
     sorted.sort_unstable();
-    for Key { name, algorithms, .. } in &world.keys {
+    for Served { name, algorithms, .. } in &world.keys {
         let seen = python::story(&world.site, &world.daemon, &world.caller, name);
         assert_eq!(seen["listed"], serde_json::json!(sorted));
         assert_eq!(
@@ -139,7 +139,7 @@ async fn bad_values_are_answered_alike(services: &[Which]) {
     let connection = connection.await.unwrap();
     let stranger = RsaKey::generate(2048);
     let mut answers: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for Key { name, key, algorithms } in &world.keys {
+    for Served { name, key, algorithms } in &world.keys {
         let algorithm = algorithms[0];
         let good = wrap_with(key, algorithm);
         let mut flipped = good.clone();

@@ -32,7 +32,7 @@ impl World {
         let mut site = Site::new();
         remote.configure(&mut site, "remote", None).await;
         let key = RsaKey::shared(2048);
-        let places = remote.import(&key, KEY).await;
+        let places = remote.import(&key, KEY, None).await;
         let place = places
             .iter()
             .find(|place| place.algorithms.contains(&Algorithm::RsaOaep))
@@ -93,29 +93,35 @@ fn a_thousand_and_eight_times_two_hundred_lives_on_kryoptic() {
     lives(&World::of(Scene::on(&token)), 1000, 8, 200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: scripts/test --all"]
 async fn a_thousand_and_eight_times_two_hundred_lives_on_aws() {
     let world = World::on(Which::Aws).await;
     lives(&world, 1000, 8, 200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_connector_on_aws() {
     let world = World::on(Which::Aws).await;
     lives(&world, 20, 8, 5);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: scripts/test --all"]
 async fn a_thousand_and_eight_times_two_hundred_lives_on_azure() {
     let world = World::on(Which::Azure).await;
     lives(&world, 1000, 8, 200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_connector_on_azure() {
     let world = World::on(Which::Azure).await;
+    lives(&world, 20, 8, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_connector_on_google() {
+    let world = World::on(Which::Google).await;
     lives(&world, 20, 8, 5);
 }
 
@@ -256,6 +262,31 @@ fn one_of_two_daemons_that_is_killed_is_no_error_for_the_host() {
         host.more(20, &module);
     }
     host.stop();
+}
+
+#[test]
+fn a_key_that_is_not_open_yet_is_waited_for() {
+    let token = Token::softhsm();
+    let mut scene = Scene::on(&token);
+    token.take_away();
+    let daemon = scene.start();
+    let mut module = Module::new(&scene, &[&daemon]);
+    module.token().insert("timeout".into(), "60s".into());
+    module.write();
+    let host = module
+        .host(BY_LABEL, &["sequential", "1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the host starts");
+    let begun = Instant::now();
+    while !module.log().contains("the daemon has not opened it yet") {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    token.bring_back();
+    let output = host.wait_with_output().expect("the host ends");
+    assert_eq!(module.said(&output)[0].tasks, 1);
 }
 
 #[test]

@@ -3,9 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use cryptoki_sys::{CK_OBJECT_HANDLE, CKA_ID, CKO_PRIVATE_KEY};
+use cryptoki_sys::{
+    CK_OBJECT_HANDLE, CK_ULONG, CKA_CLASS, CKA_ID, CKA_LABEL, CKA_TOKEN, CKO_PRIVATE_KEY,
+    CKO_PUBLIC_KEY,
+};
 
 use crate::attributes;
+use crate::config;
 use crate::id::{self, Fit};
 use crate::key::Key;
 use crate::raw::{Attribute, Wanted};
@@ -49,10 +53,27 @@ impl Find {
         )
     }
 
+    /// Whether it found nothing more.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The next objects, at most `max`.
     pub(crate) fn next(&mut self, max: usize) -> Vec<CK_OBJECT_HANDLE> {
         self.0.drain(..max.min(self.0.len())).collect()
     }
+}
+
+/// Whether a template may be for this key, of which no more is known than how it is to look.
+pub(crate) fn could_be(key: &config::Key, wanted: &[Wanted<'_>]) -> bool {
+    let classes = [CKO_PRIVATE_KEY, CKO_PUBLIC_KEY].map(CK_ULONG::to_ne_bytes);
+    wanted.iter().all(|(kind, value)| match *kind {
+        CKA_LABEL => *value == key.label.as_bytes(),
+        CKA_ID => id::fit(&key.id, value).is_some(),
+        CKA_CLASS => classes.iter().any(|class| class == value),
+        CKA_TOKEN => *value == [1],
+        _ => true,
+    })
 }
 
 fn fit(object: &Object, wanted: &[Wanted<'_>], private: bool) -> Option<Fit> {
@@ -70,11 +91,9 @@ fn fit(object: &Object, wanted: &[Wanted<'_>], private: bool) -> Option<Fit> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
     use crate::key::tests::described;
     use cryptoki_sys::{
-        CK_ULONG, CKA_CLASS, CKA_DECRYPT, CKA_LABEL, CKA_PRIVATE_EXPONENT, CKA_SENSITIVE,
-        CKA_TOKEN, CKO_CERTIFICATE, CKO_PUBLIC_KEY, CKO_SECRET_KEY,
+        CKA_DECRYPT, CKA_PRIVATE_EXPONENT, CKA_SENSITIVE, CKO_CERTIFICATE, CKO_SECRET_KEY,
     };
 
     const OPEN: Viewer = Viewer { private: false, logged_in: false };
@@ -149,6 +168,25 @@ mod tests {
         assert_eq!(found(&keys, &[], viewer(true, false)), [2]);
         assert_eq!(found(&keys, &[], viewer(true, true)), [1, 2]);
         assert_eq!(found(&keys, &[], viewer(false, false)), [1, 2]);
+    }
+
+    #[test]
+    fn a_key_that_is_not_open_yet_is_missed_only_by_those_who_look_for_it() {
+        let key = config::Key { id: vec![1], ..config::Key::named("a") };
+        let (private, certificate) = (class(CKO_PRIVATE_KEY), class(CKO_CERTIFICATE));
+        let number = 1_u64.to_le_bytes();
+        for wanted in [
+            &[][..],
+            &[(CKA_CLASS, &private[..]), (CKA_TOKEN, &[1]), (CKA_LABEL, b"a")],
+            &[(CKA_CLASS, &private), (CKA_ID, &number), (CKA_DECRYPT, &[1])],
+        ] {
+            assert!(could_be(&key, wanted), "{wanted:?}");
+        }
+        for wanted in
+            [(CKA_LABEL, &b"b"[..]), (CKA_ID, &[2]), (CKA_CLASS, &certificate), (CKA_TOKEN, &[0])]
+        {
+            assert!(!could_be(&key, &[wanted]), "{wanted:?}");
+        }
     }
 
     #[test]

@@ -42,6 +42,8 @@ struct Known {
     good_until: Option<Instant>,
     failed: Option<(Instant, CK_RV)>,
     ever: bool,
+    /// Keys that the daemon offers and has not opened since it was started.
+    closed: Vec<config::Key>,
 }
 
 struct Entry {
@@ -96,6 +98,11 @@ impl Slot {
             Err(code) => known.fail(code),
         }
         known.since(arrived).unwrap_or(Err(CKR_FUNCTION_FAILED))
+    }
+
+    /// Whether the daemon has a key that it could not open yet, and that a search is for.
+    pub(crate) fn has_closed(&self, is_wanted: impl Fn(&config::Key) -> bool) -> bool {
+        lock(&self.known).closed.iter().any(is_wanted)
     }
 
     /// The object that a handle stands for.
@@ -232,6 +239,7 @@ impl Known {
     fn learn(&mut self, fetched: Vec<(config::Key, claviger_client::Key)>, configured: usize) {
         let mut complete = fetched.len() >= configured;
         let mut offered = vec![false; self.keys.len()];
+        self.closed.clear();
         for (look, key) in fetched {
             let index =
                 self.keys.iter().position(|entry| entry.name == look.name).unwrap_or_else(|| {
@@ -245,6 +253,9 @@ impl Known {
                 Err(reason) => {
                     log::write(format_args!("key `{}`: {reason}", look.name));
                     complete = false;
+                    if self.keys[index].key.is_none() {
+                        self.closed.push(look);
+                    }
                 }
             }
         }

@@ -281,7 +281,10 @@ impl SourceField {
                 .into());
         }
         match (self.file, self.url) {
-            (Some(path), None) => Ok(Subject::File(path, format)),
+            (Some(path), None) if path.is_absolute() => Ok(Subject::File(path, format)),
+            (Some(_), None) => {
+                Err("`credential_source.file` is a relative path; write it from / on".into())
+            }
             (None, Some(text)) => {
                 let url = Url::parse(&text)
                     .map_err(|error| format!("`credential_source.url` is no URL ({error})"))?;
@@ -431,6 +434,7 @@ mod tests {
             (with(federated(), "token_url", json!("marker")), "`token_url` is no URL"),
             (source(json!({})), "exactly one of `file` and `url`"),
             (source(json!({ "executable": { "command": "marker" } })), "is a command"),
+            (source(json!({ "file": "token" })), "relative path"),
             (source(json!({ "environment_id": "aws1", "url": "marker" })), "AWS"),
             (source(json!({ "url": "http://example.org/" })), "loopback"),
             (source(json!({ "file": "/t", "format": { "type": "xml" } })), "text or json"),

@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_full_name_reads_back_as_itself() {
-        let global = "projects/1012616486416/locations/global/keyRings/r/cryptoKeys/k/\
+        let global = "projects/123456789012/locations/global/keyRings/r/cryptoKeys/k/\
                       cryptoKeyVersions/1";
         let scoped = GOOD.replace("p-1", "example.org:old-project");
         for text in [GOOD, global, &scoped] {

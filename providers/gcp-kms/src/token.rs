@@ -167,7 +167,7 @@ async fn subject_token(
                 request = request.with_header(name.clone(), value.clone());
             }
             let answer = client.send(&request, deadline).await?;
-            format.token(answer.body()).map_err(|why| unusable(&url, why))
+            format.token(answer.body()).map_err(|why| unusable(&"`credential_source.url`", why))
         }
     }
 }

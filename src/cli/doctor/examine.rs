@@ -72,7 +72,12 @@ pub(super) async fn examine(
 ) -> (Finding, Option<Arc<dyn WrappingKey>>) {
     let begun = Instant::now();
     let Version { algorithms, sign_algorithms, public_key_sha256, .. } = place.version;
-    let whole = OpenKey { locator: &place.replica.locator, algorithms, sign_algorithms };
+    let whole = OpenKey {
+        locator: &place.replica.locator,
+        algorithms,
+        sign_algorithms,
+        public_key_sha256: *public_key_sha256,
+    };
     let mut troubles = Vec::new();
     let (key, proofs, unwraps) = match provider.open(&whole).await {
         Ok(key) => match prove(&*key, &whole).await {

@@ -14,7 +14,7 @@ use super::diagnosis::Diagnosis::{
 
 /// The first row whose words are in an error gives its meaning. What is special comes before what
 /// is general: a status that any server may give stands last.
-const WORDS: [(&str, Diagnosis); 66] = [
+const WORDS: [(&str, Diagnosis); 73] = [
     ("refused this PIN before", LatchedPin),
     ("no PIN is tried", LatchedPin),
     ("one more wrong PIN locks it", LockedPin),
@@ -36,13 +36,15 @@ const WORDS: [(&str, Diagnosis); 66] = [
     ("allow_extractable = true", ExtractableRefused),
     ("does not work with this key", AlgorithmNotOffered),
     ("cannot work; take it off", AlgorithmNotOffered),
-    ("KMS cannot unwrap", AlgorithmNotOffered),
+    ("cannot unwrap RSA", AlgorithmNotOffered),
+    ("is a version for", AlgorithmNotOffered),
     ("the token has no private key", KeyAbsent),
     ("(CKA_KEY_TYPE)", KeyUnfit),
     ("may not be used so: its CKA_", KeyUnfit),
     ("(CKA_ALWAYS_AUTHENTICATE)", KeyUnfit),
     ("was made for", KeyUnfit),
     ("InvalidKeyUsageException", KeyUnfit),
+    ("KeyOperationForbidden", KeyUnfit),
     ("can be used; ", KeyUnfit),
     ("the key is of type", KeyUnfit),
     ("DisabledException", KeyDisabled),
@@ -50,6 +52,7 @@ const WORDS: [(&str, Diagnosis); 66] = [
     ("KeyDisabled", KeyDisabled),
     ("min_decryption_version", KeyDisabled),
     ("is not enabled", KeyDisabled),
+    ("FAILED_PRECONDITION", KeyDisabled),
     ("NotFoundException", KeyAbsent),
     ("KeyNotFound", KeyAbsent),
     ("encryption key not found", KeyAbsent),
@@ -72,6 +75,10 @@ const WORDS: [(&str, Diagnosis); 66] = [
     ("provided credentials", CredentialsRefused),
     ("(LogIn)", CredentialsRefused),
     ("(LookUpToken)", CredentialsRefused),
+    ("no token (", CredentialsRefused),
+    ("no token: ", CredentialsRefused),
+    ("asking for a", CredentialsRefused),
+    ("asking the metadata server", CredentialsRefused),
     ("passphrase", CredentialsRefused),
     ("cannot be used: refused ", SecretFile),
     ("cannot be used: cannot read", KeyAbsent),
@@ -106,7 +113,7 @@ mod tests {
     const OPERATOR: ErrorKind = ErrorKind::OperatorNeeded;
     const AWAY: ErrorKind = ErrorKind::Unavailable;
 
-    const SENTENCES: [(ErrorKind, &str, Diagnosis); 34] = [
+    const SENTENCES: [(ErrorKind, &str, Diagnosis); 42] = [
         (
             OPERATOR,
             "the token \"a\" refused the login (CKR_PIN_INCORRECT from C_Login); this PIN is not tried again, so that the token does not lock: …",
@@ -201,6 +208,26 @@ mod tests {
         (
             OPERATOR,
             "key file /k/a.pem is not opened by the configured passphrase (or the file is damaged)",
+            CredentialsRefused,
+        ),
+        (
+            OPERATOR,
+            "KMS cannot unwrap RSA-OAEP-384, only RSA-OAEP and RSA-OAEP-256; take it off the list",
+            AlgorithmNotOffered,
+        ),
+        (OPERATOR, "get key: HTTP 403 Forbidden (KeyDisabled): …; enable the key", KeyDisabled),
+        (
+            OPERATOR,
+            "get key: HTTP 403 Forbidden (ForbiddenByRbac): …; allow keys/read …",
+            NotPermitted,
+        ),
+        (OPERATOR, "get key: HTTP 401 Unauthorized: [TokenExpired] …", CredentialsRefused),
+        (OPERATOR, "unwrapKey: no token (HTTP 400): …", CredentialsRefused),
+        (OPERATOR, "getPublicKey failed: NOT_FOUND (HTTP 404): …", KeyAbsent),
+        (OPERATOR, "getPublicKey failed: FAILED_PRECONDITION (HTTP 400): …", KeyDisabled),
+        (
+            OPERATOR,
+            "asking for an access token failed: invalid_grant (HTTP 400): …",
             CredentialsRefused,
         ),
         (OPERATOR, "something new", OperatorNeeded),

@@ -76,6 +76,23 @@ fn a_good_configuration_becomes_what_it_says() {
 }
 
 #[test]
+fn unwraps_alarm_by_default_where_no_rate_says_how_many_are_usual() {
+    let limits = |written: &str| {
+        let text = GOOD.replace("rate = \"50/s\", failed_unwraps = \"off\"", written);
+        assert_ne!(text, GOOD, "good.toml has a caller with both limits");
+        parse(&text).unwrap().callers[0].limits.unwraps_alarm
+    };
+    let hundred_an_hour = Limits::default().unwraps_alarm;
+    assert!(hundred_an_hour.is_some());
+    assert_eq!(limits("rate = \"off\""), hundred_an_hour);
+    assert_eq!(limits("rate = \"9/s\""), None);
+    let per = Duration::from_hours(24);
+    let both = limits("rate = \"9/s\", unwraps_alarm = \"5/d\"");
+    assert_eq!(both, Some(Rate { count: 5, per }));
+    assert_eq!(limits("unwraps_alarm = \"off\""), None);
+}
+
+#[test]
 fn secrets_in_a_table_of_a_providers_are_sources_like_the_others() {
     let aws = |rest: &str| {
         format!("{GOOD}\n[providers.aws]\ntype = \"aws-kms\"\nregion = \"eu-central-1\"\n{rest}\n")

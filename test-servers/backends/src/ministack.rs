@@ -6,9 +6,10 @@ use aws_sdk_kms::Client;
 use aws_sdk_kms::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::{
-    AlgorithmSpec, ExpirationModelType, KeySpec, KeyUsageType, OriginType, WrappingKeySpec,
+    AlgorithmSpec, EncryptionAlgorithmSpec, ExpirationModelType, KeySpec, KeyUsageType, OriginType,
+    WrappingKeySpec,
 };
-use claviger_provider_api::PublicKey;
+use claviger_provider_api::{Algorithm, PublicKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -87,6 +88,20 @@ impl Ministack {
     pub async fn key(&self, spec: KeySpec, usage: KeyUsageType) -> String {
         let made = self.administrator().create_key().key_spec(spec).key_usage(usage).send().await;
         arn(made)
+    }
+
+    /// Wraps under a key, as KMS itself does.
+    pub async fn wrap(&self, arn: &str, algorithm: Algorithm, material: &[u8]) -> Vec<u8> {
+        let algorithm = match algorithm {
+            Algorithm::RsaOaep => EncryptionAlgorithmSpec::RsaesOaepSha1,
+            Algorithm::RsaOaep256 => EncryptionAlgorithmSpec::RsaesOaepSha256,
+            other => panic!("KMS has no {other}"),
+        };
+        let kms = self.administrator();
+        let encrypt = kms.encrypt().key_id(arn).encryption_algorithm(algorithm);
+        let answer = encrypt.plaintext(Blob::new(material)).send().await;
+        let wrapped = answer.expect("an administrator encrypts").ciphertext_blob;
+        wrapped.expect("a value that is wrapped").into_inner()
     }
 
     /// Imports an RSA key (PKCS#8, DER) that unwraps, and gives its ARN.

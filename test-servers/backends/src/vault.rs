@@ -161,6 +161,15 @@ impl Server {
         self.set(&format!("transit/keys/{name}/import"), body).await;
     }
 
+    /// Wraps under `transit/NAME`, as Transit itself does: OAEP with SHA-256.
+    pub async fn wrap(&self, name: &str, material: &[u8]) -> Vec<u8> {
+        let body = json!({ "plaintext": STANDARD.encode(material) });
+        let answer = self.set(&format!("transit/encrypt/{name}"), body).await;
+        let wrapped = answer["data"]["ciphertext"].as_str().expect("a value that is wrapped");
+        let wrapped = wrapped.rsplit(':').next().unwrap_or_default();
+        STANDARD.decode(wrapped).expect("it is base64")
+    }
+
     /// Makes an AppRole `claviger` with this policy (HCL), whose tokens live for `ttl`; gives the
     /// role's id and a secret id.
     pub async fn approle(&self, policy: &str, ttl: &str, max_ttl: &str) -> (String, String) {

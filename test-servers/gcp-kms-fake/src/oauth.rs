@@ -20,7 +20,7 @@ const KEY_ID: &str = "fakekeyid0123456789abcdef0123456789abcdef";
 const CLIENT_ID: &str = "fake-client.apps.googleusercontent.com";
 const CLIENT_SECRET: &str = "fake-client-secret";
 const REFRESH_TOKEN: &str = "1//fake-refresh-token";
-const AUDIENCE: &str = "//iam.googleapis.com/projects/1012616486416/locations/global/\
+const AUDIENCE: &str = "//iam.googleapis.com/projects/123456789012/locations/global/\
                         workloadIdentityPools/pool/providers/provider";
 
 const CLOUD_PLATFORM: &str = "https://www.googleapis.com/auth/cloud-platform";

@@ -68,7 +68,7 @@ impl Status {
         }
         let message = "Quota exceeded for quota metric 'Cryptographic requests' and limit \
                        'Cryptographic requests per minute' of service 'cloudkms.googleapis.com' \
-                       for consumer 'project_number:1012616486416'.";
+                       for consumer 'project_number:123456789012'.";
         Self { code: "RESOURCE_EXHAUSTED", message: message.into(), details }
     }
 

@@ -78,7 +78,7 @@ pub(crate) async fn open(
     config.validate().unwrap();
     config.check_locator(locator).unwrap();
     let provider = Provider::new("gcp", config, None).unwrap();
-    provider.open(&OpenKey { locator, algorithms, sign_algorithms }).await
+    provider.open(&OpenKey { locator, algorithms, sign_algorithms, public_key_sha256: None }).await
 }
 
 /// Writes a file that only its owner may read.
