@@ -3,12 +3,11 @@
 //   java ForeignJava.java LIBRARY FOLDER
 //
 // FOLDER holds `material`, `oaep-sha1` (wrapped for the key user-keys) and `pkcs1` (wrapped for
-// old-keys) as OpenSSL made them; `java.rs256`, a signature of `material`, goes there.
+// old-keys) as OpenSSL made them; `java.rs256` and `java.ps256`, signatures of `material`, go there.
 
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.security.GeneralSecurityException;
-import java.security.InvalidAlgorithmParameterException;
 import java.security.Key;
 import java.security.KeyStore;
 import java.security.PrivateKey;
@@ -52,21 +51,22 @@ public final class ForeignJava {
             System.out.println("OAEP: SunPKCS11 has none");
         }
 
-        Signature signature = Signature.getInstance("SHA256withRSA", provider);
-        signature.initSign(key);
-        signature.update(material);
-        Files.write(folder.resolve("java.rs256"), signature.sign());
-
-        // Before it signs it demands that the token hashes as well, although it then hashes itself.
-        Signature pss = Signature.getInstance("SHA256withRSASSA-PSS", provider);
-        try {
-            pss.setParameter(
-                new PSSParameterSpec("SHA-256", "MGF1", MGF1ParameterSpec.SHA256, 32, 1));
-            System.out.println("PSS: possible");
-        } catch (InvalidAlgorithmParameterException refused) {
-            System.out.println("PSS: " + refused.getMessage());
-        }
+        sign("SHA256withRSA", null, key, material, provider, folder.resolve("java.rs256"));
+        PSSParameterSpec pss =
+            new PSSParameterSpec("SHA-256", "MGF1", MGF1ParameterSpec.SHA256, 32, 1);
+        sign("RSASSA-PSS", pss, key, material, provider, folder.resolve("java.ps256"));
         System.out.println("done");
+    }
+
+    private static void sign(String algorithm, PSSParameterSpec parameters, PrivateKey key,
+            byte[] message, Provider provider, Path to) throws Exception {
+        Signature signature = Signature.getInstance(algorithm, provider);
+        if (parameters != null) {
+            signature.setParameter(parameters);
+        }
+        signature.initSign(key);
+        signature.update(message);
+        Files.write(to, signature.sign());
     }
 
     private static void demand(boolean holds, String what) throws GeneralSecurityException {

@@ -83,12 +83,14 @@ static void general(int strict) {
   CK_ULONG mechanisms[16], details[3];
   count = 16;
   EXPECT(0, p11->GetMechanismList(slots[0], mechanisms, &count));
-  TRUE_THAT(count == 5); // RSA_PKCS for signatures, OAEP, PSS, SHA256_RSA_PKCS, SHA256_RSA_PKCS_PSS
+  TRUE_THAT(count == 6); // RSA_PKCS for signatures, OAEP, PSS, SHA256_RSA_PKCS, SHA256_RSA_PKCS_PSS, SHA256
   EXPECT(0, p11->GetMechanismInfo(slots[0], 0x9, details));
   TRUE_THAT(details[0] == 2048 && details[1] == 2048 && details[2] == (0x100 | 0x200));
   EXPECT(0, p11->GetMechanismInfo(slots[0], 0x1, details));
   TRUE_THAT(details[2] == (0x800 | 0x2000));
   EXPECT(0x70, p11->GetMechanismInfo(slots[0], 0x1082, details));
+  EXPECT(0, p11->GetMechanismInfo(slots[0], 0x250, details));
+  TRUE_THAT(details[0] == 0 && details[1] == 0 && details[2] == 0x400);
 }
 
 static void logins(CK_ULONG session, int strict) {
@@ -203,7 +205,23 @@ static void signatures(CK_ULONG session) {
     0x5e, 0x5c, 0xdf, 0x0e, 0x42, 0x7c, 0x49, 0x52, 0xd1, 0x46, 0x62, 0x5c, 0xb2, 0x9d, 0xbd, 0x80};
   CK_BYTE *message = (CK_BYTE *)"one message", *digest = info + 19;
   CK_ULONG private = find_class(session, 3, 1), public = find_class(session, 2, 1), length = 0;
-  CK_BYTE at_once[256], in_parts[256], of_info[256], pss[256];
+  CK_BYTE at_once[256], in_parts[256], of_info[256], pss[256], made[32];
+  struct mechanism sha256 = {0x250, NULL, 0};
+  EXPECT(0, p11->DigestInit(session, &sha256));
+  EXPECT(0x90, p11->DigestInit(session, &sha256));
+  EXPECT(0, p11->Digest(session, message, 11, NULL, &length));
+  TRUE_THAT(length == 32);
+  EXPECT(0, p11->Digest(session, message, 11, made, &length));
+  TRUE_THAT(memcmp(made, digest, 32) == 0);
+  EXPECT(0x91, p11->DigestFinal(session, made, &length));
+  EXPECT(0, p11->DigestInit(session, &sha256));
+  EXPECT(0, p11->DigestUpdate(session, message, 4));
+  EXPECT(0, p11->DigestUpdate(session, message + 4, 7));
+  length = 31;
+  EXPECT(0x150, p11->DigestFinal(session, made, &length));
+  EXPECT(0, p11->DigestFinal(session, made, &length));
+  TRUE_THAT(length == 32 && memcmp(made, digest, 32) == 0);
+  length = 0;
   EXPECT(0x70, p11->SignInit(session, &rs512, private));
   EXPECT(0x71, p11->SignInit(session, &bad_salt, private));
   EXPECT(0x63, p11->SignInit(session, &rs256, public));
@@ -252,7 +270,8 @@ static void refusals(CK_ULONG session) {
   CK_ULONG length = 256, handle;
   EXPECT(0x54, p11->WrapKey(session, &sha1, 1, 1, bytes, &length));
   EXPECT(0x54, p11->UnwrapKey(session, &sha1, 1, bytes, 256, NULL, 0, &handle));
-  EXPECT(0x54, p11->DigestInit(session, &rs256));
+  EXPECT(0x54, p11->DigestKey(session, 1));
+  EXPECT(0x70, p11->DigestInit(session, &rs256));
   EXPECT(0x121, p11->GenerateRandom(session, bytes, 16));
   EXPECT(0xe2, p11->InitToken(0, bytes, 4, bytes));
   EXPECT(0xe2, p11->InitPIN(session, bytes, 4));

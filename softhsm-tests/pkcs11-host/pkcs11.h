@@ -60,7 +60,10 @@ struct functions {
   bytes_to_bytes *Decrypt, *DecryptUpdate;
   void *DecryptFinal;
   CK_RV (*DigestInit)(CK_ULONG, struct mechanism *);
-  void *Digest, *DigestUpdate, *DigestKey, *DigestFinal;
+  CK_RV (*Digest)(CK_ULONG, CK_BYTE *, CK_ULONG, CK_BYTE *, CK_ULONG *);
+  CK_RV (*DigestUpdate)(CK_ULONG, CK_BYTE *, CK_ULONG);
+  CK_RV (*DigestKey)(CK_ULONG, CK_ULONG);
+  CK_RV (*DigestFinal)(CK_ULONG, CK_BYTE *, CK_ULONG *);
   begin *SignInit;
   bytes_to_bytes *Sign;
   CK_RV (*SignUpdate)(CK_ULONG, CK_BYTE *, CK_ULONG);

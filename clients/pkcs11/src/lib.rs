@@ -16,6 +16,7 @@ mod certificate;
 mod config;
 mod daemon;
 mod decrypt;
+mod digest;
 mod entry;
 mod find;
 mod guest;

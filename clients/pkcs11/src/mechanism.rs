@@ -3,9 +3,9 @@
 
 use claviger_provider_api::{Algorithm, Algorithms, Digest, Hash, SignAlgorithm};
 use cryptoki_sys::{
-    CK_FLAGS, CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_ULONG, CKF_DECRYPT, CKF_ENCRYPT, CKF_SIGN,
-    CKF_VERIFY, CKG_MGF1_SHA1, CKG_MGF1_SHA256, CKG_MGF1_SHA384, CKG_MGF1_SHA512, CKM_RSA_PKCS,
-    CKM_RSA_PKCS_OAEP, CKM_RSA_PKCS_PSS, CKM_SHA_1, CKM_SHA256, CKM_SHA256_RSA_PKCS,
+    CK_FLAGS, CK_MECHANISM_INFO, CK_MECHANISM_TYPE, CK_ULONG, CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT,
+    CKF_SIGN, CKF_VERIFY, CKG_MGF1_SHA1, CKG_MGF1_SHA256, CKG_MGF1_SHA384, CKG_MGF1_SHA512,
+    CKM_RSA_PKCS, CKM_RSA_PKCS_OAEP, CKM_RSA_PKCS_PSS, CKM_SHA_1, CKM_SHA256, CKM_SHA256_RSA_PKCS,
     CKM_SHA256_RSA_PKCS_PSS, CKM_SHA384, CKM_SHA384_RSA_PKCS, CKM_SHA384_RSA_PKCS_PSS, CKM_SHA512,
     CKM_SHA512_RSA_PKCS, CKM_SHA512_RSA_PKCS_PSS, CKR_KEY_FUNCTION_NOT_PERMITTED,
     CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID, CKZ_DATA_SPECIFIED,
@@ -30,6 +30,8 @@ const ALL: [CK_MECHANISM_TYPE; 9] = [
     CKM_SHA512_RSA_PKCS_PSS,
 ];
 
+const DIGESTS: [CK_MECHANISM_TYPE; 3] = [CKM_SHA256, CKM_SHA384, CKM_SHA512];
+
 /// What a signing or verifying operation is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Input {
@@ -48,6 +50,9 @@ pub(crate) fn of_key(key: &Key) -> impl Iterator<Item = (CK_MECHANISM_TYPE, CK_F
 
 /// What a token can do whose keys these are, and with which sizes of key.
 pub(crate) fn info(keys: &[impl AsRef<Key>], kind: CK_MECHANISM_TYPE) -> Result<CK_MECHANISM_INFO> {
+    if digests(keys, kind) {
+        return Ok(CK_MECHANISM_INFO { ulMinKeySize: 0, ulMaxKeySize: 0, flags: CKF_DIGEST });
+    }
     let of_kind = || keys.iter().map(AsRef::as_ref).filter(|key| flags(key, kind) != 0);
     let bits = || of_kind().map(|key| key.public_key.modulus_bits() as CK_ULONG);
     let (Some(min), Some(max)) = (bits().min(), bits().max()) else {
@@ -59,7 +64,35 @@ pub(crate) fn info(keys: &[impl AsRef<Key>], kind: CK_MECHANISM_TYPE) -> Result<
 
 /// The mechanisms of a token whose keys these are.
 pub(crate) fn list(keys: &[impl AsRef<Key>]) -> Vec<CK_MECHANISM_TYPE> {
-    ALL.into_iter().filter(|kind| keys.iter().any(|key| flags(key.as_ref(), *kind) != 0)).collect()
+    let of_keys = |kind: &_| keys.iter().any(|key| flags(key.as_ref(), *kind) != 0);
+    let digests = DIGESTS.into_iter().filter(|kind| digests(keys, *kind));
+    ALL.into_iter().filter(of_keys).chain(digests).collect()
+}
+
+/// Whether it is a digest, and one that one of these keys signs or verifies.
+fn digests(keys: &[impl AsRef<Key>], kind: CK_MECHANISM_TYPE) -> bool {
+    let signed = |key: &Key| {
+        key.signs.iter().chain(key.verifies.iter()).any(|one| Some(one.hash()) == hash(kind))
+    };
+    keys.iter().any(|key| signed(key.as_ref()))
+}
+
+/// What an operation that digests makes.
+pub(crate) fn digesting(mechanism: &Mechanism<'_>) -> Result<Hash> {
+    match (hash(mechanism.kind), mechanism.parameter) {
+        (Some(hash), Parameter::None) => Ok(hash),
+        (Some(_), _) => Err(CKR_MECHANISM_PARAM_INVALID),
+        (None, _) => Err(CKR_MECHANISM_INVALID),
+    }
+}
+
+fn hash(kind: CK_MECHANISM_TYPE) -> Option<Hash> {
+    Some(match kind {
+        CKM_SHA256 => Hash::Sha256,
+        CKM_SHA384 => Hash::Sha384,
+        CKM_SHA512 => Hash::Sha512,
+        _ => return None,
+    })
 }
 
 fn flags(key: &Key, kind: CK_MECHANISM_TYPE) -> CK_FLAGS {
@@ -297,9 +330,13 @@ mod tests {
                 CKM_RSA_PKCS_OAEP,
                 CKM_RSA_PKCS_PSS,
                 CKM_SHA256_RSA_PKCS,
-                CKM_SHA512_RSA_PKCS_PSS
+                CKM_SHA512_RSA_PKCS_PSS,
+                CKM_SHA256,
+                CKM_SHA512
             ]
         );
+        assert_eq!(info(&both, CKM_SHA512).unwrap().flags, CKF_DIGEST);
+        assert_eq!(info(&both, CKM_SHA384).unwrap_err(), CKR_MECHANISM_INVALID);
         let one = info(&both, CKM_RSA_PKCS).unwrap();
         assert_eq!(one.flags, CKF_DECRYPT | CKF_ENCRYPT | CKF_SIGN | CKF_VERIFY);
         assert_eq!((one.ulMinKeySize, one.ulMaxKeySize), (2048, 2048));

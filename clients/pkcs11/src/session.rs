@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use cryptoki_sys::{
-    CK_FLAGS, CK_OBJECT_CLASS, CK_OBJECT_HANDLE, CK_STATE, CKF_DECRYPT, CKF_ENCRYPT,
+    CK_FLAGS, CK_OBJECT_CLASS, CK_OBJECT_HANDLE, CK_STATE, CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT,
     CKF_FIND_OBJECTS, CKF_SIGN, CKF_VERIFY, CKR_BUFFER_TOO_SMALL, CKR_DEVICE_ERROR,
     CKR_KEY_HANDLE_INVALID, CKR_KEY_TYPE_INCONSISTENT, CKR_OBJECT_HANDLE_INVALID,
     CKR_OPERATION_ACTIVE, CKR_OPERATION_NOT_INITIALIZED, CKS_RO_PUBLIC_SESSION,
@@ -13,6 +13,7 @@ use cryptoki_sys::{
 };
 
 use crate::decrypt::Decrypt;
+use crate::digest::Digesting;
 use crate::find::{self, Find, Viewer};
 use crate::library::Library;
 use crate::process::lock;
@@ -42,6 +43,7 @@ pub(crate) struct Operations {
     pub(crate) find: Option<Find>,
     pub(crate) decrypt: Option<Decrypt>,
     pub(crate) encrypt: Option<Encrypt>,
+    pub(crate) digest: Option<Digesting>,
     pub(crate) sign: Option<Sign>,
     pub(crate) verify: Option<Verify>,
 }
@@ -122,6 +124,9 @@ impl Session {
         }
         if ends(CKF_ENCRYPT) {
             operations.encrypt = None;
+        }
+        if ends(CKF_DIGEST) {
+            operations.digest = None;
         }
         if ends(CKF_SIGN) {
             operations.sign = None;

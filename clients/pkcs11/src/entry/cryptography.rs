@@ -1,4 +1,4 @@
-//! Encryption, decryption, signatures (PKCS#11 2.40 sections 5.8, 5.9, 5.11 and 5.13).
+//! Encryption, decryption, digests, signatures (PKCS#11 2.40 sections 5.8 to 5.11 and 5.13).
 
 use cryptoki_sys::{
     CK_BYTE, CK_MECHANISM, CK_OBJECT_HANDLE, CK_SESSION_HANDLE, CK_ULONG, CKO_PRIVATE_KEY,
@@ -7,6 +7,7 @@ use cryptoki_sys::{
 
 use super::functions;
 use crate::decrypt::Decrypt;
+use crate::digest::Digesting;
 use crate::process::{self, lock};
 use crate::public::{Encrypt, Verify};
 use crate::raw::{self, Output};
@@ -99,6 +100,48 @@ functions! {
     ) {
         let session = process::session(session)?;
         go_on(&mut lock(&session.operations).encrypt, |_| Err(CKR_FUNCTION_NOT_SUPPORTED))
+    }
+
+    C_DigestInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM) {
+        let session = process::session(session)?;
+        let mechanism = raw::mechanism(mechanism)?;
+        begin(&mut lock(&session.operations).digest, mechanism, Digesting::new)
+    }
+
+    C_Digest(
+        session: CK_SESSION_HANDLE,
+        data: *mut CK_BYTE,
+        data_length: CK_ULONG,
+        digest: *mut CK_BYTE,
+        digest_length: *mut CK_ULONG,
+    ) {
+        let session = process::session(session)?;
+        let mut output = Output::new(digest, digest_length)?;
+        let data = raw::input(data.cast_const(), data_length)?;
+        end(&mut lock(&session.operations).digest, &mut output, |digest, output| {
+            digest.run(Some(data), output)
+        })
+    }
+
+    C_DigestUpdate(session: CK_SESSION_HANDLE, part: *mut CK_BYTE, part_length: CK_ULONG) {
+        let session = process::session(session)?;
+        let part = raw::input(part.cast_const(), part_length)?;
+        go_on(&mut lock(&session.operations).digest, |digest| {
+            digest.update(part);
+            Ok(())
+        })
+    }
+
+    C_DigestFinal(
+        session: CK_SESSION_HANDLE,
+        digest: *mut CK_BYTE,
+        digest_length: *mut CK_ULONG,
+    ) {
+        let session = process::session(session)?;
+        let mut output = Output::new(digest, digest_length)?;
+        end(&mut lock(&session.operations).digest, &mut output, |digest, output| {
+            digest.run(None, output)
+        })
     }
 
     C_SignInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) {

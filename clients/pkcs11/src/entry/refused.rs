@@ -50,11 +50,7 @@ refused! {
     CKR_FUNCTION_NOT_SUPPORTED {
     C_GetOperationState(*mut CK_BYTE, *mut CK_ULONG);
     C_SetOperationState(*mut CK_BYTE, CK_ULONG, CK_OBJECT_HANDLE, CK_OBJECT_HANDLE);
-    C_DigestInit(*mut CK_MECHANISM);
-    C_Digest(*mut CK_BYTE, CK_ULONG, *mut CK_BYTE, *mut CK_ULONG);
-    C_DigestUpdate(*mut CK_BYTE, CK_ULONG);
     C_DigestKey(CK_OBJECT_HANDLE);
-    C_DigestFinal(*mut CK_BYTE, *mut CK_ULONG);
     C_SignRecoverInit(*mut CK_MECHANISM, CK_OBJECT_HANDLE);
     C_SignRecover(*mut CK_BYTE, CK_ULONG, *mut CK_BYTE, *mut CK_ULONG);
     C_VerifyRecoverInit(*mut CK_MECHANISM, CK_OBJECT_HANDLE);
