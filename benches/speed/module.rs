@@ -66,7 +66,7 @@ pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
 /// The host, configured for one site.
 struct Host {
     program: PathBuf,
-    module: PathBuf,
+    library: PathBuf,
     configuration: PathBuf,
     key: String,
     wrapped: PathBuf,
@@ -75,15 +75,15 @@ struct Host {
 
 impl Host {
     fn new(site: &Site) -> Outcome<Self> {
-        let module = Path::new(CLAVIGER).with_file_name("libclaviger_pkcs11.so");
-        if !module.exists() {
-            let path = module.display();
+        let library = Path::new(CLAVIGER).with_file_name("libclaviger_pkcs11.so");
+        if !library.exists() {
+            let path = library.display();
             let how = "cargo build --release --locked -p claviger-pkcs11-module";
             return Err(format!("{path} was not built: {how}").into());
         }
         let host = Self {
             program: site.path("pkcs11-host"),
-            module,
+            library,
             configuration: site.path("pkcs11.toml"),
             key: format!("label:{}", site.keys()[0]),
             wrapped: site.path("wrapped"),
@@ -119,7 +119,7 @@ name = "{}"
     /// Lets the host do something so many times, in one process: the median of how long it took.
     fn p50_us(&self, action: &str, times: &str) -> Outcome<f64> {
         let output = Command::new(&self.program)
-            .arg(&self.module)
+            .arg(&self.library)
             .args([SERIAL, &self.key])
             .args([&self.wrapped, &self.material])
             .args([action, times])
