@@ -162,6 +162,24 @@ impl ProviderConfig {
         }
     }
 
+    /// Whether each operation has its price, so that canaries should be few.
+    pub fn is_billed(&self) -> bool {
+        match self {
+            #[cfg(feature = "software")]
+            Self::Software(_) => false,
+            #[cfg(feature = "pkcs11")]
+            Self::Pkcs11(_) => false,
+            #[cfg(feature = "aws-kms")]
+            Self::AwsKms(_) => true,
+            #[cfg(feature = "azure-key-vault")]
+            Self::AzureKeyVault(_) => true,
+            #[cfg(feature = "gcp-kms")]
+            Self::GcpKms(_) => true,
+            #[cfg(feature = "vault-transit")]
+            Self::VaultTransit(_) => false,
+        }
+    }
+
     /// Whether others may read their secrets through it.
     pub fn is_secret_store(&self) -> bool {
         match self {

@@ -11,8 +11,9 @@ use futures::StreamExt;
 use crate::daemon::keyset::Keyset;
 use crate::daemon::replica::{Condition, Replica};
 
-/// How often a replica that nobody uses is proven.
+/// How often a replica that nobody uses is proven, and where each operation has its price.
 const PROVE_EVERY: Duration = Duration::from_secs(10);
+const PROVE_BILLED_EVERY: Duration = Duration::from_mins(5);
 /// How often the monitor looks; also the least time between two periodic canaries of a provider.
 const TICK: Duration = Duration::from_secs(1);
 /// How long a replica that fails waits for its next check: doubled from the first to the last.
@@ -47,8 +48,10 @@ pub async fn watch(keyset: Arc<ArcSwap<Keyset>>) {
             let present: HashSet<_> = keyset.replicas.values().map(identity).collect();
             failing.retain(|replica, _| present.contains(replica));
         }
-        for replicas in by_provider(&keyset).into_values() {
-            check_some(&replicas, &mut failing);
+        for (provider, replicas) in by_provider(&keyset) {
+            let billed = keyset.providers.get(provider).is_some_and(|(c, _)| c.is_billed());
+            let prove_every = if billed { PROVE_BILLED_EVERY } else { PROVE_EVERY };
+            check_some(&replicas, prove_every, &mut failing);
         }
     }
 }
@@ -61,7 +64,11 @@ struct Backoff {
 
 /// Of one provider: the failing replicas whose time has come, or else the one that was proven
 /// longest ago.
-fn check_some(replicas: &[Arc<Replica>], failing: &mut HashMap<usize, Backoff>) {
+fn check_some(
+    replicas: &[Arc<Replica>],
+    prove_every: Duration,
+    failing: &mut HashMap<usize, Backoff>,
+) {
     let now = Instant::now();
     let mut longest_ago: Option<&Arc<Replica>> = None;
     let mut failed_just_now = 0;
@@ -69,7 +76,7 @@ fn check_some(replicas: &[Arc<Replica>], failing: &mut HashMap<usize, Backoff>) 
         if replica.is_serving() {
             failing.remove(&identity(replica));
             let ago = replica.proven_ago();
-            if ago >= PROVE_EVERY && longest_ago.is_none_or(|other| other.proven_ago() < ago) {
+            if ago >= prove_every && longest_ago.is_none_or(|other| other.proven_ago() < ago) {
                 longest_ago = Some(replica);
             }
             continue;
@@ -87,28 +94,21 @@ fn check_some(replicas: &[Arc<Replica>], failing: &mut HashMap<usize, Backoff>) 
         if backoff.next <= now {
             backoff.wait = (backoff.wait * 2).min(BACKOFF.1);
             backoff.next = now + backoff.wait;
-            check_in_background(replica);
+            replica.check_in_background();
         }
     }
     if failed_just_now > 0 {
         // What ails one replica may ail its neighbours: some are asked, and more with each that fails.
         let neighbours = replicas.iter().filter(|replica| replica.is_serving());
-        neighbours.take(failed_just_now * WITNESSES).for_each(check_in_background);
+        neighbours.take(failed_just_now * WITNESSES).for_each(Replica::check_in_background);
     } else if let Some(replica) = longest_ago {
-        check_in_background(replica);
+        replica.check_in_background();
     }
 }
 
 /// Which replica this is, as long as it lives.
 fn identity(replica: &Arc<Replica>) -> usize {
     Arc::as_ptr(replica).addr()
-}
-
-fn check_in_background(replica: &Arc<Replica>) {
-    let replica = Arc::clone(replica);
-    tokio::spawn(async move {
-        let _ = replica.check().await;
-    });
 }
 
 fn by_provider(keyset: &Keyset) -> BTreeMap<&str, Vec<Arc<Replica>>> {

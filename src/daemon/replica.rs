@@ -218,6 +218,14 @@ impl Replica {
         }
     }
 
+    /// The same, for nobody who waits.
+    pub fn check_in_background(self: &Arc<Self>) {
+        let replica = Arc::clone(self);
+        tokio::spawn(async move {
+            let _ = replica.check().await;
+        });
+    }
+
     async fn run_checks(self: Arc<Self>) {
         loop {
             let number = {

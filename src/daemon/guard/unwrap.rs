@@ -134,6 +134,10 @@ async fn over_candidates<'a>(
                 misses.push(Miss { candidate, replica, kind, repairs });
             }
             Err(kind @ (ErrorKind::OperatorNeeded | ErrorKind::Internal)) => {
+                // Nobody waits for it, but the key's health should not wait for the next canary.
+                if replica.is_serving() {
+                    replica.check_in_background();
+                }
                 unreachable = Some(Failure::of(kind));
             }
             Err(kind @ (ErrorKind::Throttled { .. } | ErrorKind::DeadlineExceeded)) => {
