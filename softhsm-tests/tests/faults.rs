@@ -272,13 +272,18 @@ async fn a_key_that_is_swapped_under_its_name_is_never_used() {
     let connection = scene.connect(&daemon).await;
     let mut of_impostor = scene.request();
     of_impostor.wrapped = wrap(&impostor).into();
+    // SoftHSM may still hold the old key in memory, with which the right value is right and that of
+    // the impostor is wrong; never the other way round. Once the swap is seen it stays seen.
+    let mut seen = false;
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(3) {
-        assert_eq!(
-            connection.unwrap(&of_impostor).await.unwrap_err().code(),
-            Code::FailedPrecondition
-        );
-        assert_eq!(scene.ask_over(&connection).await, Code::FailedPrecondition);
+    while !seen || begun.elapsed() < Duration::from_secs(3) {
+        assert!(begun.elapsed() < Duration::from_mins(1), "the swap was not seen");
+        let code = connection.unwrap(&of_impostor).await.unwrap_err().code();
+        seen |= code == Code::FailedPrecondition;
+        assert!(seen || code == Code::InvalidArgument, "{code:?}");
+        let code = scene.ask_over(&connection).await;
+        assert!(code == Code::FailedPrecondition || (!seen && code == Code::Ok), "{code:?}");
+        seen |= code == Code::FailedPrecondition;
     }
     not_serving_and(&scene, &daemon, Code::FailedPrecondition).await;
     let log = daemon.log();

@@ -57,18 +57,23 @@ async fn many_calls_on_a_revoked_token_make_one_login(backend: Backend) {
 async fn a_token_is_renewed_and_then_replaced_at_its_longest_life(backend: Backend) {
     let server = Server::start(backend).await;
     server.make_key("user-keys", 2048).await;
-    let config = server.config_with_approle("3s", "7s").await;
+    let config = server.config_with_approle("6s", "15s").await;
     let key = open(&config, "transit/user-keys:1").await.unwrap();
     let begun = std::time::Instant::now();
     let mut renewed = false;
-    while begun.elapsed() < Duration::from_secs(10) {
-        round_trip(&*key).await.unwrap();
+    while key.repairs() == 0 && begun.elapsed() < Duration::from_mins(1) {
+        // As the daemon does it: once more after a repair, which is seldom needed at the very end.
+        if let Err(error) = round_trip(&*key).await {
+            assert!(error.kind().may_retry_after_repair() && key.repairs() > 0, "{error}");
+            round_trip(&*key).await.unwrap();
+        }
         // Past its first lease, and still the first login.
-        renewed |= key.repairs() == 0 && begun.elapsed() > Duration::from_millis(3500);
+        renewed |= key.repairs() == 0 && begun.elapsed() > Duration::from_secs(7);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    round_trip(&*key).await.unwrap();
     assert!(renewed, "it was replaced instead of renewed");
-    assert!(key.repairs() >= 1, "it outlived its longest life");
+    assert_eq!(key.repairs(), 1, "it outlived its longest life");
 }
 
 async fn a_refused_secret_id_needs_an_operator_and_is_not_sent_again(backend: Backend) {

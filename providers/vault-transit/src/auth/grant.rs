@@ -20,9 +20,10 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    fn new(seconds: u64, renewable: bool) -> Self {
+    /// `begun` is before the request was sent: the server's clock has run since then at the latest.
+    fn new(begun: Instant, seconds: u64, renewable: bool) -> Self {
         let length = (seconds > 0).then(|| Duration::from_secs(seconds));
-        Self { begun: Instant::now(), length, renewable }
+        Self { begun, length, renewable }
     }
 
     pub(super) fn ended(&self) -> bool {
@@ -78,12 +79,13 @@ pub(super) async fn log_in(
     credentials: &Credentials,
     deadline: Instant,
 ) -> Result<Granted, Failure> {
+    let begun = Instant::now();
     match credentials {
         Credentials::Token(token) => {
             let request = Request::get(Operation::LogIn, "auth/token/lookup-self".into());
             let answer = client.send(&request, Some(token), deadline).await?;
             let LookedUpBody { data } = answer.json()?;
-            let lease = Lease::new(data.ttl, data.renewable);
+            let lease = Lease::new(begun, data.ttl, data.renewable);
             Ok(Granted { token: token.clone(), may_look_up: true, lease })
         }
         Credentials::Method(method) => {
@@ -92,7 +94,7 @@ pub(super) async fn log_in(
             let token = token_header(auth.client_token.as_bytes())
                 .ok_or_else(|| Failure::Malformed("a token that is none".into()))?;
             let may_look_up = auth.policies.iter().any(|p| p == "default" || p == "root");
-            let lease = Lease::new(auth.lease_duration, auth.renewable);
+            let lease = Lease::new(begun, auth.lease_duration, auth.renewable);
             Ok(Granted { token, may_look_up, lease })
         }
     }
@@ -104,11 +106,12 @@ pub(super) async fn renew(
     token: &HeaderValue,
     deadline: Instant,
 ) -> Result<Lease, Failure> {
+    let begun = Instant::now();
     let path = "auth/token/renew-self".to_owned();
     let request = Request::post(Operation::RenewToken, path, &json!({}));
     let answer = client.send(&request, Some(token), deadline).await?;
     let AuthBody { auth } = answer.json()?;
-    Ok(Lease::new(auth.lease_duration, auth.renewable))
+    Ok(Lease::new(begun, auth.lease_duration, auth.renewable))
 }
 
 #[cfg(test)]
@@ -117,13 +120,13 @@ mod tests {
 
     #[test]
     fn a_lease_is_renewed_at_two_thirds_and_no_lease_has_no_end() {
-        let lease = Lease::new(90, true);
+        let lease = Lease::new(Instant::now(), 90, true);
         assert_eq!(lease.renew_at().unwrap() - lease.begun, Duration::from_mins(1));
         assert!(!lease.ended());
         let past =
             Lease { begun: Instant::now().checked_sub(Duration::from_secs(91)).unwrap(), ..lease };
         assert!(past.ended());
-        let root = Lease::new(0, false);
+        let root = Lease::new(Instant::now(), 0, false);
         assert_eq!(root.renew_at(), None);
         assert!(!root.ended());
     }
