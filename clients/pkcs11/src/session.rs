@@ -162,11 +162,12 @@ pub(crate) fn begin<T>(
 /// wanted or the buffer was too small, and ends whatever else happens.
 pub(crate) fn end<T>(
     operation: &mut Option<T>,
-    output: &mut Output<u8>,
+    output: Result<Output<u8>>,
     run: impl FnOnce(&mut T, &mut Output<u8>) -> Result,
 ) -> Result {
     let mut running = operation.take().ok_or(CKR_OPERATION_NOT_INITIALIZED)?;
-    let outcome = run(&mut running, output);
+    let mut output = output?;
+    let outcome = run(&mut running, &mut output);
     if output.asks_for_length() && outcome.is_ok() || outcome == Err(CKR_BUFFER_TOO_SMALL) {
         *operation = Some(running);
     }
@@ -186,7 +187,7 @@ pub(crate) fn go_on<T>(operation: &mut Option<T>, run: impl FnOnce(&mut T) -> Re
 mod tests {
     use super::*;
     use crate::raw::Parameter;
-    use cryptoki_sys::CK_ULONG;
+    use cryptoki_sys::{CK_ULONG, CKR_ARGUMENTS_BAD};
     use std::ptr::null_mut;
 
     const SOME: Option<Mechanism<'static>> =
@@ -210,8 +211,7 @@ mod tests {
         // SAFETY: the buffer has three bytes, and `count` never says more.
         let mut call = |buffer: *mut u8, room, operation: &mut Option<()>| unsafe {
             count = room;
-            let mut output = Output::new(buffer, &raw mut count).unwrap();
-            end(operation, &mut output, |(), output| output.fill(b"abc"))
+            end(operation, Output::new(buffer, &raw mut count), |(), output| output.fill(b"abc"))
         };
         assert_eq!(call(null_mut(), 0, &mut operation), Ok(()));
         assert!(operation.is_some());
@@ -223,6 +223,14 @@ mod tests {
             call(buffer.as_mut_ptr(), 3, &mut operation),
             Err(CKR_OPERATION_NOT_INITIALIZED)
         );
+        operation = Some(());
+        // SAFETY: null, which is refused.
+        let nowhere = unsafe { Output::new(buffer.as_mut_ptr(), null_mut()) };
+        assert_eq!(
+            end(&mut operation, nowhere, |(), output| output.fill(b"abc")),
+            Err(CKR_ARGUMENTS_BAD)
+        );
+        assert!(operation.is_none());
     }
 
     #[test]

@@ -31,10 +31,10 @@ functions! {
         data_length: *mut CK_ULONG,
     ) {
         let session = process::session(session)?;
-        let mut output = Output::new(data, data_length)?;
-        let encrypted = raw::input(encrypted.cast_const(), encrypted_length)?;
-        end(&mut lock(&session.operations).decrypt, &mut output, |decrypt, output| {
-            decrypt.run(session.slot(), encrypted, output)
+        let output = Output::new(data, data_length);
+        let encrypted = raw::input(encrypted.cast_const(), encrypted_length);
+        end(&mut lock(&session.operations).decrypt, output, |decrypt, output| {
+            decrypt.run(session.slot(), encrypted?, output)
         })
     }
 
@@ -75,10 +75,10 @@ functions! {
         encrypted_length: *mut CK_ULONG,
     ) {
         let session = process::session(session)?;
-        let mut output = Output::new(encrypted, encrypted_length)?;
-        let data = raw::input(data.cast_const(), data_length)?;
-        end(&mut lock(&session.operations).encrypt, &mut output, |encrypt, output| {
-            encrypt.run(data, output)
+        let output = Output::new(encrypted, encrypted_length);
+        let data = raw::input(data.cast_const(), data_length);
+        end(&mut lock(&session.operations).encrypt, output, |encrypt, output| {
+            encrypt.run(data?, output)
         })
     }
 
@@ -116,10 +116,10 @@ functions! {
         digest_length: *mut CK_ULONG,
     ) {
         let session = process::session(session)?;
-        let mut output = Output::new(digest, digest_length)?;
-        let data = raw::input(data.cast_const(), data_length)?;
-        end(&mut lock(&session.operations).digest, &mut output, |digest, output| {
-            digest.run(Some(data), output)
+        let output = Output::new(digest, digest_length);
+        let data = raw::input(data.cast_const(), data_length);
+        end(&mut lock(&session.operations).digest, output, |digest, output| {
+            digest.run(Some(data?), output)
         })
     }
 
@@ -138,8 +138,8 @@ functions! {
         digest_length: *mut CK_ULONG,
     ) {
         let session = process::session(session)?;
-        let mut output = Output::new(digest, digest_length)?;
-        end(&mut lock(&session.operations).digest, &mut output, |digest, output| {
+        let output = Output::new(digest, digest_length);
+        end(&mut lock(&session.operations).digest, output, |digest, output| {
             digest.run(None, output)
         })
     }
@@ -160,10 +160,10 @@ functions! {
         signature_length: *mut CK_ULONG,
     ) {
         let session = process::session(session)?;
-        let mut output = Output::new(signature, signature_length)?;
-        let data = raw::input(data.cast_const(), data_length)?;
-        end(&mut lock(&session.operations).sign, &mut output, |sign, output| {
-            sign.run(session.slot(), Some(data), output)
+        let output = Output::new(signature, signature_length);
+        let data = raw::input(data.cast_const(), data_length);
+        end(&mut lock(&session.operations).sign, output, |sign, output| {
+            sign.run(session.slot(), Some(data?), output)
         })
     }
 
@@ -179,8 +179,8 @@ functions! {
         signature_length: *mut CK_ULONG,
     ) {
         let session = process::session(session)?;
-        let mut output = Output::new(signature, signature_length)?;
-        end(&mut lock(&session.operations).sign, &mut output, |sign, output| {
+        let output = Output::new(signature, signature_length);
+        end(&mut lock(&session.operations).sign, output, |sign, output| {
             sign.run(session.slot(), None, output)
         })
     }
