@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use azure_key_vault_fake::Fault;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use claviger_proto::v1::rewrap_target::Recipient;
@@ -17,7 +18,9 @@ use serde_json::{Value, json};
 use softhsm_tests::connection::frame;
 use softhsm_tests::encoding::random;
 use softhsm_tests::token::PIN;
-use softhsm_tests::{Answer, Connection, Daemon, Identity, RsaKey, Site, Token, Version};
+use softhsm_tests::{
+    Answer, Backend, Connection, Daemon, Identity, Remote, RsaKey, Site, Token, Version, Which,
+};
 use tonic::Code;
 
 /// 32 bytes that nothing else contains.
@@ -186,6 +189,44 @@ async fn each_operation_has_its_line_with_the_right_fields() {
     assert_eq!(events.last(), Some(&"stop"));
     let sequence: Vec<u64> = records.iter().map(|record| record["seq"].as_u64().unwrap()).collect();
     assert!(sequence.windows(2).all(|pair| pair[1] == pair[0] + 1), "{sequence:?}");
+}
+
+/// What reached the newer version's key is no refusal, whatever the older one's backend says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_a_key_was_used_for_has_its_line_though_the_next_backend_has_no_room() {
+    let remote = Remote::start(Which::Azure).await;
+    let mut site = Site::new();
+    let backend = Backend::software();
+    backend.configure(&mut site);
+    remote.configure(&mut site, "azure", None).await;
+    let [newer, older] = [2048, 2048].map(RsaKey::generate);
+    let place = remote.import(&older, "user-keys", None).await.swap_remove(0);
+    let versions = vec![backend.version(&site, 2, &newer, 1), place.version(&older, "azure")];
+    site.key("user-keys", &["RSA-OAEP"], versions);
+    let caller = site.caller("key-connector", &["user-keys"], &["unwrap"]);
+    let daemon = Daemon::start(&mut site);
+    let connection =
+        Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller)).await.unwrap();
+
+    let (status, headers, body) = (429, Vec::new(), "{}".to_owned());
+    remote.azure().fault(Fault::Answer { status, headers, body });
+    let mut wrapped = random(256);
+    wrapped[0] = 0;
+    let request = UnwrapRequest {
+        key: "user-keys".into(),
+        wrapped: wrapped.clone().into(),
+        ..UnwrapRequest::default()
+    };
+    let answer = connection.unwrap(&request).await.unwrap_err();
+    assert_eq!(answer.code(), Code::ResourceExhausted, "{}", daemon.log());
+    let records = site.audit_records();
+    let record =
+        records.iter().find(|record| record["wrapped_sha256"] == hex::encode(sha256(&wrapped)));
+    let record = record.unwrap_or_else(|| panic!("no line: {records:#?}"));
+    assert_eq!(
+        (&record["event"], &record["reason"]),
+        (&json!("operation"), &json!("backend_throttled"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use azure_core::http::headers::WWW_AUTHENTICATE;
 use azure_core::http::{
-    AsyncRawResponse, ClientOptions, HttpClient, Request, RetryOptions, Transport, UserAgentOptions,
+    AsyncRawResponse, ClientOptions, HttpClient, Request, RetryOptions, StatusCode, Transport,
+    UserAgentOptions,
 };
 use azure_security_keyvault_keys::{KeyClient, KeyClientOptions};
 use claviger_provider_api::{Error, ErrorKind};
@@ -37,7 +39,8 @@ impl Backend {
         // The metadata service of a virtual machine speaks plain HTTP, on the host itself.
         let https_only = !matches!(config.auth, Auth::ManagedIdentity(_));
         let login = Arc::new(Login::new(config, http_client(config, &tls, https_only)?));
-        let fence = Fence { http: http_client(config, &tls, true)?, origin: origin.clone() };
+        let http = http_client(config, &tls, true)?;
+        let fence = Fence { http, origin: origin.clone(), login: login.clone() };
         let options = KeyClientOptions {
             client_options: ClientOptions {
                 retry: RetryOptions::none(),
@@ -45,7 +48,7 @@ impl Backend {
                 user_agent: UserAgentOptions { application_id: Some("claviger".to_owned()) },
                 ..ClientOptions::default()
             },
-            // The login looks at it, more strictly.
+            // The fence looks at it, more strictly.
             verify_challenge_resource: Some(false),
             ..KeyClientOptions::default()
         };
@@ -101,12 +104,14 @@ impl std::fmt::Debug for Backend {
     }
 }
 
-/// Lets requests out to the vault alone. The SDK follows the address of a list's next page wherever
-/// it leads, and would take the token along.
+/// Lets requests out to the vault alone, and in only a challenge that asks for the login's own token.
+/// The SDK follows the address of a list's next page wherever it leads, and would take the token
+/// along; and what one challenge asks for it keeps for good.
 #[derive(Debug)]
 struct Fence {
     http: reqwest::Client,
     origin: String,
+    login: Arc<Login>,
 }
 
 #[async_trait]
@@ -120,7 +125,13 @@ impl HttpClient for Fence {
                 reason,
             ));
         }
-        self.http.execute_request(request).await
+        let response = self.http.execute_request(request).await?;
+        if response.status() == StatusCode::Unauthorized
+            && let Some(challenge) = response.headers().get_optional_str(&WWW_AUTHENTICATE)
+        {
+            self.login.check_challenge(challenge)?;
+        }
+        Ok(response)
     }
 }
 

@@ -21,7 +21,7 @@ use claviger_provider_api::{ErrorKind, SecretSource};
 use tokio::sync::Mutex;
 
 use crate::config::{Auth, Config};
-use crate::error::LoginFailure;
+use crate::error::{LoginFailure, printable};
 
 /// A token that is younger than this is not replaced: it was got for a call that was refused at the
 /// same time as this one.
@@ -74,6 +74,37 @@ impl Login {
         self.replaced.load(Ordering::Acquire)
     }
 
+    /// Refuses a challenge (RFC 9110 section 11.6.1) that asks for a token for anything else, in any of
+    /// the parameters that the SDK may read.
+    pub(crate) fn check_challenge(&self, challenge: &str) -> Result<(), LoginFailure> {
+        for (at, _) in challenge.match_indices("=\"") {
+            let (name, value) = (&challenge[..at], &challenge[at + 2..]);
+            let value = value.split('"').next().unwrap_or_default();
+            let scope = if name.ends_with("resource") {
+                format!("{value}/.default")
+            } else if name.ends_with("scope") {
+                value.to_owned()
+            } else {
+                continue;
+            };
+            self.check_scopes(&[&scope])?;
+        }
+        Ok(())
+    }
+
+    fn check_scopes(&self, scopes: &[&str]) -> Result<(), LoginFailure> {
+        if scopes == [self.scope.as_str()] {
+            return Ok(());
+        }
+        let reason = format!(
+            "the vault asks for a token for {}, and gets one for {:?} or none; look at `vault` and \
+             `resource`",
+            printable(&format!("{scopes:?}")),
+            self.scope
+        );
+        Err(LoginFailure::new(ErrorKind::OperatorNeeded, reason))
+    }
+
     async fn fetch(&self, scopes: &[&str]) -> azure_core::Result<AccessToken> {
         let client_options = self.options.clone();
         match &self.auth {
@@ -120,14 +151,7 @@ impl TokenCredential for Login {
         scopes: &[&str],
         _options: Option<TokenRequestOptions<'_>>,
     ) -> azure_core::Result<AccessToken> {
-        if scopes != [self.scope.as_str()] {
-            let reason = format!(
-                "the vault asks for a token for {scopes:?}, and gets one for {:?} or none; look at \
-                 `vault` and `resource`",
-                self.scope
-            );
-            return Err(LoginFailure::new(ErrorKind::OperatorNeeded, reason).into());
-        }
+        self.check_scopes(scopes)?;
         let mut last = self.last.lock().await;
         let now = OffsetDateTime::now_utc();
         // One that is asked for in place of another which has long to go was refused.

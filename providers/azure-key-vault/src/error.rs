@@ -244,7 +244,7 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
 }
 
 /// What a server sent, cut to a length and to one line.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let one_line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     one_line.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect()
 }

@@ -115,6 +115,30 @@ async fn a_vault_that_asks_for_a_token_for_something_else_gets_none() {
 }
 
 #[tokio::test]
+async fn a_vault_that_asked_for_something_else_once_is_asked_again() {
+    let site = Site::new().await;
+    let kid = site.fake.create("user-keys", 2048);
+    let key = site.open(&kid, &OAEP).await.unwrap();
+    for challenge in [
+        "Bearer authorization=\"https://a.example/t\", resource=\"https://managedhsm.azure.net\"",
+        "Bearer authorization=\"https://a.example/t\", scope=\"https://a.example/.default\"",
+        "Bearer resource=\"\"",
+    ] {
+        site.fake.fault(Fault::Answer {
+            status: 401,
+            headers: vec![("WWW-Authenticate".to_owned(), challenge.to_owned())],
+            body: "{}".to_owned(),
+        });
+        let error = round_trip(&*key, LONG).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{challenge}: {error}");
+        assert!(error.to_string().contains("look at `vault` and `resource`"), "{error}");
+        key.check().await.unwrap();
+        round_trip(&*key, LONG).await.unwrap();
+    }
+    assert_eq!(key.repairs(), 0);
+}
+
+#[tokio::test]
 async fn a_federated_token_is_read_from_its_file_each_time() {
     let mut site = Site::new().await;
     let kid = site.fake.create("user-keys", 2048);

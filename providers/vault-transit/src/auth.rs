@@ -66,6 +66,13 @@ struct Login {
     lease: Lease,
 }
 
+impl Login {
+    /// The same login; the token's bytes are not copied.
+    fn copy(&self) -> Self {
+        Self { client: self.client.clone(), token: self.token.clone(), ..*self }
+    }
+}
+
 impl Session {
     pub(crate) fn new(provider: &str, config: Config) -> Self {
         Self {
@@ -173,8 +180,18 @@ impl Session {
                 Err(failure) => return failure.into(),
             }
             self.login.store(None);
-            if let Err(error) = self.log_in(&mut turn, deadline).await {
-                return error;
+            let successor = match self.log_in(&mut turn, deadline).await {
+                Ok(successor) => successor,
+                Err(error) => return error,
+            };
+            // The second within seconds. One that cannot be looked up when it is new, as where tokens
+            // are bound to another address than this host's, says nothing by that later on.
+            if login.begun.elapsed() < YOUNG
+                && let Err(Failure::Refused(again)) =
+                    successor.client.send(&look_up, Some(&successor.token), deadline).await
+                && again.status == 403
+            {
+                self.login.store(Some(Arc::new(Login { may_look_up: false, ..successor.copy() })));
             }
         }
         let reason = format!("{refusal}: the token was no longer good, and was replaced");
@@ -253,12 +270,7 @@ impl Session {
         if login.lease.renewable {
             match grant::renew(&login.client, &login.token, deadline).await {
                 Ok(lease) if lease.length >= login.lease.length.map(|length| length / 3) => {
-                    self.login.store(Some(Arc::new(Login {
-                        client: login.client.clone(),
-                        token: login.token.clone(),
-                        lease,
-                        ..*login
-                    })));
+                    self.login.store(Some(Arc::new(Login { lease, ..login.copy() })));
                     return true;
                 }
                 Ok(_) => {

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use claviger_provider_api::{Error, ErrorKind};
 
+/// The longest `Retry-After` that is passed on.
+const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
+
 /// What a request was for: the same status means different things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -110,7 +113,7 @@ impl From<Failure> for Error {
 /// operation, and 400 for no reason that is the key's, may be the value's fault, and a canary decides.
 pub(crate) fn kind(refusal: &Refusal) -> ErrorKind {
     let says = |text: &str| refusal.messages.iter().any(|message| message.contains(text));
-    let retry_after = refusal.retry_after;
+    let retry_after = refusal.retry_after.map(|delay| delay.min(MAX_RETRY_AFTER));
     match refusal.status {
         429 => ErrorKind::Throttled { retry_after },
         503 if says("overloaded") => ErrorKind::Throttled { retry_after },
@@ -270,10 +273,13 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_own_delay_is_passed_on() {
+    fn the_servers_own_delay_is_passed_on_within_reason() {
         let retry_after = Some(Duration::from_secs(7));
         for (status, message) in [(429, ""), (503, "temporarily overloaded")] {
             let refusal = Refusal { retry_after, ..refusal(Unwrap, status, message) };
+            assert_eq!(kind(&refusal), ErrorKind::Throttled { retry_after });
+            let refusal = Refusal { retry_after: Some(Duration::MAX), ..refusal };
+            let retry_after = Some(MAX_RETRY_AFTER);
             assert_eq!(kind(&refusal), ErrorKind::Throttled { retry_after });
         }
     }

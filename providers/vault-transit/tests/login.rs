@@ -54,6 +54,28 @@ async fn many_calls_on_a_revoked_token_make_one_login(backend: Backend) {
     assert_eq!(key.repairs(), 1);
 }
 
+async fn a_token_that_is_refused_when_it_is_new_is_not_replaced_at_each_call(backend: Backend) {
+    let server = Server::start(backend).await;
+    server.make_key("user-keys", 2048).await;
+    let config = server.config_with_approle("1h", "24h").await;
+    let key = open(&config, "transit/user-keys:1").await.unwrap();
+    // It logs in as before, and everything else is refused, even to look the token up.
+    let elsewhere = json!({"token_policies": ["claviger"], "token_bound_cidrs": ["192.0.2.0/24"]});
+    server.set("auth/approle/role/claviger", elsewhere).await;
+    revoke_all(&server).await;
+    let begun = std::time::Instant::now();
+    for _ in 0..20 {
+        let error = key.check().await.unwrap_err();
+        assert!(
+            matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::OperatorNeeded),
+            "{error}"
+        );
+    }
+    // Two, and two more for each ten seconds that a slow machine may take.
+    let most = 2 * (1 + begun.elapsed().as_secs() / 10 + 1);
+    assert!(key.repairs() <= most, "{} logins, {most} at most", key.repairs());
+}
+
 async fn a_token_is_renewed_and_then_replaced_at_its_longest_life(backend: Backend) {
     let server = Server::start(backend).await;
     server.make_key("user-keys", 2048).await;
@@ -249,6 +271,7 @@ async fn a_root_token_without_an_end_serves(backend: Backend) {
 on_both!(
     a_revoked_token_is_replaced_without_a_failed_check,
     many_calls_on_a_revoked_token_make_one_login,
+    a_token_that_is_refused_when_it_is_new_is_not_replaced_at_each_call,
     a_token_is_renewed_and_then_replaced_at_its_longest_life,
     a_refused_secret_id_needs_an_operator_and_is_not_sent_again,
     a_new_token_in_the_file_replaces_a_revoked_one,

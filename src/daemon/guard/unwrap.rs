@@ -212,6 +212,7 @@ async fn attempt(
 ) -> Result<KeyMaterial, ErrorKind> {
     let Some(key) = replica.key() else { return Err(ErrorKind::Unavailable) };
     let Candidate { version, algorithm } = candidate;
+    let asked_before = entry.replica.is_some();
     entry.reached(version, algorithm.name());
     entry.replica = Some(Arc::clone(replica));
     let outcome = match &call.batch {
@@ -232,8 +233,8 @@ async fn attempt(
         }
         Err(error) => {
             entry.backend_failed(&error);
-            // Turned away at the door: cheap to cause, and no key was used.
-            entry.reached = !matches!(error.kind(), ErrorKind::Throttled { .. });
+            // Turned away at the door: cheap to cause, and no key was used, unless one was before.
+            entry.reached = asked_before || !matches!(error.kind(), ErrorKind::Throttled { .. });
             Err(error.kind())
         }
     }

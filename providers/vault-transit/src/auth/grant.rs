@@ -53,6 +53,7 @@ struct AuthBody<'a> {
 
 #[derive(Deserialize)]
 struct GrantedBody<'a> {
+    #[serde(borrow)]
     client_token: Cow<'a, str>,
     lease_duration: u64,
     renewable: bool,
@@ -117,6 +118,16 @@ pub(super) async fn renew(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Answer;
+
+    #[test]
+    fn a_token_is_read_where_it_is_and_leaves_no_copy_that_nobody_zeroes() {
+        let answer = Answer::of(
+            r#"{"auth":{"client_token":"hvs.marker","lease_duration":60,"renewable":true}}"#,
+        );
+        let AuthBody { auth } = answer.json().unwrap();
+        assert!(matches!(auth.client_token, Cow::Borrowed("hvs.marker")));
+    }
 
     #[test]
     fn a_lease_is_renewed_at_two_thirds_and_no_lease_has_no_end() {
