@@ -195,7 +195,8 @@ impl Target<'_> {
 }
 
 /// Whether everything fits that the source can hold, or that the caller expects of it: a target
-/// that is too small would make the length of the material show.
+/// that is too small would make the length of the material show. A caller who expects too little
+/// can still find the length out, at one counted failure each time.
 fn check_room(
     room: usize,
     algorithm: Algorithm,
