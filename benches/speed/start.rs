@@ -1,5 +1,6 @@
 //! From the start of the process to open ports, against a C program that only logs in to SoftHSM;
-//! and the memory of a daemon that has SoftHSM loaded and nothing to do.
+//! and the memory of a daemon that has SoftHSM loaded and nothing to do, with every backend built in
+//! and with those of one machine alone.
 #![expect(clippy::cast_precision_loss, reason = "bytes of memory are below 2^52")]
 
 use std::io::Read;
@@ -18,6 +19,8 @@ use tokio::runtime::Runtime;
 use crate::table::{Row, Wanted};
 use crate::{CLAVIGER, Effort, Outcome};
 
+/// Built with `--no-default-features --features software,pkcs11`; `scripts/bench` does it.
+const LOCAL_ONLY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/local-only/release/claviger");
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/bare_start.c");
 const POLL: Duration = Duration::from_micros(100);
 const AT_MOST: Duration = Duration::from_secs(20);
@@ -40,17 +43,12 @@ pub(crate) fn measure(_: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
         .arg(&bare)
         .args([SOURCE, "-ldl"]))?;
     let (mut ratios, mut bares, mut opens, mut readies) = (vec![], vec![], vec![], vec![]);
-    let mut resident = 0;
     for round in 1..=effort.rounds * 3 {
         eprintln!("start: round {round} of {}", effort.rounds * 3);
         let c = start_bare(&bare, dir)?;
-        let mut daemon = Daemon::start(dir)?;
+        let mut daemon = Daemon::start(CLAVIGER, dir)?;
         let open = daemon.until(|| TcpStream::connect(("127.0.0.1", port)).is_ok())?;
         let ready = daemon.until(|| is_ready(port + 1))?;
-        if round == 1 {
-            std::thread::sleep(REST);
-            resident = cpu::resident(daemon.child.id()).ok_or("there is no /proc")?;
-        }
         daemon.stop()?;
         ratios.push(open / c);
         bares.push(c);
@@ -71,13 +69,32 @@ pub(crate) fn measure(_: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
             ),
         },
         Row {
-            what: "resident memory, idle, SoftHSM loaded and logged in".into(),
+            what:
+                "resident memory, idle, SoftHSM loaded and logged in; software and PKCS#11 built in"
+                    .into(),
             wanted: Some(Wanted::AtMost(20.0)),
-            measured: resident as f64 / f64::from(1 << 20),
+            measured: resident(LOCAL_ONLY, dir, port)?,
+            unit: " MiB",
+            figures: String::new(),
+        },
+        Row {
+            what: "the same with every backend built in".into(),
+            wanted: None,
+            measured: resident(CLAVIGER, dir, port)?,
             unit: " MiB",
             figures: String::new(),
         },
     ])
+}
+
+/// MiB of an idle daemon.
+fn resident(program: &str, dir: &Path, port: u16) -> Outcome<f64> {
+    let mut daemon = Daemon::start(program, dir)?;
+    daemon.until(|| is_ready(port + 1))?;
+    std::thread::sleep(REST);
+    let resident = cpu::resident(daemon.child.id()).ok_or("there is no /proc")?;
+    daemon.stop()?;
+    Ok(resident as f64 / f64::from(1 << 20))
 }
 
 /// Seconds until it has logged in.
@@ -108,15 +125,16 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(dir: &Path) -> Outcome<Self> {
+    fn start(program: &str, dir: &Path) -> Outcome<Self> {
         let begun = Instant::now();
-        let child = Command::new(CLAVIGER)
+        let child = Command::new(program)
             .args(["serve", "--demo", "--config"])
             .arg(dir.join("claviger.toml"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .spawn()?;
+            .spawn()
+            .map_err(|error| format!("{program}: {error}"))?;
         Ok(Self { child, begun })
     }
 
