@@ -94,6 +94,9 @@ pub enum PkiError {
     /// The folder already holds a CA.
     #[error("{path} already holds a CA; a new one would make its certificates worthless", path = .0.display())]
     Exists(PathBuf),
+    /// A file that is to be made is there: the certificate or the key of somebody.
+    #[error("{path} is there already, and is not written over; name another, or move it away", path = .0.display())]
+    FileExists(PathBuf),
     /// A file cannot be read or written.
     #[error("{path}", path = path.display())]
     Io {
@@ -365,7 +368,10 @@ fn write_new(path: &Path, mode: u32, content: &[u8]) -> Result<(), PkiError> {
         file.write_all(content)?;
         File::sync_all(&file)
     };
-    write().map_err(io(path))
+    write().map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => PkiError::FileExists(path.to_owned()),
+        _ => io(path)(error),
+    })
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> PkiError {

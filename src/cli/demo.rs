@@ -77,6 +77,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 /// Steps 1 and 2.
 fn prepare(dir: &Path, args: &Args) -> Result<Sandbox, Failure> {
     let sandbox = Sandbox::open(dir, args.port)?;
+    sandbox.check_backend(args.backend())?;
     sandbox.prepare_certificates()?;
     println!(
         "1. A development CA issues the certificates of both ends, in pki/: the daemon's, and one \

@@ -24,6 +24,7 @@ Examples:
 
 /// The arguments of `claviger pin clear`.
 #[derive(clap::Args, Debug)]
+#[command(group(clap::ArgGroup::new("which").required(true)))]
 pub struct ClearArgs {
     /// The daemon's configuration, which names its state directory [default: $CLAVIGER_CONFIG, else
     /// /etc/claviger/claviger.toml]
@@ -33,10 +34,10 @@ pub struct ClearArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     state_dir: Option<PathBuf>,
     /// The token's serial number
-    #[arg(long, required_unless_present = "all")]
+    #[arg(long, group = "which")]
     serial: Option<String>,
     /// Every token that has failed logins
-    #[arg(long, conflicts_with = "serial")]
+    #[arg(long, group = "which")]
     all: bool,
 }
 

@@ -176,7 +176,10 @@ impl From<PkiError> for Failure {
         let exit = match &error {
             PkiError::Invalid(_) => Exit::Usage,
             PkiError::Damaged { .. } => Exit::Configuration,
-            PkiError::Exists(_) | PkiError::Io { .. } | PkiError::Generate(_) => Exit::Failure,
+            PkiError::Exists(_)
+            | PkiError::FileExists(_)
+            | PkiError::Io { .. }
+            | PkiError::Generate(_) => Exit::Failure,
         };
         let message = match error.source() {
             Some(source) => format!("{error}: {source}"),

@@ -417,14 +417,28 @@ pub fn wait_until_left(limit: Duration) -> bool {
     left
 }
 
-/// Tokens with login attempts that did not succeed, by serial number, and whether nothing is tried
-/// on them any more until an operator acts. Looks at the state directory.
-pub fn latched_tokens(state_dir: &Path) -> Result<Vec<(String, bool)>, String> {
+/// A token with login attempts that did not succeed.
+#[derive(Clone, Debug)]
+pub struct LatchedToken {
+    /// Its serial number.
+    pub serial: String,
+    /// Whether nobody logs in until an operator acts.
+    pub is_shut: bool,
+    /// Whether not even another PIN is tried.
+    pub is_exhausted: bool,
+}
+
+/// Tokens with login attempts that did not succeed. Looks at the state directory.
+pub fn latched_tokens(state_dir: &Path) -> Result<Vec<LatchedToken>, String> {
     #[cfg(feature = "pkcs11")]
     let tokens = claviger_pkcs11::latch::list(state_dir)
         .map_err(|error| error.to_string())?
         .into_iter()
-        .map(|token| (token.serial.clone(), token.is_latched()))
+        .map(|token| LatchedToken {
+            is_shut: token.is_latched(),
+            is_exhausted: token.is_exhausted(),
+            serial: token.serial,
+        })
         .collect();
     #[cfg(not(feature = "pkcs11"))]
     let (tokens, _) = (Vec::new(), state_dir);

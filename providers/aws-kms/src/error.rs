@@ -44,7 +44,7 @@ impl Failure {
                 (of_status(answer.raw().status().as_u16()), chain(error))
             }
             SdkError::TimeoutError(_) => (Verdict::of(ErrorKind::Unavailable), chain(error)),
-            SdkError::DispatchFailure(_) => (of_dispatch(error), chain(error)),
+            SdkError::DispatchFailure(_) => of_dispatch(error),
             SdkError::ConstructionFailure(_) | _ => {
                 (Verdict::of(ErrorKind::Internal), chain(error))
             }
@@ -199,14 +199,26 @@ fn of_status(status: u16) -> Verdict {
 }
 
 /// No answer: no connection, a cut one, or no credentials to sign with.
-fn of_dispatch(error: &(dyn StdError + 'static)) -> Verdict {
+fn of_dispatch(error: &(dyn StdError + 'static)) -> (Verdict, String) {
     let credentials = causes(error).find_map(|cause| cause.downcast_ref::<CredentialsError>());
-    Verdict::of(match credentials {
-        Some(
-            CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_),
-        ) => ErrorKind::OperatorNeeded,
+    let mut text = chain(error);
+    let kind = match credentials {
+        Some(CredentialsError::CredentialsNotLoaded(_)) => {
+            text.push_str(
+                "; no source has credentials: look at `profile` and at AWS's shared files, or set \
+                 `credentials`",
+            );
+            ErrorKind::OperatorNeeded
+        }
+        Some(CredentialsError::InvalidConfiguration(_)) => ErrorKind::OperatorNeeded,
+        // The last source of the standard chain: no other one had any.
+        Some(CredentialsError::ProviderError(_)) if text.contains("IMDS") => {
+            text.push_str("; a host without a role of AWS's needs `credentials` or `profile`");
+            ErrorKind::Unavailable
+        }
         _ => ErrorKind::Unavailable,
-    })
+    };
+    (Verdict::of(kind), text)
 }
 
 fn causes<'a>(

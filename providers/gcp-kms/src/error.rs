@@ -140,6 +140,9 @@ impl Refusal {
                 "no service account is attached to this machine or pod; attach one, or set \
                  `credentials`"
             }
+            (Operation::Metadata, _, 400..=403) => {
+                "it gives this machine or pod no token; outside of Google Cloud set `credentials`"
+            }
             (operation, Some("PERMISSION_DENIED"), _) if operation.is_of_kms() => {
                 "grant roles/cloudkms.publicKeyViewer and roles/cloudkms.cryptoKeyDecrypter (or \
                  .signer) on this key to the identity of these credentials"

@@ -65,7 +65,12 @@ pub struct LatchedToken {
 impl LatchedToken {
     /// Whether its PIN was refused, or nothing is tried any more: an operator must act.
     pub fn is_latched(&self) -> bool {
-        self.refused > 0 || self.attempts >= MAX_ATTEMPTS
+        self.refused > 0 || self.is_exhausted()
+    }
+
+    /// Whether no PIN is tried any more, not even another one.
+    pub fn is_exhausted(&self) -> bool {
+        self.attempts >= MAX_ATTEMPTS
     }
 }
 

@@ -341,7 +341,11 @@ fn find_slot(module: &'static Module, name: &TokenName) -> Result<(Slot, TokenIn
     match tokens.len() {
         1 => Ok(tokens.remove(0)),
         0 => {
-            let present = if present.is_empty() { "none".to_owned() } else { present };
+            let present = if present.is_empty() {
+                "none; what it shows depends on `environment` and on who asks".to_owned()
+            } else {
+                present
+            };
             let path = module.path().display();
             let text = format!("no token with {name} in {path}; present: {present}");
             Err(Error::new(ErrorKind::Unavailable, text))

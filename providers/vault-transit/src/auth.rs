@@ -219,6 +219,10 @@ impl Session {
                 turn.refused = Some(Refused { sha256, at: Instant::now(), said: said.clone() });
                 return Err(Error::new(ErrorKind::OperatorNeeded, said));
             }
+            Err(Failure::Refused(refusal)) if refusal.status == 404 => {
+                let said = format!("{refusal}: look at `namespace`, and at the login's `mount`");
+                return Err(Error::new(ErrorKind::OperatorNeeded, said));
+            }
             Err(failure) => return Err(failure.into()),
         };
         turn.refused = None;

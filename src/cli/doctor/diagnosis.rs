@@ -200,8 +200,8 @@ impl Diagnosis {
                  clear`"
             }
             LatchedPin => {
-                "nothing logs in until an operator acts: put the right PIN into its file, look at the \
-                 token's own retry counter, then run `claviger pin clear --serial SERIAL`"
+                "nothing logs in until an operator acts: look at the token's own retry counter, then do \
+                 what the sentence says"
             }
             LockedPin => "unlock the PIN, or log in once by hand, with the vendor's tools",
             StateDirectory => {

@@ -9,6 +9,7 @@ use super::diagnosis::{Steps, Trouble};
 use super::examine::{Finding, Found, Place};
 use super::quota;
 use crate::cli::failure::Exit;
+use crate::daemon::backends::LatchedToken;
 use crate::daemon::config::{Config, State, Version};
 use crate::daemon::log::is_deceptive;
 
@@ -17,8 +18,8 @@ pub(super) struct Report<'a> {
     config: &'a Config,
     /// In the order of the configuration; a disabled version has no findings.
     versions: Vec<Examined<'a>>,
-    /// Tokens with failed logins, by serial number, and whether they are shut.
-    latched: Result<Vec<(String, bool)>, String>,
+    /// Tokens with failed logins.
+    latched: Result<Vec<LatchedToken>, String>,
 }
 
 struct Examined<'a> {
@@ -33,7 +34,7 @@ impl<'a> Report<'a> {
         config: &'a Config,
         keys: &[String],
         mut findings: Vec<(&'a Place<'a>, Finding)>,
-        latched: Result<Vec<(String, bool)>, String>,
+        latched: Result<Vec<LatchedToken>, String>,
     ) -> Self {
         let mut versions = Vec::new();
         for (key, version) in
@@ -86,8 +87,10 @@ impl<'a> Report<'a> {
         }
         match &self.latched {
             Ok(tokens) => {
-                for (serial, shut) in tokens {
-                    let what = if *shut {
+                for LatchedToken { serial, is_shut, is_exhausted } in tokens {
+                    let what = if *is_exhausted {
+                        "no login until `claviger pin clear`, whatever its PIN file holds"
+                    } else if *is_shut {
                         "no login until its PIN file holds another PIN, or `claviger pin clear`"
                     } else {
                         "a login to it did not end; the same PIN is tried once more"
@@ -127,7 +130,8 @@ impl<'a> Report<'a> {
             })
             .collect();
         let latched = self.latched.as_ref().ok().map(|tokens| {
-            let token = |(serial, shut): &(String, bool)| json!({ "serial": serial, "shut": shut });
+            let token =
+                |token: &LatchedToken| json!({ "serial": token.serial, "shut": token.is_shut });
             tokens.iter().map(token).collect::<Vec<_>>()
         });
         json!({

@@ -14,7 +14,7 @@ use super::diagnosis::Diagnosis::{
 
 /// The first row whose words are in an error gives its meaning. What is special comes before what
 /// is general: a status that any server may give stands last.
-const WORDS: [(&str, Diagnosis); 73] = [
+const WORDS: [(&str, Diagnosis); 76] = [
     ("refused this PIN before", LatchedPin),
     ("no PIN is tried", LatchedPin),
     ("one more wrong PIN locks it", LockedPin),
@@ -73,13 +73,16 @@ const WORDS: [(&str, Diagnosis); 73] = [
     ("InvalidSignatureException", CredentialsRefused),
     ("IncompleteSignature", CredentialsRefused),
     ("provided credentials", CredentialsRefused),
+    ("HTTP 404 (LogIn)", OperatorNeeded),
     ("(LogIn)", CredentialsRefused),
     ("(LookUpToken)", CredentialsRefused),
     ("no token (", CredentialsRefused),
     ("no token: ", CredentialsRefused),
     ("asking for a", CredentialsRefused),
     ("asking the metadata server", CredentialsRefused),
+    ("no source has credentials", CredentialsRefused),
     ("passphrase", CredentialsRefused),
+    ("`auth`: ", SecretFile),
     ("cannot be used: refused ", SecretFile),
     ("cannot be used: cannot read", KeyAbsent),
     ("cannot read", SecretFile),
@@ -113,7 +116,7 @@ mod tests {
     const OPERATOR: ErrorKind = ErrorKind::OperatorNeeded;
     const AWAY: ErrorKind = ErrorKind::Unavailable;
 
-    const SENTENCES: [(ErrorKind, &str, Diagnosis); 42] = [
+    const SENTENCES: [(ErrorKind, &str, Diagnosis); 45] = [
         (
             OPERATOR,
             "the token \"a\" refused the login (CKR_PIN_INCORRECT from C_Login); this PIN is not tried again, so that the token does not lock: …",
@@ -177,6 +180,12 @@ mod tests {
             "HTTP 403 (LogIn): permission denied: put a token that is good into its file; …",
             CredentialsRefused,
         ),
+        (OPERATOR, "HTTP 404 (LogIn): namespace not found: look at `namespace`, …", OperatorNeeded),
+        (
+            OPERATOR,
+            "transit/k:1 cannot be read: `auth`: secret_id cannot be used: cannot read /run/id: No such file or directory (os error 2)",
+            SecretFile,
+        ),
         (OPERATOR, "HTTP 404 (ReadKey)", KeyAbsent),
         (
             OPERATOR,
@@ -186,6 +195,11 @@ mod tests {
         (
             OPERATOR,
             "kms:GetPublicKey failed: ExpiredTokenException (HTTP 400): …; the credentials were read again and AWS refuses these too: …",
+            CredentialsRefused,
+        ),
+        (
+            OPERATOR,
+            "kms:GetPublicKey failed: dispatch failure: …; no source has credentials: look at `profile` …",
             CredentialsRefused,
         ),
         (OPERATOR, "kms:Decrypt failed: AccessDeniedException (HTTP 400): …", NotPermitted),

@@ -20,6 +20,17 @@ pub enum Backend {
     SoftHsm,
 }
 
+impl Backend {
+    /// The `type` of its provider.
+    pub(super) fn type_name(self) -> &'static str {
+        match self {
+            Self::Software => "software",
+            #[cfg(feature = "pkcs11")]
+            Self::SoftHsm => "pkcs11",
+        }
+    }
+}
+
 /// What the configuration says of the key.
 #[derive(Debug)]
 pub struct SandboxKey {

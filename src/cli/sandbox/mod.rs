@@ -47,6 +47,21 @@ impl Sandbox {
         })
     }
 
+    /// Refuses a folder that was made with another kind of backend: what is in it stays as it is.
+    pub fn check_backend(&self, backend: Backend) -> Result<(), Failure> {
+        let type_name = backend.type_name();
+        match type_of(&self.dir) {
+            Some(other) if other != type_name => {
+                let message = format!(
+                    "{} is the folder of a demo with a provider of type {other:?}, not {type_name:?}",
+                    self.dir.display()
+                );
+                Err(Failure::new(Exit::Usage, message).advise("Name another folder with --dir."))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes the two configurations, if they are missing: every call audited, unless `audit` is
     /// false.
     pub fn configure(&self, key: &SandboxKey, audit: bool) -> Result<(), Failure> {
@@ -142,10 +157,20 @@ private_key = "pki/key-connector.key"
     }
 }
 
+/// The folder's configuration, if it has one.
+fn configuration_of(dir: &Path) -> Option<toml::Table> {
+    std::fs::read_to_string(dir.join("claviger.toml")).ok()?.parse().ok()
+}
+
+/// The type of the provider that the folder's configuration names.
+fn type_of(dir: &Path) -> Option<String> {
+    let config = configuration_of(dir)?;
+    Some(config.get("providers")?.get("demo")?.get("type")?.as_str()?.to_owned())
+}
+
 /// The port that the folder's configuration names.
 fn port_of(dir: &Path) -> Option<u16> {
-    let text = std::fs::read_to_string(dir.join("claviger.toml")).ok()?;
-    let config: toml::Table = text.parse().ok()?;
+    let config = configuration_of(dir)?;
     let listen = config.get("server")?.get("listen")?.get(0)?.as_str()?;
     listen.rsplit_once(':')?.1.parse().ok()
 }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::render::{
     counter, gauge, info, plain_counter, plain_gauge, sample_counter, sample_gauge, seconds,
 };
-use crate::daemon::backends::latched_tokens;
+use crate::daemon::backends::{LatchedToken, latched_tokens};
 use crate::daemon::denied::DeniedCallers;
 use crate::daemon::health::Phase;
 use crate::daemon::keyset::Keyset;
@@ -107,12 +107,12 @@ impl Sources {
         let Some(state_dir) = &self.state_dir else { return Ok(()) };
         let tokens = latched_tokens(state_dir).unwrap_or_else(|error| {
             tracing::error!(error, "PIN latches cannot be read");
-            vec![(String::new(), true)]
+            vec![LatchedToken { serial: String::new(), is_shut: true, is_exhausted: true }]
         });
         let help = "Whether a refused PIN keeps a token shut until an operator acts";
         let mut latched = gauge(encoder, "pin_latched", help)?;
-        for (serial, is_latched) in tokens {
-            sample_gauge(&mut latched, &[("serial", serial)], is_latched)?;
+        for LatchedToken { serial, is_shut, .. } in tokens {
+            sample_gauge(&mut latched, &[("serial", serial)], is_shut)?;
         }
         Ok(())
     }

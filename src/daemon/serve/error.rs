@@ -37,11 +37,11 @@ pub enum ServeError {
         error: io::Error,
     },
     /// A socket.
-    #[error("cannot listen on {address}: {error}")]
+    #[error("{field}: {error}")]
     Listen {
-        /// Where.
-        address: String,
-        /// What the system said.
+        /// Which option names it.
+        field: &'static str,
+        /// Where, and what the system said.
         error: io::Error,
     },
     /// A provider with `required = true` does not serve.

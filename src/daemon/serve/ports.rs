@@ -26,8 +26,7 @@ impl Daemon {
     pub(super) fn listen(&self) -> Result<Vec<Bound>, ServeError> {
         let config = self.config.load();
         let bind = |listen| {
-            bind(listen)
-                .map_err(|error| ServeError::Listen { address: format!("{listen:?}"), error })
+            bind(listen).map_err(|error| ServeError::Listen { field: "server.listen", error })
         };
         config.server.listen.iter().map(bind).collect()
     }
@@ -35,8 +34,11 @@ impl Daemon {
     pub(super) async fn listen_for_operations(&self) -> Result<Option<TcpListener>, ServeError> {
         let config = self.config.load();
         let Some(operations) = &config.operations else { return Ok(None) };
-        let listener = TcpListener::bind(operations.listen).await.map_err(|error| {
-            ServeError::Listen { address: operations.listen.to_string(), error }
+        let address = operations.listen;
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            let text = format!("cannot listen on {address}: {error}");
+            let error = io::Error::new(error.kind(), text);
+            ServeError::Listen { field: "operations.listen", error }
         })?;
         Ok(Some(listener))
     }

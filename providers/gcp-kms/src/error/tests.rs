@@ -154,6 +154,7 @@ fn an_error_says_what_to_do() {
         (Token, 400, JWT, "asking for an access token failed: invalid_grant (HTTP 400)"),
         (Token, 400, JWT, "check this host's clock"),
         (Metadata, 404, "", "set `credentials`"),
+        (Metadata, 403, "", "outside of Google Cloud set `credentials`"),
     ];
     for (operation, status, body, expected) in table {
         let text = refusal(operation, status, body).to_string();

@@ -10,8 +10,8 @@ pub enum LatchError {
     /// The token refused this PIN before.
     #[error(
         "token {serial:?} refused this PIN before, or one that looks the same: it is not tried again; \
-         put the right PIN into the PIN's file, check the token's own retry counter, then run: \
-         claviger pin clear --serial {serial:?}"
+         put the right PIN into the PIN's file, where it is tried by itself; if this one is right, \
+         check the token's own retry counter, then run: claviger pin clear --serial {serial:?}"
     )]
     SamePin {
         /// The token.
