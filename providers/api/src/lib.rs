@@ -10,6 +10,7 @@
 //! - [`canary`]: values whose unwrapping proves that a key works
 //! - [`secret`]: PINs and passphrases, and the files and stores they are read from
 //! - [`queue`]: bounded queues, one per caller, served in turn, for providers that own threads
+//! - `tls` (feature): TLS towards a service, for providers that speak HTTP
 //! - [`error`]: one [`Error`], with a closed set of kinds
 
 pub mod algorithm;
@@ -20,6 +21,8 @@ pub mod material;
 pub mod public_key;
 pub mod queue;
 pub mod secret;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use algorithm::{Algorithm, Algorithms, Hash, SignAlgorithm, SignAlgorithms};
 pub use canary::Canary;

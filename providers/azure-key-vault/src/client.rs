@@ -1,7 +1,6 @@
 //! The client that all keys of a provider share: TLS of our own, no proxy, no redirects, no retries,
 //! and no request to anywhere but the vault.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,11 +11,8 @@ use azure_core::http::{
     UserAgentOptions,
 };
 use azure_security_keyvault_keys::{KeyClient, KeyClientOptions};
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::{Error, ErrorKind, tls};
 use rustls::ClientConfig;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
-use rustls_platform_verifier::BuilderVerifierExt;
 
 use crate::config::{Auth, Config};
 use crate::credentials::Login;
@@ -35,7 +31,7 @@ impl Backend {
         let internal = |error: azure_core::Error| Error::new(ErrorKind::Internal, error);
         let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
         let origin = config.origin().map_err(refuse)?;
-        let tls = tls(config.ca.as_deref())?;
+        let tls = tls::client_config(config.ca.as_deref(), None)?;
         // The metadata service of a virtual machine speaks plain HTTP, on the host itself.
         let https_only = !matches!(config.auth, Auth::ManagedIdentity(_));
         let login = Arc::new(Login::new(config, http_client(config, &tls, https_only)?));
@@ -153,35 +149,4 @@ fn http_client(
         .http2_keep_alive_timeout(Duration::from_secs(5))
         .build()
         .map_err(|error| Error::new(ErrorKind::Internal, error))
-}
-
-fn tls(ca: Option<&Path>) -> Result<ClientConfig, Error> {
-    let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::new(ErrorKind::Internal, error))?;
-    let builder = match ca {
-        None => builder
-            .with_platform_verifier()
-            .map_err(|error| refuse(format!("the system's CAs cannot be used: {error}")))?,
-        Some(path) => {
-            let unusable = |error: &dyn std::fmt::Display| {
-                refuse(format!("`ca` {} cannot be used: {error}", path.display()))
-            };
-            let pem = std::fs::read(path).map_err(|error| unusable(&error))?;
-            let mut roots = rustls::RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                let certificate = certificate.map_err(|error| unusable(&error))?;
-                roots.add(certificate).map_err(|error| unusable(&error))?;
-            }
-            if roots.is_empty() {
-                return Err(unusable(&"it holds no certificate in PEM form"));
-            }
-            builder.with_root_certificates(roots)
-        }
-    };
-    let mut tls = builder.with_no_client_auth();
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(tls)
 }

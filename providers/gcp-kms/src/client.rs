@@ -1,18 +1,13 @@
 //! One HTTP client over our own TLS: no proxy, no redirects, no retries, no environment variables.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::{Error, ErrorKind, tls};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use rustls::ClientConfig;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
-use rustls_platform_verifier::BuilderVerifierExt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -126,7 +121,7 @@ impl Client {
     /// Reads the CA file if there is one. Connects to nothing.
     pub(crate) fn new(config: &Config) -> Result<Self, Error> {
         let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(config.ca.as_deref())?)
+            .tls_backend_preconfigured(tls::client_config(config.ca.as_deref(), None)?)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
@@ -220,35 +215,4 @@ async fn whole_body(
         }
         body.extend_from_slice(&chunk);
     }
-}
-
-fn tls(ca: Option<&Path>) -> Result<ClientConfig, Error> {
-    let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::new(ErrorKind::Internal, error))?;
-    let builder = match ca {
-        None => builder
-            .with_platform_verifier()
-            .map_err(|error| refuse(format!("the system's CAs cannot be used: {error}")))?,
-        Some(path) => {
-            let unusable = |error: &dyn std::fmt::Display| {
-                refuse(format!("`ca` {} cannot be used: {error}", path.display()))
-            };
-            let pem = std::fs::read(path).map_err(|error| unusable(&error))?;
-            let mut roots = rustls::RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                let certificate = certificate.map_err(|error| unusable(&error))?;
-                roots.add(certificate).map_err(|error| unusable(&error))?;
-            }
-            if roots.is_empty() {
-                return Err(unusable(&"it holds no certificate in PEM form"));
-            }
-            builder.with_root_certificates(roots)
-        }
-    };
-    let mut tls = builder.with_no_client_auth();
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(tls)
 }

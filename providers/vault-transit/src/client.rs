@@ -4,13 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use claviger_provider_api::{Error, ErrorKind, secret};
+use claviger_provider_api::{Error, ErrorKind, secret, tls};
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Method, StatusCode};
-use rustls::ClientConfig;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use rustls_platform_verifier::BuilderVerifierExt;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -86,8 +84,14 @@ impl Client {
         let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
         let namespace = config.namespace.as_deref().map(HeaderValue::from_str).transpose();
         let origin = config.origin().map_err(refuse)?;
+        let identity = match &config.auth {
+            Auth::Certificate(certificate) => {
+                Some(client_certificate(certificate).map_err(refuse)?)
+            }
+            _ => None,
+        };
         let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls(config)?)
+            .tls_backend_preconfigured(tls::client_config(config.ca.as_deref(), identity)?)
             .https_only(origin.starts_with("https:"))
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -197,48 +201,7 @@ async fn whole_body(mut response: reqwest::Response) -> Result<Zeroizing<Vec<u8>
     Ok(body)
 }
 
-fn tls(config: &Config) -> Result<ClientConfig, Error> {
-    let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::new(ErrorKind::Internal, error))?;
-    let builder = match &config.ca {
-        None => builder
-            .with_platform_verifier()
-            .map_err(|error| refuse(format!("the system's CAs cannot be used: {error}")))?,
-        Some(path) => {
-            let unusable = |error: &dyn std::fmt::Display| {
-                refuse(format!("`ca` {} cannot be used: {error}", path.display()))
-            };
-            let pem = std::fs::read(path).map_err(|error| unusable(&error))?;
-            let mut roots = rustls::RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(&pem) {
-                let certificate = certificate.map_err(|error| unusable(&error))?;
-                roots.add(certificate).map_err(|error| unusable(&error))?;
-            }
-            if roots.is_empty() {
-                return Err(unusable(&"it holds no certificate in PEM form"));
-            }
-            builder.with_root_certificates(roots)
-        }
-    };
-    let mut tls = match &config.auth {
-        Auth::Certificate(certificate) => {
-            let (chain, key) = client_certificate(certificate).map_err(refuse)?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| {
-                refuse(format!("the client certificate cannot be used: {error}"))
-            })?
-        }
-        _ => builder.with_no_client_auth(),
-    };
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(tls)
-}
-
-type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
-fn client_certificate(certificate: &Certificate) -> Result<Identity, String> {
+fn client_certificate(certificate: &Certificate) -> Result<tls::Identity, String> {
     let path = certificate.certificate.display();
     let unusable = |error: &dyn std::fmt::Display| format!("`certificate` {path}: {error}");
     let pem = std::fs::read(&certificate.certificate).map_err(|error| unusable(&error))?;
