@@ -55,3 +55,22 @@ fn roots(path: &Path) -> Result<RootCertStore, String> {
     }
     Ok(roots)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_cas_that_cannot_be_used_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ca.crt");
+        let refusal = || client_config(Some(&path), None).unwrap_err();
+        assert!(refusal().to_string().contains("ca.crt cannot be used: No such file"));
+        std::fs::write(&path, "no PEM").unwrap();
+        assert!(refusal().to_string().ends_with("it holds no certificate in PEM form"));
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        std::fs::write(&path, broken).unwrap();
+        assert!(refusal().to_string().contains("ca.crt cannot be used: "));
+        assert_eq!(refusal().kind(), ErrorKind::OperatorNeeded);
+    }
+}
