@@ -1,6 +1,5 @@
 //! One HTTP client over our own TLS: no proxy, no redirects, no retries, no environment variables.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
