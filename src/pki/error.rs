@@ -1,0 +1,36 @@
+//! What can go wrong.
+
+use std::path::PathBuf;
+
+/// Why the CA could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// The folder already holds a CA.
+    #[error("{path} already holds a CA; a new one would make its certificates worthless", path = .0.display())]
+    Exists(PathBuf),
+    /// A file that is to be made is there: the certificate or the key of somebody.
+    #[error("{path} is there already, and is not written over; name another, or move it away", path = .0.display())]
+    FileExists(PathBuf),
+    /// A file cannot be read or written.
+    #[error("{path}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file of the CA's folder is damaged.
+    #[error("{path} cannot be used: {reason}", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The request itself.
+    #[error("{0}")]
+    Invalid(String),
+    /// rcgen, on valid input.
+    #[error("the certificate cannot be made")]
+    Generate(#[from] rcgen::Error),
+}
