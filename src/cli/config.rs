@@ -21,7 +21,7 @@ pub enum Command {
     /// Check a configuration and the files it names; touches no backend
     ///
     /// Run it as the daemon's user: who may read a secret depends on who asks. The exit code is 0
-    /// where `serve` would accept the configuration, else 78.
+    /// where `serve` would accept the configuration and can read every file, else 78.
     #[command(after_help = "Example:\n  sudo -u claviger claviger config check")]
     Check(Args),
     /// Ask every backend for its public keys and fill in missing `public_key_sha256`
@@ -101,7 +101,7 @@ fn good_as_json(config: &Config, notes: &[String]) -> serde_json::Value {
 fn pin(path: &Path, json: bool) -> Result<(), Failure> {
     let config = Config::load(path)?;
     let answers = pinned(&config).map_err(|error| {
-        let lines = format!("{error}\nnothing was pinned");
+        let lines = format!("{error}\nnothing was pinned; `claviger doctor` looks at each replica and says what to do");
         Failure::of_lines(Exit::Failure, &lines, serde_json::json!({ "reasons": error.0 }))
     })?;
     if json {

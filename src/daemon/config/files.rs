@@ -1,6 +1,7 @@
 //! The files that a configuration names, read once to see that `serve` will be able to.
 
 use std::error::Error as StdError;
+use std::fs::File;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -25,7 +26,8 @@ struct Findings {
 
 impl Config {
     /// Reads the files that it names and that can be judged without a backend: certificates, keys,
-    /// client CAs, CRLs, secrets, denied callers. Gives notes on what is good but worth knowing.
+    /// client CAs, CRLs, secrets, denied callers; and sees that modules, folders and CAs of providers
+    /// are there. Gives notes on what is good but worth knowing.
     pub fn check_files(&self) -> Result<Vec<String>, ConfigErrors> {
         let mut findings = Findings::default();
         if let Some(tls) = &self.server.tls {
@@ -36,6 +38,13 @@ impl Config {
             findings.take("server.denied_callers", list);
         }
         for (name, provider) in &self.providers {
+            for (option, path) in &provider.files {
+                let field = format!("{}.{option}", joined("providers", name));
+                let opened = File::open(path);
+                let opened =
+                    opened.map_err(|error| format!("cannot read {}: {error}", path.display()));
+                findings.take(&field, opened);
+            }
             for (option, source) in &provider.secrets {
                 let field = format!("{}.{option}", joined("providers", name));
                 match source {
@@ -213,6 +222,8 @@ mod tests {
             place.write("clients.crl", crl(&issuer).pem().unwrap());
             place.write("denied", "# nobody\n");
             place.write("pin", "1234");
+            place.write("libhsm.so", "");
+            std::fs::create_dir(place.folder.path().join("keys")).unwrap();
             let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
             place.write("other.crt", params.self_signed(&key).unwrap().pem());
             place
@@ -328,6 +339,19 @@ mod tests {
                 "{said}"
             );
         }
+    }
+
+    #[test]
+    fn a_module_and_a_folder_of_keys_that_are_missing_are_both_named() {
+        let place = Place::new();
+        std::fs::remove_file(place.folder.path().join("libhsm.so")).unwrap();
+        std::fs::remove_dir(place.folder.path().join("keys")).unwrap();
+        let said = place.checked().unwrap_err();
+        let expected = [
+            "claviger.toml:20: providers.hsm-a.module: cannot read libhsm.so: No such file or directory (os error 2)",
+            "claviger.toml:27: providers.files.directory: cannot read keys: No such file or directory (os error 2)",
+        ];
+        assert_eq!(said.lines().collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -154,6 +154,8 @@ pub struct Provider {
     pub environment: BTreeMap<String, String>,
     /// Where its secrets are read from, by the names of its options, such as `pin`.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// The files and folders it uses beside them, by the names of its options, such as `module`.
+    pub files: BTreeMap<String, PathBuf>,
 }
 
 /// `[keys.NAME]`.

@@ -1,6 +1,7 @@
 //! `[providers.NAME]`: `type`, `required` and `environment` are read here, the rest by the provider.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
 use claviger_provider_api::{SecretSource, VaultField};
 use toml::Spanned;
@@ -83,7 +84,8 @@ fn provider(node: &Node<'_>) -> Option<Provider> {
         node.error(message);
         return None;
     }
-    Some(Provider { required: required?, config, environment, secrets })
+    let files = files(node, provider_type);
+    Some(Provider { required: required?, config, environment, secrets, files })
 }
 
 fn compiled() -> impl Iterator<Item = &'static str> {
@@ -155,6 +157,14 @@ fn secrets(
         }
     }
     Some(sources)
+}
+
+/// The paths that a provider's options name, whole.
+fn files(node: &Node<'_>, provider_type: &ProviderType) -> BTreeMap<String, PathBuf> {
+    let found = provider_type.paths.iter().flat_map(|option| options(node, option));
+    found
+        .filter_map(|(name, node)| Some((name, node.report().resolve(node.text()?))))
+        .collect()
 }
 
 /// The nodes of an option that may be inside tables, by their names; `*` is each name of a table. What
