@@ -1,6 +1,8 @@
 //! Each service that is asked over HTTP: a call through the daemon against the same call to the
 //! service without it, in turn. What the service itself takes is in both.
 
+mod azure;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -11,9 +13,8 @@ use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::EncryptionAlgorithmSpec;
-use azure_key_vault_fake::{CLIENT_ID, CLIENT_SECRET, TENANT};
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use claviger::cli::bench::load::{self, Begun, Counter, SETTLE, Sample, Work};
 use claviger_provider_api::{Algorithm, KeyMaterial, Parameters, PublicKey};
 use futures::future::BoxFuture;
@@ -66,9 +67,11 @@ pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
         let key = Pair::generate()?;
         let mut rows = Vec::new();
         rows.extend(against(aws(&key).await?, &key, effort).await?);
-        rows.extend(against(azure(&key).await?, &key, effort).await?);
+        rows.extend(against(azure::service(&key).await?, &key, effort).await?);
         rows.extend(against(google(&key).await?, &key, effort).await?);
-        rows.extend(against(openbao(&key).await?, &key, effort).await?);
+        for backend in [vault::Backend::OpenBao, vault::Backend::Vault] {
+            rows.extend(against(transit(backend, &key).await?, &key, effort).await?);
+        }
         Ok(rows)
     })
 }
@@ -183,8 +186,8 @@ async fn aws(key: &Pair) -> Outcome<Service> {
     })
 }
 
-async fn openbao(key: &Pair) -> Outcome<Service> {
-    let server = vault::Server::start(vault::Backend::OpenBao).await;
+async fn transit(backend: vault::Backend, key: &Pair) -> Outcome<Service> {
+    let server = vault::Server::start(backend).await;
     server.import("bench", &key.pkcs8).await;
     let token = server.secret_file("token", vault::ROOT);
     let token = table([("file", token.to_str().ok_or("a path in UTF-8")?.into())]);
@@ -197,53 +200,15 @@ async fn openbao(key: &Pair) -> Outcome<Service> {
     let url = format!("{}/v1/transit/decrypt/bench", server.address);
     let request = http(None)?.post(url).header("x-vault-token", vault::ROOT).body(body.to_string());
     Ok(Service {
-        name: "OpenBao",
+        name: match backend {
+            vault::Backend::OpenBao => "OpenBao",
+            vault::Backend::Vault => "HashiCorp Vault",
+        },
         bare: BARE_HTTP,
         provider,
         locator: "transit/bench:1".to_owned(),
         call: http_call(request, "/data/plaintext", STANDARD.encode(MATERIAL)),
         _server: Box::new(server),
-    })
-}
-
-async fn azure(key: &Pair) -> Outcome<Service> {
-    let fake = Fake::start("--serve-azure", key)?;
-    let (origin, kid, folder) = (fake.said("origin")?, fake.said("locator")?, &fake.folder);
-    let ca = folder.path().join("ca.pem");
-    fs::write(&ca, fake.said("ca")?)?;
-    let application = table([
-        ("tenant_id", TENANT.into()),
-        ("client_id", CLIENT_ID.into()),
-        ("secret", secret(folder, "secret", CLIENT_SECRET)?),
-    ]);
-    let provider = options([
-        ("type", "azure-key-vault".into()),
-        ("vault", origin.clone().into()),
-        ("authority", origin.clone().into()),
-        ("resource", "https://vault.azure.net".into()),
-        ("ca", ca.to_str().ok_or("a path in UTF-8")?.into()),
-        ("auth", table([("client_secret", application)])),
-    ]);
-    let http = http(Some(&fake.said("ca")?))?;
-    let form = format!(
-        "grant_type=client_credentials&client_id={CLIENT_ID}&client_secret={CLIENT_SECRET}\
-         &scope=https://vault.azure.net/.default"
-    );
-    let login = http.post(format!("{origin}/{TENANT}/oauth2/v2.0/token")).body(form);
-    let token = token(login.header("content-type", "application/x-www-form-urlencoded")).await?;
-    let body = json!({ "alg": ALGORITHM.name(), "value": URL_SAFE_NO_PAD.encode(&key.wrapped) });
-    let request = http
-        .post(format!("{kid}/unwrapkey?api-version=7.4"))
-        .header("authorization", token)
-        .header("content-type", "application/json")
-        .body(body.to_string());
-    Ok(Service {
-        name: "Azure Key Vault (fake)",
-        bare: BARE_HTTP,
-        provider,
-        locator: kid,
-        call: http_call(request, "/value", URL_SAFE_NO_PAD.encode(MATERIAL)),
-        _server: Box::new(fake),
     })
 }
 
@@ -262,7 +227,7 @@ async fn google(key: &Pair) -> Outcome<Service> {
     let body = json!({ "ciphertext": STANDARD.encode(&key.wrapped) });
     let request = http
         .post(format!("{origin}/v1/{locator}:asymmetricDecrypt"))
-        .header("authorization", token)
+        .bearer_auth(token)
         .header("content-type", "application/json")
         .body(body.to_string());
     Ok(Service {
@@ -345,12 +310,12 @@ fn http(ca: Option<&str>) -> Outcome<reqwest::Client> {
     Ok(reqwest::Client::builder().no_proxy().tls_backend_preconfigured(tls).build()?)
 }
 
-/// `Bearer` and the token that a request for one gives.
+/// The token that a request for one gives.
 async fn token(request: reqwest::RequestBuilder) -> Outcome<String> {
     let answer = request.send().await?.error_for_status()?.bytes().await?;
     let answer: serde_json::Value = serde_json::from_slice(&answer)?;
     let token = answer["access_token"].as_str().ok_or("an answer without a token")?;
-    Ok(format!("Bearer {token}"))
+    Ok(token.to_owned())
 }
 
 /// A request whose answer has `material` at `pointer`.
