@@ -8,8 +8,8 @@ use std::fmt;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::fmt::format::{Json, JsonFields, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{
@@ -21,6 +21,9 @@ use crate::daemon::config;
 
 /// Longest value of one field, in characters; more is cut.
 const LONGEST_VALUE: usize = 2048;
+
+/// What the Azure SDK says at INFO is each failed request, which has a line of ours already.
+const TWICE_SAID: &str = "typespec=warn,azure_=warn";
 
 /// Why the log could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +57,8 @@ fn subscriber<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::builder().parse(&config.filter).map_err(|error| LogError::Filter {
+    let filter = EnvFilter::builder().parse(directives(&config.filter));
+    let filter = filter.map_err(|error| LogError::Filter {
         filter: config.filter.clone(),
         reason: error.to_string(),
     })?;
@@ -66,6 +70,18 @@ where
     } else {
         Box::new(builder.fmt_fields(TextFields).event_format(TextLines).finish())
     })
+}
+
+/// The operator's filter. At the level `info` libraries say what is their own to say and no more; a
+/// directive that names them comes later and has its way, and so has any other level.
+fn directives(filter: &str) -> String {
+    let parts = filter.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let level = parts.filter_map(|part| part.parse().ok()).next_back();
+    if level == Some(LevelFilter::INFO) {
+        format!("{TWICE_SAID},{filter}")
+    } else {
+        filter.to_owned()
+    }
 }
 
 /// Whether a character is not simply shown: control characters (C0, DEL, C1), line and paragraph
@@ -318,6 +334,33 @@ mod tests {
         let config = config::Log { json: false, filter: "claviger=loud".to_owned() };
         let error = init(&config).unwrap_err().to_string();
         assert!(error.contains("claviger=loud") && error.contains("write for example"), "{error}");
+    }
+
+    #[test]
+    fn at_info_an_sdk_does_not_repeat_our_errors_unless_it_is_named() {
+        let say = || {
+            tracing::info!(target: "typespec_client_core::http::policies::logging", "<== Failed");
+            tracing::info!(target: "azure_identity::managed_identity_credential", "<== Failed");
+            tracing::warn!(target: "azure_core::http", "of its own");
+            tracing::info!(target: "claviger::daemon::guard", "ours");
+        };
+        for (filter, repeated, own, ours) in [
+            ("info", 0, 1, 1),
+            ("claviger=debug,info", 0, 1, 1),
+            ("INFO,h2=debug", 0, 1, 1),
+            ("info,typespec_client_core=info", 1, 1, 1),
+            ("typespec=debug,azure_=debug,info", 2, 1, 1),
+            ("debug", 2, 1, 1),
+            ("warn", 0, 1, 0),
+            ("error", 0, 0, 0),
+            ("off", 0, 0, 0),
+            ("claviger=info", 0, 0, 1),
+        ] {
+            let text = written(false, filter, say);
+            let count = |what| text.matches(what).count();
+            let found = (count("<== Failed"), count("of its own"), count("ours"));
+            assert_eq!(found, (repeated, own, ours), "{filter}: {text}");
+        }
     }
 
     #[test]

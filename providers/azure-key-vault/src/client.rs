@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use azure_core::http::headers::WWW_AUTHENTICATE;
+use azure_core::http::headers::{AUTHORIZATION, WWW_AUTHENTICATE};
 use azure_core::http::{
     AsyncRawResponse, ClientOptions, HttpClient, Request, RetryOptions, StatusCode, Transport,
     UserAgentOptions,
@@ -15,8 +15,8 @@ use claviger_provider_api::{Error, ErrorKind, tls};
 use rustls::ClientConfig;
 
 use crate::config::{Auth, Config};
-use crate::credentials::Login;
 use crate::error::{self, Operation};
+use crate::login::Login;
 
 /// One vault under one login.
 pub(crate) struct Backend {
@@ -122,10 +122,13 @@ impl HttpClient for Fence {
             ));
         }
         let response = self.http.execute_request(request).await?;
-        if response.status() == StatusCode::Unauthorized
-            && let Some(challenge) = response.headers().get_optional_str(&WWW_AUTHENTICATE)
-        {
-            self.login.check_challenge(challenge)?;
+        if response.status() == StatusCode::Unauthorized {
+            if let Some(authorization) = request.headers().get_optional_str(&AUTHORIZATION) {
+                self.login.refused(authorization).await;
+            }
+            if let Some(challenge) = response.headers().get_optional_str(&WWW_AUTHENTICATE) {
+                self.login.check_challenge(challenge)?;
+            }
         }
         Ok(response)
     }

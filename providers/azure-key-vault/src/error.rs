@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use azure_core::error::ErrorKind as SdkErrorKind;
 use azure_core::http::RawResponse;
-use azure_core::http::headers::{HeaderName, Headers};
-use claviger_provider_api::{Error, ErrorKind};
+use azure_core::http::headers::{HeaderName, Headers, WWW_AUTHENTICATE};
+use claviger_provider_api::{Error, ErrorKind, tls};
 use serde::Deserialize;
 
 /// How much of Azure's own message is kept, in characters.
@@ -63,6 +63,7 @@ struct Refusal {
     status: u16,
     said: Said,
     retry_after: Option<Duration>,
+    challenges: bool,
 }
 
 /// The body of an error.
@@ -91,13 +92,19 @@ impl Refusal {
     fn new(operation: Operation, status: u16, response: Option<&RawResponse>) -> Self {
         let body = response.map(|response| response.body().as_ref()).unwrap_or_default();
         let body: Body = serde_json::from_slice(body).unwrap_or_default();
-        let retry_after = response.and_then(|response| retry_after(response.headers()));
-        Self { operation, status, said: body.error, retry_after }
+        let headers = response.map(RawResponse::headers);
+        let challenge = headers.and_then(|headers| headers.get_optional_str(&WWW_AUTHENTICATE));
+        Self {
+            operation,
+            status,
+            said: body.error,
+            retry_after: headers.and_then(retry_after),
+            challenges: challenge.is_some(),
+        }
     }
 
     /// A bad value is 400 `BadParameter`, which is also what Azure says of a request that it does not
-    /// like: of an unwrap it may be the value's fault, and a canary decides. The SDK has replaced the
-    /// token by the time a 401 comes here.
+    /// like: of an unwrap it may be the value's fault, and a canary decides.
     fn kind(&self) -> ErrorKind {
         match self.status {
             400 if self.operation == Operation::Unwrap => ErrorKind::UnwrapFailed,
@@ -111,9 +118,14 @@ impl Refusal {
         let inner = self.said.inner.as_ref().map_or("", |inner| inner.code.as_str());
         Some(match (self.status, inner) {
             (300..=399, _) => "a redirect, which is never followed; look at `vault`",
+            // The SDK has asked for a token by now, and sent the request again with it.
+            (401, _) if self.challenges => {
+                "a token that was just given is refused; look at tenant, client and this host's \
+                 clock"
+            }
             (401, _) => {
-                "another token was got and is refused as well; look at tenant, client and this \
-                 host's clock"
+                "no challenge (WWW-Authenticate) came with it, so no other token was tried; the \
+                 next call brings another; look at `vault`, tenant, client and this host's clock"
             }
             (403, "KeyDisabled") => "enable the key",
             (403, "KeyOperationForbidden") => "add the operation to the key's `key_ops`",
@@ -192,7 +204,7 @@ impl LoginFailure {
 
 /// No answer, or one that cannot be read.
 fn of_transport(error: &azure_core::Error) -> ErrorKind {
-    if holds_certificate_error(error) {
+    if tls::holds_certificate_error(error) {
         return ErrorKind::OperatorNeeded;
     }
     let kinds = causes(error).filter_map(|cause| cause.downcast_ref::<azure_core::Error>());
@@ -203,16 +215,6 @@ fn of_transport(error: &azure_core::Error) -> ErrorKind {
         )
     };
     if kinds.into_iter().any(passing) { ErrorKind::Unavailable } else { ErrorKind::Internal }
-}
-
-/// Looks through the causes; those inside an [`std::io::Error`] are hidden from `source`.
-fn holds_certificate_error(error: &(dyn StdError + 'static)) -> bool {
-    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-        return matches!(tls, rustls::Error::InvalidCertificate(_));
-    }
-    let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    held.is_some_and(|held| holds_certificate_error(held))
-        || error.source().is_some_and(holds_certificate_error)
 }
 
 /// `Retry-After` in seconds (RFC 9110 section 10.2.3), or Azure's own in milliseconds.

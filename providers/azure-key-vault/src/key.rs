@@ -26,6 +26,7 @@ pub(crate) struct AzureKey {
     backend: Arc<Backend>,
     locator: Locator,
     public_key: PublicKey,
+    exportable: bool,
     canary: Canary,
     algorithms: Algorithms,
     sign_algorithms: SignAlgorithms,
@@ -66,6 +67,7 @@ impl AzureKey {
             backend,
             locator: found.locator,
             public_key: found.public_key,
+            exportable: found.exportable,
             algorithms: open.algorithms.iter().copied().collect(),
             sign_algorithms: open.sign_algorithms.iter().copied().collect(),
         };
@@ -225,6 +227,12 @@ impl WrappingKey for AzureKey {
     /// values that are bad in other ways than their padding is documented nowhere.
     fn failure_needs_check(&self) -> bool {
         true
+    }
+
+    /// As the vault says: only a key that was made exportable is ever released, to whom its release
+    /// policy names. A backup opens in Azure alone.
+    fn extractable(&self) -> Option<bool> {
+        Some(self.exportable)
     }
 
     fn repairs(&self) -> u64 {

@@ -4,7 +4,8 @@
 //! for the version whose public key is the pinned one, so that a rotation in Azure breaks nothing.
 //!
 //! - `config`, `locator`: what an operator writes
-//! - `client`, `credentials`: one client for all keys of a provider, and what it signs in with
+//! - `client`: one client for all keys of a provider
+//! - `login`, `credentials`: its token, and what it signs in with
 //! - `versions`: which version of a key is meant, and whether it is fit for use
 //! - `key`: an opened key
 //! - `error`: from the SDK's errors to the one error of every provider
@@ -15,6 +16,7 @@ mod credentials;
 mod error;
 mod key;
 mod locator;
+mod login;
 mod versions;
 
 use std::path::Path;

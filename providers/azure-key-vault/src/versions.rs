@@ -21,30 +21,44 @@ pub(crate) struct Found {
     key_ops: Vec<String>,
 }
 
+/// A version, and what it is if it is a key that can be used, or why it is none.
+struct Described {
+    /// With its version.
+    locator: Locator,
+    found: Result<Found, Error>,
+}
+
+impl Described {
+    fn is_pinned(&self, sha256: [u8; 32]) -> bool {
+        self.found.as_ref().is_ok_and(|found| found.public_key.sha256() == sha256)
+    }
+}
+
 /// The version that the locator names. Without one: the latest, if its public key is the pinned one or
-/// none is pinned; else whichever version has the pinned one, looked for from the newest on.
+/// none is pinned; else whichever version has the pinned one, looked for from the newest on. Versions of
+/// another type of key may lie between.
 pub(crate) async fn find(
     backend: &Backend,
     locator: &Locator,
     open: &OpenKey<'_>,
 ) -> Result<Found, Error> {
-    let first = read(backend, locator).await?;
-    let is_pinned =
-        |found: &Found| open.public_key_sha256.is_none_or(|pin| found.public_key.sha256() == pin);
-    if locator.version.is_some() || is_pinned(&first) {
-        return Ok(first);
-    }
-    let versions = older_versions(backend, locator, &first.locator).await?;
+    let latest = read(backend, locator).await?;
+    let pin = open.public_key_sha256.filter(|_| locator.version.is_none());
+    let Some(pin) = pin.filter(|pin| !latest.is_pinned(*pin)) else { return latest.found };
+    let versions = older_versions(backend, locator, &latest.locator).await?;
     for version in &versions {
-        let found = read(backend, &locator.with_version(version)).await?;
-        if is_pinned(&found) {
-            return Ok(found);
+        let older = read(backend, &locator.with_version(version)).await?;
+        if older.is_pinned(pin) {
+            return older.found;
         }
     }
+    let latest_is = match &latest.found {
+        Ok(found) => format!("has another public key than the pinned one ({:?})", found.public_key),
+        Err(error) => format!("cannot be used ({error})"),
+    };
     let reason = format!(
-        "{locator}: the latest version has another public key than the pinned one ({:?}), and so \
-         have its {} other versions; was it deleted?",
-        first.public_key,
+        "{locator}: the latest version {latest_is}, and none of its {} other versions has the \
+         pinned one; was it deleted?",
         versions.len()
     );
     Err(Error::new(ErrorKind::OperatorNeeded, reason))
@@ -74,7 +88,7 @@ impl Found {
     }
 }
 
-async fn read(backend: &Backend, locator: &Locator) -> Result<Found, Error> {
+async fn read(backend: &Backend, locator: &Locator) -> Result<Described, Error> {
     let options = KeyClientGetKeyOptions {
         key_version: locator.version.clone(),
         ..KeyClientGetKeyOptions::default()
@@ -85,34 +99,38 @@ async fn read(backend: &Backend, locator: &Locator) -> Result<Found, Error> {
         Ok((answer.into_model()?, id))
     };
     let (key, id) = backend.ask(Operation::GetKey, None, asking).await?;
-    described(locator, key).map_err(|error| error.with_backend_request_id(id))
-}
-
-fn described(locator: &Locator, key: Key) -> Result<Found, Error> {
-    let fail = |kind, reason: String| Error::new(kind, format!("{locator}: {reason}"));
-    let jwk = key.key.unwrap_or_default();
-    let kid = jwk.kid.unwrap_or_default();
+    let kid = key.key.as_ref().and_then(|jwk| jwk.kid.as_deref()).unwrap_or_default();
     let version = locator
-        .version_of(&kid)
+        .version_of(kid)
         .filter(|found| locator.version.as_deref().is_none_or(|asked| asked == *found));
     let Some(version) = version else {
-        return Err(fail(ErrorKind::Internal, format!("the vault answered for the key {kid:?}")));
+        let reason = format!("{locator}: the vault answered for the key {kid:?}");
+        return Err(Error::new(ErrorKind::Internal, reason).with_backend_request_id(id));
     };
+    let locator = locator.with_version(version);
+    let found = usable(&locator, key).map_err(|reason| {
+        let reason = format!("{locator}: {reason}");
+        Error::new(ErrorKind::OperatorNeeded, reason).with_backend_request_id(id)
+    });
+    Ok(Described { locator, found })
+}
+
+fn usable(locator: &Locator, key: Key) -> Result<Found, String> {
+    let jwk = key.key.unwrap_or_default();
     let in_hardware = match &jwk.kty {
         Some(KeyType::Rsa) => false,
         Some(KeyType::RsaHsm) => true,
         other => {
             let kty = other.as_ref().map_or("none", AsRef::as_ref);
-            let reason = format!("it is a key of the type {kty:?}; RSA or RSA-HSM is needed");
-            return Err(fail(ErrorKind::OperatorNeeded, reason));
+            return Err(format!("it is a key of the type {kty:?}; RSA or RSA-HSM is needed"));
         }
     };
     let (n, e) = (jwk.n.unwrap_or_default(), jwk.e.unwrap_or_default());
     let public_key = PublicKey::from_components(&n, &e)
-        .map_err(|error| fail(ErrorKind::OperatorNeeded, format!("it cannot be used: {error}")))?;
+        .map_err(|error| format!("it cannot be used: {error}"))?;
     let attributes = key.attributes.unwrap_or_default();
     Ok(Found {
-        locator: locator.with_version(version),
+        locator: locator.clone(),
         public_key,
         in_hardware,
         exportable: attributes.exportable == Some(true),

@@ -8,7 +8,22 @@ use std::time::Duration;
 use azure_key_vault_fake::{CLIENT_ASSERTION, CLIENT_ID, Fault, TENANT};
 use claviger_azure_key_vault::{Auth, WorkloadIdentity};
 use claviger_provider_api::{ErrorKind, SecretSource};
+use serde_json::json;
 use support::{LONG, OAEP, Site, round_trip, write_secret};
+
+/// Tokens that live so long are renewed from the first: the next one is asked for five minutes before
+/// the end.
+const WITHIN_RENEWAL: Duration = Duration::from_secs(290);
+
+/// Waits until the fake has given out so many tokens.
+async fn issue(site: &Site, tokens: usize) {
+    let issuing = async {
+        while site.fake.tokens_issued() < tokens {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LONG, issuing).await.expect("the tokens were asked for");
+}
 
 #[tokio::test]
 async fn a_token_that_the_vault_refuses_is_replaced_without_a_failed_call() {
@@ -36,22 +51,67 @@ async fn a_token_that_the_vault_refuses_is_replaced_without_a_failed_call() {
 #[tokio::test]
 async fn a_token_is_renewed_before_it_ends() {
     let site = Site::new().await;
-    // Within the five minutes in which the next one is asked for.
-    site.fake.set_token_lifetime(Duration::from_mins(4));
+    site.fake.set_token_lifetime(WITHIN_RENEWAL);
     let kid = site.fake.create("user-keys", 2048);
     let key = site.open(&kid, &OAEP).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(2100)).await;
-    let before = site.fake.tokens_issued();
-    round_trip(&*key, LONG).await.unwrap();
-    assert_eq!(site.fake.tokens_issued(), before + 1);
-    assert_eq!(key.repairs(), 0, "a renewal is no repair");
-    // An authority that is down holds up nobody while the token is good, and is not asked each time.
-    tokio::time::sleep(Duration::from_millis(2100)).await;
-    site.fake.login_fault(Fault::Cut);
+    // No call waits for it, and it is not begun again a moment later.
     for _ in 0..3 {
         round_trip(&*key, LONG).await.unwrap();
     }
-    assert_eq!(site.fake.tokens_issued(), before + 1);
+    issue(&site, 2).await;
+    for _ in 0..3 {
+        round_trip(&*key, LONG).await.unwrap();
+    }
+    assert_eq!(site.fake.tokens_issued(), 2);
+    assert_eq!(key.repairs(), 0, "a renewal is no repair");
+}
+
+#[tokio::test]
+async fn an_authority_that_is_down_or_hangs_holds_up_nobody_while_the_token_is_good() {
+    // What hangs has made its token; what is down has made none.
+    for (fault, issued) in [(Fault::Cut, 1), (Fault::Slow(Duration::from_mins(10)), 2)] {
+        let site = Site::new().await;
+        site.fake.set_token_lifetime(WITHIN_RENEWAL);
+        let kid = site.fake.create("user-keys", 2048);
+        // The first login is well, and nothing after it.
+        site.fake.login_fault(Fault::Changed(json!({})));
+        (0..20).for_each(|_| site.fake.login_fault(fault.clone()));
+        let key = site.open(&kid, &OAEP).await.unwrap();
+        issue(&site, issued).await;
+        tokio::time::sleep(Duration::from_millis(2100)).await;
+        for _ in 0..6 {
+            round_trip(&*key, Duration::from_secs(2)).await.unwrap();
+        }
+        assert_eq!((site.fake.tokens_issued(), key.repairs()), (issued, 0), "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_shortly_before_its_end_is_replaced_too() {
+    let site = Site::new().await;
+    site.fake.set_token_lifetime(WITHIN_RENEWAL);
+    let kid = site.fake.create("user-keys", 2048);
+    let key = site.open(&kid, &OAEP).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    site.fake.revoke_tokens();
+    round_trip(&*key, LONG).await.unwrap();
+    round_trip(&*key, LONG).await.unwrap();
+    assert!(key.repairs() >= 1);
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_without_a_challenge_is_replaced_on_the_next_call() {
+    let site = Site::new().await;
+    let kid = site.fake.create("user-keys", 2048);
+    let key = site.open(&kid, &OAEP).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2100)).await;
+    site.fake.fault(Fault::Answer { status: 401, headers: vec![], body: "{}".to_owned() });
+    let error = round_trip(&*key, LONG).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+    assert!(error.to_string().contains("no other token was tried"), "{error}");
+    assert_eq!(site.fake.tokens_issued(), 1);
+    round_trip(&*key, LONG).await.unwrap();
+    assert_eq!((site.fake.tokens_issued(), key.repairs()), (2, 1));
 }
 
 #[tokio::test]

@@ -40,6 +40,40 @@ async fn a_rotated_key_is_found_by_its_public_key() {
 }
 
 #[tokio::test]
+async fn a_version_of_another_type_stops_no_search_for_the_pinned_key() {
+    let site = Site::new().await;
+    let bare = format!("{}/keys/user-keys", site.fake.origin());
+    site.fake.create("user-keys", 2048);
+    let pinned = site.fake.create("user-keys", 2048);
+    let pin = site.open(&pinned, &OAEP).await.unwrap().public_key().sha256();
+    // Many, so that some are met whatever the order among equally old ones is.
+    (0..5).for_each(|_| drop(site.fake.create_elliptic("user-keys")));
+    let found = open(&site.config, &bare, &OAEP, &[], Some(pin)).await.unwrap();
+    assert!(format!("{found:?}").contains(&pinned), "{found:?}");
+    round_trip(&*found, LONG).await.unwrap();
+    // The latest is what an open without a pin means, and the pinned one may be nowhere.
+    let error = site.open(&bare, &OAEP).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+    assert!(error.to_string().contains("of the type \"EC\""), "{error}");
+    assert!(error.backend_request_id().is_some(), "{error}");
+    let error = open(&site.config, &bare, &OAEP, &[], Some([7; 32])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+    assert!(error.to_string().contains("of the type \"EC\""), "{error}");
+    assert!(error.to_string().contains("none of its 6 other versions"), "{error}");
+}
+
+#[tokio::test]
+async fn a_key_tells_whether_azure_would_hand_it_out() {
+    let site = Site::new().await;
+    let kid = site.fake.create("user-keys", 2048);
+    for exportable in [false, true] {
+        site.fake.change(&kid, &json!({ "attributes": { "exportable": exportable } }));
+        let key = site.open(&kid, &OAEP).await.unwrap();
+        assert_eq!(key.extractable(), Some(exportable));
+    }
+}
+
+#[tokio::test]
 async fn a_pinned_key_that_is_nowhere_needs_an_operator() {
     let site = Site::new().await;
     let kid = site.fake.create("user-keys", 2048);

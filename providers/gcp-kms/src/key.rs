@@ -224,6 +224,11 @@ impl WrappingKey for KmsKey {
         true
     }
 
+    /// KMS has no call that gives a private key away, not of a key that was imported either.
+    fn extractable(&self) -> Option<bool> {
+        Some(false)
+    }
+
     fn repairs(&self) -> u64 {
         self.session.repairs()
     }

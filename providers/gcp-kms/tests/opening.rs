@@ -35,7 +35,7 @@ async fn an_algorithm_that_the_version_cannot_do_is_refused_with_what_to_write()
     // `config pin` asks for the public key alone.
     let key = site.open(&unwraps, &[], &[]).await.unwrap();
     assert_eq!(site.fake.asked(), ["token", "getPublicKey"]);
-    assert_eq!(key.public_key().modulus_bits(), 2048);
+    assert_eq!((key.public_key().modulus_bits(), key.extractable()), (2048, Some(false)));
     key.check().await.unwrap();
 }
 

@@ -124,6 +124,12 @@ impl Fake {
         self.state().vault.add(name, pair)
     }
 
+    /// Makes an elliptic key, or a further version of a key of any type; gives its identifier. It can be
+    /// looked at and nothing else.
+    pub fn create_elliptic(&self, name: &str) -> String {
+        self.state().vault.add_elliptic(name)
+    }
+
     /// Imports a key in PKCS#8 (DER), or a further version of one; gives its identifier.
     pub fn import(&self, name: &str, pkcs8: &[u8]) -> String {
         let pair = KeyPair::from_pkcs8(pkcs8).expect("an RSA key in PKCS#8");

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use claviger_provider_api::{Algorithm, SignAlgorithm};
@@ -32,17 +33,27 @@ pub(crate) struct Vault {
 struct Version {
     /// 32 hexadecimal digits.
     id: String,
-    pair: KeyPair,
+    material: Material,
     kty: String,
     key_ops: Vec<String>,
     attributes: Attributes,
     tags: Map<String, Value>,
 }
 
+enum Material {
+    Rsa(KeyPair),
+    /// On P-256, to be looked at only.
+    Elliptic {
+        x: Vec<u8>,
+        y: Vec<u8>,
+    },
+}
+
 /// Times are in seconds since 1970.
 #[derive(Clone)]
 struct Attributes {
     enabled: bool,
+    exportable: bool,
     nbf: Option<i64>,
     exp: Option<i64>,
     created: i64,
@@ -96,7 +107,19 @@ impl Vault {
     /// Adds a version of a key, which becomes its latest; gives its identifier.
     pub(crate) fn add(&mut self, name: &str, pair: KeyPair) -> String {
         let kty = if self.is_hsm { "RSA-HSM" } else { "RSA" };
-        self.push(name, pair, kty, &json!({}));
+        self.push(name, Material::Rsa(pair), kty, &json!({}));
+        self.kid(name, self.latest(name))
+    }
+
+    /// Adds a version that is an elliptic key, which becomes the latest; gives its identifier.
+    pub(crate) fn add_elliptic(&mut self, name: &str) -> String {
+        let kty = if self.is_hsm { "EC-HSM" } else { "EC" };
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING);
+        let key = key.expect("aws-lc generates keys");
+        // SEC 1 section 2.3.3: 4, then both coordinates.
+        let (x, y) = key.public_key().as_ref()[1..].split_at(32);
+        let material = Material::Elliptic { x: x.to_vec(), y: y.to_vec() };
+        self.push(name, material, kty, &json!({ "key_ops": ["sign", "verify"] }));
         self.kid(name, self.latest(name))
     }
 
@@ -116,7 +139,7 @@ impl Vault {
         let pair = KeyPair::generate(bits as usize).ok_or_else(|| {
             Refusal::bad_parameter(format!("The key size {bits} is not supported."))
         })?;
-        self.push(name, pair, kty, body);
+        self.push(name, Material::Rsa(pair), kty, body);
         self.found(name, None)
     }
 
@@ -137,16 +160,16 @@ impl Vault {
         let kty = if self.is_hsm || body["Hsm"] == true { "RSA-HSM" } else { kty };
         let mut settings = body.clone();
         settings["key_ops"] = jwk["key_ops"].clone();
-        self.push(name, pair, kty, &settings);
+        self.push(name, Material::Rsa(pair), kty, &settings);
         self.found(name, None)
     }
 
     fn rotate(&mut self, name: &str) -> Outcome {
         let latest = self.version(name, None)?;
         let settings = json!({ "key_ops": latest.key_ops, "tags": latest.tags });
-        let (bits, kty) = (latest.pair.public().modulus_bits(), latest.kty.clone());
+        let (bits, kty) = (latest.pair()?.public().modulus_bits(), latest.kty.clone());
         let pair = KeyPair::generate(bits).ok_or_else(|| Refusal::bad_parameter("odd size"))?;
-        self.push(name, pair, &kty, &settings);
+        self.push(name, Material::Rsa(pair), &kty, &settings);
         self.found(name, None)
     }
 
@@ -159,15 +182,25 @@ impl Vault {
 
     fn found(&self, name: &str, id: Option<&&str>) -> Outcome {
         let version = self.version(name, id.copied())?;
-        let public = version.pair.public();
+        let mut jwk = json!({
+            "kid": self.kid(name, version),
+            "kty": version.kty,
+            "key_ops": version.key_ops,
+        });
+        let numbers = match &version.material {
+            Material::Rsa(pair) => {
+                [("n", pair.public().modulus()), ("e", pair.public().exponent())]
+            }
+            Material::Elliptic { x, y } => {
+                jwk["crv"] = "P-256".into();
+                [("x", &x[..]), ("y", &y[..])]
+            }
+        };
+        for (field, number) in numbers {
+            jwk[field] = URL_SAFE_NO_PAD.encode(number).into();
+        }
         Ok(json!({
-            "key": {
-                "kid": self.kid(name, version),
-                "kty": version.kty,
-                "key_ops": version.key_ops,
-                "n": URL_SAFE_NO_PAD.encode(public.modulus()),
-                "e": URL_SAFE_NO_PAD.encode(public.exponent()),
-            },
+            "key": jwk,
             "attributes": version.attributes.json(),
             "tags": version.tags,
         }))
@@ -180,6 +213,7 @@ impl Vault {
             .find(|known| known.eq_ignore_ascii_case(operation))
             .ok_or_else(|| Refusal::no_route(404))?;
         version.permits(operation)?;
+        let pair = version.pair()?;
         let body = body(request)?;
         let kid = self.kid(name, version);
         let signing = || named::<SignAlgorithm>(&body, &SignAlgorithm::ALL);
@@ -187,19 +221,19 @@ impl Vault {
         let refused = || Refusal::bad_parameter("The parameter is incorrect.\r\n");
         let value = match operation {
             "encrypt" | "wrapKey" => {
-                version.pair.encrypt(&bytes(&body, "value")?, wrapping()?).ok_or_else(refused)?
+                pair.encrypt(&bytes(&body, "value")?, wrapping()?).ok_or_else(refused)?
             }
             "decrypt" | "unwrapKey" => {
                 let algorithm = wrapping()?;
-                let plaintext = version.pair.decrypt(&bytes(&body, "value")?, algorithm);
+                let plaintext = pair.decrypt(&bytes(&body, "value")?, algorithm);
                 let refused =
                     || if algorithm.hash().is_some() { Refusal::oaep() } else { refused() };
                 plaintext.ok_or_else(refused)?
             }
-            "sign" => version.pair.sign(&bytes(&body, "value")?, signing()?).ok_or_else(refused)?,
+            "sign" => pair.sign(&bytes(&body, "value")?, signing()?).ok_or_else(refused)?,
             _ => {
                 let (digest, value) = (bytes(&body, "digest")?, bytes(&body, "value")?);
-                let good = version.pair.verify(&digest, signing()?, &value);
+                let good = pair.verify(&digest, signing()?, &value);
                 return Ok(json!({ "value": good }));
             }
         };
@@ -240,15 +274,16 @@ impl Vault {
         json!({ "value": items[begin..end], "nextLink": next })
     }
 
-    fn push(&mut self, name: &str, pair: KeyPair, kty: &str, settings: &Value) {
+    fn push(&mut self, name: &str, material: Material, kty: &str, settings: &Value) {
         let now = now();
         let mut version = Version {
             id: random_hex::<16>(),
-            pair,
+            material,
             kty: kty.to_owned(),
             key_ops: KEY_OPS.map(str::to_owned).to_vec(),
             attributes: Attributes {
                 enabled: true,
+                exportable: false,
                 nbf: None,
                 exp: None,
                 created: now,
@@ -287,6 +322,16 @@ impl Vault {
 }
 
 impl Version {
+    fn pair(&self) -> Result<&KeyPair, Refusal> {
+        match &self.material {
+            Material::Rsa(pair) => Ok(pair),
+            Material::Elliptic { .. } => Err(Refusal::bad_parameter(format!(
+                "The fake does nothing with a {} key.",
+                self.kty
+            ))),
+        }
+    }
+
     /// Takes over what `settings` names of `key_ops`, `attributes` and `tags`.
     fn set(&mut self, settings: &Value) {
         if let Some(operations) = settings["key_ops"].as_array() {
@@ -298,6 +343,7 @@ impl Version {
         let given = &settings["attributes"];
         let attributes = &mut self.attributes;
         attributes.enabled = given["enabled"].as_bool().unwrap_or(attributes.enabled);
+        attributes.exportable = given["exportable"].as_bool().unwrap_or(attributes.exportable);
         attributes.nbf = given["nbf"].as_i64().or(attributes.nbf);
         attributes.exp = given["exp"].as_i64().or(attributes.exp);
         attributes.updated = now();
@@ -331,7 +377,7 @@ impl Attributes {
             "updated": self.updated,
             "recoveryLevel": "Recoverable+Purgeable",
             "recoverableDays": 90,
-            "exportable": false,
+            "exportable": self.exportable,
         });
         for (name, time) in [("nbf", self.nbf), ("exp", self.exp)] {
             if let Some(time) = time {

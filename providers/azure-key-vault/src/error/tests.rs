@@ -28,7 +28,7 @@ const TABLE: [(Operation, u16, &str, ErrorKind, &str); 23] = [
         401,
         r#"{"error":{"code":"Unauthorized","message":"[TokenExpired] Error validating token: 'S2S12086'."}}"#,
         OperatorNeeded,
-        "another token was got and is refused as well",
+        "no other token was tried",
     ),
     (
         Unwrap,
@@ -132,6 +132,18 @@ fn every_recorded_answer_has_its_kind_and_says_what_to_do() {
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains(text), "{text:?}: {error}");
         assert_eq!(error.backend_request_id(), Some("an-id"));
+    }
+}
+
+#[test]
+fn a_401_says_whether_another_token_was_tried() {
+    let challenge = ("www-authenticate", "Bearer resource=\"https://vault.azure.net\"");
+    for (headers, said, unsaid) in [
+        (&[challenge][..], "a token that was just given is refused", "no other token"),
+        (&[], "no other token was tried; the next call brings another", "just given"),
+    ] {
+        let error = of_call(Unwrap, &answered(401, headers, "")).to_string();
+        assert!(error.contains(said) && !error.contains(unsaid), "{error}");
     }
 }
 
