@@ -1,10 +1,12 @@
 //! TLS towards a service, for the providers that speak HTTP.
 
+use std::error::Error as StdError;
 use std::fmt::Display;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_platform_verifier::BuilderVerifierExt;
@@ -42,6 +44,36 @@ pub fn client_config(ca: Option<&Path>, identity: Option<Identity>) -> Result<Cl
     Ok(config)
 }
 
+/// Whether one of the causes is that the server's certificate was refused, or that the server refused
+/// ours or wants one: an operator must act. Those inside an [`io::Error`] are hidden from `source`, and
+/// are looked at too.
+pub fn holds_certificate_error(error: &(dyn StdError + 'static)) -> bool {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return is_about_certificates(tls);
+    }
+    let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    held.is_some_and(|held| holds_certificate_error(held))
+        || error.source().is_some_and(holds_certificate_error)
+}
+
+fn is_about_certificates(error: &rustls::Error) -> bool {
+    matches!(
+        error,
+        rustls::Error::InvalidCertificate(_)
+            | rustls::Error::InvalidCertRevocationList(_)
+            | rustls::Error::NoCertificatesPresented
+            | rustls::Error::AlertReceived(
+                AlertDescription::BadCertificate
+                    | AlertDescription::UnsupportedCertificate
+                    | AlertDescription::CertificateRevoked
+                    | AlertDescription::CertificateExpired
+                    | AlertDescription::CertificateUnknown
+                    | AlertDescription::CertificateRequired
+                    | AlertDescription::UnknownCA
+            )
+    )
+}
+
 fn roots(path: &Path) -> Result<RootCertStore, String> {
     let unusable = |error: &dyn Display| format!("`ca` {} cannot be used: {error}", path.display());
     let pem = std::fs::read(path).map_err(|error| unusable(&error))?;
@@ -60,6 +92,10 @@ fn roots(path: &Path) -> Result<RootCertStore, String> {
 mod tests {
     use super::*;
 
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot reach the server")]
+    struct Unreachable(#[source] io::Error);
+
     #[test]
     fn a_file_of_cas_that_cannot_be_used_is_named() {
         let folder = tempfile::tempdir().unwrap();
@@ -72,5 +108,26 @@ mod tests {
         std::fs::write(&path, broken).unwrap();
         assert!(refusal().to_string().contains("ca.crt cannot be used: "));
         assert_eq!(refusal().kind(), ErrorKind::OperatorNeeded);
+    }
+
+    #[test]
+    fn a_certificate_that_was_refused_is_found_however_deep_it_lies() {
+        let expired = || rustls::Error::InvalidCertificate(rustls::CertificateError::Expired);
+        let alert = rustls::Error::AlertReceived;
+        for (tls, expected) in [
+            (expired(), true),
+            (rustls::Error::NoCertificatesPresented, true),
+            (alert(AlertDescription::CertificateRequired), true),
+            (alert(AlertDescription::UnknownCA), true),
+            (alert(AlertDescription::HandshakeFailure), false),
+            (rustls::Error::DecryptError, false),
+        ] {
+            assert_eq!(holds_certificate_error(&tls), expected, "{tls}");
+        }
+        // As an HTTP client holds it: in an I/O error, in an I/O error, as the source of its own.
+        let held = io::Error::other(io::Error::other(expired()));
+        assert!(holds_certificate_error(&held));
+        assert!(holds_certificate_error(&Unreachable(held)));
+        assert!(!holds_certificate_error(&io::Error::from(io::ErrorKind::ConnectionReset)));
     }
 }

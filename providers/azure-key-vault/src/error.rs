@@ -7,7 +7,7 @@ use std::time::Duration;
 use azure_core::error::ErrorKind as SdkErrorKind;
 use azure_core::http::RawResponse;
 use azure_core::http::headers::{HeaderName, Headers};
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::{Error, ErrorKind, tls};
 use serde::Deserialize;
 
 /// How much of Azure's own message is kept, in characters.
@@ -192,7 +192,7 @@ impl LoginFailure {
 
 /// No answer, or one that cannot be read.
 fn of_transport(error: &azure_core::Error) -> ErrorKind {
-    if holds_certificate_error(error) {
+    if tls::holds_certificate_error(error) {
         return ErrorKind::OperatorNeeded;
     }
     let kinds = causes(error).filter_map(|cause| cause.downcast_ref::<azure_core::Error>());
@@ -203,16 +203,6 @@ fn of_transport(error: &azure_core::Error) -> ErrorKind {
         )
     };
     if kinds.into_iter().any(passing) { ErrorKind::Unavailable } else { ErrorKind::Internal }
-}
-
-/// Looks through the causes; those inside an [`std::io::Error`] are hidden from `source`.
-fn holds_certificate_error(error: &(dyn StdError + 'static)) -> bool {
-    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-        return matches!(tls, rustls::Error::InvalidCertificate(_));
-    }
-    let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    held.is_some_and(|held| holds_certificate_error(held))
-        || error.source().is_some_and(holds_certificate_error)
 }
 
 /// `Retry-After` in seconds (RFC 9110 section 10.2.3), or Azure's own in milliseconds.

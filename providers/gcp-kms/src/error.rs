@@ -1,10 +1,9 @@
 //! From what KMS or a token endpoint answered, or did not, to our error: one table.
 
-use std::error::Error as StdError;
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::{Error, ErrorKind, tls};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -187,7 +186,7 @@ impl Failure {
         match self {
             Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
             Self::Refused(refusal) => kind(refusal),
-            Self::Transport { error, .. } if holds_certificate_error(error) => {
+            Self::Transport { error, .. } if tls::holds_certificate_error(error) => {
                 ErrorKind::OperatorNeeded
             }
             Self::Transport { error, .. } if error.is_builder() => ErrorKind::Internal,
@@ -238,16 +237,6 @@ pub(crate) fn kind(refusal: &Refusal) -> ErrorKind {
         // request will fail again.
         _ => ErrorKind::OperatorNeeded,
     }
-}
-
-/// Looks through the causes; those inside an [`std::io::Error`] are hidden from `source`.
-fn holds_certificate_error(error: &(dyn StdError + 'static)) -> bool {
-    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-        return matches!(tls, rustls::Error::InvalidCertificate(_));
-    }
-    let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    held.is_some_and(|held| holds_certificate_error(held))
-        || error.source().is_some_and(holds_certificate_error)
 }
 
 /// What a server sent, cut to a length and to one line.

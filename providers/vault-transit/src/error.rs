@@ -1,10 +1,9 @@
 //! From what a server answered, or did not, to our error: one table.
 
-use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::{Error, ErrorKind, tls};
 
 /// The longest `Retry-After` that is passed on.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
@@ -70,18 +69,8 @@ impl fmt::Display for Refusal {
 impl Failure {
     /// Whether the server's certificate, or ours, was refused: a new CA file may help.
     pub(crate) fn is_certificate(&self) -> bool {
-        matches!(self, Self::Transport(error) if holds_certificate_error(error))
+        matches!(self, Self::Transport(error) if tls::holds_certificate_error(error))
     }
-}
-
-/// Looks through the causes; those inside an [`std::io::Error`] are hidden from `source`.
-fn holds_certificate_error(error: &(dyn StdError + 'static)) -> bool {
-    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-        return is_about_certificates(tls);
-    }
-    let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    held.is_some_and(|held| holds_certificate_error(held))
-        || error.source().is_some_and(holds_certificate_error)
 }
 
 impl From<Failure> for Error {
@@ -153,24 +142,6 @@ const OF_THE_KEY: [&str; 6] = [
     "unsupported operation",
     "does not support",
 ];
-
-fn is_about_certificates(error: &rustls::Error) -> bool {
-    matches!(
-        error,
-        rustls::Error::InvalidCertificate(_)
-            | rustls::Error::InvalidCertRevocationList(_)
-            | rustls::Error::NoCertificatesPresented
-            | rustls::Error::AlertReceived(
-                rustls::AlertDescription::BadCertificate
-                    | rustls::AlertDescription::UnsupportedCertificate
-                    | rustls::AlertDescription::CertificateRevoked
-                    | rustls::AlertDescription::CertificateExpired
-                    | rustls::AlertDescription::CertificateUnknown
-                    | rustls::AlertDescription::CertificateRequired
-                    | rustls::AlertDescription::UnknownCA
-            )
-    )
-}
 
 #[cfg(test)]
 mod tests {
