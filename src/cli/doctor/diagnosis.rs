@@ -83,7 +83,10 @@ impl Trouble {
     /// What a provider's error means.
     pub(super) fn of(error: &Error) -> Self {
         let said = error.to_string();
-        let diagnosis = diagnose(error.kind(), &said);
+        let diagnosis = match error.another_key() {
+            Some(_) => AnotherKey,
+            None => diagnose(error.kind(), &said),
+        };
         let backend_request_id = error.backend_request_id().map(str::to_owned);
         Self { diagnosis, said, backend_request_id, kind: error.kind() }
     }
