@@ -250,6 +250,14 @@ impl Remote {
         site.provider(provider, options);
     }
 
+    /// The ministack, to be asked as an administrator.
+    pub fn aws(&self) -> &Ministack {
+        match &self.server {
+            Server::Aws(server) => server,
+            _ => panic!("{} is not AWS", self.which.name()),
+        }
+    }
+
     /// The Vault or OpenBao, to be asked as root.
     pub fn vault(&self) -> &vault::Server {
         match &self.server {

@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 use softhsm_tests::daemon::claviger;
 use softhsm_tests::pki::replace;
 use softhsm_tests::process::command;
+use softhsm_tests::remote::Place;
 use softhsm_tests::scene::KEY;
-use softhsm_tests::{Daemon, Pki, RsaKey, Scene, Site, Version};
+use softhsm_tests::{Daemon, Pki, Remote, RsaKey, Scene, Site, Version, Which};
 use toml::Table;
+use tonic::Code;
 
 /// Status and body for a path.
 type Answer = dyn Fn(&str) -> (u16, String) + Send + Sync;
@@ -194,9 +196,58 @@ fn a_server_that_is_not_there_or_not_who_it_should_be_is_told_apart() {
         let ca = site.path("other-ca.pem");
         replace(&ca, &Pki::new().ca_pem(), 0o644);
         site.set(&format!("providers.{provider}.ca"), ca.display().to_string());
-        let (word, _, replica) = trouble(&site);
-        assert_eq!(word, "wrong-ca", "{replica:#}");
+        let (word, code, replica) = trouble(&site);
+        assert_eq!((word.as_str(), code), ("wrong-ca", Some(78)), "{replica:#}");
     }
+}
+
+#[tokio::test]
+async fn an_alias_that_was_pointed_elsewhere_is_told_with_the_key_it_points_to() {
+    let remote = Remote::start(Which::Aws).await;
+    let (mut site, key, other) = (Site::new(), RsaKey::shared(2048), RsaKey::generate(2048));
+    remote.configure(&mut site, "aws", None).await;
+    let Place { locator: own, algorithms } = remote.import(&key, KEY, None).await.swap_remove(0);
+    let elsewhere = remote.import(&other, "other", None).await.swap_remove(0).locator;
+    let (kms, alias) = (remote.aws().administrator(), "alias/user-keys");
+    kms.create_alias().alias_name(alias).target_key_id(&own).send().await.unwrap();
+    let advice = "write the ARN as the locator, so that nobody";
+    let mut scene = Scene::at(site, key, "aws", alias, algorithms[0]);
+    let daemon = scene.start();
+    scene.wait_for(&daemon, Code::Ok).await;
+    let advised = daemon.log().matches(advice).count();
+    assert!(advised > 0 && daemon.log().contains(&own), "{}", daemon.log());
+    assert_eq!(daemon.terminate().code, Some(0));
+
+    kms.update_alias().alias_name(alias).target_key_id(&elsewhere).send().await.unwrap();
+    let daemon = scene.start();
+    scene.wait_for(&daemon, Code::FailedPrecondition).await;
+    let said = format!("another key lies here: {alias} points to {elsewhere} now");
+    daemon.wait_for_log(&said);
+    assert_eq!(daemon.log().matches(advice).count(), advised, "{}", daemon.log());
+
+    let (word, code, replica) = trouble(&scene.site);
+    assert_eq!((word.as_str(), code), ("another-key", Some(78)), "{replica:#}");
+    let told = replica["troubles"][0]["said"].as_str().unwrap();
+    for words in [&said, &other.public_key_sha256(), &scene.key.public_key_sha256()] {
+        assert!(told.contains(words), "{words}: {replica:#}");
+    }
+    assert_eq!((&replica["key_found"], &replica["proven"]), (&json!(true), &Value::Null));
+    assert_eq!(replica["pin_matches"], false);
+    // Nor is it taken for a backend that does not answer.
+    let pin = command(claviger())
+        .args(["config", "pin", "--config"])
+        .arg(scene.site.configuration_file())
+        .output()
+        .expect("the binary starts");
+    let printed = String::from_utf8_lossy(&pin.stderr).into_owned();
+    assert!(!pin.status.success() && printed.contains(&said), "{printed}");
+
+    // The pinned key is where it was.
+    let replicas = &mut scene.site.configuration["keys"][KEY]["versions"][0]["replicas"];
+    replicas[0]["locator"] = own.into();
+    scene.site.write();
+    daemon.reload();
+    scene.wait_for(&daemon, Code::Ok).await;
 }
 
 fn pem(spki: &[u8]) -> String {

@@ -73,6 +73,11 @@ impl Error {
         self
     }
 
+    /// The other key, where one was found in place of the pinned one.
+    pub fn another_key(&self) -> Option<&AnotherKey> {
+        self.source.downcast_ref()
+    }
+
     /// What to do about it.
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -82,6 +87,23 @@ impl Error {
     pub fn backend_request_id(&self) -> Option<&str> {
         self.backend_request_id.as_deref()
     }
+}
+
+/// The source of an error about a key that is not the pinned one, for a provider that can tell more
+/// of it than its hash.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "another key lies here: {reason}; found public_key_sha256 {}, pinned is {}",
+    hex::encode(found),
+    hex::encode(pinned)
+)]
+pub struct AnotherKey {
+    /// SHA-256 of the public key that was found.
+    pub found: [u8; 32],
+    /// SHA-256 of the public key that should be there.
+    pub pinned: [u8; 32],
+    /// Which key it is, and what to do.
+    pub reason: String,
 }
 
 impl fmt::Display for Error {

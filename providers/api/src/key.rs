@@ -149,6 +149,6 @@ pub struct OpenKey<'a> {
     pub sign_algorithms: &'a [SignAlgorithm],
     /// SHA-256 of the public key that the configuration pins, where it pins one. The daemon compares
     /// it itself with what was opened; a provider needs it only where a locator may stand for several
-    /// keys, to find the one that is meant.
+    /// keys, to find the one that is meant, or to say, with [`crate::AnotherKey`], where it leads now.
     pub public_key_sha256: Option<[u8; 32]>,
 }

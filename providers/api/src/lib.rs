@@ -26,7 +26,7 @@ pub mod tls;
 
 pub use algorithm::{Algorithm, Algorithms, Hash, SignAlgorithm, SignAlgorithms};
 pub use canary::Canary;
-pub use error::{Error, ErrorKind};
+pub use error::{AnotherKey, Error, ErrorKind};
 pub use key::{BatchItem, Call, CallerSlot, OpenKey, Parameters, Unwrapped, WrappingKey};
 pub use material::{Digest, KeyMaterial, Signature};
 pub use public_key::{PublicKey, PublicKeyError};

@@ -40,7 +40,7 @@ struct Session {
 }
 
 impl Backend {
-    /// Makes the client; sends nothing. No environment variable says where requests go.
+    /// Makes the client; sends nothing. No environment variable says where requests to KMS go.
     pub(crate) async fn connect(config: &Config) -> Result<Arc<Self>, Error> {
         let http_client = http_client(config.ca.as_deref()).await?;
         let timeouts = TimeoutConfig::builder()

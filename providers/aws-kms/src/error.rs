@@ -4,11 +4,12 @@ use std::error::Error as StdError;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_kms::config::http::HttpResponse;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::operation::RequestId;
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::{Error, ErrorKind, tls};
+
+use crate::refusal;
 
 /// How much of KMS's own message is kept, in characters.
 const MAX_MESSAGE: usize = 400;
@@ -31,12 +32,7 @@ impl Failure {
     {
         let (verdict, text) = match error {
             SdkError::ServiceError(answer) => {
-                let answer = Answer {
-                    code: answer.err().code(),
-                    message: answer.err().message(),
-                    status: answer.raw().status().as_u16(),
-                    retry_after: answer.raw().headers().get("retry-after"),
-                };
+                let answer = Answer::of(answer.err(), answer.raw());
                 (answer.verdict(), answer.text())
             }
             // An answer that was cut off or is no KMS answer.
@@ -89,9 +85,9 @@ impl Failure {
 
 /// What an error means here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Verdict {
-    kind: ErrorKind,
-    renewable: bool,
+pub(crate) struct Verdict {
+    pub(crate) kind: ErrorKind,
+    pub(crate) renewable: bool,
 }
 
 impl Verdict {
@@ -100,16 +96,25 @@ impl Verdict {
     }
 }
 
-/// An error that KMS answered with.
-struct Answer<'a> {
-    code: Option<&'a str>,
-    message: Option<&'a str>,
-    status: u16,
-    retry_after: Option<&'a str>,
+/// An error that KMS, or another service of AWS, answered with.
+pub(crate) struct Answer<'a> {
+    pub(crate) code: Option<&'a str>,
+    pub(crate) message: Option<&'a str>,
+    pub(crate) status: u16,
+    pub(crate) retry_after: Option<&'a str>,
 }
 
-impl Answer<'_> {
-    fn verdict(&self) -> Verdict {
+impl<'a> Answer<'a> {
+    pub(crate) fn of(error: &'a impl ProvideErrorMetadata, response: &'a HttpResponse) -> Self {
+        Self {
+            code: error.code(),
+            message: error.message(),
+            status: response.status().as_u16(),
+            retry_after: response.headers().get("retry-after"),
+        }
+    }
+
+    pub(crate) fn verdict(&self) -> Verdict {
         let Some(code) = self.code else { return self.with_delay(of_status(self.status)) };
         let verdict = match code {
             "ThrottlingException"
@@ -198,30 +203,24 @@ fn of_status(status: u16) -> Verdict {
     })
 }
 
-/// No answer: no connection, a cut one, or no credentials to sign with.
+/// No answer: no connection, a cut one, a certificate of somebody else's, or no credentials to sign
+/// with.
 fn of_dispatch(error: &(dyn StdError + 'static)) -> (Verdict, String) {
-    let credentials = causes(error).find_map(|cause| cause.downcast_ref::<CredentialsError>());
-    let mut text = chain(error);
-    let kind = match credentials {
-        Some(CredentialsError::CredentialsNotLoaded(_)) => {
-            text.push_str(
-                "; no source has credentials: look at `profile` and at AWS's shared files, or set \
-                 `credentials`",
-            );
-            ErrorKind::OperatorNeeded
-        }
-        Some(CredentialsError::InvalidConfiguration(_)) => ErrorKind::OperatorNeeded,
-        // The last source of the standard chain: no other one had any.
-        Some(CredentialsError::ProviderError(_)) if text.contains("IMDS") => {
-            text.push_str("; a host without a role of AWS's needs `credentials` or `profile`");
-            ErrorKind::Unavailable
-        }
-        _ => ErrorKind::Unavailable,
+    let (kind, advice) = if tls::holds_certificate_error(error) {
+        let advice = "look at `ca`, at `endpoint` and at the certificate that is shown there";
+        (ErrorKind::OperatorNeeded, advice.to_owned())
+    } else {
+        refusal::judge(error).unwrap_or((ErrorKind::Unavailable, String::new()))
     };
+    let mut text = chain(error);
+    if !advice.is_empty() {
+        let _ = write!(text, "; {advice}");
+    }
     (Verdict::of(kind), text)
 }
 
-fn causes<'a>(
+/// An error and what it was caused by.
+pub(crate) fn causes<'a>(
     error: &'a (dyn StdError + 'static),
 ) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |error| (*error).source())

@@ -13,14 +13,15 @@ use aws_sdk_kms::types::{
     EncryptionAlgorithmSpec, KeyUsageType, MessageType, SigningAlgorithmSpec,
 };
 use claviger_provider_api::{
-    Algorithm, Algorithms, Call, Canary, Digest, Error, ErrorKind, KeyMaterial, OpenKey,
-    Parameters, PublicKey, SignAlgorithm, SignAlgorithms, Signature, Unwrapped, WrappingKey,
+    Algorithm, Algorithms, AnotherKey, Call, Canary, Digest, Error, ErrorKind, KeyMaterial,
+    OpenKey, Parameters, PublicKey, SignAlgorithm, SignAlgorithms, Signature, Unwrapped,
+    WrappingKey,
 };
 use zeroize::Zeroizing;
 
 use crate::client::Backend;
 use crate::error::Failure;
-use crate::locator::is_key_arn;
+use crate::locator::{Locator, is_key_arn};
 
 /// A key in KMS, always called by its ARN: an alias that is pointed elsewhere changes nothing here.
 pub(crate) struct KmsKey {
@@ -33,15 +34,20 @@ pub(crate) struct KmsKey {
 }
 
 impl KmsKey {
-    /// Takes a key into service once every listed algorithm gave its canary back.
-    pub(crate) async fn open(backend: Arc<Backend>, open: &OpenKey<'_>) -> Result<Self, Error> {
+    /// Takes a key into service once every listed algorithm gave its canary back. `kind` is of the
+    /// locator.
+    pub(crate) async fn open(
+        backend: Arc<Backend>,
+        open: &OpenKey<'_>,
+        kind: Locator,
+    ) -> Result<Self, Error> {
         check_algorithms(open)?;
         let found = backend
             .call_renewing(|client| async move { describe(&client, open.locator).await })
             .await?;
         let id = found.request_id().map(str::to_owned);
         let (arn, public_key) =
-            judge(&found, open).map_err(|error| error.with_backend_request_id(id))?;
+            judge(&found, open, kind).map_err(|error| error.with_backend_request_id(id))?;
         let key = Self {
             canary: Canary::new(&public_key, open)?,
             backend,
@@ -263,7 +269,11 @@ fn check_algorithms(open: &OpenKey<'_>) -> Result<(), Error> {
 }
 
 /// The ARN and the public key, if the key is of the right kind.
-fn judge(found: &GetPublicKeyOutput, open: &OpenKey<'_>) -> Result<(String, PublicKey), Error> {
+fn judge(
+    found: &GetPublicKeyOutput,
+    open: &OpenKey<'_>,
+    kind: Locator,
+) -> Result<(String, PublicKey), Error> {
     let refuse = |text: String| Error::new(ErrorKind::OperatorNeeded, text);
     let internal = |text: &str| Error::new(ErrorKind::Internal, text.to_owned());
     let arn = found.key_id().filter(|id| is_key_arn(id));
@@ -272,6 +282,9 @@ fn judge(found: &GetPublicKeyOutput, open: &OpenKey<'_>) -> Result<(String, Publ
     let spec = found.key_spec().map_or("of no known kind", |spec| spec.as_str());
     let public_key = PublicKey::from_spki(spki.as_ref())
         .map_err(|error| refuse(format!("{arn} ({spec}) cannot be used: {error}")))?;
+    if kind.is_alias() {
+        check_alias(open, arn, &public_key)?;
+    }
     let (needed, purpose) = match (open.algorithms, open.sign_algorithms) {
         ([_, ..], _) => (KeyUsageType::EncryptDecrypt, "unwraps"),
         (_, [_, ..]) => (KeyUsageType::SignVerify, "signs"),
@@ -285,6 +298,23 @@ fn judge(found: &GetPublicKeyOutput, open: &OpenKey<'_>) -> Result<(String, Publ
         )));
     }
     Ok((arn.to_owned(), public_key))
+}
+
+/// Whether an alias still points to the pinned key. The daemon would find out too, and could not say
+/// where the alias points now.
+fn check_alias(open: &OpenKey<'_>, arn: &str, public_key: &PublicKey) -> Result<(), Error> {
+    let (found, locator) = (public_key.sha256(), open.locator);
+    match open.public_key_sha256 {
+        Some(pinned) if pinned != found => {
+            let reason = format!(
+                "{locator} points to {arn} now; if nobody meant that, write the pinned \
+                 key's own ARN as the locator; if it is meant, write this one as the locator of a \
+                 new version"
+            );
+            Err(Error::new(ErrorKind::OperatorNeeded, AnotherKey { found, pinned, reason }))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn encryption_algorithm(algorithm: Algorithm) -> Option<EncryptionAlgorithmSpec> {

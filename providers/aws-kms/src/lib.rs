@@ -4,7 +4,7 @@
 //! - `config`, `locator`: what an operator writes
 //! - `client`, `credentials`: one client for all keys of a provider, and what it signs in with
 //! - `key`: an opened key
-//! - `error`: from the SDK's errors to the one error of every provider
+//! - `error`, `refusal`: from the SDK's errors to the one error of every provider
 
 mod client;
 mod config;
@@ -12,6 +12,7 @@ mod credentials;
 mod error;
 mod key;
 mod locator;
+mod refusal;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -40,11 +41,12 @@ impl Provider {
         Ok(Self { name: name.to_owned(), config: config.clone(), backend: OnceCell::new() })
     }
 
-    /// Opens a key: resolves its locator, checks its use and size, proves each listed algorithm.
+    /// Opens a key: resolves its locator, checks its use and size, proves each listed algorithm. An
+    /// alias that does not point to the pinned key is refused.
     pub async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
         let locator = Locator::parse(open.locator, &self.config.region).map_err(operator)?;
         let backend = self.backend.get_or_try_init(|| Backend::connect(&self.config)).await?;
-        let key = KmsKey::open(backend.clone(), open).await?;
+        let key = KmsKey::open(backend.clone(), open, locator).await?;
         if locator.is_alias() {
             tracing::info!(
                 provider = self.name,

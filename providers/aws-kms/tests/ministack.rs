@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_kms::types::{KeySpec, KeyUsageType};
 use claviger_provider_api::{Algorithm, ErrorKind, SignAlgorithm};
-use support::{OAEP, config, open, round_trip};
+use support::{OAEP, config, open, open_pinned, round_trip};
 use test_backends::{Ministack, free_port};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -41,13 +41,26 @@ async fn an_alias_that_is_pointed_elsewhere_changes_nothing_for_an_open_key() {
     let second = server.key(KeySpec::Rsa2048, KeyUsageType::EncryptDecrypt).await;
     let kms = server.administrator();
     kms.create_alias().alias_name("alias/moving").target_key_id(&first).send().await.unwrap();
-    let key = open(&config, "alias/moving", &OAEP, &[]).await.unwrap();
+    let unpinned = open(&config, "alias/moving", &OAEP, &[]).await.unwrap();
+    let pin = unpinned.public_key().sha256();
+    let key = open_pinned(&config, "alias/moving", pin).await.unwrap();
     kms.update_alias().alias_name("alias/moving").target_key_id(&second).send().await.unwrap();
     round_trip(&*key, LONG).await.unwrap();
     key.check().await.unwrap();
-    // Who opens it anew finds the other key, which is not the pinned one.
-    let other = open(&config, "alias/moving", &OAEP, &[]).await.unwrap();
-    assert_ne!(other.public_key().sha256(), key.public_key().sha256());
+    // Who opens it anew is told where it points now, and what to write instead.
+    let other = open(&config, "alias/moving", &OAEP, &[]).await.unwrap().public_key().sha256();
+    let error = open_pinned(&config, "alias/moving", pin).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+    let another = error.another_key().expect("another key was found");
+    assert_eq!((another.found, another.pinned), (other, pin));
+    for said in [&second, "write the pinned key's own ARN", "a new version", "alias/moving"] {
+        assert!(error.to_string().contains(said), "{said}: {error}");
+    }
+    assert!(error.backend_request_id().is_some(), "{error}");
+    open_pinned(&config, &first, pin).await.unwrap();
+    // A locator that names one key for ever is left to whoever asked.
+    let opened = open_pinned(&config, &second, pin).await.unwrap();
+    assert_eq!(opened.public_key().sha256(), other);
 }
 
 #[tokio::test]

@@ -62,14 +62,15 @@ async fn only_a_certificate_of_the_configured_ca_for_the_right_name_is_trusted()
         let mut config = config.clone();
         config.endpoint = Some(server.endpoint.clone());
         let error = open(&config, ARN, &OAEP, &[]).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unavailable, "{case}: {error}");
-        assert!(error.to_string().contains("certificate"), "{case}: {error}");
+        assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{case}: {error}");
+        assert!(error.to_string().contains("invalid peer certificate"), "{case}: {error}");
+        assert!(error.to_string().contains("look at `ca`"), "{case}: {error}");
         assert!(server.asked().is_empty(), "{case}: something was sent");
     }
     // The system's CAs do not know ours.
     config.ca = None;
     let error = open(&config, ARN, &OAEP, &[]).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
 }
 
 #[tokio::test]

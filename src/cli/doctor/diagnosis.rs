@@ -83,7 +83,10 @@ impl Trouble {
     /// What a provider's error means.
     pub(super) fn of(error: &Error) -> Self {
         let said = error.to_string();
-        let diagnosis = diagnose(error.kind(), &said);
+        let diagnosis = match error.another_key() {
+            Some(_) => AnotherKey,
+            None => diagnose(error.kind(), &said),
+        };
         let backend_request_id = error.backend_request_id().map(str::to_owned);
         Self { diagnosis, said, backend_request_id, kind: error.kind() }
     }
@@ -267,6 +270,12 @@ mod tests {
         assert_eq!((mismatch.diagnosis, mismatch.exit() as u8), (AnotherKey, 78));
         let found = format!("found public_key_sha256 {}", "07".repeat(32));
         assert!(mismatch.said.contains(&found), "{}", mismatch.said);
+        // A provider may have found it out itself, and say more.
+        let reason = "alias/a points to arn:… now".to_owned();
+        let source = claviger_provider_api::AnotherKey { found: [7; 32], pinned: [8; 32], reason };
+        let told = Trouble::of(&Error::new(ErrorKind::OperatorNeeded, source));
+        assert_eq!((told.diagnosis, told.exit() as u8), (AnotherKey, 78));
+        assert!(told.said.contains("alias/a") && told.said.contains(&found), "{}", told.said);
         let none = Trouble::of_pin([7; 32], None).unwrap();
         assert!(none.diagnosis == NotPinned && none.said.contains(&found), "{}", none.said);
     }

@@ -63,6 +63,11 @@ impl Finding {
     pub(super) fn is_sound(&self) -> bool {
         self.troubles.is_empty()
     }
+
+    /// Whether the key that lies there is not the pinned one.
+    pub(super) fn holds_another_key(&self) -> bool {
+        self.troubles.iter().any(|trouble| trouble.diagnosis == Diagnosis::AnotherKey)
+    }
 }
 
 /// Examines a replica. The key that it gives is open: as long as one is, a token stays logged in.

@@ -234,7 +234,7 @@ fn replica_json(place: &Place<'_>, finding: &Finding) -> Value {
     let found = finding.found.as_ref();
     let pin_matches = match (found, place.version.public_key_sha256) {
         (Some(found), Some(pin)) => Some(found.sha256 == pin),
-        _ => None,
+        _ => finding.holds_another_key().then_some(false),
     };
     let trouble = |trouble: &Trouble| {
         json!({
@@ -278,6 +278,10 @@ fn replica_json(place: &Place<'_>, finding: &Finding) -> Value {
 /// How far a replica got, whatever is wrong with it: no is more than not known, and that than yes.
 fn steps(finding: &Finding) -> Steps {
     let mut steps = [Some(true); 4];
+    if finding.found.is_none() {
+        // Nothing was tried with a key that did not open.
+        steps[3] = None;
+    }
     for trouble in &finding.troubles {
         for (step, of_trouble) in steps.iter_mut().zip(trouble.diagnosis.steps()) {
             *step = match (*step, of_trouble) {

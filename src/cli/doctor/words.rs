@@ -14,7 +14,7 @@ use super::diagnosis::Diagnosis::{
 
 /// The first row whose words are in an error gives its meaning. What is special comes before what
 /// is general: a status that any server may give stands last.
-const WORDS: [(&str, Diagnosis); 76] = [
+const WORDS: [(&str, Diagnosis); 77] = [
     ("refused this PIN before", LatchedPin),
     ("no PIN is tried", LatchedPin),
     ("one more wrong PIN locks it", LockedPin),
@@ -33,6 +33,7 @@ const WORDS: [(&str, Diagnosis); 76] = [
     ("cannot load the module", ModuleUnusable),
     ("cannot initialise", ModuleUnusable),
     ("did not open the key within", NoAnswer),
+    ("gives no credentials", CredentialsRefused),
     ("allow_extractable = true", ExtractableRefused),
     ("does not work with this key", AlgorithmNotOffered),
     ("cannot work; take it off", AlgorithmNotOffered),
@@ -116,7 +117,7 @@ mod tests {
     const OPERATOR: ErrorKind = ErrorKind::OperatorNeeded;
     const AWAY: ErrorKind = ErrorKind::Unavailable;
 
-    const SENTENCES: [(ErrorKind, &str, Diagnosis); 45] = [
+    const SENTENCES: [(ErrorKind, &str, Diagnosis); 50] = [
         (
             OPERATOR,
             "the token \"a\" refused the login (CKR_PIN_INCORRECT from C_Login); this PIN is not tried again, so that the token does not lock: …",
@@ -201,6 +202,31 @@ mod tests {
             OPERATOR,
             "kms:GetPublicKey failed: dispatch failure: …; no source has credentials: look at `profile` …",
             CredentialsRefused,
+        ),
+        (
+            OPERATOR,
+            "kms:GetPublicKey failed: dispatch failure: …: No such file or directory (os error 2); a token that cannot be read gives no credentials: look at AWS_WEB_IDENTITY_TOKEN_FILE, which is \"/none\"",
+            CredentialsRefused,
+        ),
+        (
+            OPERATOR,
+            "kms:GetPublicKey failed: dispatch failure: …: service error: unhandled error (AccessDenied): …; STS gives no credentials (AccessDenied, HTTP 403): look at the role …",
+            CredentialsRefused,
+        ),
+        (
+            OPERATOR,
+            "kms:GetPublicKey failed: dispatch failure: …: service error: ExpiredTokenException: …; STS gives no credentials (ExpiredTokenException, HTTP 400): look at the role …",
+            CredentialsRefused,
+        ),
+        (
+            OPERATOR,
+            "kms:GetPublicKey failed: dispatch failure: …: Non-success status from HTTP credential provider: StatusCode(403); the container's agent gives no credentials (HTTP 403): look at …",
+            CredentialsRefused,
+        ),
+        (
+            OPERATOR,
+            "kms:GetPublicKey failed: dispatch failure: io error: client error (Connect): invalid peer certificate: UnknownIssuer; look at `ca`, at `endpoint` …",
+            WrongCa,
         ),
         (OPERATOR, "kms:Decrypt failed: AccessDeniedException (HTTP 400): …", NotPermitted),
         (OPERATOR, "kms:GetPublicKey failed: NotFoundException (HTTP 400): …", KeyAbsent),

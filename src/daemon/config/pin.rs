@@ -70,7 +70,9 @@ pub async fn ask_backends(
             );
             let public_key = match ask(replica, version).await {
                 Ok(public_key) => public_key,
-                Err(error) if version.public_key_sha256.is_some() => {
+                Err(error)
+                    if version.public_key_sha256.is_some() && error.another_key().is_none() =>
+                {
                     answers.silent.push(format!("{place}: {error}"));
                     continue;
                 }

@@ -55,9 +55,24 @@ pub(crate) async fn open(
     algorithms: &[Algorithm],
     sign_algorithms: &[SignAlgorithm],
 ) -> Result<Arc<dyn WrappingKey>, Error> {
-    config.check_locator(locator).unwrap();
-    let provider = Provider::new("aws", config, None).unwrap();
-    provider.open(&OpenKey { locator, algorithms, sign_algorithms, public_key_sha256: None }).await
+    let open = OpenKey { locator, algorithms, sign_algorithms, public_key_sha256: None };
+    open_with(config, &open).await
+}
+
+/// Opens the key with this pin, for both algorithms, with a provider of its own.
+pub(crate) async fn open_pinned(
+    config: &Config,
+    locator: &str,
+    public_key_sha256: [u8; 32],
+) -> Result<Arc<dyn WrappingKey>, Error> {
+    let public_key_sha256 = Some(public_key_sha256);
+    let open = OpenKey { locator, algorithms: &OAEP, sign_algorithms: &[], public_key_sha256 };
+    open_with(config, &open).await
+}
+
+async fn open_with(config: &Config, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
+    config.check_locator(open.locator).unwrap();
+    Provider::new("aws", config, None).unwrap().open(open).await
 }
 
 /// A call of somebody with that much time.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
-use claviger_provider_api::ErrorKind;
+use claviger_provider_api::{AnotherKey, ErrorKind};
 
 use super::*;
 
@@ -132,6 +132,28 @@ fn a_pin_that_differs_is_an_error_that_prints_both_and_a_silent_pinned_one_is_no
     let found = hex::encode(PublicKey::from_spki(&keys["old.pem"]).unwrap().sha256());
     let both = format!("has the public key {found}, and public_key_sha256 is {}", "11".repeat(32));
     assert!(reasons.len() == 1 && reasons[0].contains(&both), "{reasons:?}");
+}
+
+#[test]
+fn a_provider_that_found_another_key_than_the_pinned_one_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = loaded(folder.path(), GOOD);
+    let reason = "alias/old points to arn:… now".to_owned();
+    let another = || AnotherKey { found: [7; 32], pinned: [0x11; 32], reason: reason.clone() };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let answers = runtime.block_on(ask_backends(&config, async |replica, _| {
+        let source = "it does not answer".to_owned();
+        Err(match replica.locator.as_str() {
+            "old.pem" => Error::new(ErrorKind::OperatorNeeded, another()),
+            "other.pem" => return Ok(PublicKey::from_spki(&public_key()).unwrap()),
+            _ => Error::new(ErrorKind::Unavailable, source),
+        })
+    }));
+    let PinError(reasons) = answers.unwrap_err();
+    assert_eq!(reasons.len(), 1, "{reasons:?}");
+    for said in [&reason, &hex::encode([7; 32]), &hex::encode([0x11; 32])] {
+        assert!(reasons[0].contains(said), "{said}: {reasons:?}");
+    }
 }
 
 #[test]
