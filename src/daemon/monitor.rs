@@ -240,6 +240,7 @@ mod tests {
         // Longer than the clock's grain.
         std::thread::sleep(Duration::from_millis(5));
         throttled.check().await.unwrap_err();
+        assert!(throttled.is_serving());
         let replicas = [Arc::clone(&throttled), other];
         let due = due(&replicas, Instant::now(), Duration::ZERO, &mut HashMap::new());
         assert_eq!(due.len(), 1);
