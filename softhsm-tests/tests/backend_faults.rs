@@ -50,6 +50,8 @@ macro_rules! on_each_service {
 
 on_each_service!(
     a_throttle_is_passed_on_with_the_services_own_delay,
+    a_throttled_canary_fails_the_call_that_needs_it_and_no_key,
+    the_services_own_request_id_is_in_the_audit_record,
     what_breaks_once_is_repaired_and_retried_in_silence,
     what_stays_broken_is_unavailable_after_one_attempt_to_repair_it,
     whoever_shows_another_certificate_is_told_nothing,
@@ -85,6 +87,69 @@ async fn a_throttle_is_passed_on_with_the_services_own_delay(which: Which) {
         assert_eq!(sent, 1, "a throttle is not tried again inside of a call");
         assert_eq!(stage.scene.key_health(&stage.daemon).await, Health::Serving);
         assert!(stage.ask(&connection).await.1.is_ok());
+    }
+}
+
+/// The call's connection is cut, and the canary that is to tell why gets no answer either.
+async fn a_throttled_canary_fails_the_call_that_needs_it_and_no_key(which: Which) {
+    let stage = Stage::set(which).await;
+    let connection = stage.connect().await;
+    stage.fault(stage.unwraps_of_value(), Times::Next(1), Fault::CutBeforeHeaders);
+    let throttled = Fault::Answer(which.service().throttled(Some(Duration::from_secs(7))));
+    stage.fault(stage.unwraps(), Times::Always, throttled);
+    let all = stage.proxy.count(&stage.unwraps());
+    let (sent, outcome) = stage.ask(&connection).await;
+    let answer = outcome.unwrap_err();
+    assert_eq!(answer.code(), Code::ResourceExhausted, "{answer}\n{}", stage.daemon.log());
+    assert!(stage.proxy.count(&stage.unwraps()) - all > sent, "a canary was sent");
+    assert_eq!(stage.scene.key_health(&stage.daemon).await, Health::Serving);
+    stage.proxy.clear().await;
+    assert!(stage.ask(&connection).await.1.is_ok());
+    let log = stage.daemon.log();
+    assert!(!log.contains("replica fails"), "{log}");
+}
+
+async fn the_services_own_request_id_is_in_the_audit_record(which: Which) {
+    let stage = Stage::set(which).await;
+    let connection = stage.connect().await;
+    let last = || {
+        let mut records = stage.scene.site.audit_records();
+        let record = records.pop().expect("each call has a record");
+        assert_eq!(record["operation"], "unwrap", "{record}");
+        (record["outcome"].clone(), record["backend_request_id"].as_str().map(str::to_owned))
+    };
+    stage.ask(&connection).await.1.unwrap();
+    let (outcome, of_good) = last();
+    assert_eq!(outcome, "ok");
+    let of_good = of_good.expect("each service names its request, or takes our name for it");
+    if which == Which::Google {
+        let named = stage.unwraps_of_value().header("x-goog-request-reason", &of_good);
+        assert_eq!(stage.proxy.count(&named), 1, "the name that Google was told");
+    }
+
+    // The service's own answer to a bad value, and then one whose id is known.
+    let mut bad = stage.scene.wrapped.clone();
+    bad[100] ^= 1;
+    let answer = connection.unwrap(&stage.request_for(&bad)).await.unwrap_err();
+    assert_eq!(answer.code(), Code::InvalidArgument);
+    let (outcome, of_bad) = last();
+    assert_eq!(outcome, "INVALID_ARGUMENT");
+    let ill = Fault::Answer(which.service().ill());
+    stage.fault(stage.unwraps_of_value(), Times::Next(2), ill);
+    let answer = stage.ask(&connection).await.1.unwrap_err();
+    assert_eq!(answer.code(), Code::Unavailable);
+    let (outcome, of_ill) = last();
+    assert_eq!(outcome, "UNAVAILABLE");
+    println!("{}: {of_good}, bad value {of_bad:?}, ill {of_ill:?}", which.name());
+    match which {
+        Which::OpenBao | Which::Vault => assert_eq!((of_bad, of_ill), (None, None)),
+        Which::Aws | Which::Azure | Which::Google => {
+            let of_bad = of_bad.expect("errors are named as well");
+            let of_ill = of_ill.expect("errors are named as well");
+            let known = "00000000-0000-0000-0000-00000000fa17";
+            assert!(which == Which::Google || of_ill == known, "{of_ill}");
+            assert!(of_good != of_bad && of_bad != of_ill && of_ill != of_good);
+        }
     }
 }
 
@@ -165,26 +230,34 @@ async fn a_redirect_is_refused_and_never_followed(which: Which) {
 }
 
 async fn a_slow_service_costs_its_callers_their_deadline_and_no_more(which: Which) {
+    const ENOUGH: usize = 5;
+    const AT_MOST: usize = 20;
     let stage = Stage::set(which).await;
     let connection = stage.connect().await;
     let (limit, long) = (Duration::from_millis(700), Duration::from_mins(1));
+    let within = Duration::from_millis(50);
     for (fault, name) in [
         (Fault::Delay(long), "asked late"),
         (Fault::SlowFirstByte(long), "slow first byte"),
         (Fault::SlowBody(long), "slow body"),
     ] {
         stage.fault(stage.unwraps_of_value(), Times::Always, fault);
-        let mut overshoots = Vec::new();
-        for _ in 0..3 {
+        let (mut least, mut most, mut calls) = (Duration::MAX, Duration::ZERO, 0);
+        // A busy machine delays everybody now and then: more calls are made until one was undisturbed.
+        while calls < ENOUGH || (least >= within && calls < AT_MOST) {
             let (code, took) = with_deadline(&connection, &stage.scene.request(), "700m").await;
             assert_eq!(code, Code::DeadlineExceeded, "{name}\n{}", stage.daemon.log());
-            assert!(took + Duration::from_millis(50) >= limit, "{name}: {took:?} is too soon");
-            overshoots.push(took.saturating_sub(limit));
+            assert!(took + within >= limit, "{name}: {took:?} is too soon");
+            let overshoot = took.saturating_sub(limit);
+            (least, most, calls) = (least.min(overshoot), most.max(overshoot), calls + 1);
         }
-        let most = overshoots.iter().max().copied().unwrap_or_default();
-        println!("{}, {name}: past a deadline of 700 ms by {most:.1?} at most", which.name());
-        // A busy machine delays everybody; 50 ms is what a quiet one prints.
-        assert!(most < Duration::from_secs(2), "{name}: {overshoots:?}");
+        println!(
+            "{}, {name}: past a deadline of 700 ms by {least:.1?} at least, {most:.1?} at most, \
+             {calls} calls",
+            which.name()
+        );
+        assert!(least < within, "{name}: {least:?} at least, {calls} calls");
+        assert!(most < Duration::from_secs(2), "{name}: {most:?} at most");
         stage.heal().await;
     }
 }

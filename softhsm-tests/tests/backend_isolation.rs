@@ -1,10 +1,10 @@
 //! Some backends at their worst, and callers of the others who must not notice.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use claviger_client::Client;
 use claviger_provider_api::Algorithm;
-use fault_proxy::{Fault, Pattern, Times};
+use fault_proxy::{Fault, FaultProxy, Pattern, Times};
 use softhsm_tests::scene::{MATERIAL, wrap, wrap_with};
 use softhsm_tests::{Daemon, Load, Remote, RsaKey, Site, Token, Version, Which};
 
@@ -12,6 +12,10 @@ use softhsm_tests::{Daemon, Load, Remote, RsaKey, Site, Token, Version, Which};
 const WELL: [&str; 3] = ["in-files", "in-softhsm", "in-google"];
 const AILING: [Which; 3] = [Which::Aws, Which::Azure, Which::OpenBao];
 const FOR: Duration = Duration::from_secs(6);
+/// Measured so often at most: a busy machine has outliers of its own.
+const ROUNDS: u32 = 3;
+/// What a switch of the scheduler or two may cost, beside twice the p99 of before.
+const FLOOR: Duration = Duration::from_millis(100);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backends_that_are_sealed_cut_off_or_ill_cost_the_callers_of_others_nothing() {
@@ -41,71 +45,127 @@ async fn backends_that_are_sealed_cut_off_or_ill_cost_the_callers_of_others_noth
         let place = remote.import(&key, which.name(), Some(&proxy)).await.swap_remove(0);
         site.key(which.name(), &place.names(), vec![place.version(&key, which.name())]);
         let wrapped = wrap_with(&key, place.algorithms[0]);
-        ailing.push((remote, proxy, wrapped));
+        let unseal_share = match which {
+            Which::OpenBao => Some(remote.vault().unseal_share().await),
+            _ => None,
+        };
+        ailing.push(Ailing { remote, proxy, wrapped, unseal_share });
     }
     let names: Vec<&str> = WELL.into_iter().chain(AILING.map(Which::name)).collect();
     let caller = site.caller("key-connector", &names, &["unwrap", "read"]);
     let daemon = Daemon::start(&mut site);
     let config = softhsm_tests::scene::client_config(&site, &daemon, &caller);
     let client = Client::new(&config).unwrap();
-    let options = claviger_client::UnwrapOptions::default();
-    for (remote, _, wrapped) in &ailing {
-        let name = remote.which.name();
-        let answer = client.unwrap_key(name, wrapped, &options).await;
-        let answer = answer.unwrap_or_else(|error| panic!("{name}: {error}\n{}", daemon.log()));
-        assert_eq!(*answer.key_material, MATERIAL);
-    }
+    prove_well(&client, &daemon, &ailing).await;
 
+    // The same callers ask in both cases, those of the ailing backends too: else the machine has more
+    // to do in one of them.
     let measure = async || {
-        let loads: Vec<_> = WELL
-            .iter()
-            .zip(&keys)
-            .map(|(name, key)| Load::on_key(&config, name, &wrap(key), 2))
-            .collect();
+        let on_well =
+            WELL.iter().zip(&keys).map(|(name, key)| Load::on_key(&config, name, &wrap(key), 2));
+        let on_ailing =
+            ailing.iter().map(|ailing| Load::on_key(&config, ailing.name(), &ailing.wrapped, 2));
+        let loads: Vec<_> = on_well.chain(on_ailing).collect();
         tokio::time::sleep(FOR).await;
         let mut tallies = Vec::new();
         for load in loads {
             tallies.push(load.stop().await);
         }
-        tallies
+        let of_ailing = tallies.split_off(WELL.len());
+        (tallies, of_ailing)
     };
-    let before = measure().await;
-    for (remote, proxy, _) in &ailing {
-        match remote.which {
-            Which::Aws => proxy.cut_off().await,
+    let mut disturbed = WELL.to_vec();
+    for round in 1..=ROUNDS {
+        let (before, of_ailing) = measure().await;
+        for (ailing, tally) in ailing.iter().zip(of_ailing) {
+            assert!(!tally.right.is_empty(), "{} is well: {:?}", ailing.name(), tally.failed);
+            ailing.fall_ill().await;
+        }
+        let (during, of_ailing) = measure().await;
+        for (ailing, tally) in ailing.iter().zip(of_ailing) {
+            assert!(!tally.failed.is_empty(), "{} ails", ailing.name());
+            assert!(tally.right.is_empty(), "{} ails", ailing.name());
+        }
+        for (name, (before, during)) in WELL.iter().zip(before.iter().zip(&during)) {
+            println!(
+                "round {round}, {name}: p99 {:.1?} before ({} calls), {:.1?} while others ail \
+                 ({} calls), errors {}",
+                before.p99(),
+                before.right.len(),
+                during.p99(),
+                during.right.len(),
+                during.failed.len()
+            );
+            assert!(before.failed.is_empty(), "{name}: {:?}", before.failed);
+            assert!(during.failed.is_empty(), "{name}: {:?}\n{}", during.failed, daemon.log());
+            assert!(!during.right.is_empty());
+            if during.p99() <= before.p99() * 2 + FLOOR {
+                disturbed.retain(|other| other != name);
+            }
+        }
+        assert_eq!(daemon.operations_get("/readyz").unwrap().0, 200);
+        if disturbed.is_empty() {
+            return;
+        }
+        for ailing in &ailing {
+            ailing.get_well().await;
+        }
+        prove_well(&client, &daemon, &ailing).await;
+    }
+    panic!("in {ROUNDS} rounds none left these alone: {disturbed:?}");
+}
+
+/// A backend that ails at times, and what is wrapped under its key.
+struct Ailing {
+    remote: Remote,
+    proxy: FaultProxy,
+    wrapped: Vec<u8>,
+    /// Of its seal, where it has one.
+    unseal_share: Option<String>,
+}
+
+impl Ailing {
+    fn name(&self) -> &'static str {
+        self.remote.which.name()
+    }
+
+    async fn fall_ill(&self) {
+        match self.remote.which {
+            Which::Aws => self.proxy.cut_off().await,
             Which::Azure => {
                 let ill = Fault::Answer(Which::Azure.service().ill());
-                proxy.on(Pattern::any(), Times::Always, ill);
+                self.proxy.on(Pattern::any(), Times::Always, ill);
             }
-            Which::OpenBao => remote.vault().seal().await,
+            Which::OpenBao => self.remote.vault().seal().await,
             Which::Google | Which::Vault => unreachable!("not among those that ail"),
         }
     }
-    // Their callers go on asking all the time.
-    let askers: Vec<_> = ailing
-        .iter()
-        .map(|(remote, _, wrapped)| Load::on_key(&config, remote.which.name(), wrapped, 2))
-        .collect();
-    let during = measure().await;
-    for ((remote, ..), asker) in ailing.iter().zip(askers) {
-        let tally = asker.stop().await;
-        assert!(!tally.failed.is_empty(), "{} ails", remote.which.name());
-        assert!(tally.right.is_empty(), "{} ails", remote.which.name());
+
+    async fn get_well(&self) {
+        self.proxy.clear().await;
+        if let Some(share) = &self.unseal_share {
+            self.remote.vault().unseal(share).await;
+        }
     }
-    for (name, (before, during)) in WELL.iter().zip(before.iter().zip(&during)) {
-        println!(
-            "{name}: p99 {:.1?} before ({} calls), {:.1?} while others ail ({} calls), errors {}",
-            before.p99(),
-            before.right.len(),
-            during.p99(),
-            during.right.len(),
-            during.failed.len()
-        );
-        assert!(before.failed.is_empty(), "{name}: {:?}", before.failed);
-        assert!(during.failed.is_empty(), "{name}: {:?}\n{}", during.failed, daemon.log());
-        assert!(!during.right.is_empty());
-        // A busy machine has outliers of its own: the figures above are the measurement.
-        assert!(during.p99() < before.p99() * 10 + Duration::from_millis(500), "{name}");
+}
+
+/// Waits until each of these unwraps, for half a minute at most.
+async fn prove_well(client: &Client, daemon: &Daemon, ailing: &[Ailing]) {
+    let options = claviger_client::UnwrapOptions::default();
+    let begun = Instant::now();
+    for ailing in ailing {
+        let name = ailing.name();
+        loop {
+            match client.unwrap_key(name, &ailing.wrapped, &options).await {
+                Ok(answer) => {
+                    assert_eq!(*answer.key_material, MATERIAL);
+                    break;
+                }
+                Err(error) if begun.elapsed().as_secs() >= 30 => {
+                    panic!("{name}: {error}\n{}", daemon.log());
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
     }
-    assert_eq!(daemon.operations_get("/readyz").unwrap().0, 200);
 }

@@ -79,6 +79,8 @@ pub struct Replica {
     condition: ArcSwap<Condition>,
     /// When a real private-key operation last went right, in milliseconds since `started`.
     proven_at: AtomicU64,
+    /// When a canary of a key that served was last throttled, the same.
+    throttled_at: AtomicU64,
     started: Instant,
     checks: Mutex<Checks>,
     checked: watch::Sender<Checked>,
@@ -113,6 +115,7 @@ impl Replica {
             key: OnceLock::new(),
             condition: ArcSwap::from_pointee(Condition::Opening),
             proven_at: AtomicU64::new(0),
+            throttled_at: AtomicU64::new(0),
             started: Instant::now(),
             checks: Mutex::default(),
             checked: watch::Sender::new(Checked::default()),
@@ -148,8 +151,7 @@ impl Replica {
 
     /// Notes that a private-key operation went right.
     pub fn proven(&self) {
-        let now = self.started.elapsed().as_millis() as u64;
-        self.proven_at.store(now, Ordering::Relaxed);
+        self.proven_at.store(self.now(), Ordering::Relaxed);
         if !self.is_serving() {
             self.set_condition(&Condition::Serving);
         }
@@ -157,8 +159,22 @@ impl Replica {
 
     /// How long ago a private-key operation last went right.
     pub fn proven_ago(&self) -> Duration {
-        let at = Duration::from_millis(self.proven_at.load(Ordering::Relaxed));
-        self.started.elapsed().saturating_sub(at)
+        self.ago(self.proven_at.load(Ordering::Relaxed))
+    }
+
+    /// How long ago a private-key operation last went right, or its canary was throttled: to ask a
+    /// busy backend again at once would make it busier.
+    pub fn had_its_turn_ago(&self) -> Duration {
+        let proven_at = self.proven_at.load(Ordering::Relaxed);
+        self.ago(proven_at.max(self.throttled_at.load(Ordering::Relaxed)))
+    }
+
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn ago(&self, at: u64) -> Duration {
+        self.started.elapsed().saturating_sub(Duration::from_millis(at))
     }
 
     /// Opens the key and compares it with its pin. A key that differs is never kept.
@@ -266,6 +282,13 @@ impl Replica {
                 Fault { kind: ErrorKind::Unavailable, text: "the check took too long".into() }
             }
         };
+        if matches!(fault.kind, ErrorKind::Throttled { .. }) && self.is_serving() {
+            // Whoever uses up a quota, it says nothing about the key.
+            self.throttled_at.store(self.now(), Ordering::Relaxed);
+            let config::Replica { provider, locator } = &self.specification.place;
+            tracing::debug!(provider, locator, "its canary was throttled: {}", fault.text);
+            return Err(fault);
+        }
         self.set_condition(&Condition::Failing(fault.clone()));
         Err(fault)
     }
@@ -301,3 +324,6 @@ impl fmt::Debug for Replica {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, feature = "software"))]
+pub(super) mod tests;
