@@ -112,9 +112,10 @@ async fn a_signature_of_no_versions_length_is_a_wrong_field() {
     ] {
         let answer = connection.verify(&to_verify(asked, vec![1; len])).await.unwrap_err();
         assert_eq!(answer.code(), Code::InvalidArgument, "{answer}");
-        let violations = answer.status().get_error_details().bad_request().unwrap().clone();
-        assert_eq!(violations.field_violations[0].field, "signature");
-        assert!(answer.to_string().contains(allowed), "{answer}");
+        let details = answer.status().get_error_details();
+        let violation = &details.bad_request().unwrap().field_violations[0];
+        assert_eq!(violation.field, "signature");
+        assert!(violation.description.contains(allowed), "{violation:?}");
     }
 }
 
