@@ -229,6 +229,51 @@ async fn a_value_that_a_key_was_used_for_has_its_line_though_the_next_backend_ha
     );
 }
 
+/// Cheap to cause, and no key was used: of all but a few a minute there is no line of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unwrap_that_reaches_no_key_is_a_refusal_and_a_value_that_fails_is_none() {
+    let mut site = Site::new();
+    let backend = Backend::software();
+    backend.configure(&mut site);
+    let [away, here] = [2048, 2048].map(RsaKey::generate);
+    let versions = vec![Version::active(1, &away, "backend", "nothing.pem")];
+    site.key("away", &["RSA-OAEP"], versions);
+    let versions = vec![backend.version(&site, 1, &here, 1)];
+    site.key("here", &["RSA-OAEP"], versions);
+    let caller = site.caller("key-connector", &["away", "here"], &["unwrap"]);
+    let daemon = Daemon::start(&mut site);
+    let connection =
+        Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller)).await.unwrap();
+    // Above every modulus of its length: the failed unwrap is spent, though no key was asked.
+    let wrapped = vec![0xff; 256];
+    for (key, code, event) in [
+        ("away", Code::FailedPrecondition, "refusal"),
+        ("here", Code::InvalidArgument, "operation"),
+    ] {
+        let request = UnwrapRequest {
+            key: key.into(),
+            wrapped: wrapped.clone().into(),
+            ..UnwrapRequest::default()
+        };
+        let answer = connection.unwrap(&request).await.unwrap_err();
+        assert_eq!(answer.code(), code, "{answer}\n{}", daemon.log());
+        let asked = |record: &Value| record["key"] == key && record["operation"] == "unwrap";
+        let begun = std::time::Instant::now();
+        let record = loop {
+            if let Some(record) = site.audit_records().into_iter().find(asked) {
+                break record;
+            }
+            assert!(begun.elapsed().as_secs() < 30, "no line for {key}");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        };
+        assert_eq!((&record["event"], &record["version"]), (&json!(event), &json!(1)), "{record}");
+        assert_eq!(record["wrapped_sha256"], hex::encode(sha256(&wrapped)));
+    }
+    let records = site.audit_records();
+    let of_away = records.iter().find(|record| record["key"] == "away").unwrap();
+    assert!(of_away["backend_error"].as_str().unwrap().contains("nothing.pem"), "{of_away}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn neither_key_material_nor_pin_is_in_anything_that_is_written() {
     let World { token: _token, mut site, daemon, connection, caller } = world().await;

@@ -36,8 +36,11 @@ async fn a_replica_whose_key_is_not_the_pinned_one_never_serves() {
         key_material: vec![7; 32].into(),
         ..Default::default()
     };
-    assert_eq!(connection.wrap(&request).await.unwrap_err().code(), Code::FailedPrecondition);
-    let log = daemon.log();
+    let refused = connection.wrap(&request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let (log, request_id) = (daemon.log(), refused.request_id().unwrap());
+    let told = |line: &str| line.contains(request_id) && line.contains("another key lies here");
+    assert!(log.lines().any(told), "what is wrong, under {request_id}: {log}");
     assert!(log.contains(&scene.key.public_key_sha256()), "what was found: {log}");
     assert!(log.contains(&other.public_key_sha256()), "what is pinned: {log}");
 

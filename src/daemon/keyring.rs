@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use claviger_provider_api::{Algorithm, Algorithms, PublicKey, SignAlgorithm, SignAlgorithms};
+use claviger_provider_api::{
+    Algorithm, Algorithms, ErrorKind, PublicKey, SignAlgorithm, SignAlgorithms,
+};
 
-use crate::daemon::config::{Operation, State};
+use crate::daemon::config::{self, Operation, State};
 use crate::daemon::metrics::KeyMetrics;
 use crate::daemon::replica::{Condition, Fault, Replica};
 use crate::daemon::status::Failure;
@@ -82,28 +84,15 @@ impl Key {
         self.usable().find(|v| v.number == number).ok_or(Failure::PermissionDenied)
     }
 
-    /// The version that wraps, with the algorithm: the newest active one. Only with what every
-    /// replica of it has proven to unwrap.
-    pub fn for_wrap(
-        &self,
-        algorithm: Option<Algorithm>,
-        label: &[u8],
-    ) -> Result<Candidate<'_>, Failure> {
+    /// The version that wraps, with the algorithm: the newest active one. Whether it may is for
+    /// [`Candidate::has_proven`] and [`Candidate::takes_label`] to say.
+    pub fn for_wrap(&self, algorithm: Option<Algorithm>) -> Result<Candidate<'_>, Failure> {
         let version = self.active().next().ok_or_else(no_active_version)?;
         let algorithm = match algorithm {
             Some(algorithm) if version.algorithms.contains(&algorithm) => algorithm,
             Some(_) => return Err(not_listed(&version.algorithms)),
             None => *version.algorithms.first().ok_or_else(|| not_listed::<Algorithm>(&[]))?,
         };
-        for replica in &version.replicas {
-            let key = replica.key().ok_or_else(|| closed(replica))?;
-            if !key.algorithms().contains(algorithm) {
-                return Err(Failure::OperatorNeeded);
-            }
-            if !label.is_empty() && !key.label_algorithms().contains(algorithm) {
-                return Err(no_labels(algorithm));
-            }
-        }
         Ok(Candidate { version, algorithm })
     }
 
@@ -142,24 +131,10 @@ impl Key {
         if let (true, Some(algorithm)) = (fitting.is_empty(), unlabelled) {
             return Err(no_labels(algorithm));
         }
-        let sizes = || fitting.iter().filter_map(|c| c.version.public_key());
-        let candidates: Vec<Candidate<'_>> = fitting
-            .iter()
-            .copied()
-            .filter(|c| c.version.public_key().is_none_or(|key| key.modulus_len() == wrapped_len))
-            .collect();
+        let candidates: Vec<Candidate<'_>> =
+            fitting.iter().copied().filter(|c| c.version.may_have_len(wrapped_len)).collect();
         if candidates.is_empty() {
-            let mut lengths: Vec<usize> = sizes().map(PublicKey::modulus_len).collect();
-            lengths.sort_unstable();
-            lengths.dedup();
-            let lengths: Vec<String> = lengths.iter().map(ToString::to_string).collect();
-            return Err(Failure::Field {
-                field: "wrapped",
-                allowed: format!(
-                    "must be exactly {} bytes, not {wrapped_len}",
-                    lengths.join(" or ")
-                ),
-            });
+            return Err(wrong_len("wrapped", fitting.iter().map(|c| c.version), wrapped_len));
         }
         if candidates.len() > 1 && candidates.iter().any(|c| c.algorithm == Algorithm::Rsa15) {
             if candidates.iter().any(|c| c.version.public_key().is_none()) {
@@ -189,22 +164,30 @@ impl Key {
         listed(version, algorithm)
     }
 
-    /// The versions to verify with: the one asked for, else all that are not disabled and list the
-    /// algorithm, newest first.
+    /// The versions to verify a signature of `signature_len` bytes with: the one asked for, else all
+    /// that are not disabled and list the algorithm, newest first. One whose size is not known yet
+    /// stays in.
     pub fn for_verify(
         &self,
         version: Option<u32>,
         algorithm: SignAlgorithm,
+        signature_len: usize,
     ) -> Result<Vec<&Version>, Failure> {
-        if let Some(number) = version {
-            return Ok(vec![listed(self.version(number)?, algorithm)?]);
-        }
-        let all: SignAlgorithms =
-            self.usable().flat_map(|version| version.sign_algorithms.iter().copied()).collect();
-        if !all.contains(algorithm) {
+        let eligible: Vec<&Version> = match version {
+            Some(number) => vec![listed(self.version(number)?, algorithm)?],
+            None => self.usable().filter(|v| v.sign_algorithms.contains(&algorithm)).collect(),
+        };
+        if eligible.is_empty() {
+            let all: SignAlgorithms =
+                self.usable().flat_map(|version| version.sign_algorithms.iter().copied()).collect();
             return Err(not_listed(&all.iter().collect::<Vec<_>>()));
         }
-        Ok(self.usable().filter(|v| v.sign_algorithms.contains(&algorithm)).collect())
+        let fitting: Vec<&Version> =
+            eligible.iter().copied().filter(|v| v.may_have_len(signature_len)).collect();
+        if fitting.is_empty() {
+            return Err(wrong_len("signature", eligible.into_iter(), signature_len));
+        }
+        Ok(fitting)
     }
 
     /// The operations of `granted` that this key can do at all.
@@ -221,10 +204,47 @@ impl Key {
     }
 }
 
+impl Candidate<'_> {
+    /// Whether every replica of the version has proven to unwrap the algorithm; else what keeps the
+    /// first one of the others.
+    pub fn has_proven(&self) -> Result<(), Fault> {
+        for replica in &self.version.replicas {
+            let Some(key) = replica.key() else { return Err(fault(replica)) };
+            if !key.algorithms().contains(self.algorithm) {
+                let config::Replica { provider, locator } = &replica.specification.place;
+                let text =
+                    format!("{provider}, {locator}: has not proven to unwrap {}", self.algorithm);
+                return Err(Fault { kind: ErrorKind::OperatorNeeded, text: text.into() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every replica that is open unwraps a value with this label.
+    pub fn takes_label(&self, label: &[u8]) -> Result<(), Failure> {
+        let mut keys = self.version.replicas.iter().filter_map(|replica| replica.key());
+        if label.is_empty() || keys.all(|key| key.label_algorithms().contains(self.algorithm)) {
+            return Ok(());
+        }
+        Err(no_labels(self.algorithm))
+    }
+}
+
 impl Version {
     /// The public key, once a replica has opened and matched the pin.
     pub fn public_key(&self) -> Option<&PublicKey> {
         self.replicas.iter().find_map(|replica| replica.public_key())
+    }
+
+    /// The public key, else why no replica has opened.
+    pub fn opened_public_key(&self) -> Result<&PublicKey, Fault> {
+        self.public_key().ok_or_else(|| self.fault())
+    }
+
+    /// Whether a wrapped value or a signature of this version may have `len` bytes: as long as the size
+    /// of the key is not known, any.
+    fn may_have_len(&self, len: usize) -> bool {
+        self.public_key().is_none_or(|key| key.modulus_len() == len)
     }
 
     /// Whether it may unwrap a value with a label, as far as is known: a replica that was never
@@ -245,30 +265,41 @@ impl Version {
     /// and may be back), else why there is none.
     pub fn replica(&self) -> Result<&Arc<Replica>, Fault> {
         let serving = self.replicas.iter().find(|replica| replica.is_serving());
-        serving.or_else(|| self.replicas.iter().find(|r| r.key().is_some())).ok_or_else(|| {
-            let faults = self.replicas.iter().map(|replica| fault(replica));
-            faults
-                .max_by_key(|f| f.kind == claviger_provider_api::ErrorKind::Unavailable)
-                .expect("a version in use has a replica")
-        })
+        let open = || self.replicas.iter().find(|replica| replica.key().is_some());
+        serving.or_else(open).ok_or_else(|| self.fault())
+    }
+
+    /// Why no replica answers.
+    fn fault(&self) -> Fault {
+        let faults = self.replicas.iter().map(|replica| fault(replica));
+        faults
+            .max_by_key(|fault| fault.kind == ErrorKind::Unavailable)
+            .expect("a version in use has a replica")
     }
 }
 
 fn fault(replica: &Replica) -> Fault {
     match &*replica.condition() {
         Condition::Failing(fault) => fault.clone(),
-        Condition::Opening | Condition::Serving => Fault {
-            kind: claviger_provider_api::ErrorKind::Unavailable,
-            text: "not opened yet".into(),
-        },
+        Condition::Opening | Condition::Serving => {
+            Fault { kind: ErrorKind::Unavailable, text: "not opened yet".into() }
+        }
     }
 }
 
-fn closed(replica: &Replica) -> Failure {
-    match fault(replica).kind {
-        claviger_provider_api::ErrorKind::OperatorNeeded => Failure::OperatorNeeded,
-        _ => Failure::Unavailable,
-    }
+/// `versions` are those whose lengths would have been right.
+fn wrong_len<'a>(
+    field: &'static str,
+    versions: impl Iterator<Item = &'a Version>,
+    len: usize,
+) -> Failure {
+    let mut lengths: Vec<usize> =
+        versions.filter_map(Version::public_key).map(PublicKey::modulus_len).collect();
+    lengths.sort_unstable();
+    lengths.dedup();
+    let lengths: Vec<String> = lengths.iter().map(ToString::to_string).collect();
+    let allowed = format!("must be exactly {} bytes, not {len}", lengths.join(" or "));
+    Failure::Field { field, allowed }
 }
 
 fn listed(version: &Version, algorithm: SignAlgorithm) -> Result<&Version, Failure> {

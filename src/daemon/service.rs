@@ -134,6 +134,7 @@ impl KeyService for Service {
     ) -> Result<Response<UnwrapBatchResponse>, Status> {
         let (context, request) = open(request)?;
         self.check_batch(&context, Operation::Unwrap, request.items.len())?;
+        let context = context.for_items();
         let batch = Arc::new(Batch::default());
         let items = (0u32..).zip(request.items).map(|(item, request)| {
             self.unwrap_one(&context, request, Some((Arc::clone(&batch), item)))
@@ -163,6 +164,7 @@ impl KeyService for Service {
     ) -> Result<Response<RewrapBatchResponse>, Status> {
         let (context, request) = open(request)?;
         self.check_batch(&context, Operation::Rewrap, request.items.len())?;
+        let context = context.for_items();
         let batch = Arc::new(Batch::default());
         let items = (0u32..).zip(request.items).map(|(item, request)| {
             self.rewrap_one(&context, request, Some((Arc::clone(&batch), item)))

@@ -13,12 +13,27 @@ use futures::StreamExt;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
 use tokio::sync::oneshot;
 
-use super::UnwrapCall;
+use super::{CallContext, UnwrapCall};
+use crate::daemon::status::Failure;
 
 /// What the items of one `UnwrapBatch` share.
 #[derive(Default)]
 pub struct Batch {
     waiting: Mutex<Vec<Waiting>>,
+}
+
+/// What `work` gives. An item of a batch is given up at its deadline, whatever it waits for, so that it
+/// fails alone; any other call ends with its answer.
+pub(super) async fn in_time<T>(
+    context: &CallContext,
+    batch_item: Option<u32>,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    if batch_item.is_none() {
+        return work.await;
+    }
+    let outcome = tokio::time::timeout_at(context.deadline.into(), work).await;
+    outcome.unwrap_or(Err(Failure::DeadlineExceeded))
 }
 
 /// An item at a key.

@@ -11,7 +11,7 @@ use crate::daemon::audit::{AuditError, Record, RewrapTarget};
 use crate::daemon::config::Operation;
 use crate::daemon::keyring::{Key, Version};
 use crate::daemon::policy::Granted;
-use crate::daemon::replica::Replica;
+use crate::daemon::replica::{Fault, Replica};
 use crate::daemon::status::Failure;
 
 /// One operation on its way: what will be recorded of it, whatever becomes of it.
@@ -33,7 +33,8 @@ pub(super) struct Entry<'a> {
     pub(super) cause: Option<&'static str>,
     pub(super) backend_error: Option<String>,
     pub(super) backend_request_id: Option<String>,
-    /// Whether a key was reached: then it has its own record; before, it is a refusal.
+    /// Whether a key was reached, or a failed unwrap spent: then it has its own record; before, it is
+    /// a refusal.
     pub(super) reached: bool,
     finished: bool,
 }
@@ -81,11 +82,16 @@ impl<'a> Entry<'a> {
         Ok(granted)
     }
 
-    /// From here on the operation has a record of its own.
-    pub(super) fn reached(&mut self, version: &Version, algorithm: &'static str) {
-        self.reached = true;
+    /// The version that is to answer. That alone is no record yet.
+    pub(super) fn meant_for(&mut self, version: &Version, algorithm: &'static str) {
         self.version = Some(version.number);
         self.algorithm = Some(algorithm);
+    }
+
+    /// From here on the operation has a record of its own.
+    pub(super) fn reached(&mut self, version: &Version, algorithm: &'static str) {
+        self.meant_for(version, algorithm);
+        self.reached = true;
     }
 
     pub(super) fn wrapped(&mut self, wrapped: &[u8]) -> [u8; 32] {
@@ -97,6 +103,12 @@ impl<'a> Entry<'a> {
         self.backend_request_id = error.backend_request_id().map(str::to_owned);
     }
 
+    /// No replica answers, for a reason that the log and the record have.
+    pub(super) fn out_of_order(&mut self, fault: &Fault) -> Failure {
+        self.backend_error = Some(fault.text.to_string());
+        Failure::of_backend(fault.kind)
+    }
+
     /// Records the outcome, durably, and only then lets it out.
     pub(super) async fn finish<T>(mut self, outcome: Result<T, Failure>) -> Result<T, Failure> {
         let (code, reason) = match &outcome {
@@ -105,15 +117,22 @@ impl<'a> Entry<'a> {
         };
         self.log(code);
         let durable = self.close(code, reason);
-        // Nothing secret leaves for reading and verifying: their records need not be waited for.
-        if matches!(self.operation, Operation::Read | Operation::Verify) {
+        // Nothing secret leaves for reading and verifying, nor for who is late: their records need
+        // not be waited for.
+        let late = matches!(outcome, Err(Failure::DeadlineExceeded));
+        if late || matches!(self.operation, Operation::Read | Operation::Verify) {
             return outcome;
         }
         let Some(durable) = durable else { return outcome };
         match durable.await {
             Ok(()) => outcome,
             Err(error) => {
-                tracing::error!(%error, "refused to answer: the audit record is not durable");
+                let request_id = &*self.context.request_id;
+                tracing::error!(
+                    request_id,
+                    %error,
+                    "refused to answer: the audit record is not durable"
+                );
                 Err(Failure::NotRecorded)
             }
         }

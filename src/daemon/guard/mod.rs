@@ -18,6 +18,7 @@ use claviger_provider_api::{
 use tonic::Code;
 
 pub use batch::Batch;
+use batch::in_time;
 use entry::Entry;
 pub use rewrap::{Recipient, RewrapCall, Rewrapped};
 pub use unwrap::UnwrapCall;
@@ -25,10 +26,13 @@ pub use unwrap::UnwrapCall;
 use crate::daemon::audit::{Audit, Record};
 use crate::daemon::caller::Peer;
 use crate::daemon::config::Operation;
-use crate::daemon::keyring::{Candidate, Version};
+use crate::daemon::keyring::{Candidate, Key, Version};
 use crate::daemon::metrics::{KeyMetrics, Metrics};
 use crate::daemon::policy::{Caller, Granted};
 use crate::daemon::status::Failure;
+
+/// What is left for the answer of a batch when its last item ends, at most.
+const ANSWER_OF_BATCH: Duration = Duration::from_millis(100);
 
 /// The longest OAEP label that is accepted, in bytes.
 pub const MAX_LABEL_LEN: usize = 1024;
@@ -54,6 +58,16 @@ impl CallContext {
     /// On whose behalf a key is used, and until when.
     pub fn call(&self) -> Call {
         Call { caller: self.caller.slot, deadline: self.deadline }
+    }
+
+    /// The same call for the items of a batch, which end a little before it: one that is late says
+    /// so in its place of the answer, and the answer, with what the others gave, leaves in time.
+    #[must_use]
+    pub fn for_items(&self) -> Self {
+        let now = Instant::now();
+        let left = self.deadline.saturating_duration_since(now);
+        let of_items = left.saturating_sub((left / 10).min(ANSWER_OF_BATCH));
+        Self { deadline: now + of_items, ..self.clone() }
     }
 
     /// What any record of this call says.
@@ -98,9 +112,10 @@ impl Guard {
         let mut entry = Entry::new(self, context, Operation::Wrap, key, None);
         let outcome = entry.grant().and_then(|granted| {
             check_label(algorithm, label)?;
-            let Candidate { version, algorithm } = granted.key.for_wrap(algorithm, label)?;
+            let Candidate { version, algorithm } =
+                to_wrap(&mut entry, &granted.key, algorithm, label)?;
             entry.reached(version, algorithm.name());
-            let wrapped = wrap_with(version, material, algorithm, label)?;
+            let wrapped = wrap_with(context, version, material, algorithm, label)?;
             entry.wrapped(&wrapped);
             Ok((wrapped, version.number, algorithm))
         });
@@ -119,18 +134,25 @@ impl Guard {
     ) -> Result<Option<u32>, Failure> {
         let mut entry = Entry::new(self, context, Operation::Verify, key, None);
         let outcome = entry.grant().and_then(|granted| {
-            let versions = granted.key.for_verify(version, algorithm)?;
+            let versions = granted.key.for_verify(version, algorithm, signature.len())?;
             let digest = sign::parse_digest(digest, algorithm)?;
-            let mut good = None;
+            let mut closed = None;
             for version in versions {
+                let public_key = match version.opened_public_key() {
+                    Ok(public_key) => public_key,
+                    Err(fault) => {
+                        // An older version may have signed; else the newest one's failure it is.
+                        let failure = entry.out_of_order(&fault);
+                        closed.get_or_insert(failure);
+                        continue;
+                    }
+                };
                 entry.reached(version, algorithm.name());
-                let public_key = version.public_key().ok_or(Failure::Unavailable)?;
                 if public_key.verify(&digest, algorithm, signature) {
-                    good = Some(version.number);
-                    break;
+                    return Ok(Some(version.number));
                 }
             }
-            Ok(good)
+            closed.map_or(Ok(None), Err)
         });
         entry.finish(outcome).await
     }
@@ -184,7 +206,22 @@ fn check_label(algorithm: Option<Algorithm>, label: &[u8]) -> Result<(), Failure
     Err(Failure::Field { field: "label", allowed })
 }
 
+/// The version that wraps, with the algorithm: only with what every replica of it has proven to
+/// unwrap.
+fn to_wrap<'a>(
+    entry: &mut Entry<'_>,
+    key: &'a Key,
+    algorithm: Option<Algorithm>,
+    label: &[u8],
+) -> Result<Candidate<'a>, Failure> {
+    let candidate = key.for_wrap(algorithm)?;
+    candidate.has_proven().map_err(|fault| entry.out_of_order(&fault))?;
+    candidate.takes_label(label)?;
+    Ok(candidate)
+}
+
 fn wrap_with(
+    context: &CallContext,
     version: &Version,
     material: &KeyMaterial,
     algorithm: Algorithm,
@@ -201,7 +238,8 @@ fn wrap_with(
         PublicKeyError::NotRsaSpki
         | PublicKeyError::Unsupported { .. }
         | PublicKeyError::Refused => {
-            tracing::error!(%error, "wrapping failed");
+            let request_id = &*context.request_id;
+            tracing::error!(request_id, %error, "wrapping failed");
             Failure::Internal
         }
     })

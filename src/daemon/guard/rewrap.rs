@@ -8,7 +8,7 @@ use bytes::Bytes;
 use claviger_provider_api::{Algorithm, KeyMaterial, Parameters, PublicKey};
 
 use super::unwrap::spend_unwrap;
-use super::{CallContext, Entry, Guard, UnwrapCall, check_label};
+use super::{CallContext, Entry, Guard, UnwrapCall, check_label, in_time, to_wrap};
 use crate::daemon::config::Operation;
 use crate::daemon::keyring::{Candidate, Version};
 use crate::daemon::policy::{Granted, Values};
@@ -68,7 +68,7 @@ impl Guard {
         let UnwrapCall { key, batch, .. } = &call.source;
         let batch_item = batch.as_ref().map(|(_, item)| *item);
         let mut entry = Entry::new(self, context, Operation::Rewrap, key, batch_item);
-        let outcome = try_rewrap(&mut entry, call).await;
+        let outcome = in_time(context, batch_item, try_rewrap(&mut entry, call)).await;
         entry.finish(outcome).await
     }
 }
@@ -111,7 +111,8 @@ async fn try_rewrap<'a>(entry: &mut Entry<'a>, call: &'a RewrapCall) -> Result<R
         }
         let parameters = Parameters { algorithm: target.algorithm, label: &call.label };
         let wrapped = target.public_key().wrap(&material, &parameters).map_err(|error| {
-            tracing::error!(%error, "rewrapping failed");
+            let request_id = &*entry.context.request_id;
+            tracing::error!(request_id, %error, "rewrapping failed");
             Failure::UnwrapFailed
         })?;
         entry.target.wrapped_sha256 = Some(claviger_provider_api::public_key::sha256(&wrapped));
@@ -138,7 +139,7 @@ fn key_as_target<'a>(
     let (key, values) = granted.rewraps_to_key(name)?;
     check_label(call.algorithm, &call.label).map_err(of_target)?;
     let Candidate { version, algorithm } =
-        key.for_wrap(call.algorithm, &call.label).map_err(of_target)?;
+        to_wrap(entry, key, call.algorithm, &call.label).map_err(of_target)?;
     // The default algorithm may be the one that has no label.
     check_label(Some(algorithm), &call.label).map_err(of_target)?;
     let public_key = version.public_key().ok_or(Failure::Unavailable)?;

@@ -1,4 +1,6 @@
-//! Signing: one version, one replica, at most one silent retry after a repair.
+//! Signing: one version, one replica, at most one silent retry, on the terms of an unwrap's.
+
+use std::sync::Arc;
 
 use claviger_provider_api::{Digest, ErrorKind, SignAlgorithm, Signature};
 
@@ -50,25 +52,43 @@ async fn try_sign(
     digest: &Digest,
     algorithm: SignAlgorithm,
 ) -> Result<Signature, Failure> {
-    let replica = version.replica().map_err(|fault| Failure::of_backend(fault.kind))?;
+    let replica = version.replica().map_err(|fault| entry.out_of_order(&fault))?;
     let key = replica.key().ok_or(Failure::Unavailable)?;
     entry.reached(version, algorithm.name());
-    entry.replica = Some(std::sync::Arc::clone(replica));
+    entry.replica = Some(Arc::clone(replica));
     let mut retried = false;
     loop {
+        let repairs = key.repairs();
         let error = match key.sign(digest, algorithm, entry.context.call()).await {
             Ok(signature) => {
                 replica.proven();
                 entry.backend_request_id.clone_from(&signature.backend_request_id);
+                if let (true, Some(key)) = (retried, &entry.key) {
+                    key.metrics.retried();
+                }
                 return Ok(signature);
             }
             Err(error) => error,
         };
         entry.backend_failed(&error);
-        if error.kind() != ErrorKind::Unavailable || retried {
-            return Err(Failure::of_backend(error.kind()));
+        let kind = error.kind();
+        if !kind.may_retry_after_repair() {
+            // Nobody waits for it, but the key's health should not wait for the next canary.
+            let ill = matches!(kind, ErrorKind::OperatorNeeded | ErrorKind::Internal);
+            if ill && replica.is_serving() {
+                replica.check_in_background();
+            }
+            return Err(Failure::of_backend(kind));
+        }
+        if retried {
+            return Err(Failure::of_backend(kind));
+        }
+        replica.check().await.map_err(|fault| entry.out_of_order(&fault))?;
+        // As of an unwrap: a request that was lost may go again once the backend answers; any other
+        // only if something was repaired since.
+        if kind != ErrorKind::Unavailable && key.repairs() == repairs {
+            return Err(Failure::of_backend(kind));
         }
         retried = true;
-        replica.check().await.map_err(|fault| Failure::of_backend(fault.kind))?;
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use claviger_provider_api::{Algorithm, ErrorKind, KeyMaterial, Parameters, Unwrapped};
 
-use super::{Batch, CallContext, Entry, Guard, check_label};
+use super::{Batch, CallContext, Entry, Guard, check_label, in_time};
 use crate::daemon::budget::StartedUnwrap;
 use crate::daemon::config::Operation;
 use crate::daemon::keyring::Candidate;
@@ -48,7 +48,7 @@ impl Guard {
     ) -> Result<(KeyMaterial, u32), Failure> {
         let batch_item = call.batch.as_ref().map(|(_, item)| *item);
         let mut entry = Entry::new(self, context, Operation::Unwrap, &call.key, batch_item);
-        let outcome = try_unwrap(&mut entry, call).await;
+        let outcome = in_time(context, batch_item, try_unwrap(&mut entry, call)).await;
         entry.finish(outcome).await
     }
 }
@@ -76,7 +76,7 @@ pub(super) async fn spend_unwrap<T>(
     take: impl FnOnce(&mut Entry<'_>, KeyMaterial) -> Result<T, Failure>,
 ) -> Result<(T, u32), Failure> {
     let mut budget = granted.budget.start_unwrap().await?;
-    entry.reached(candidates[0].version, candidates[0].algorithm.name());
+    entry.meant_for(candidates[0].version, candidates[0].algorithm.name());
     let outcome = if may(&entry.wrapped(&call.wrapped)) {
         let in_range = candidates.into_iter().filter(|candidate| {
             candidate.version.public_key().is_none_or(|key| key.value_in_range(&call.wrapped))
@@ -89,6 +89,8 @@ pub(super) async fn spend_unwrap<T>(
     };
     match outcome {
         Err(Failure::UnwrapFailed) => {
+            // Also where the value was refused unasked: what spends a failed unwrap is on record.
+            entry.reached = true;
             if budget.failed() {
                 let (caller, key) = (&entry.context.caller.name, &call.key);
                 tracing::error!(%caller, key, "failed_unwraps is used up: this caller is refused on this key");
@@ -119,8 +121,7 @@ async fn over_candidates<'a>(
         let replica = match candidate.version.replica() {
             Ok(replica) => replica,
             Err(fault) => {
-                entry.backend_error = Some(fault.text.to_string());
-                unreachable = Some(Failure::of_backend(fault.kind));
+                unreachable = Some(entry.out_of_order(&fault));
                 continue;
             }
         };
@@ -175,8 +176,7 @@ async fn attribute(
         return Err(Failure::UnwrapFailed);
     }
     if let Err(fault) = miss.replica.check().await {
-        entry.backend_error = Some(fault.text.to_string());
-        return Err(Failure::of_backend(fault.kind));
+        return Err(entry.out_of_order(&fault));
     }
     let repaired = key.repairs() != miss.repairs;
     if !lost && !repaired {

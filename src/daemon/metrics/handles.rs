@@ -88,7 +88,7 @@ impl KeyMetrics {
         add(&self.failed_unwraps, 1);
     }
 
-    /// Counts the one silent retry after a repair.
+    /// Counts the one silent retry of a call.
     pub fn retried(&self) {
         add(&self.retries, 1);
     }

@@ -85,7 +85,7 @@ impl Scrape {
         for key in &keys {
             sample_counter(&mut failed, &[("key", &*key.name)], load(&key.failed_unwraps))?;
         }
-        let mut retries = counter(encoder, "retries", "Unwraps tried once more after a repair")?;
+        let mut retries = counter(encoder, "retries", "Unwraps and signatures tried once more")?;
         for key in &keys {
             sample_counter(&mut retries, &[("key", &*key.name)], load(&key.retries))?;
         }

@@ -60,10 +60,14 @@ pub enum ServeError {
     Log(#[from] LogError),
     /// A key that serves would not serve any more.
     #[error(
-        "{provider}, {locator}: serves now and would not any more: {reason}; the old configuration \
-         stays in force"
+        "keys.{key}: version {version} serves now and would not any more from {provider}, {locator}: \
+         {reason}; the old configuration stays in force"
     )]
     BreaksKey {
+        /// The key's name.
+        key: String,
+        /// The version.
+        version: u32,
         /// The provider's name.
         provider: String,
         /// Where the key lives.

@@ -9,6 +9,7 @@ use claviger_provider_api::ErrorKind;
 use crate::daemon::audit::Event;
 use crate::daemon::config::{self, Config, ConfigErrors};
 use crate::daemon::denied::DeniedCallers;
+use crate::daemon::keyring::Version;
 use crate::daemon::keyset::{Kept, Keyset};
 use crate::daemon::listener::ConnectionSettings;
 use crate::daemon::monitor;
@@ -85,28 +86,40 @@ impl Daemon {
     }
 }
 
-/// A mistyped pin, or an algorithm that the key cannot do, must not take down what serves. A backend
-/// that cannot be reached refuses no reload.
+/// A mistyped pin or locator, a wrong option of a provider, or an algorithm that the key cannot do must
+/// not take down what serves: neither a version that would be left without a replica, nor one of
+/// several replicas that stays where it was. A backend that cannot be reached refuses no reload, and
+/// neither does what is disabled or left out.
 fn refuse_what_breaks_a_key(before: &Keyset, after: &Keyset) -> Result<(), ServeError> {
-    let served: HashSet<&config::Replica> = before
+    let served_at: HashSet<&config::Replica> = before
         .replicas
         .iter()
         .filter(|(_, replica)| replica.is_serving())
         .map(|(specification, _)| &specification.place)
         .collect();
-    for (specification, replica) in &after.replicas {
-        let condition = replica.condition();
-        let Condition::Failing(fault) = &*condition else { continue };
-        let place = &specification.place;
-        if fault.kind == ErrorKind::OperatorNeeded
-            && served.contains(place)
-            && !before.replicas.contains_key(specification)
-        {
-            return Err(ServeError::BreaksKey {
-                provider: place.provider.clone(),
-                locator: place.locator.clone(),
-                reason: fault.text.to_string(),
-            });
+    for (name, key) in &after.snapshot.keyring.keys {
+        let key_before = before.snapshot.keyring.keys.get(name);
+        for version in key.usable() {
+            let version_before = key_before.and_then(|key| key.version(version.number).ok());
+            let lost = version_before.is_some_and(Version::is_serving) && !version.is_serving();
+            for replica in &version.replicas {
+                let kept = before.replicas.get(&replica.specification);
+                if kept.is_some_and(|kept| Arc::ptr_eq(kept, replica)) {
+                    continue;
+                }
+                let condition = replica.condition();
+                let Condition::Failing(fault) = &*condition else { continue };
+                let place = &replica.specification.place;
+                if fault.kind == ErrorKind::OperatorNeeded && (lost || served_at.contains(place)) {
+                    return Err(ServeError::BreaksKey {
+                        key: name.clone(),
+                        version: version.number,
+                        provider: place.provider.clone(),
+                        locator: place.locator.clone(),
+                        reason: fault.text.to_string(),
+                    });
+                }
+            }
         }
     }
     Ok(())
