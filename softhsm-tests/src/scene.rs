@@ -171,6 +171,20 @@ pub fn client_config(site: &Site, daemon: &Daemon, caller: &Identity) -> Config 
     Config { patience: Duration::ZERO, ..config }
 }
 
+/// The configuration file of `claviger --client` for a caller of the site.
+pub fn client_file(site: &Site, daemon: &Daemon, caller: &Identity) -> PathBuf {
+    let (certificate, private_key) = caller.write(&site.path("."), "caller");
+    let [ca, certificate, private_key] =
+        [site.path("clients.pem"), certificate, private_key].map(|path| path.display().to_string());
+    let endpoint = format!("https://localhost:{}", daemon.address().port());
+    let text = format!(
+        "endpoint = '{endpoint}'\nca = '{ca}'\ncertificate = '{certificate}'\nprivate_key = '{private_key}'\n"
+    );
+    let path = site.path("client.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
 /// [`MATERIAL`] under `key` with RSA-OAEP.
 pub fn wrap(key: &RsaKey) -> Vec<u8> {
     wrap_with(key, Algorithm::RsaOaep)

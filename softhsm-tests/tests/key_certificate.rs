@@ -60,19 +60,6 @@ impl World {
     }
 }
 
-fn client_file(site: &Site, daemon: &Daemon, caller: &Identity) -> PathBuf {
-    let (certificate, private_key) = caller.write(&site.path("."), "admin");
-    let [ca, certificate, private_key] =
-        [site.path("clients.pem"), certificate, private_key].map(|path| path.display().to_string());
-    let endpoint = format!("https://localhost:{}", daemon.address().port());
-    let text = format!(
-        "endpoint = '{endpoint}'\nca = '{ca}'\ncertificate = '{certificate}'\nprivate_key = '{private_key}'\n"
-    );
-    let path = site.path("client.toml");
-    fs::write(&path, text).unwrap();
-    path
-}
-
 /// What OpenSSL prints; its versions do not agree on the blanks around "=".
 fn openssl(arguments: &[&str], file: &Path) -> String {
     let output = run(command("openssl").args(arguments).arg("-in").arg(file));

@@ -28,7 +28,7 @@ use crate::daemon::scheduling;
 use crate::daemon::serve::daemon::Daemon;
 
 pub use error::ServeError;
-pub use host::{prepare_state_dir, protect_memory};
+pub use host::{check_state_dir, prepare_state_dir, protect_memory};
 
 /// READY=1, and a reload's swap, wait this long for keys to open.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
@@ -53,6 +53,7 @@ pub fn run(options: &Options) -> Result<(), ServeError> {
 pub fn run_with(options: &Options, prepare: impl FnOnce(&Keyset)) -> Result<(), ServeError> {
     let config = Config::load(&options.config)?;
     config.check_for_serve()?;
+    config.check_own_files(options.demo)?;
     config.enter_environment()?;
     crate::daemon::log::init(&config.log)?;
     protect_memory();
@@ -92,10 +93,8 @@ async fn serve(
     let config_sha256 = daemon.config.load().sha256;
     daemon.audit.event(&Event::Start { config_sha256: &config_sha256 }).await?;
     let mut serving = tokio::spawn(daemon.clone().serve_connections(sockets));
-    if let Some(listener) = operations {
-        // Until the very end: during a drain `/readyz` says down.
-        tokio::spawn(daemon.clone().serve_operations(listener));
-    }
+    // Until the very end: during a drain `/readyz` says down.
+    let mut operations = tokio::spawn(daemon.clone().serve_operations(operations));
     let mut background = JoinSet::new();
     background.spawn(monitor::watch(Arc::clone(&daemon.keyset)));
     background.spawn(daemon.clone().keep_house());
@@ -105,6 +104,7 @@ async fn serve(
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         ended = &mut serving => return Err(ended_early("serving connections", ended)),
+        ended = &mut operations => return Err(ended_early("the operations listener", ended)),
         Some(ended) = background.join_next() => {
             return Err(ended_early("watching the keys", ended.map(Ok)));
         }
