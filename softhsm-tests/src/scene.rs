@@ -1,5 +1,6 @@
 //! What most tests begin with: a site with one key, `user-keys`, and one caller who may use it.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use claviger_client::{Client, Config, Health};
