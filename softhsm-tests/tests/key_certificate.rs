@@ -8,7 +8,8 @@ use std::process::Output;
 
 use softhsm_tests::daemon::claviger;
 use softhsm_tests::process::{command, run};
-use softhsm_tests::{Backend, Daemon, Identity, RsaKey, Site};
+use softhsm_tests::scene::client_file;
+use softhsm_tests::{Backend, Daemon, RsaKey, Site};
 
 /// A daemon with a key that wraps and one that signs too, on SoftHSM, and who may use both.
 struct World {
