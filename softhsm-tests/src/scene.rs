@@ -1,5 +1,6 @@
 //! What most tests begin with: a site with one key, `user-keys`, and one caller who may use it.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use claviger_client::{Client, Config, Health};
@@ -169,6 +170,20 @@ pub fn client_config(site: &Site, daemon: &Daemon, caller: &Identity) -> Config 
     let config = Config::new(&[endpoint], Some(&ca), Some(&certificate), Some(&private_key))
         .expect("an address and three files");
     Config { patience: Duration::ZERO, ..config }
+}
+
+/// The configuration file of `claviger --client` for a caller of the site.
+pub fn client_file(site: &Site, daemon: &Daemon, caller: &Identity) -> PathBuf {
+    let (certificate, private_key) = caller.write(&site.path("."), "caller");
+    let [ca, certificate, private_key] =
+        [site.path("clients.pem"), certificate, private_key].map(|path| path.display().to_string());
+    let endpoint = format!("https://localhost:{}", daemon.address().port());
+    let text = format!(
+        "endpoint = '{endpoint}'\nca = '{ca}'\ncertificate = '{certificate}'\nprivate_key = '{private_key}'\n"
+    );
+    let path = site.path("client.toml");
+    std::fs::write(&path, text).unwrap();
+    path
 }
 
 /// [`MATERIAL`] under `key` with RSA-OAEP.

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use softhsm_tests::daemon::claviger;
 use softhsm_tests::pki::{Pki, replace};
-use softhsm_tests::scene::{KEY, wrap};
+use softhsm_tests::process::command;
+use softhsm_tests::scene::{KEY, client_file, wrap};
 use softhsm_tests::{Connection, Daemon, Load, RsaKey, Scene, Site, Token, Version};
 use tonic::Code;
 
@@ -45,7 +47,8 @@ async fn cut(connection: &Connection, daemon: &Daemon) -> Duration {
     begun.elapsed()
 }
 
-/// Whether a new connection of `identity` gets an answer.
+/// Whether a new connection of `identity` gets what it asks for. Who is denied is told so; who is
+/// not trusted gets no answer.
 async fn is_let_in(scene: &Scene, daemon: &Daemon, identity: &softhsm_tests::Identity) -> bool {
     let ca = scene.site.pki.ca_der();
     let Ok(connection) = Connection::open(daemon.address(), ca, Some(identity)).await else {
@@ -53,6 +56,7 @@ async fn is_let_in(scene: &Scene, daemon: &Daemon, identity: &softhsm_tests::Ide
     };
     let call = softhsm_tests::connection::frame(&prost::Message::encode_to_vec(&scene.request()));
     match connection.call("/claviger.v1.KeyService/Unwrap", call, &[]).await {
+        Ok(answer) if answer.code() == Code::Unauthenticated => false,
         Ok(answer) => {
             assert_eq!(answer.code(), Code::Ok);
             true
@@ -179,6 +183,34 @@ async fn a_caller_can_be_denied_while_a_reload_is_refused() {
     assert_eq!(scene.ask_over(&connection).await, Code::Ok);
     replace(&scene.site.path("denied"), "spiffe://example.org/key-connector\n", 0o600);
     cut(&connection, &daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_denied_caller_is_told_that_it_is_refused_and_not_to_try_again() {
+    let mut scene = Scene::software();
+    with_denied(&mut scene);
+    let daemon = scene.start();
+    let kept = scene.connect(&daemon).await;
+    replace(&scene.site.path("denied"), "spiffe://example.org/key-connector\n", 0o600);
+    cut(&kept, &daemon).await;
+    let client = scene.connect(&daemon).await;
+    assert_eq!(scene.ask_over(&client).await, Code::Unauthenticated);
+
+    let output = command(claviger())
+        .args(["keys", "list", "--client"])
+        .arg(client_file(&scene.site, &daemon, &scene.caller))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(77), "{said}");
+    assert!(said.contains("no configured caller matches this peer"), "{said}");
+    assert!(!said.contains("try again") && !said.contains("https://"), "{said}");
+    let audit = std::fs::read_to_string(scene.site.audit_file()).unwrap();
+    assert_eq!(
+        audit.matches("denied_caller").count(),
+        2,
+        "one refusal for each call, and no more:\n{audit}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,8 @@ use std::process::Output;
 
 use softhsm_tests::daemon::claviger;
 use softhsm_tests::process::{command, run};
-use softhsm_tests::{Backend, Daemon, Identity, RsaKey, Site};
+use softhsm_tests::scene::client_file;
+use softhsm_tests::{Backend, Daemon, RsaKey, Site};
 
 /// A daemon with a key that wraps and one that signs too, on SoftHSM, and who may use both.
 struct World {
@@ -58,19 +59,6 @@ impl World {
         fs::write(&path, output.stdout).unwrap();
         path
     }
-}
-
-fn client_file(site: &Site, daemon: &Daemon, caller: &Identity) -> PathBuf {
-    let (certificate, private_key) = caller.write(&site.path("."), "admin");
-    let [ca, certificate, private_key] =
-        [site.path("clients.pem"), certificate, private_key].map(|path| path.display().to_string());
-    let endpoint = format!("https://localhost:{}", daemon.address().port());
-    let text = format!(
-        "endpoint = '{endpoint}'\nca = '{ca}'\ncertificate = '{certificate}'\nprivate_key = '{private_key}'\n"
-    );
-    let path = site.path("client.toml");
-    fs::write(&path, text).unwrap();
-    path
 }
 
 /// What OpenSSL prints; its versions do not agree on the blanks around "=".

@@ -98,7 +98,8 @@ fn a_uid_that_is_denied_is_refused() {
     scene.site.set("server.denied_callers", denied.to_str().unwrap());
     let daemon = scene.start();
     let output = unwrap_as(uid, &socket, &scene.wrapped);
-    assert!(!output.status.success() && output.stdout.is_empty(), "{}", daemon.log());
+    assert_eq!(output.status.code(), Some(77), "{}\n{}", stderr(&output), daemon.log());
+    assert!(output.stdout.is_empty());
 }
 
 #[test]

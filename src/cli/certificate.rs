@@ -32,7 +32,7 @@ pub struct Args {
     key: String,
     /// The version [default: the newest active one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    version: Option<u32>,
+    key_version: Option<u32>,
     #[command(flatten)]
     issuer: IssuerArgs,
     /// The common name in it [default: the key's name]
@@ -88,7 +88,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
     }
     let password = password(args)?;
     let key = args.connection.call(async |client| client.key(&args.key).await)?;
-    let version = opened_version(&key, args.version)?;
+    let version = opened_version(&key, args.key_version)?;
     let over = OverKey {
         spki: version.public_key.to_vec(),
         common_name: args.name.clone().unwrap_or_else(|| key.name.chars().take(64).collect()),

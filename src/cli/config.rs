@@ -20,8 +20,10 @@ const LEAVE_WAIT: Duration = Duration::from_secs(2);
 pub enum Command {
     /// Check a configuration and the files it names; touches no backend
     ///
-    /// Run it as the daemon's user: who may read a secret depends on who asks. The exit code is 0
-    /// where `serve` would accept the configuration and can read every file, else 78.
+    /// Run it as the daemon's user: who may read a secret depends on who asks. It makes nothing: it
+    /// sees that state directory and audit file are as `serve` asks, or could be made. Whether
+    /// another process uses the audit file or a port is not looked at. The exit code is 0 where
+    /// `serve` would accept the configuration and can read every file, else 78.
     #[command(after_help = "Example:\n  sudo -u claviger claviger config check")]
     Check(Args),
     /// Ask every backend for its public keys and fill in missing `public_key_sha256`
@@ -227,6 +229,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("claviger.toml");
         std::fs::write(&path, text).unwrap();
+        std::fs::create_dir(folder.path().join("keys")).unwrap();
         run(&Command::Check(Args { config: Some(path) }), true)
     }
 

@@ -1,6 +1,6 @@
 //! `claviger demo`: the real daemon on loopback, and a key connector's life in five steps.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use claviger_client::{Client, UnwrapOptions, WrapOptions};
@@ -29,7 +29,8 @@ pub struct Args {
     #[arg(long)]
     softhsm: bool,
     /// The port of the daemon; the next one is for health and metrics. Only counts in a new DIR
-    #[arg(long, default_value_t = 8443, value_name = "PORT")]
+    #[arg(long, default_value_t = 8443, value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..=65534))]
     port: u16,
     /// End after the five steps instead of serving until Ctrl-C
     #[arg(long)]
@@ -57,7 +58,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         softhsm::enter_environment(&dir)?;
     }
     println!("Claviger demo. Everything it makes is in {}\n", dir.display());
-    let sandbox = prepare(&dir, args)?;
+    let sandbox = Sandbox::open(&dir, args.port)?;
+    let _alone = sandbox.alone()?;
+    prepare(&sandbox, args)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -75,9 +78,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// Steps 1 and 2.
-fn prepare(dir: &Path, args: &Args) -> Result<Sandbox, Failure> {
-    let sandbox = Sandbox::open(dir, args.port)?;
+fn prepare(sandbox: &Sandbox, args: &Args) -> Result<(), Failure> {
     sandbox.check_backend(args.backend())?;
+    sandbox.check_ports_are_free()?;
     sandbox.prepare_certificates()?;
     println!(
         "1. A development CA issues the certificates of both ends, in pki/: the daemon's, and one \
@@ -103,8 +106,7 @@ fn prepare(dir: &Path, args: &Args) -> Result<Sandbox, Failure> {
             softhsm::LABEL
         ),
     }
-    sandbox.configure(&key, true)?;
-    Ok(sandbox)
+    sandbox.configure(&key, true)
 }
 
 async fn start(sandbox: &Sandbox) -> Result<Daemon, Failure> {
@@ -170,7 +172,7 @@ fn print_how_to_go_on(sandbox: &Sandbox) {
          tail -n 2 {dir}/audit.jsonl\n  \
          curl http://127.0.0.1:{}/metrics\n\
          \nServing until Ctrl-C.",
-        sandbox.port + 1,
+        sandbox.operations_port,
     );
 }
 

@@ -32,7 +32,7 @@ pub enum Command {
     #[command(after_help = "\
 Examples:
   claviger keys public-key user-keys > user-keys.pem
-  claviger keys public-key user-keys --version 1 --der | sha256sum")]
+  claviger keys public-key user-keys --key-version 1 --der | sha256sum")]
     PublicKey(PublicKeyArgs),
     /// Make an X.509 certificate for a key, for programs that want one: PEM, DER or PKCS#12
     Certificate(certificate::Args),
@@ -45,7 +45,7 @@ pub struct PublicKeyArgs {
     key: String,
     /// The version [default: the newest active one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    version: Option<u32>,
+    key_version: Option<u32>,
     /// Print DER instead of PEM
     #[arg(long)]
     der: bool,
@@ -122,7 +122,7 @@ fn public_key(args: &PublicKeyArgs, json: bool) -> Result<(), Failure> {
         OutputArgs { base64: false, force: args.force }.check(json)?;
     }
     let key = args.connection.call(async |client| client.key(&args.key).await)?;
-    let version = opened_version(&key, args.version)?;
+    let version = opened_version(&key, args.key_version)?;
     if json {
         let mut result = version_json(version);
         result["key"] = key.name.into();

@@ -27,6 +27,7 @@ pub mod log;
 pub mod metrics;
 pub mod monitor;
 pub mod operations;
+mod place;
 pub mod policy;
 pub mod replica;
 mod scheduling;

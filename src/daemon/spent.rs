@@ -84,6 +84,9 @@ impl SpentFile {
         file.write_all(&serde_json::to_vec(&now)?)?;
         file.sync_all()?;
         std::fs::rename(&temporary, &self.path)?;
+        // Else a crash may bring the old file back.
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        std::fs::File::open(directory)?.sync_all()?;
         self.written = now;
         Ok(())
     }

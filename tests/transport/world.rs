@@ -189,12 +189,13 @@ impl World {
         several_cas: bool,
     ) -> Self {
         let denied = DeniedCallers::open(denied).unwrap();
-        let transport = Transport::new(Some(tls.clone()), denied, settings);
+        let transport = Transport::new(Some(tls.clone()), denied.clone(), settings);
         let bound = bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
         let address = bound.local_addr().unwrap();
         let (served, release) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let (shutdown, stop) = oneshot::channel::<()>();
-        let service = whoami(Arc::new(callers(several_cas)), served.clone(), release.clone());
+        let service =
+            whoami(Arc::new(callers(several_cas)), denied, served.clone(), release.clone());
         let serving = transport.clone();
         let task = tokio::spawn(async move {
             serving.serve(vec![bound], service, async move { drop(stop.await) }).await
@@ -223,9 +224,11 @@ impl World {
     }
 }
 
-/// A service that answers with the caller's index, counting whom it knows.
+/// A service that answers with the caller's index, counting whom it knows; it asks for each call
+/// whether its caller is denied, as the daemon's does.
 pub(crate) fn whoami(
     callers: Arc<Callers>,
+    denied: Arc<DeniedCallers>,
     served: Arc<AtomicUsize>,
     release: Arc<Notify>,
 ) -> impl tower::Service<
@@ -237,10 +240,12 @@ pub(crate) fn whoami(
 + Send
 + 'static {
     tower::service_fn(move |request: Request<Incoming>| {
-        let (callers, served, release) = (callers.clone(), served.clone(), release.clone());
+        let (callers, denied) = (callers.clone(), denied.clone());
+        let (served, release) = (served.clone(), release.clone());
         async move {
             let peer = request.extensions().get::<Arc<Peer>>().unwrap().clone();
             let answer = match (callers.identify(&peer), peer.address) {
+                _ if denied.denies(&peer) => "denied".to_owned(),
                 (_, PeerAddress::Unix { uid, .. }) => format!("uid {uid}"),
                 (Ok(caller), _) => {
                     served.fetch_add(1, Ordering::SeqCst);

@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::channel::{Channel, Origin};
 use crate::config::{ConfigError, Endpoint};
+use crate::error::for_people;
 use crate::tls::Identity;
 
 /// Why no connection came about.
@@ -139,7 +140,7 @@ impl Target {
                 endpoint: self.endpoint.clone(),
                 reason: reason.to_string(),
             },
-            _ => self.unreachable(error.to_string()),
+            _ => self.unreachable(for_people(&error.to_string())),
         }
     }
 

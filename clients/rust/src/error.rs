@@ -142,7 +142,7 @@ pub(crate) enum OnTheWay {
 
 /// Tells a status that was made here from one that the daemon sent.
 pub(crate) fn on_the_way(status: &Status) -> Option<OnTheWay> {
-    let reason = causes(status).last()?.to_string();
+    let reason = for_people(&causes(status).last()?.to_string());
     Some(match alert(&reason) {
         Some(alert) => OnTheWay::CertificateRefused(alert.to_owned()),
         None => OnTheWay::Lost(reason),
@@ -154,6 +154,11 @@ pub(crate) fn on_the_way(status: &Status) -> Option<OnTheWay> {
 pub(crate) fn alert(reason: &str) -> Option<&str> {
     const ALERT: &str = "received fatal alert: ";
     reason.find(ALERT).map(|at| &reason[at + ALERT.len()..])
+}
+
+/// The reason without the address of rustls's documentation that it may end with.
+pub(crate) fn for_people(reason: &str) -> String {
+    reason.split(": https://").next().unwrap_or(reason).to_owned()
 }
 
 /// A status made here has a source; one that the daemon sent has none.
@@ -199,6 +204,19 @@ mod tests {
         let error = Error::of_call(&failed, "mine", Duration::from_secs(1));
         assert_eq!((error.code, error.request_id.as_deref()), (Code::Internal, Some("mine")));
         assert_eq!((error.field, error.retry_after), (None, None));
+    }
+
+    #[test]
+    fn people_are_not_sent_to_the_documentation_of_a_library() {
+        let reason = "peer closed connection without sending TLS close_notify: \
+                      https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html#unexpected-eof";
+        let said = "peer closed connection without sending TLS close_notify";
+        assert_eq!(for_people(reason), said);
+        assert_eq!(for_people("Connection reset by peer"), "Connection reset by peer");
+        let mut status = Status::unknown("transport error");
+        status.set_source(std::sync::Arc::new(std::io::Error::other(reason)));
+        let error = Error::of_call(&Failed::Status(status), "mine", Duration::from_secs(1));
+        assert_eq!(error.message, format!("the connection to the daemon was lost: {said}"));
     }
 
     #[test]

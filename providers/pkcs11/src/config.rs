@@ -233,7 +233,7 @@ impl Config {
         self.sessions.unwrap_or_else(cores)
     }
 
-    /// Jobs that may wait, per caller; 64 if nothing is said.
+    /// Jobs that may wait, per caller; 1024 if nothing is said.
     pub(crate) fn queue(&self) -> usize {
         self.queue.unwrap_or(1024)
     }

@@ -10,7 +10,7 @@ use claviger_provider_api::queue::FairQueue;
 use claviger_provider_api::{Call, Error, ErrorKind};
 use tokio::sync::oneshot;
 
-/// How many jobs of one caller may wait: a third of a second of RSA-2048 on one core.
+/// How many jobs of one caller may wait: two thirds of a second of RSA-2048 on one core.
 const CAPACITY_PER_CALLER: usize = 1024;
 
 type Job = Box<dyn FnOnce() + Send>;

@@ -45,9 +45,14 @@ impl Daemon {
             .map_err(|error| failed("starting the daemon", &error))?;
         let mut daemon = Self { child, log };
         let deadline = Instant::now() + READY_WITHIN;
-        while !is_ready(sandbox.port + 1) {
+        loop {
+            let ready = is_ready(sandbox.operations_port);
+            // Asked after it: what answers is ours only if ours still runs.
             if let Ok(Some(_)) = daemon.child.try_wait() {
                 return Err(daemon.ended());
+            }
+            if ready {
+                return Ok(daemon);
             }
             if Instant::now() > deadline {
                 return Err(Failure::new(Exit::Unavailable, "the daemon did not become ready")
@@ -55,7 +60,6 @@ impl Daemon {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Ok(daemon)
     }
 
     /// Its process.
@@ -90,8 +94,11 @@ impl Daemon {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let last: Vec<&str> = log.lines().rev().take(3).collect();
         let last: Vec<&str> = last.into_iter().rev().collect();
-        Failure::new(Exit::Failure, format!("the daemon ended: {}", last.join(" | ")))
-            .advise(format!("Its log is {}.", self.log.display()))
+        let message = match &last[..] {
+            [] => "the daemon ended and said nothing".to_owned(),
+            lines => format!("the daemon ended: {}", lines.join(" | ")),
+        };
+        Failure::new(Exit::Failure, message).advise(format!("Its log is {}.", self.log.display()))
     }
 }
 

@@ -6,6 +6,8 @@ mod key;
 #[cfg(feature = "pkcs11")]
 pub mod softhsm;
 
+use std::fs::{File, TryLockError};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,20 +33,56 @@ pub struct Sandbox {
     pub config: PathBuf,
     /// The client's configuration.
     pub client: PathBuf,
-    /// Where the daemon listens; the next port is for operations.
+    /// Where the daemon listens.
     pub port: u16,
+    /// Where its operations listener is: in a new folder the next port.
+    pub operations_port: u16,
 }
 
 impl Sandbox {
     /// A sandbox in `dir`, which is made if it is missing. `port` only counts in a new one.
     pub fn open(dir: &Path, port: u16) -> Result<Self, Failure> {
         make_private_dir(dir)?;
+        let config = configuration_of(dir);
+        let port_of = |field| config.as_ref().and_then(|config| port_of(config, field));
+        let port = port_of("server").unwrap_or(port);
         Ok(Self {
             dir: dir.to_owned(),
             config: dir.join("claviger.toml"),
             client: dir.join("client.toml"),
-            port: port_of(dir).unwrap_or(port),
+            port,
+            operations_port: port_of("operations").unwrap_or(port.saturating_add(1)),
         })
+    }
+
+    /// Locks the folder until the file is dropped, so that nobody else changes what is in it.
+    pub fn alone(&self) -> Result<File, Failure> {
+        let folder = File::open(&self.dir);
+        let folder = folder.map_err(|error| failed(&self.dir.display().to_string(), &error))?;
+        match folder.try_lock() {
+            Ok(()) => Ok(folder),
+            Err(TryLockError::WouldBlock) => {
+                let message = format!("a demo runs in {} already", self.dir.display());
+                Err(Failure::new(Exit::Unavailable, message)
+                    .advise("End it or name another folder with --dir."))
+            }
+            Err(TryLockError::Error(error)) => Err(failed("locking the folder", &error)),
+        }
+    }
+
+    /// Refuses ports that another program listens on: it would be taken for the daemon.
+    pub fn check_ports_are_free(&self) -> Result<(), Failure> {
+        for port in [self.port, self.operations_port] {
+            TcpListener::bind(("127.0.0.1", port)).map_err(|error| {
+                let message = format!("port {port} of 127.0.0.1 is taken: {error}");
+                Failure::new(Exit::Unavailable, message).advise(if self.config.exists() {
+                    "Change it in claviger.toml and client.toml, or name another folder with --dir."
+                } else {
+                    "Name another one with --port."
+                })
+            })?;
+        }
+        Ok(())
     }
 
     /// Refuses a folder that was made with another kind of backend: what is in it stays as it is.
@@ -68,7 +106,7 @@ impl Sandbox {
         if self.config.exists() {
             return Ok(());
         }
-        check_port_is_free(self.port)?;
+        self.check_ports_are_free()?;
         write(&self.config, self.configuration(key, audit).as_bytes())?;
         write(&self.client, self.client_configuration().as_bytes())
     }
@@ -101,8 +139,7 @@ impl Sandbox {
     }
 
     fn configuration(&self, key: &SandboxKey, audit: bool) -> String {
-        let Self { port, .. } = self;
-        let operations = port + 1;
+        let Self { port, operations_port: operations, .. } = self;
         let SandboxKey { provider, locator, algorithms, public_key } = key;
         let pin = hex::encode(public_key.sha256());
         let audit = if audit { "file = \"audit.jsonl\"" } else { "off = true" };
@@ -168,26 +205,16 @@ fn type_of(dir: &Path) -> Option<String> {
     Some(config.get("providers")?.get("demo")?.get("type")?.as_str()?.to_owned())
 }
 
-/// The port that the folder's configuration names.
-fn port_of(dir: &Path) -> Option<u16> {
-    let config = configuration_of(dir)?;
-    let listen = config.get("server")?.get("listen")?.get(0)?.as_str()?;
-    listen.rsplit_once(':')?.1.parse().ok()
-}
-
-fn check_port_is_free(port: u16) -> Result<(), Failure> {
-    for port in [port, port.saturating_add(1)] {
-        std::net::TcpListener::bind(("127.0.0.1", port)).map_err(|error| {
-            Failure::new(Exit::Unavailable, format!("port {port} of 127.0.0.1 is taken: {error}"))
-                .advise("Name another one with --port.")
-        })?;
-    }
-    Ok(())
+/// The first port that a table of the configuration listens on.
+fn port_of(config: &toml::Table, table: &str) -> Option<u16> {
+    let listen = config.get(table)?.get("listen")?;
+    let first = listen.get(0).unwrap_or(listen).as_str()?;
+    first.rsplit_once(':')?.1.parse().ok().filter(|port| *port != 0)
 }
 
 /// A port of loopback that is free, as is the next one.
 pub fn free_ports() -> Result<u16, Failure> {
-    let listen = |port| std::net::TcpListener::bind(("127.0.0.1", port));
+    let listen = |port| TcpListener::bind(("127.0.0.1", port));
     let free = (0..100).find_map(|_| {
         let port = listen(0).ok()?.local_addr().ok()?.port();
         listen(port.checked_add(1)?).ok()?;
@@ -223,4 +250,46 @@ pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
 
 fn failed(what: &str, error: &dyn std::error::Error) -> Failure {
     Failure::new(Exit::Failure, format!("{what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_has_one_demo_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let sandbox = Sandbox::open(folder.path(), 8443).unwrap();
+        let alone = sandbox.alone().unwrap();
+        let other = Sandbox::open(folder.path(), 8443).unwrap();
+        let said = other.alone().unwrap_err().to_string();
+        assert!(said.contains("a demo runs in") && said.contains("--dir"), "{said}");
+        drop(alone);
+        other.alone().unwrap();
+    }
+
+    #[test]
+    fn a_folder_keeps_the_ports_of_its_configuration_and_both_must_be_free() {
+        let folder = tempfile::tempdir().unwrap();
+        let port = free_ports().unwrap();
+        let new = Sandbox::open(folder.path(), port).unwrap();
+        assert_eq!((new.port, new.operations_port), (port, port + 1));
+        new.check_ports_are_free().unwrap();
+        let config = |port: u16, operations: u16| {
+            format!(
+                "[server]\nlisten = [\"127.0.0.1:{port}\"]\n\
+                 [operations]\nlisten = \"127.0.0.1:{operations}\"\n"
+            )
+        };
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = (taken.local_addr().unwrap().port(), taken);
+        for (ours, operations) in [(taken.0, port), (port, taken.0)] {
+            std::fs::write(&new.config, config(ours, operations)).unwrap();
+            let kept = Sandbox::open(folder.path(), 8443).unwrap();
+            assert_eq!((kept.port, kept.operations_port), (ours, operations));
+            let said = kept.check_ports_are_free().unwrap_err().to_string();
+            assert!(said.starts_with(&format!("port {} of 127.0.0.1 is taken", taken.0)), "{said}");
+            assert!(said.contains("claviger.toml"), "{said}");
+        }
+    }
 }

@@ -63,6 +63,15 @@ impl Audit {
         }
     }
 
+    /// Sees that [`Audit::open`] would accept the file, or could make it; whether another process
+    /// writes it is not asked. Makes nothing.
+    pub fn check(config: &config::Audit) -> Result<(), AuditError> {
+        match config {
+            config::Audit::Off => Ok(()),
+            config::Audit::File(path) => open::look_at(path),
+        }
+    }
+
     fn over(file: LogFile, metrics: Arc<AuditMetrics>) -> Result<Self, AuditError> {
         let path = file.path().to_owned();
         let queue = Arc::new(Queue::new(Uuid::now_v7(), metrics));

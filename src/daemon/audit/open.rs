@@ -5,12 +5,14 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
 
 use super::AuditError;
+use crate::daemon::place::could_be_made;
 
 /// A line is far shorter: a file without a line end in its last megabyte is no audit log.
 const LONGEST_TORN_LINE: u64 = 1 << 20;
+const A_LINK: &str = "it is a symbolic link; name the file itself (directories may be links)";
 
 /// An open log whose every line is whole.
 #[derive(Debug)]
@@ -67,37 +69,16 @@ impl Open {
     /// A crash may leave half a line, which nobody was told is durable. It goes to a file beside.
     fn repair(&mut self, path: &Path) -> Result<(), AuditError> {
         let refused = |error: io::Error| AuditError::open(path, error.to_string());
-        if self.length == 0 {
-            return Ok(());
-        }
-        if self.byte(0).map_err(refused)? != b'{' {
-            return Err(not_a_log(path));
-        }
-        if self.byte(self.length - 1).map_err(refused)? == b'\n' {
-            return Ok(());
-        }
-        let from = self.length.saturating_sub(LONGEST_TORN_LINE);
-        let mut tail = vec![0; (self.length - from) as usize];
-        self.file.read_exact_at(&mut tail, from).map_err(refused)?;
-        let torn_at = match tail.iter().rposition(|byte| *byte == b'\n') {
-            Some(line_end) => line_end + 1,
-            None if from == 0 => 0,
-            None => return Err(not_a_log(path)),
-        };
-        let torn = &tail[torn_at..];
-        let aside = keep_aside(path, torn).map_err(refused)?;
-        self.cut_to(from + torn_at as u64).map_err(refused)?;
+        let Some(torn_at) = torn_at(&self.file, self.length, path)? else { return Ok(()) };
+        let mut torn = vec![0; (self.length - torn_at) as usize];
+        self.file.read_exact_at(&mut torn, torn_at).map_err(refused)?;
+        let aside = keep_aside(path, &torn).map_err(refused)?;
+        self.cut_to(torn_at).map_err(refused)?;
         tracing::warn!(
             path = %path.display(), bytes = torn.len(), kept = %aside.display(),
             "the audit log ended in half a line, as after a crash: repaired"
         );
         Ok(())
-    }
-
-    fn byte(&self, at: u64) -> io::Result<u8> {
-        let mut byte = [0];
-        self.file.read_exact_at(&mut byte, at)?;
-        Ok(byte[0])
     }
 }
 
@@ -109,15 +90,62 @@ impl Drop for Open {
     }
 }
 
+/// Sees that the log at `path` could be opened, or made: opens nothing for writing, and does not ask
+/// whether another process has locked it.
+pub(super) fn look_at(path: &Path) -> Result<(), AuditError> {
+    let refused = |reason: String| AuditError::open(path, reason);
+    let found = match fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return could_be_made(path).map_err(|error| refused(format!("it {error}")));
+        }
+        Err(error) => return Err(refused(error.to_string())),
+    };
+    if found.is_symlink() {
+        return Err(refused(A_LINK.to_owned()));
+    }
+    check(&found).map_err(refused)?;
+    accessat(CWD, path, Access::READ_OK | Access::WRITE_OK, AtFlags::EACCESS)
+        .map_err(|error| refused(error.to_string()))?;
+    let file = File::open(path).map_err(|error| refused(error.to_string()))?;
+    torn_at(&file, found.len(), path).map(|_| ())
+}
+
+/// Where half a line begins at the end of a log; none where every line is whole.
+fn torn_at(file: &File, length: u64, path: &Path) -> Result<Option<u64>, AuditError> {
+    let refused = |error: io::Error| AuditError::open(path, error.to_string());
+    if length == 0 {
+        return Ok(None);
+    }
+    if byte(file, 0).map_err(refused)? != b'{' {
+        return Err(not_a_log(path));
+    }
+    if byte(file, length - 1).map_err(refused)? == b'\n' {
+        return Ok(None);
+    }
+    let from = length.saturating_sub(LONGEST_TORN_LINE);
+    let mut tail = vec![0; (length - from) as usize];
+    file.read_exact_at(&mut tail, from).map_err(refused)?;
+    match tail.iter().rposition(|byte| *byte == b'\n') {
+        Some(line_end) => Ok(Some(from + line_end as u64 + 1)),
+        None if from == 0 => Ok(Some(0)),
+        None => Err(not_a_log(path)),
+    }
+}
+
+fn byte(file: &File, at: u64) -> io::Result<u8> {
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at)?;
+    Ok(byte[0])
+}
+
 /// Opens the file at `path`, not one that a symbolic link points to, and locks it.
 fn open_locked(path: &Path) -> Result<File, AuditError> {
     // It may be rotated between the opening and the locking.
     for _ in 0..8 {
         let file = private().read(true).open(path).map_err(|error| {
             let reason = match rustix::io::Errno::from_io_error(&error) {
-                Some(rustix::io::Errno::LOOP) => {
-                    "it is a symbolic link; name the file itself (directories may be links)".into()
-                }
+                Some(rustix::io::Errno::LOOP) => A_LINK.to_owned(),
                 _ => error.to_string(),
             };
             AuditError::open(path, reason)

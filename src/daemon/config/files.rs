@@ -13,8 +13,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::error::{ConfigError, ConfigErrors};
 use super::load::version_path;
 use super::reader::joined;
-use super::{Config, Tls, Version};
+use super::{Audit, Config, Tls, Version};
+use crate::daemon;
 use crate::daemon::denied::DeniedCallers;
+use crate::daemon::serve::check_state_dir;
 use crate::daemon::tls::{self, TlsError};
 
 /// What was found in the files, by the fields that name them.
@@ -27,16 +29,11 @@ struct Findings {
 impl Config {
     /// Reads the files that it names and that can be judged without a backend: certificates, keys,
     /// client CAs, CRLs, secrets, denied callers; and sees that modules, folders and CAs of providers
-    /// are there. Gives notes on what is good but worth knowing.
+    /// are there, and that state directory and audit file are or could be made. Makes nothing, and
+    /// gives notes on what is good but worth knowing.
     pub fn check_files(&self) -> Result<Vec<String>, ConfigErrors> {
         let mut findings = Findings::default();
-        if let Some(tls) = &self.server.tls {
-            check_tls(tls, &mut findings);
-        }
-        if let Some(path) = &self.server.denied_callers {
-            let list = DeniedCallers::prepare(Some(path)).map_err(|error| in_words(&error));
-            findings.take("server.denied_callers", list);
-        }
+        self.look_at_own_files(false, &mut findings);
         for (name, provider) in &self.providers {
             for (option, path) in &provider.files {
                 let field = format!("{}.{option}", joined("providers", name));
@@ -75,6 +72,44 @@ impl Config {
                 findings.take(&field, certificate_of_version(certificate, version));
             }
         }
+        self.outcome(findings)
+    }
+
+    /// The part of it without which `serve` does not start: what `server` and `audit` name. A secret
+    /// or a module that is missing keeps the daemon from a key, not from starting. `allow_demo` is
+    /// for `claviger demo` alone.
+    pub fn check_own_files(&self, allow_demo: bool) -> Result<(), ConfigErrors> {
+        let mut findings = Findings::default();
+        self.look_at_own_files(allow_demo, &mut findings);
+        self.outcome(findings).map(|_| ())
+    }
+
+    fn look_at_own_files(&self, allow_demo: bool, findings: &mut Findings) {
+        if let Some(tls) = &self.server.tls {
+            check_tls(tls, allow_demo, findings);
+        }
+        if let Some(path) = &self.server.denied_callers {
+            let list = DeniedCallers::prepare(Some(path)).map_err(|error| in_words(&error));
+            findings.take("server.denied_callers", list);
+        }
+        let state_dir = self.server.state_dir.as_deref();
+        if let Some(path) = state_dir {
+            let good = check_state_dir(path).map_err(|e| format!("{}: {e}", path.display()));
+            findings.take("server.state_dir", good);
+        }
+        let of_audit = match &self.audit {
+            // `serve` makes the directory first.
+            Audit::File(path)
+                if state_dir.is_some_and(|dir| !dir.exists() && path.parent() == Some(dir)) =>
+            {
+                Ok(())
+            }
+            audit => daemon::audit::Audit::check(audit),
+        };
+        findings.take("audit.file", of_audit.map_err(|error| in_words(&error)));
+    }
+
+    fn outcome(&self, findings: Findings) -> Result<Vec<String>, ConfigErrors> {
         if findings.errors.is_empty() {
             return Ok(findings.notes);
         }
@@ -95,8 +130,8 @@ impl Findings {
 }
 
 /// Loads TLS as `serve` does.
-fn check_tls(tls: &Tls, findings: &mut Findings) {
-    match tls::check(tls) {
+fn check_tls(tls: &Tls, allow_demo: bool, findings: &mut Findings) {
+    match tls::check(tls, allow_demo) {
         Ok(not_after) if not_after < SystemTime::now() => findings.notes.push(format!(
             "server.tls.certificate: {} has expired: no caller will accept it",
             tls.certificate.display()
@@ -161,209 +196,4 @@ fn in_words(error: &dyn StdError) -> String {
 }
 
 #[cfg(all(test, feature = "software", feature = "pkcs11", feature = "vault-transit"))]
-mod tests {
-    use super::*;
-    use std::fs::Permissions;
-    use std::os::unix::fs::PermissionsExt;
-
-    use rcgen::{
-        BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
-        KeyIdMethod, KeyPair, KeyUsagePurpose, SerialNumber, date_time_ymd,
-    };
-
-    /// `good.toml` in a folder with everything that it names, and more.
-    struct Place {
-        folder: tempfile::TempDir,
-        text: String,
-    }
-
-    fn authority(name: &str) -> (String, Issuer<'static, KeyPair>) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let pem = params.self_signed(&key).unwrap().pem();
-        (pem, Issuer::new(params, key))
-    }
-
-    fn crl(issuer: &Issuer<'static, KeyPair>) -> rcgen::CertificateRevocationList {
-        CertificateRevocationListParams {
-            this_update: date_time_ymd(2024, 1, 1),
-            next_update: date_time_ymd(2100, 1, 1),
-            crl_number: SerialNumber::from(1),
-            issuing_distribution_point: None,
-            revoked_certs: Vec::new(),
-            key_identifier_method: KeyIdMethod::Sha256,
-        }
-        .signed_by(issuer)
-        .unwrap()
-    }
-
-    impl Place {
-        fn new() -> Self {
-            let text = include_str!("testdata/good.toml")
-                .replace(
-                    "state_dir = \"state\"",
-                    "state_dir = \"state\"\ndenied_callers = \"denied\"",
-                )
-                .replace("\"clients.pem\" }", "\"clients.pem\" }\ncrl = [\"clients.crl\"]")
-                .replace(
-                    "locator = \"other.pem\" }]",
-                    "locator = \"other.pem\" }]\ncertificate = \"other.crt\"",
-                );
-            let place = Self { folder: tempfile::tempdir().unwrap(), text };
-            let (ca, issuer) = authority("clients");
-            let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-            place.write("server.crt", params.signed_by(&key, &issuer).unwrap().pem());
-            place.write("server.key", key.serialize_pem());
-            place.write("clients.pem", ca);
-            place.write("clients.crl", crl(&issuer).pem().unwrap());
-            place.write("denied", "# nobody\n");
-            place.write("pin", "1234");
-            place.write("libhsm.so", "");
-            std::fs::create_dir(place.folder.path().join("keys")).unwrap();
-            let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
-            place.write("other.crt", params.self_signed(&key).unwrap().pem());
-            place
-        }
-
-        fn write(&self, name: &str, content: impl AsRef<[u8]>) {
-            let path = self.folder.path().join(name);
-            std::fs::write(&path, content).unwrap();
-            std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-        }
-
-        fn checked(&self) -> Result<Vec<String>, String> {
-            let path = self.folder.path().join("claviger.toml");
-            self.write("claviger.toml", &self.text);
-            let said = Config::load(&path).unwrap().check_files();
-            let folder = format!("{}/", self.folder.path().display());
-            said.map_err(|errors| errors.to_string().replace(&folder, ""))
-        }
-    }
-
-    #[test]
-    fn good_files_pass_in_both_forms() {
-        let place = Place::new();
-        assert_eq!(place.checked(), Ok(Vec::new()));
-        let (ca, issuer) = authority("clients");
-        place.write("clients.pem", ca);
-        place.write("clients.crl", crl(&issuer).der());
-        assert_eq!(place.checked(), Ok(Vec::new()));
-    }
-
-    #[test]
-    fn each_bad_file_is_named_by_its_field() {
-        let (other_ca, other_issuer) = authority("others");
-        let other_key = KeyPair::generate().unwrap().serialize_pem();
-        let leaf = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        let leaf = leaf.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
-        let cases: &[(&str, &str, &str)] = &[
-            (
-                "server.crt",
-                "",
-                "claviger.toml:8: server.tls.certificate: refused server.crt: it holds no certificate in PEM",
-            ),
-            (
-                "server.crt",
-                "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n",
-                "claviger.toml:8: server.tls.certificate: refused server.crt: its certificate is not X.509",
-            ),
-            (
-                "server.key",
-                &other_key,
-                "claviger.toml:9: server.tls.private_key: refused server.key: its key is not the one of the certificate server.crt",
-            ),
-            (
-                "server.key",
-                "no key",
-                "claviger.toml:9: server.tls.private_key: refused server.key: it holds no private key in PEM",
-            ),
-            (
-                "clients.pem",
-                "",
-                "claviger.toml:10: server.tls.client_ca.clients: refused clients.pem: it holds no certificate in PEM",
-            ),
-            (
-                "clients.pem",
-                &other_ca,
-                "claviger.toml:10: server.tls.client_ca.clients: refused clients.pem: there is no CRL of CN=others",
-            ),
-            (
-                "clients.crl",
-                "",
-                "claviger.toml:11: server.tls.crl[0]: refused clients.crl: it holds no CRL, neither in PEM nor in DER",
-            ),
-            (
-                "clients.crl",
-                "0\u{0}",
-                "claviger.toml:11: server.tls.crl[0]: refused clients.crl: it holds a CRL that cannot be parsed",
-            ),
-            ("denied", "\n", "claviger.toml:5: server.denied_callers: denied is empty"),
-            (
-                "other.crt",
-                &leaf,
-                "claviger.toml:51: keys.other.versions[0].certificate: other.crt is not for a key that could be used",
-            ),
-        ];
-        for (file, content, expected) in cases {
-            let place = Place::new();
-            place.write(file, content);
-            let said = place.checked().unwrap_err();
-            assert!(said.starts_with(expected), "{file}: {said}");
-            assert_eq!(said.lines().count(), 1, "{file}: {said}");
-        }
-        let place = Place::new();
-        place.write("clients.crl", crl(&other_issuer).pem().unwrap());
-        assert!(place.checked().unwrap_err().contains("there is no CRL of CN=clients"));
-    }
-
-    #[test]
-    fn a_secret_that_others_may_read_and_a_file_that_is_missing_are_refused() {
-        for (file, field) in [
-            ("pin", "providers.hsm-a.pin"),
-            ("server.key", "server.tls.private_key"),
-            ("denied", "server.denied_callers"),
-        ] {
-            let place = Place::new();
-            let path = place.folder.path().join(file);
-            std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-            let said = place.checked().unwrap_err();
-            assert!(said.contains(&format!(": {field}: refused {file}: mode 644")), "{said}");
-            std::fs::remove_file(&path).unwrap();
-            let said = place.checked().unwrap_err();
-            assert!(
-                said.contains(&format!(": {field}: cannot read {file}: No such file")),
-                "{said}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_module_and_a_folder_of_keys_that_are_missing_are_both_named() {
-        let place = Place::new();
-        std::fs::remove_file(place.folder.path().join("libhsm.so")).unwrap();
-        std::fs::remove_dir(place.folder.path().join("keys")).unwrap();
-        let said = place.checked().unwrap_err();
-        let expected = [
-            "claviger.toml:20: providers.hsm-a.module: cannot read libhsm.so: No such file or directory (os error 2)",
-            "claviger.toml:27: providers.files.directory: cannot read keys: No such file or directory (os error 2)",
-        ];
-        assert_eq!(said.lines().collect::<Vec<_>>(), expected);
-    }
-
-    #[test]
-    fn a_certificate_for_another_key_than_the_pin_prints_both() {
-        let mut place = Place::new();
-        let pin =
-            format!("certificate = \"other.crt\"\npublic_key_sha256 = \"{}\"", "33".repeat(32));
-        place.text = place.text.replace("certificate = \"other.crt\"", &pin);
-        let said = place.checked().unwrap_err();
-        assert!(
-            said.contains("keys.other.versions[0].certificate: other.crt is for the public key")
-        );
-        assert!(said.ends_with(&format!("and public_key_sha256 is {}", "33".repeat(32))), "{said}");
-    }
-}
+mod tests;

@@ -94,7 +94,8 @@ pub struct Server {
     /// Open connections of one identity or uid, and handshakes of one address; more are closed.
     /// Default: a quarter of `max_connections`, and at least 16.
     pub max_connections_per_caller: usize,
-    /// Calls in flight in all; more are RESOURCE_EXHAUSTED. Default: 1024.
+    /// Calls in flight in all; more are RESOURCE_EXHAUSTED, and so are those of one caller beyond an
+    /// eighth of it, at least 128. Default: 1024.
     pub max_concurrent_calls: usize,
     /// Streams of one connection. Default: 128.
     pub max_streams_per_connection: u32,

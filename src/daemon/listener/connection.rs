@@ -121,15 +121,11 @@ async fn handshake(
     }
 }
 
-/// Lets a peer in that is known by now, unless it is denied or has its share of connections.
+/// Lets a peer in that is known by now, unless it has its share of connections. One that is denied
+/// comes in too: only an answer to its calls tells it so, and the service denies each of them.
 fn admit(shared: &Shared, place: &Place, peer: &Arc<Peer>) -> Result<(), Refusal> {
     let share = shared.settings.load().max_connections_per_caller;
-    place.identify(peer.clone(), share).map_err(|reason| Refusal::of(peer, reason))?;
-    // Asked after `identify`: a list that comes in force meanwhile looks at this connection.
-    if shared.denied.denies(peer) {
-        return Err(Refusal::of(peer, HandshakeFailure::Denied));
-    }
-    Ok(())
+    place.identify(peer.clone(), share).map_err(|reason| Refusal::of(peer, reason))
 }
 
 /// A connection that is to speak HTTP/2.

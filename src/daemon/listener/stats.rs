@@ -40,8 +40,6 @@ pub enum HandshakeFailure {
     RevocationUnknown,
     /// Any other fault of the certificate: purpose, signature, constraints, encoding.
     BadCertificate,
-    /// The peer is on the list of denied callers.
-    Denied,
     /// The peer has as many connections as one caller may.
     TooMany,
     /// Anything else that is not TLS as it should be.
@@ -69,7 +67,7 @@ pub enum Cut {
 
 impl HandshakeFailure {
     /// Every reason, for metrics.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 14] = [
         Self::Timeout,
         Self::Stalled,
         Self::PeerLeft,
@@ -81,7 +79,6 @@ impl HandshakeFailure {
         Self::Revoked,
         Self::RevocationUnknown,
         Self::BadCertificate,
-        Self::Denied,
         Self::TooMany,
         Self::Protocol,
         Self::Shutdown,
@@ -101,7 +98,6 @@ impl HandshakeFailure {
             Self::Revoked => "revoked",
             Self::RevocationUnknown => "revocation_unknown",
             Self::BadCertificate => "bad_certificate",
-            Self::Denied => "denied",
             Self::TooMany => "too_many",
             Self::Protocol => "protocol",
             Self::Shutdown => "shutdown",

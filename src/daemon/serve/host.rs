@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use crate::daemon::place::could_be_made;
 use crate::daemon::serve::ServeError;
 
 /// No core dumps, and no other process of this user reads our memory.
@@ -23,25 +24,34 @@ pub fn protect_memory() {
 
 /// The state directory: made if it is not there, our own, nobody else's to write.
 pub fn prepare_state_dir(path: &Path) -> Result<(), ServeError> {
-    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    use std::os::unix::fs::DirBuilderExt;
     let failed = |error| ServeError::StateDir { path: path.to_owned(), error };
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed(error)),
     }
-    let metadata = std::fs::metadata(path).map_err(failed)?;
+    check_state_dir(path).map_err(failed)
+}
+
+/// Sees that [`prepare_state_dir`] would accept this directory, or could make it.
+pub fn check_state_dir(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    if std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return could_be_made(path);
+    }
+    let metadata = std::fs::metadata(path)?;
     let own = rustix::process::geteuid().as_raw();
     if !metadata.is_dir() {
-        return Err(failed(io::Error::other("is not a directory")));
+        return Err(io::Error::other("is not a directory"));
     }
     if metadata.uid() != own {
         let text = format!("belongs to uid {}; chown it to uid {own}", metadata.uid());
-        return Err(failed(io::Error::other(text)));
+        return Err(io::Error::other(text));
     }
     if metadata.mode() & 0o022 != 0 {
         let text = format!("mode {:o} lets others write; chmod 700 it", metadata.mode() & 0o777);
-        return Err(failed(io::Error::other(text)));
+        return Err(io::Error::other(text));
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::daemon::audit::Event;
 use crate::daemon::backends;
@@ -28,7 +28,7 @@ use crate::daemon::scheduling;
 use crate::daemon::serve::daemon::Daemon;
 
 pub use error::ServeError;
-pub use host::{prepare_state_dir, protect_memory};
+pub use host::{check_state_dir, prepare_state_dir, protect_memory};
 
 /// READY=1, and a reload's swap, wait this long for keys to open.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
@@ -53,6 +53,7 @@ pub fn run(options: &Options) -> Result<(), ServeError> {
 pub fn run_with(options: &Options, prepare: impl FnOnce(&Keyset)) -> Result<(), ServeError> {
     let config = Config::load(&options.config)?;
     config.check_for_serve()?;
+    config.check_own_files(options.demo)?;
     config.enter_environment()?;
     crate::daemon::log::init(&config.log)?;
     protect_memory();
@@ -92,10 +93,8 @@ async fn serve(
     let config_sha256 = daemon.config.load().sha256;
     daemon.audit.event(&Event::Start { config_sha256: &config_sha256 }).await?;
     let mut serving = tokio::spawn(daemon.clone().serve_connections(sockets));
-    if let Some(listener) = operations {
-        // Until the very end: during a drain `/readyz` says down.
-        tokio::spawn(daemon.clone().serve_operations(listener));
-    }
+    // Until the very end: during a drain `/readyz` says down.
+    let mut operations = tokio::spawn(daemon.clone().serve_operations(operations));
     let mut background = JoinSet::new();
     background.spawn(monitor::watch(Arc::clone(&daemon.keyset)));
     background.spawn(daemon.clone().keep_house());
@@ -104,10 +103,7 @@ async fn serve(
         failed = daemon.get_ready_and_reload(hangup) => return failed,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        ended = &mut serving => return Err(ended_early("serving connections", ended)),
-        Some(ended) = background.join_next() => {
-            return Err(ended_early("watching the keys", ended.map(Ok)));
-        }
+        error = part_ended(&mut serving, &mut operations, &mut background) => return Err(error),
     }
     tracing::info!("draining");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -120,12 +116,43 @@ async fn serve(
     Ok(())
 }
 
-/// A daemon without one of its parts must not look alive: whoever supervises it starts it again.
-fn ended_early(part: &str, ended: Result<io::Result<()>, JoinError>) -> ServeError {
+/// Waits for the end of a part. A daemon without one of its parts must not look alive: whoever
+/// supervises it starts it again.
+async fn part_ended(
+    serving: &mut JoinHandle<io::Result<()>>,
+    operations: &mut JoinHandle<io::Result<()>>,
+    background: &mut JoinSet<()>,
+) -> ServeError {
+    let (part, ended) = tokio::select! {
+        ended = serving => ("serving connections", ended),
+        ended = operations => ("the operations listener", ended),
+        Some(ended) = background.join_next() => ("watching the keys", ended.map(Ok)),
+    };
     let reason = match ended {
         Ok(Ok(())) => "for no reason".to_owned(),
         Ok(Err(error)) => error.to_string(),
         Err(error) => error.to_string(),
     };
     io::Error::other(format!("{part} ended: {reason}")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+
+    #[tokio::test]
+    async fn the_daemon_ends_with_any_of_its_parts() {
+        let failing = || tokio::spawn(async { Err(io::Error::other("broken")) });
+        let going = || tokio::spawn(pending());
+        let mut background = JoinSet::new();
+        background.spawn(pending());
+        let said = part_ended(&mut failing(), &mut going(), &mut background).await;
+        assert_eq!(said.to_string(), "serving connections ended: broken");
+        let said = part_ended(&mut going(), &mut failing(), &mut background).await;
+        assert_eq!(said.to_string(), "the operations listener ended: broken");
+        background.spawn(async {});
+        let said = part_ended(&mut going(), &mut going(), &mut background).await;
+        assert_eq!(said.to_string(), "watching the keys ended: for no reason");
+    }
 }

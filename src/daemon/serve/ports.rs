@@ -57,7 +57,9 @@ impl Daemon {
         self.transport.serve(sockets, front, self.draining()).await
     }
 
-    pub(super) async fn serve_operations(self, listener: TcpListener) -> io::Result<()> {
+    /// Never ends well: without a listener there is nothing to wait for.
+    pub(super) async fn serve_operations(self, listener: Option<TcpListener>) -> io::Result<()> {
+        let Some(listener) = listener else { return std::future::pending().await };
         let tls =
             self.tls.clone().filter(|_| !listener.local_addr().is_ok_and(|a| a.ip().is_loopback()));
         let source =

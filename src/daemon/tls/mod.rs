@@ -251,9 +251,9 @@ impl Loaded {
     }
 }
 
-/// Loads TLS and forgets it; gives when the server's certificate ends.
-pub fn check(config: &config::Tls) -> Result<SystemTime, TlsError> {
-    prepare(config, false).map(|prepared| prepared.loaded.not_after)
+/// Loads TLS as [`TlsState::open`] does and forgets it; gives when the server's certificate ends.
+pub fn check(config: &config::Tls, allow_demo: bool) -> Result<SystemTime, TlsError> {
+    prepare(config, allow_demo).map(|prepared| prepared.loaded.not_after)
 }
 
 fn prepare(config: &config::Tls, allow_demo: bool) -> Result<PreparedTls, TlsError> {
