@@ -162,9 +162,7 @@ fn secrets(
 /// The paths that a provider's options name, whole.
 fn files(node: &Node<'_>, provider_type: &ProviderType) -> BTreeMap<String, PathBuf> {
     let found = provider_type.paths.iter().flat_map(|option| options(node, option));
-    found
-        .filter_map(|(name, node)| Some((name, node.report().resolve(node.text()?))))
-        .collect()
+    found.filter_map(|(name, node)| Some((name, node.report().resolve(node.text()?)))).collect()
 }
 
 /// The nodes of an option that may be inside tables, by their names; `*` is each name of a table. What
