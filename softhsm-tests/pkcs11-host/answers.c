@@ -263,6 +263,26 @@ static void signatures(CK_ULONG session) {
   EXPECT(0, p11->VerifyInit(session, &rs256, public));
   EXPECT(0xc1, p11->Verify(session, message, 11, at_once, 255));
   EXPECT(0x63, p11->VerifyInit(session, &rs256, private));
+
+  // Arguments that cannot be are errors, and errors end what is under way.
+  EXPECT(0, p11->DigestInit(session, &sha256));
+  EXPECT(0x7, p11->DigestUpdate(session, NULL, 4));
+  EXPECT(0x91, p11->DigestUpdate(session, message, 4));
+  EXPECT(0, p11->SignInit(session, &rs256, private));
+  EXPECT(0x7, p11->SignUpdate(session, NULL, 4));
+  EXPECT(0x91, p11->SignUpdate(session, message, 4));
+  EXPECT(0, p11->VerifyInit(session, &rs256, public));
+  EXPECT(0x7, p11->VerifyUpdate(session, NULL, 4));
+  EXPECT(0x91, p11->VerifyUpdate(session, message, 4));
+  EXPECT(0, p11->VerifyInit(session, &rs256, public));
+  EXPECT(0x7, p11->VerifyFinal(session, NULL, 256));
+  EXPECT(0x91, p11->VerifyFinal(session, at_once, 256));
+  EXPECT(0, p11->VerifyInit(session, &rs256, public));
+  EXPECT(0x7, p11->Verify(session, NULL, 11, at_once, 256));
+  EXPECT(0x91, p11->Verify(session, message, 11, at_once, 256));
+  EXPECT(0, p11->VerifyInit(session, &rs256, public));
+  EXPECT(0x7, p11->Verify(session, message, 11, NULL, 256));
+  EXPECT(0x91, p11->Verify(session, message, 11, at_once, 256));
 }
 
 static void refusals(CK_ULONG session) {

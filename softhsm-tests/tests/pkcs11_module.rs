@@ -1,12 +1,16 @@
 //! An unmodified Key Connector over the PKCS#11 module, on each kind of backend: once after the
 //! other, all at once, through restarts, and without leaving anything behind.
 
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use claviger_provider_api::Algorithm;
-use softhsm_tests::module::{BY_ID, BY_LABEL, host, library};
+use softhsm_tests::daemon::claviger;
+use softhsm_tests::module::{BY_ID, BY_LABEL, SERIAL, host, library};
 use softhsm_tests::pki::replace;
 use softhsm_tests::process::{command, run};
 use softhsm_tests::scene::KEY;
@@ -239,14 +243,18 @@ fn certificates_that_change_on_both_sides_are_no_error_for_the_host() {
     host.stop();
 }
 
+/// The second daemon trusts, and is trusted by, the first one's CA.
+fn trust(first: &Scene, second: &Scene) {
+    let ca = &first.site.pki;
+    replace(&second.site.path("clients.pem"), &ca.ca_pem(), 0o644);
+    ca.server().write(&second.site.path("."), "server");
+}
+
 #[test]
 fn one_of_two_daemons_that_is_killed_is_no_error_for_the_host() {
     let mut first = Scene::software();
     let mut second = Scene::software();
-    // The second daemon trusts, and is trusted by, the first one's CA.
-    let ca = &first.site.pki;
-    replace(&second.site.path("clients.pem"), &ca.ca_pem(), 0o644);
-    ca.server().write(&second.site.path("."), "server");
+    trust(&first, &second);
     let mut daemons = [Some(first.start()), Some(second.start())];
     let module = Module::new(&first, &[daemons[0].as_ref().unwrap(), daemons[1].as_ref().unwrap()]);
     let mut host = Looping::start(&module);
@@ -262,6 +270,141 @@ fn one_of_two_daemons_that_is_killed_is_no_error_for_the_host() {
         host.more(20, &module);
     }
     host.stop();
+}
+
+#[test]
+fn two_daemons_that_are_killed_together_and_come_back_together_are_no_error_for_the_host() {
+    let tokens = [Token::softhsm(), Token::softhsm()];
+    let [mut first, mut second] = tokens.each_ref().map(Scene::on);
+    trust(&first, &second);
+    let (mut one, mut other) = (first.start(), second.start());
+    let mut module = Module::new(&first, &[&one, &other]);
+    module.token().insert("timeout".into(), "60s".into());
+    module.write();
+    for _ in 0..3 {
+        let mut host = Looping::start(&module);
+        host.more(10, &module);
+        // The one that the host does not use goes first, so that a call loses one connection.
+        other.kill();
+        one.kill();
+        one = Daemon::spawn(&first.site);
+        other = Daemon::spawn(&second.site);
+        host.more(10, &module);
+        host.stop();
+        // The next host finds both ready, and uses the first one.
+        one.wait_until_ready().expect("it was there before");
+        other.wait_until_ready().expect("it was there before");
+    }
+}
+
+#[test]
+fn a_key_that_the_first_of_two_daemons_never_opened_is_no_error_for_who_starts() {
+    let token = Token::softhsm();
+    let mut first = Scene::on(&token);
+    let mut second = Scene::software();
+    trust(&first, &second);
+    token.take_away();
+    let daemons = [first.start(), second.start()];
+    let mut module = Module::new(&first, &[&daemons[0], &daemons[1]]);
+    module.act(BY_LABEL, &["sequential", "2", "threads", "4", "2"]);
+    module.act(BY_ID, &["sequential", "1"]);
+    // The same where the keys are not named but listed.
+    module.token().remove("keys");
+    module.write();
+    module.act(BY_LABEL, &["sequential", "2"]);
+    assert_eq!(module.log(), "", "nothing that a user could notice");
+
+    let mut show = command(claviger());
+    show.args(["keys", "show", KEY]);
+    let mut certificate = command(claviger());
+    certificate.args(["keys", "certificate", KEY]);
+    for command in [&mut show, &mut certificate] {
+        for daemon in &daemons {
+            command.arg("--endpoint");
+            command.arg(format!("https://localhost:{}", daemon.address().port()));
+        }
+        let [ca, own, private_key] =
+            ["caller-ca.pem", "caller.crt", "caller.key"].map(|name| first.site.path(name));
+        command
+            .arg("--ca")
+            .arg(ca)
+            .arg("--certificate")
+            .arg(own)
+            .arg("--private-key")
+            .arg(private_key);
+    }
+    assert!(text(&mut show).contains("2048"));
+    assert!(text(&mut certificate).starts_with("-----BEGIN CERTIFICATE-----"));
+}
+
+#[test]
+fn the_mechanisms_of_a_key_that_is_not_open_yet_are_waited_for() {
+    let token = Token::softhsm();
+    let mut scene = Scene::on(&token);
+    token.take_away();
+    let daemon = scene.start();
+    let mut module = Module::new(&scene, &[&daemon]);
+    let tool = |module: &Module| {
+        let mut tool = module.program("pkcs11-tool");
+        tool.arg("--module").arg(library()).arg("--list-mechanisms");
+        tool
+    };
+    module.token().insert("timeout".into(), "500ms".into());
+    module.write();
+    let output = tool(&module).output().expect("scripts/setup installs OpenSC");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("CKR_DEVICE_ERROR"), "{output:?}");
+
+    module.token().insert("timeout".into(), "60s".into());
+    module.write();
+    let before = module.log().len();
+    let waiting = tool(&module).stdout(Stdio::piped()).spawn().expect("it started before");
+    let begun = Instant::now();
+    while !module.log()[before..].contains("the daemon has not opened it yet") {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    token.bring_back();
+    let output = waiting.wait_with_output().expect("it ends");
+    let listed = String::from_utf8_lossy(&output.stdout);
+    assert!(listed.contains("RSA-PKCS-OAEP") && listed.contains("decrypt"), "{listed}");
+}
+
+/// A host that runs as somebody else than who started it must not be told by its environment whom
+/// to trust.
+#[test]
+fn a_host_with_more_rights_than_its_user_ignores_the_variable() {
+    assert!(rustix::process::geteuid().is_root(), "run this test as root: it makes a setuid file");
+    const NOBODY: u32 = 65_534;
+    let world = World::of(Scene::software());
+    let folder = tempfile::Builder::new().prefix("claviger-setuid-").tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let copy = |from: &Path, name: &str| {
+        let to = folder.path().join(name);
+        run(command("cp").arg(from).arg(&to));
+        to
+    };
+    let program = copy(host(), "host");
+    let module = copy(&library(), "libclaviger_pkcs11.so");
+    let values = ["wrapped", "material"].map(|name| copy(&world.scene.site.path(name), name));
+    std::os::unix::fs::chown(&program, Some(NOBODY), None).unwrap();
+    let life = |mode: u32| {
+        fs::set_permissions(&program, Permissions::from_mode(mode)).unwrap();
+        let mut host = world.module.program(&program);
+        host.arg(&module).args([SERIAL, BY_LABEL]).args(&values).args(["sequential", "1"]);
+        host.output().unwrap()
+    };
+    let ordinary = life(0o755);
+    assert_eq!(world.module.said(&ordinary).len(), 1);
+    let privileged = life(0o4755);
+    let errors = String::from_utf8_lossy(&privileged.stderr);
+    assert_eq!(
+        errors,
+        "C_Initialize: 0x6\n",
+        "is {} mounted with nosuid?",
+        folder.path().display()
+    );
+    assert_eq!(world.module.said(&life(0o755)).len(), 1);
 }
 
 #[test]

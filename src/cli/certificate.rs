@@ -87,7 +87,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
         OutputArgs { base64: false, force: args.force }.check(json)?;
     }
     let password = password(args)?;
-    let key = args.connection.call(async |client| client.key(&args.key).await)?;
+    let key = args.connection.call(async |client| client.opened_key(&args.key).await)?;
     let version = opened_version(&key, args.key_version)?;
     let over = OverKey {
         spki: version.public_key.to_vec(),

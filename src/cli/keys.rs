@@ -90,8 +90,9 @@ fn list(connection: &ConnectionArgs, json: bool) -> Result<(), Failure> {
 }
 
 fn show(name: &str, connection: &ConnectionArgs, json: bool) -> Result<(), Failure> {
-    let (key, health) = connection
-        .call(async |client| Ok((client.key(name).await?, client.health(Some(name)).await?)))?;
+    let (key, health) = connection.call(async |client| {
+        Ok((client.opened_key(name).await?, client.health(Some(name)).await?))
+    })?;
     let health = match health {
         Health::Serving => "serving",
         Health::NotServing => "not serving",
@@ -121,7 +122,7 @@ fn public_key(args: &PublicKeyArgs, json: bool) -> Result<(), Failure> {
     if args.der {
         OutputArgs { base64: false, force: args.force }.check(json)?;
     }
-    let key = args.connection.call(async |client| client.key(&args.key).await)?;
+    let key = args.connection.call(async |client| client.opened_key(&args.key).await)?;
     let version = opened_version(&key, args.key_version)?;
     if json {
         let mut result = version_json(version);

@@ -1,6 +1,7 @@
 //! The daemon, reached when it is needed: the blocking client, with a host's signals kept out.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use claviger_client::blocking::Client;
 use claviger_client::{Config, Error, Key, SignOptions, UnwrapOptions};
@@ -22,14 +23,19 @@ impl Daemon {
         Self { token, client: Mutex::default() }
     }
 
-    /// Every key that this program may use.
-    pub(crate) fn keys(&self) -> Result<Vec<Key>, Error> {
-        self.call(Client::keys)
+    /// Every key that this program may use, as one of the endpoints knows them.
+    pub(crate) fn keys(&self, within: Duration) -> Result<Vec<Key>, Error> {
+        self.call(|client| client.with_timeout(within).keys())
     }
 
-    /// One key.
-    pub(crate) fn key(&self, name: &str) -> Result<Key, Error> {
-        self.call(|client| client.key(name))
+    /// One key, as an endpoint knows it that has opened it, if there is one.
+    pub(crate) fn key(&self, name: &str, within: Duration) -> Result<Key, Error> {
+        self.call(|client| client.with_timeout(within).opened_key(name))
+    }
+
+    /// Whether another endpoint may know what the first one does not.
+    pub(crate) fn is_several(&self) -> bool {
+        self.token.endpoints.len() > 1
     }
 
     pub(crate) fn unwrap_key(

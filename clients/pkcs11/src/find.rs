@@ -16,7 +16,7 @@ use crate::raw::{Attribute, Wanted};
 use crate::slot::Object;
 
 /// A search: what it found and has not handed out yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Find(VecDeque<CK_OBJECT_HANDLE>);
 
 /// Who is looking.

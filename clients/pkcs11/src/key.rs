@@ -24,7 +24,7 @@ pub(crate) struct Key {
     pub(crate) version: u32,
     /// Its public key.
     pub(crate) public_key: PublicKey,
-    /// What the shown version wraps with.
+    /// What the shown version wraps with; none where it may unwrap only.
     pub(crate) wraps: Algorithms,
     /// What one of the versions unwraps with; none where this program may not.
     pub(crate) unwraps: Algorithms,
@@ -34,6 +34,8 @@ pub(crate) struct Key {
     pub(crate) signs: SignAlgorithms,
     /// The lengths in bytes that a wrapped value may have.
     lengths: Vec<usize>,
+    /// The versions that unwrap with RSA1_5, with the lengths of what they unwrap.
+    rsa15: Vec<(u32, usize)>,
     /// A certificate for one of the versions.
     pub(crate) certificate: Option<Certificate>,
 }
@@ -57,14 +59,16 @@ impl Key {
         let enabled = || usable().filter(|version| version.state() != KeyVersionState::Disabled);
         let may = |operation: &str| described.operations.iter().any(|may| may == operation);
         let verifies = parse(&shown.sign_algorithms);
-        let signs = may("sign") && shown.state() == KeyVersionState::Active;
+        let is_active = shown.state() == KeyVersionState::Active;
+        let length =
+            |version: &claviger_client::KeyVersion| version.modulus_bits.div_ceil(8) as usize;
         Ok(Self {
             index,
             name: look.name.clone(),
             label: look.label.clone(),
             id: look.id.clone(),
             version: shown.version,
-            wraps: parse(&shown.algorithms),
+            wraps: if is_active { parse(&shown.algorithms) } else { Algorithms::EMPTY },
             unwraps: if may("unwrap") {
                 enabled()
                     .flat_map(|version| &version.algorithms)
@@ -74,8 +78,14 @@ impl Key {
                 Algorithms::EMPTY
             },
             verifies,
-            signs: if signs { verifies } else { SignAlgorithms::EMPTY },
-            lengths: enabled().map(|version| version.modulus_bits.div_ceil(8) as usize).collect(),
+            signs: if may("sign") && is_active { verifies } else { SignAlgorithms::EMPTY },
+            lengths: enabled().map(length).collect(),
+            rsa15: enabled()
+                .filter(|version| {
+                    parse::<_, Algorithms>(&version.algorithms).contains(Algorithm::Rsa15)
+                })
+                .map(|version| (version.version, length(version)))
+                .collect(),
             certificate: certificate(look, shown, enabled()),
             public_key,
         })
@@ -91,11 +101,18 @@ impl Key {
         self.lengths.iter().copied().max().unwrap_or_default()
     }
 
-    /// Which version the daemon is to unwrap with; none: those that fit. RSA1_5 is never tried
-    /// across versions, so it is the shown one where that has it.
-    pub(crate) fn version_for(&self, algorithm: Algorithm) -> Option<u32> {
-        let one = algorithm == Algorithm::Rsa15 && self.wraps.contains(algorithm);
-        one.then_some(self.version)
+    /// Which version the daemon is to unwrap a value of this length with; none: those that fit.
+    /// RSA1_5 is never tried across versions, so it is the only one of this length, else the shown
+    /// one where that has RSA1_5.
+    pub(crate) fn version_for(&self, algorithm: Algorithm, length: usize) -> Option<u32> {
+        if algorithm != Algorithm::Rsa15 {
+            return None;
+        }
+        let mut of_length = self.rsa15.iter().filter(|(_, other)| *other == length);
+        match (of_length.next(), of_length.next()) {
+            (Some((only, _)), None) => Some(*only),
+            _ => self.rsa15.iter().find(|(it, _)| *it == self.version).map(|(it, _)| *it),
+        }
     }
 }
 
@@ -206,7 +223,43 @@ pub(crate) mod tests {
         assert_eq!(format!("{:?}", key.wraps), "[RSA-OAEP-256]");
         assert_eq!((key.max_length(), key.has_length(256), key.has_length(384)), (384, true, true));
         assert!(!key.has_length(255));
-        assert_eq!(key.version_for(Algorithm::Rsa15), None, "the shown version has no RSA1_5");
+    }
+
+    #[test]
+    fn pkcs1_values_go_to_the_only_version_of_their_length_else_to_the_shown_one() {
+        let version_of = |versions: &[(u32, u32, &str)], algorithm, length| {
+            let mut described = described("a");
+            let one = |&(number, bits, algorithm): &(u32, u32, &str)| KeyVersion {
+                modulus_bits: bits,
+                ..version(number, KeyVersionState::Active, &["RSA-OAEP", algorithm], &[])
+            };
+            described.versions = versions.iter().map(one).collect();
+            let key = Key::new(0, &config::Key::named("a"), &described).unwrap();
+            key.version_for(algorithm, length)
+        };
+        let longer = [(2, 3072, "RSA1_5"), (1, 2048, "RSA1_5")];
+        assert_eq!(version_of(&longer, Algorithm::Rsa15, 256), Some(1));
+        assert_eq!(version_of(&longer, Algorithm::Rsa15, 384), Some(2));
+        assert_eq!(version_of(&longer, Algorithm::Rsa15, 512), Some(2));
+        assert_eq!(version_of(&longer, Algorithm::RsaOaep, 256), None, "the daemon finds it out");
+        let equal = [(3, 2048, "RSA1_5"), (2, 2048, "RSA1_5"), (1, 2048, "RSA1_5")];
+        assert_eq!(version_of(&equal, Algorithm::Rsa15, 256), Some(3));
+        let given_up = [(2, 2048, "RSA-OAEP-256"), (1, 2048, "RSA1_5")];
+        assert_eq!(version_of(&given_up, Algorithm::Rsa15, 256), Some(1));
+        let given_up = [(2, 2048, "RSA-OAEP-256"), (1, 3072, "RSA1_5")];
+        assert_eq!(version_of(&given_up, Algorithm::Rsa15, 256), None);
+    }
+
+    #[test]
+    fn a_key_whose_versions_unwrap_only_neither_wraps_nor_signs() {
+        let mut described = described("a");
+        described.operations = ["wrap", "unwrap", "sign", "read"].map(String::from).into();
+        described.versions =
+            vec![version(1, KeyVersionState::UnwrapOnly, &["RSA-OAEP", "RSA1_5"], &["RS256"])];
+        let key = Key::new(0, &config::Key::named("a"), &described).unwrap();
+        assert!(key.wraps.is_empty() && key.signs.is_empty());
+        assert!(!key.unwraps.is_empty() && !key.verifies.is_empty());
+        assert_eq!(key.version_for(Algorithm::Rsa15, 256), Some(1));
     }
 
     #[test]

@@ -49,17 +49,20 @@ pub(crate) fn of_key(key: &Key) -> impl Iterator<Item = (CK_MECHANISM_TYPE, CK_F
 }
 
 /// What a token can do whose keys these are, and with which sizes of key.
-pub(crate) fn info(keys: &[impl AsRef<Key>], kind: CK_MECHANISM_TYPE) -> Result<CK_MECHANISM_INFO> {
+pub(crate) fn info(keys: &[impl AsRef<Key>], kind: CK_MECHANISM_TYPE) -> Option<CK_MECHANISM_INFO> {
     if digests(keys, kind) {
-        return Ok(CK_MECHANISM_INFO { ulMinKeySize: 0, ulMaxKeySize: 0, flags: CKF_DIGEST });
+        return Some(CK_MECHANISM_INFO { ulMinKeySize: 0, ulMaxKeySize: 0, flags: CKF_DIGEST });
     }
     let of_kind = || keys.iter().map(AsRef::as_ref).filter(|key| flags(key, kind) != 0);
     let bits = || of_kind().map(|key| key.public_key.modulus_bits() as CK_ULONG);
-    let (Some(min), Some(max)) = (bits().min(), bits().max()) else {
-        return Err(CKR_MECHANISM_INVALID);
-    };
+    let (min, max) = (bits().min()?, bits().max()?);
     let flags = of_kind().fold(0, |all, key| all | flags(key, kind));
-    Ok(CK_MECHANISM_INFO { ulMinKeySize: min, ulMaxKeySize: max, flags })
+    Some(CK_MECHANISM_INFO { ulMinKeySize: min, ulMaxKeySize: max, flags })
+}
+
+/// Whether there may be a key that allows it.
+pub(crate) fn is_known(kind: CK_MECHANISM_TYPE) -> bool {
+    ALL.contains(&kind) || DIGESTS.contains(&kind)
 }
 
 /// The mechanisms of a token whose keys these are.
@@ -336,12 +339,13 @@ mod tests {
             ]
         );
         assert_eq!(info(&both, CKM_SHA512).unwrap().flags, CKF_DIGEST);
-        assert_eq!(info(&both, CKM_SHA384).unwrap_err(), CKR_MECHANISM_INVALID);
+        assert_eq!(info(&both, CKM_SHA384).map(|info| info.flags), None);
         let one = info(&both, CKM_RSA_PKCS).unwrap();
         assert_eq!(one.flags, CKF_DECRYPT | CKF_ENCRYPT | CKF_SIGN | CKF_VERIFY);
         assert_eq!((one.ulMinKeySize, one.ulMaxKeySize), (2048, 2048));
         assert_eq!(info(&both, CKM_RSA_PKCS_OAEP).unwrap().flags, CKF_DECRYPT | CKF_ENCRYPT);
-        assert_eq!(info(&both, CKM_SHA384_RSA_PKCS).unwrap_err(), CKR_MECHANISM_INVALID);
+        assert_eq!(info(&both, CKM_SHA384_RSA_PKCS).map(|info| info.flags), None);
+        assert!(is_known(CKM_SHA384_RSA_PKCS) && !is_known(CKM_SHA_1));
         assert!(list(&[] as &[Arc<Key>]).is_empty());
     }
 }

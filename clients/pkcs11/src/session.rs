@@ -1,15 +1,13 @@
 //! One session: where it is, and the operations that are under way in it.
 
 use std::sync::{Arc, Mutex};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use cryptoki_sys::{
     CK_FLAGS, CK_OBJECT_CLASS, CK_OBJECT_HANDLE, CK_STATE, CKF_DECRYPT, CKF_DIGEST, CKF_ENCRYPT,
-    CKF_FIND_OBJECTS, CKF_SIGN, CKF_VERIFY, CKR_BUFFER_TOO_SMALL, CKR_DEVICE_ERROR,
-    CKR_KEY_HANDLE_INVALID, CKR_KEY_TYPE_INCONSISTENT, CKR_OBJECT_HANDLE_INVALID,
-    CKR_OPERATION_ACTIVE, CKR_OPERATION_NOT_INITIALIZED, CKS_RO_PUBLIC_SESSION,
-    CKS_RO_USER_FUNCTIONS, CKS_RW_PUBLIC_SESSION, CKS_RW_USER_FUNCTIONS,
+    CKF_FIND_OBJECTS, CKF_SIGN, CKF_VERIFY, CKR_BUFFER_TOO_SMALL, CKR_KEY_HANDLE_INVALID,
+    CKR_KEY_TYPE_INCONSISTENT, CKR_OBJECT_HANDLE_INVALID, CKR_OPERATION_ACTIVE,
+    CKR_OPERATION_NOT_INITIALIZED, CKS_RO_PUBLIC_SESSION, CKS_RO_USER_FUNCTIONS,
+    CKS_RW_PUBLIC_SESSION, CKS_RW_USER_FUNCTIONS,
 };
 
 use crate::decrypt::Decrypt;
@@ -22,9 +20,6 @@ use crate::raw::{Mechanism, Output, Wanted};
 use crate::rv::Result;
 use crate::sign::Sign;
 use crate::slot::{Object, Slot};
-
-/// Between two questions whether a key is open now.
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// An open session.
 pub(crate) struct Session {
@@ -89,26 +84,17 @@ impl Session {
         if object.class == class { Ok(object) } else { Err(CKR_KEY_TYPE_INCONSISTENT) }
     }
 
-    /// C_FindObjectsInit. "No objects" is never the answer because a key is not open yet: a daemon
-    /// that was just started is waited for as long as a call may take.
+    /// C_FindObjectsInit.
     pub(crate) fn find(&self, wanted: &[Wanted<'_>]) -> Result {
         let mut operations = lock(&self.operations);
         if operations.find.is_some() {
             return Err(CKR_OPERATION_ACTIVE);
         }
-        let slot = self.slot();
-        let begun = Instant::now();
-        operations.find = loop {
-            let find = Find::new(&slot.keys()?, wanted, self.viewer());
-            if !find.is_empty() || !slot.has_closed(|key| find::could_be(key, wanted)) {
-                break Some(find);
-            }
-            if begun.elapsed() >= slot.token.timeout {
-                return Err(CKR_DEVICE_ERROR);
-            }
-            sleep(PAUSE);
-            slot.forget();
+        let look = |keys: &[_]| {
+            Some(Find::new(keys, wanted, self.viewer())).filter(|find| !find.is_empty())
         };
+        let found = self.slot().find(look, |key| find::could_be(key, wanted))?;
+        operations.find = Some(found.unwrap_or_default());
         Ok(())
     }
 

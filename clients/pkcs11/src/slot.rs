@@ -2,13 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use claviger_client::{Code, Error};
 use claviger_provider_api::{Algorithm, Digest, SignAlgorithm};
 use cryptoki_sys::{
     CK_OBJECT_CLASS, CK_OBJECT_HANDLE, CK_RV, CKO_CERTIFICATE, CKO_PRIVATE_KEY, CKO_PUBLIC_KEY,
-    CKR_ENCRYPTED_DATA_INVALID, CKR_FUNCTION_FAILED, CKR_OBJECT_HANDLE_INVALID,
+    CKR_DEVICE_ERROR, CKR_ENCRYPTED_DATA_INVALID, CKR_FUNCTION_FAILED, CKR_OBJECT_HANDLE_INVALID,
 };
 use zeroize::Zeroizing;
 
@@ -24,6 +25,9 @@ const FRESH: Duration = Duration::from_mins(1);
 /// The same where a key is missing that the configuration names, or has not been opened yet; and
 /// how long a daemon that did not answer is not asked again, if there is something to go on with.
 const INCOMPLETE: Duration = Duration::from_secs(1);
+
+/// Between two questions whether a key is open now.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// A slot and its token.
 pub(crate) struct Slot {
@@ -79,9 +83,31 @@ impl Slot {
         self.logged_in.store(logged_in, Ordering::Relaxed);
     }
 
+    /// What `look` finds in the keys that can be used now. "Nothing" is never the answer because a
+    /// key is not open yet that might be the wanted one: a daemon that was just started is waited
+    /// for as long as a call may take.
+    pub(crate) fn find<T>(
+        &self,
+        look: impl Fn(&[Arc<Key>]) -> Option<T>,
+        is_wanted: impl Fn(&config::Key) -> bool,
+    ) -> Result<Option<T>> {
+        let deadline = Instant::now() + self.token.timeout;
+        loop {
+            let found = look(&self.keys(deadline)?);
+            if found.is_some() || !lock(&self.known).closed.iter().any(&is_wanted) {
+                return Ok(found);
+            }
+            if Instant::now() + PAUSE >= deadline {
+                return Err(CKR_DEVICE_ERROR);
+            }
+            sleep(PAUSE);
+            self.forget();
+        }
+    }
+
     /// The keys that can be used now. Asks the daemon if what is known is too old; goes on with
     /// that if the daemon does not answer.
-    pub(crate) fn keys(&self) -> Result<Vec<Arc<Key>>> {
+    fn keys(&self, deadline: Instant) -> Result<Vec<Arc<Key>>> {
         let arrived = Instant::now();
         if let Some(keys) = lock(&self.known).fresh() {
             return Ok(keys);
@@ -91,18 +117,13 @@ impl Slot {
         if let Some(outcome) = lock(&self.known).since(arrived) {
             return outcome;
         }
-        let fetched = self.fetch();
+        let fetched = self.fetch(deadline);
         let mut known = lock(&self.known);
         match fetched {
             Ok(fetched) => known.learn(fetched, self.token.keys.as_ref().map_or(0, Vec::len)),
             Err(code) => known.fail(code),
         }
         known.since(arrived).unwrap_or(Err(CKR_FUNCTION_FAILED))
-    }
-
-    /// Whether the daemon has a key that it could not open yet, and that a search is for.
-    pub(crate) fn has_closed(&self, is_wanted: impl Fn(&config::Key) -> bool) -> bool {
-        lock(&self.known).closed.iter().any(is_wanted)
     }
 
     /// The object that a handle stands for.
@@ -130,7 +151,7 @@ impl Slot {
         algorithm: Algorithm,
         label: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>> {
-        let version = key.version_for(algorithm);
+        let version = key.version_for(algorithm, wrapped.len());
         self.daemon
             .unwrap_key(&key.name, version, wrapped, algorithm, label)
             .map_err(|error| self.failed("unwrap", key, &error, CKR_ENCRYPTED_DATA_INVALID))
@@ -167,7 +188,8 @@ impl Slot {
     }
 
     /// Each key with how it is to look.
-    fn fetch(&self) -> Result<Vec<(config::Key, claviger_client::Key)>> {
+    fn fetch(&self, deadline: Instant) -> Result<Vec<(config::Key, claviger_client::Key)>> {
+        let left = || deadline.saturating_duration_since(Instant::now());
         let failed = |error: &Error| {
             log::write(format_args!(
                 "token `{}`: {:?}: {}",
@@ -175,13 +197,22 @@ impl Slot {
             ));
             rv::of_call(error, CKR_FUNCTION_FAILED)
         };
-        let Some(configured) = &self.token.keys else {
-            let keys = self.daemon.keys().map_err(|error| failed(&error))?;
-            return Ok(keys.into_iter().map(|key| (config::Key::named(&key.name), key)).collect());
-        };
         let mut keys = Vec::new();
+        let Some(configured) = &self.token.keys else {
+            for mut key in self.daemon.keys(left()).map_err(|error| failed(&error))? {
+                let look = config::Key::named(&key.name);
+                if self.daemon.is_several()
+                    && Key::new(0, &look, &key).is_err()
+                    && let Ok(elsewhere) = self.daemon.key(&key.name, left())
+                {
+                    key = elsewhere;
+                }
+                keys.push((look, key));
+            }
+            return Ok(keys);
+        };
         for look in configured {
-            match self.daemon.key(&look.name) {
+            match self.daemon.key(&look.name, left()) {
                 Ok(key) => keys.push((look.clone(), key)),
                 Err(error) if error.code == Code::PermissionDenied => {
                     log::write(format_args!(

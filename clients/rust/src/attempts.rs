@@ -1,9 +1,10 @@
 //! Which failures of a call are tried again, where, and for how long.
 //!
 //! What was never sent, or certainly not looked at, is tried again as often as time allows. What
-//! may have run, because its connection broke, is sent once more at most, and so is what was
-//! answered with UNAVAILABLE: each run is recorded by the daemon and counts against the caller's
-//! limits. Every other answer is final.
+//! may have run, because its connection broke, is sent once more at most. What was answered with
+//! UNAVAILABLE is sent to each other endpoint once and, when all have said it and one of them then
+//! says that it accepts calls, to each once more: each run is recorded by the daemon and counts
+//! against the caller's limits. Every other answer is final.
 
 use std::future::Future;
 use std::time::Duration;
@@ -31,11 +32,17 @@ pub(crate) struct Attempts<'a> {
     timeout: Duration,
     deadline: Instant,
     patient_until: Instant,
-    avoid: Option<usize>,
+    /// Endpoints that this call was in vain at, the latest at the end: nobody asks them while there
+    /// is another one.
+    vain: Vec<usize>,
     lost: bool,
-    unavailable: bool,
+    /// Whether the endpoints are asked for the second time, as each had said UNAVAILABLE.
+    again: bool,
     closing: std::slice::Iter<'static, u64>,
+    /// Found already, for the next attempt.
+    next: Option<(usize, Channel)>,
     current: Option<(usize, Channel)>,
+    answered: Option<usize>,
 }
 
 /// Why a call that was sent has failed.
@@ -53,11 +60,13 @@ impl<'a> Attempts<'a> {
             timeout,
             deadline: now + timeout,
             patient_until: now + patience.min(timeout),
-            avoid: None,
+            vain: Vec::new(),
             lost: false,
-            unavailable: false,
+            again: false,
             closing: PAUSES_WHILE_CLOSING.iter(),
+            next: None,
             current: None,
+            answered: None,
         }
     }
 
@@ -68,6 +77,10 @@ impl<'a> Attempts<'a> {
 
     /// A connection for the next attempt.
     pub(crate) async fn connect(&mut self) -> Result<Channel, Error> {
+        if let Some((number, channel)) = self.next.take() {
+            self.current = Some((number, channel.clone()));
+            return Ok(channel);
+        }
         let connected = timeout_at(self.deadline, self.reach_anybody()).await;
         let names = || self.endpoints.names();
         let (number, channel) = connected
@@ -80,7 +93,7 @@ impl<'a> Attempts<'a> {
     async fn reach_anybody(&self) -> Result<(usize, Channel), Vec<ConnectError>> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let errors = match self.endpoints.channel(self.avoid, self.deadline).await {
+            let errors = match self.endpoints.channel(&self.vain, self.deadline).await {
                 Ok(found) => return Ok(found),
                 Err(errors) => errors,
             };
@@ -104,6 +117,7 @@ impl<'a> Attempts<'a> {
         match timeout_at(self.deadline, sent).await {
             Ok(Ok(response)) => {
                 self.endpoints.answered(number);
+                self.answered = Some(number);
                 Ok(Some(response))
             }
             Ok(Err(status)) => self.judge(status, number, &channel).await.map(|()| None),
@@ -136,17 +150,16 @@ impl<'a> Attempts<'a> {
             Some(OnTheWay::CertificateRefused(alert)) => Err(Failed::CertificateRefused(alert)),
             Some(OnTheWay::Lost(_)) => {
                 self.endpoints.lost(number, channel);
-                self.avoid = Some(number);
-                once(&mut self.lost, status)
+                self.in_vain(number);
+                if std::mem::replace(&mut self.lost, true) {
+                    return Err(Failed::Status(status));
+                }
+                Ok(())
             }
             None if status.code() == Code::Unavailable => {
                 self.endpoints.cannot_serve(number);
-                self.avoid = Some(number);
-                let elsewhere = !self.endpoints.is_single();
-                if self.unavailable || elsewhere || self.accepts_calls_soon(channel).await {
-                    return once(&mut self.unavailable, status);
-                }
-                Err(Failed::Status(status))
+                self.in_vain(number);
+                self.find_another(status).await
             }
             None => {
                 self.endpoints.answered(number);
@@ -155,31 +168,77 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Waits while the daemon says that it accepts no calls yet, or no more. Asking for its health
-    /// is neither recorded nor counted.
-    async fn accepts_calls_soon(&self, channel: &Channel) -> bool {
-        let mut health = HealthClient::new(channel.clone());
+    fn in_vain(&mut self, number: usize) {
+        self.vain.retain(|&other| other != number);
+        self.vain.push(number);
+    }
+
+    /// After an answer that another endpoint may know better: whether there is one that was not
+    /// asked yet and that can be reached. The next attempt goes there.
+    pub(crate) async fn elsewhere(&mut self) -> bool {
+        let Some(number) = self.answered.take().filter(|_| !self.endpoints.is_single()) else {
+            return false;
+        };
+        self.in_vain(number);
+        let found = timeout_at(self.deadline, self.endpoints.channel(&self.vain, self.deadline));
+        self.next = found.await.ok().and_then(Result::ok);
+        self.next.take_if(|(number, _)| self.vain.contains(number));
+        if self.next.is_some() {
+            self.endpoints.cannot_serve(number);
+        }
+        self.next.is_some()
+    }
+
+    /// After UNAVAILABLE: finds an endpoint that was not asked yet. When there is none waits for one
+    /// that accepts calls, new or again, and begins anew, once. Asking for its health is neither
+    /// recorded nor counted.
+    async fn find_another(&mut self, status: Status) -> Result<(), Failed> {
         let mut pause = FIRST_PAUSE;
-        while Instant::now() + pause < self.patient_until {
-            let mut request = Request::new(HealthCheckRequest::default());
-            request.set_timeout(self.left());
-            match timeout_at(self.patient_until, health.check(request)).await {
-                Ok(Ok(answer)) if answer.get_ref().status() == ServingStatus::Serving => {
-                    return true;
+        loop {
+            let found =
+                timeout_at(self.deadline, self.endpoints.channel(&self.vain, self.deadline)).await;
+            let found = found.ok().and_then(Result::ok);
+            if let Some((number, _)) = &found
+                && !self.vain.contains(number)
+            {
+                self.next = found;
+                return Ok(());
+            }
+            if self.again || Instant::now() + pause >= self.patient_until {
+                return Err(Failed::Status(status));
+            }
+            if let Some((number, channel)) = found {
+                match self.health(&channel).await {
+                    Ok(ServingStatus::Serving) => {
+                        self.again = true;
+                        self.vain.clear();
+                        self.next = Some((number, channel));
+                        return Ok(());
+                    }
+                    Ok(_) => {}
+                    Err(error) => match error::on_the_way(&error) {
+                        // It is gone; whoever comes after it is reached by a new connection.
+                        Some(OnTheWay::Lost(_)) => self.endpoints.lost(number, &channel),
+                        Some(OnTheWay::CertificateRefused(alert)) => {
+                            return Err(Failed::CertificateRefused(alert));
+                        }
+                        None => return Err(Failed::Status(status)),
+                    },
                 }
-                Ok(Ok(_)) => {}
-                // It is gone; whoever comes after it is reached by a new connection.
-                Ok(Err(status)) if error::on_the_way(&status).is_some() => return true,
-                Ok(Err(_)) | Err(_) => return false,
+                self.in_vain(number);
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        false
     }
-}
 
-/// Lets the first failure of a kind pass.
-fn once(seen: &mut bool, status: Status) -> Result<(), Failed> {
-    if std::mem::replace(seen, true) { Err(Failed::Status(status)) } else { Ok(()) }
+    /// Whether the daemon accepts calls, by its own word.
+    async fn health(&self, channel: &Channel) -> Result<ServingStatus, Status> {
+        let mut request = Request::new(HealthCheckRequest::default());
+        request.set_timeout(self.left());
+        let mut health = HealthClient::new(channel.clone());
+        let answer = timeout_at(self.patient_until, health.check(request)).await;
+        let answer = answer.map_err(|_| Status::deadline_exceeded("no answer in time"))?;
+        Ok(answer?.get_ref().status())
+    }
 }

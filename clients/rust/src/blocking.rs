@@ -171,6 +171,11 @@ impl Client {
         self.call(async |client| client.key(name).await)
     }
 
+    /// See [`crate::Client::opened_key`].
+    pub fn opened_key(&self, name: &str) -> Result<v1::Key, Error> {
+        self.call(async |client| client.opened_key(name).await)
+    }
+
     /// See [`crate::Client::health`].
     pub fn health(&self, key: Option<&str>) -> Result<Health, Error> {
         self.call(async |client| client.health(key).await)

@@ -1,5 +1,6 @@
 //! The calls: one method for each of `claviger.v1.KeyService`, and health.
 
+mod opened;
 mod rewrap;
 mod types;
 
@@ -35,10 +36,11 @@ pub use types::{
 /// of which there is one to each endpoint in use.
 ///
 /// It connects at the first call, and again whenever a connection was lost or a file of its
-/// certificate has changed. A call that was never sent, or certainly not looked at, is tried again;
-/// one whose connection broke is sent once more, and so is one that was answered UNAVAILABLE, each
-/// to another endpoint if there is one. All of that ends at the call's deadline. Every other answer
-/// is final.
+/// certificate has changed. A call that was never sent, or certainly not looked at, is tried again.
+/// One whose connection broke is sent once more at most, to another endpoint if there is one. One
+/// that was answered UNAVAILABLE is sent to each other endpoint once; when all that can be reached
+/// have said so, one that says that it accepts calls is waited for ([`Config::patience`]), and each
+/// may be asked once more. All of that ends at the call's deadline. Every other answer is final.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(crate) endpoints: Arc<Endpoints>,
@@ -242,14 +244,30 @@ impl Client {
         M: prost::Message + Clone,
         F: Future<Output = Result<Response<A>, Status>>,
     {
+        self.answer(&mut self.attempts(), &message, &self.options.sent_id(), send).await
+    }
+
+    fn attempts(&self) -> Attempts<'_> {
+        Attempts::new(&self.endpoints, self.options.timeout, self.options.patience)
+    }
+
+    /// The first answer of the attempts that are left.
+    async fn answer<M, A, F>(
+        &self,
+        attempts: &mut Attempts<'_>,
+        message: &M,
+        sent_id: &str,
+        send: impl Fn(Channel, Request<M>) -> F,
+    ) -> Result<(A, Option<String>), Error>
+    where
+        M: prost::Message + Clone,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
         let size = message.encoded_len();
         if size > MAX_MESSAGE_BYTES {
             let message = format!("the request has {size} bytes; {MAX_MESSAGE_BYTES} are allowed");
             return Err(Error::local(Code::InvalidArgument, message));
         }
-        let CallOptions { timeout, patience, request_id } = &self.options;
-        let sent_id = request_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-        let mut attempts = Attempts::new(&self.endpoints, *timeout, *patience);
         loop {
             let channel = attempts.connect().await?;
             let mut request = Request::new(message.clone());
@@ -257,7 +275,8 @@ impl Client {
             let id = sent_id.parse().expect("a request id is printable ASCII");
             request.metadata_mut().insert(REQUEST_ID, id);
             let answer = attempts.answer(send(channel, request)).await;
-            let answer = answer.map_err(|failed| Error::of_call(&failed, &sent_id, *timeout))?;
+            let answer =
+                answer.map_err(|failed| Error::of_call(&failed, sent_id, self.options.timeout))?;
             if let Some(response) = answer {
                 let request_id = daemon_id(response.metadata());
                 return Ok((response.into_inner(), request_id));
@@ -269,6 +288,11 @@ impl Client {
 impl CallOptions {
     pub(crate) fn new(config: &Config) -> Self {
         Self { timeout: config.timeout, patience: config.patience, request_id: None }
+    }
+
+    /// The id that a call is sent with.
+    fn sent_id(&self) -> String {
+        self.request_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string())
     }
 
     pub(crate) fn set_request_id(&mut self, request_id: &str) -> Result<(), Error> {

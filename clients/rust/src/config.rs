@@ -26,8 +26,8 @@ pub struct Config {
     /// The deadline of each call, connecting and trying again included; sent to the daemon.
     pub timeout: Duration,
     /// While no endpoint can be reached, a call goes on trying for this long, within `timeout`; and
-    /// when the only one answers UNAVAILABLE, as it does while it starts, the call waits so long for
-    /// its health and is sent once more. Zero: it fails at once.
+    /// when all that can be reached answer UNAVAILABLE, as they do while they start, the call waits so
+    /// long for one that accepts calls, and asks each once more. Zero: it fails at once.
     pub patience: Duration,
     /// Only for [`crate::blocking::Client`]: a connection that was idle for longer is replaced
     /// before a call.

@@ -68,14 +68,14 @@ impl Endpoints {
     }
 
     /// A connection to the best endpoint that can be reached before `deadline`: those that work in
-    /// the order of the configuration, then those that failed of late, `avoid` last. With it the
-    /// endpoint's number.
+    /// the order of the configuration, then those that failed of late, then those of `last`, in this
+    /// order. With it the endpoint's number.
     pub(crate) async fn channel(
         &self,
-        avoid: Option<usize>,
+        last: &[usize],
         deadline: Instant,
     ) -> Result<(usize, Channel), Vec<ConnectError>> {
-        let order = self.order(avoid);
+        let order = self.order(last);
         let mut errors = Vec::new();
         for (tried, &number) in order.iter().enumerate() {
             let slot = &self.slots[number];
@@ -99,12 +99,12 @@ impl Endpoints {
         Err(errors)
     }
 
-    fn order(&self, avoid: Option<usize>) -> Vec<usize> {
+    fn order(&self, last: &[usize]) -> Vec<usize> {
         let now = Instant::now();
         let mut order: Vec<usize> = (0..self.slots.len()).collect();
         order.sort_by_key(|&number| {
             let rest = self.slots[number].state().rests_until.filter(|until| *until > now);
-            (avoid == Some(number), rest)
+            (last.iter().position(|&other| other == number), rest)
         });
         order
     }

@@ -125,9 +125,9 @@ functions! {
 
     C_DigestUpdate(session: CK_SESSION_HANDLE, part: *mut CK_BYTE, part_length: CK_ULONG) {
         let session = process::session(session)?;
-        let part = raw::input(part.cast_const(), part_length)?;
+        let part = raw::input(part.cast_const(), part_length);
         go_on(&mut lock(&session.operations).digest, |digest| {
-            digest.update(part);
+            digest.update(part?);
             Ok(())
         })
     }
@@ -169,8 +169,8 @@ functions! {
 
     C_SignUpdate(session: CK_SESSION_HANDLE, part: *mut CK_BYTE, part_length: CK_ULONG) {
         let session = process::session(session)?;
-        let part = raw::input(part.cast_const(), part_length)?;
-        go_on(&mut lock(&session.operations).sign, |sign| sign.update(part))
+        let part = raw::input(part.cast_const(), part_length);
+        go_on(&mut lock(&session.operations).sign, |sign| sign.update(part?))
     }
 
     C_SignFinal(
@@ -201,25 +201,25 @@ functions! {
         signature_length: CK_ULONG,
     ) {
         let session = process::session(session)?;
-        let data = raw::input(data.cast_const(), data_length)?;
-        let signature = raw::input(signature.cast_const(), signature_length)?;
+        let data = raw::input(data.cast_const(), data_length);
+        let signature = raw::input(signature.cast_const(), signature_length);
         let mut operations = lock(&session.operations);
-        go_on(&mut operations.verify, |verify| verify.run(Some(data), signature))?;
+        go_on(&mut operations.verify, |verify| verify.run(Some(data?), signature?))?;
         operations.verify = None;
         Ok(())
     }
 
     C_VerifyUpdate(session: CK_SESSION_HANDLE, part: *mut CK_BYTE, part_length: CK_ULONG) {
         let session = process::session(session)?;
-        let part = raw::input(part.cast_const(), part_length)?;
-        go_on(&mut lock(&session.operations).verify, |verify| verify.update(part))
+        let part = raw::input(part.cast_const(), part_length);
+        go_on(&mut lock(&session.operations).verify, |verify| verify.update(part?))
     }
 
     C_VerifyFinal(session: CK_SESSION_HANDLE, signature: *mut CK_BYTE, signature_length: CK_ULONG) {
         let session = process::session(session)?;
-        let signature = raw::input(signature.cast_const(), signature_length)?;
+        let signature = raw::input(signature.cast_const(), signature_length);
         let mut operations = lock(&session.operations);
-        go_on(&mut operations.verify, |verify| verify.run(None, signature))?;
+        go_on(&mut operations.verify, |verify| verify.run(None, signature?))?;
         operations.verify = None;
         Ok(())
     }

@@ -7,7 +7,7 @@ use cryptoki_sys::{
     CK_SLOT_ID, CK_SLOT_INFO, CK_TOKEN_INFO, CK_ULONG, CK_UNAVAILABLE_INFORMATION, CK_VERSION,
     CKF_DONT_BLOCK, CKF_LOGIN_REQUIRED, CKF_TOKEN_INITIALIZED, CKF_TOKEN_PRESENT,
     CKF_USER_PIN_INITIALIZED, CKF_WRITE_PROTECTED, CKR_ARGUMENTS_BAD, CKR_FUNCTION_NOT_SUPPORTED,
-    CKR_NO_EVENT,
+    CKR_MECHANISM_INVALID, CKR_NO_EVENT,
 };
 
 use super::functions;
@@ -61,14 +61,17 @@ functions! {
 
     C_GetMechanismList(slot: CK_SLOT_ID, list: *mut CK_MECHANISM_TYPE, count: *mut CK_ULONG) {
         let library = process::library()?;
-        let keys = library.slots[library.slot_index(slot)?].keys()?;
-        Output::new(list, count)?.fill(&mechanism::list(&keys))
+        let slot = &library.slots[library.slot_index(slot)?];
+        let look = |keys: &[_]| Some(mechanism::list(keys)).filter(|kinds| !kinds.is_empty());
+        let kinds = slot.find(look, |_| true)?;
+        Output::new(list, count)?.fill(&kinds.unwrap_or_default())
     }
 
     C_GetMechanismInfo(slot: CK_SLOT_ID, kind: CK_MECHANISM_TYPE, info: *mut CK_MECHANISM_INFO) {
         let library = process::library()?;
-        let keys = library.slots[library.slot_index(slot)?].keys()?;
-        raw::write(info, mechanism::info(&keys, kind)?)
+        let slot = &library.slots[library.slot_index(slot)?];
+        let found = slot.find(|keys| mechanism::info(keys, kind), |_| mechanism::is_known(kind))?;
+        raw::write(info, found.ok_or(CKR_MECHANISM_INVALID)?)
     }
 
     C_WaitForSlotEvent(flags: CK_FLAGS, _slot: *mut CK_SLOT_ID, _reserved: *mut c_void) {

@@ -70,6 +70,7 @@ fn every_call_has_its_blocking_counterpart() {
     let verified = client.verify("a", &[1; 32], "PS256", &signed.signature, options).unwrap();
     assert_eq!(verified.key_version, Some(3));
     assert_eq!((client.keys().unwrap().len(), client.key("a").unwrap().name.as_str()), (5, "a"));
+    assert_eq!(client.opened_key("a").unwrap().name, "a");
     assert_eq!(client.list_keys(2, None).unwrap().next.as_deref(), Some("2"));
     assert_eq!(client.health(Some("down")).unwrap(), Health::NotServing);
     client.with_request_id("order 66").unwrap().key("a").unwrap();

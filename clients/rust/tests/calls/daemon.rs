@@ -170,6 +170,11 @@ impl Daemon {
         self.fake.serving.store(serving, Ordering::SeqCst);
     }
 
+    /// Whether it has opened its keys; without that they are described without public keys.
+    pub(crate) fn set_opened(&self, opened: bool) {
+        self.fake.opened.store(opened, Ordering::SeqCst);
+    }
+
     /// Ends the daemon and every connection.
     pub(crate) async fn stop(self) -> u16 {
         self.task.abort();
@@ -191,6 +196,7 @@ pub(crate) fn config(port: u16, files: TlsFiles) -> Config {
 struct Fake {
     seen: Arc<Mutex<Seen>>,
     serving: Arc<AtomicBool>,
+    opened: Arc<AtomicBool>,
     cut: Arc<Notify>,
     max_age: Option<Duration>,
 }
@@ -198,7 +204,8 @@ struct Fake {
 impl Fake {
     fn new(max_age: Option<Duration>) -> Self {
         let serving = Arc::new(AtomicBool::new(true));
-        Self { seen: Arc::default(), serving, cut: Arc::default(), max_age }
+        let opened = Arc::new(AtomicBool::new(true));
+        Self { seen: Arc::default(), serving, opened, cut: Arc::default(), max_age }
     }
 
     fn note_handshake(&self, connection: &rustls::ServerConnection) {
@@ -430,8 +437,14 @@ impl KeyService for Fake {
         request: Request<v1::GetKeyRequest>,
     ) -> Result<Response<v1::GetKeyResponse>, Status> {
         self.note(&request, &request.get_ref().key).await?;
-        let name = request.into_inner().key;
-        answer(v1::GetKeyResponse { key: Some(key(name)) })
+        let mut key = key(request.into_inner().key);
+        if key.name == "one-version" {
+            key.versions.truncate(1);
+        }
+        if !self.opened.load(Ordering::SeqCst) {
+            key.versions.iter_mut().for_each(|version| version.public_key.clear());
+        }
+        answer(v1::GetKeyResponse { key: Some(key) })
     }
 }
 

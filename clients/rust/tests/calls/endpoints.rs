@@ -13,11 +13,15 @@ use crate::daemon::{Daemon, Pki, config};
 /// What nothing here takes unless it is broken.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Both of them, in this order, without waiting for anybody.
-pub(crate) fn both(pki: &Pki, ports: [u16; 2]) -> Config {
+/// All of them, in this order, without waiting for anybody.
+pub(crate) fn all(pki: &Pki, ports: &[u16]) -> Config {
     let files = pki.client(pki.ca_file());
-    let [first, second] = ports.map(|port| config(port, files.clone()));
-    Config { endpoints: [first.endpoints, second.endpoints].concat(), ..first }
+    let endpoints = ports.iter().flat_map(|port| config(*port, files.clone()).endpoints).collect();
+    Config { endpoints, ..config(ports[0], files) }
+}
+
+fn both(pki: &Pki, ports: [u16; 2]) -> Config {
+    all(pki, &ports)
 }
 
 async fn two() -> (Pki, Daemon, Daemon) {
@@ -142,16 +146,103 @@ async fn what_a_daemon_refuses_is_not_asked_of_the_next() {
 }
 
 #[tokio::test]
-async fn what_one_endpoint_cannot_serve_another_one_is_asked_once() {
+async fn what_one_endpoint_cannot_serve_each_other_one_is_asked_once() {
+    let pki = Pki::new();
+    let daemons = [Daemon::start(&pki).await, Daemon::start(&pki).await, Daemon::start(&pki).await];
+    let calls = || daemons.each_ref().map(|daemon| daemon.seen().calls);
+    let config = all(&pki, &daemons.each_ref().map(|daemon| daemon.port));
+    daemons[0].set_serving(false);
+    daemons[1].set_serving(false);
+    Client::new(&config).unwrap().key("a").await.unwrap();
+    assert_eq!(calls(), [1, 1, 1]);
+    daemons[2].set_serving(false);
+    let error = Client::new(&config).unwrap().key("a").await.unwrap_err();
+    assert_eq!((error.code, calls()), (Code::Unavailable, [2, 2, 2]), "{error}");
+    // All accept calls, but the key's backend is away: the patient ask each once more.
+    daemons.iter().for_each(|daemon| daemon.set_serving(true));
+    let patient = Client::new(&Config { patience: PATIENCE, ..config }).unwrap();
+    let error = patient.key("unreachable").await.unwrap_err();
+    assert_eq!((error.code, calls()), (Code::Unavailable, [4, 4, 4]), "{error}");
+}
+
+#[tokio::test]
+async fn daemons_that_come_back_together_are_waited_for_and_asked_when_they_accept_calls() {
     let (pki, first, second) = two().await;
     first.set_serving(false);
-    let client = Client::new(&both(&pki, [first.port, second.port])).unwrap();
-    client.key("a").await.unwrap();
-    assert_eq!((first.seen().calls, second.seen().calls), (1, 1));
     second.set_serving(false);
-    let error = client.key("a").await.unwrap_err();
-    assert_eq!(error.code, Code::Unavailable, "{error}");
-    assert_eq!(first.seen().calls + second.seen().calls, 4);
+    let config = both(&pki, [first.port, second.port]);
+    let client = Client::new(&Config { timeout: PATIENCE, patience: PATIENCE, ..config }).unwrap();
+    let call = tokio::spawn(async move { client.key("a").await.map(|key| key.name) });
+    until(async || second.seen().calls == 1).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!((first.seen().calls, second.seen().calls), (1, 1), "only their health was asked");
+    second.set_serving(true);
+    assert_eq!(call.await.unwrap().unwrap(), "a");
+    assert_eq!((first.seen().calls, second.seen().calls), (1, 2));
+}
+
+#[tokio::test]
+async fn a_daemon_that_was_gone_when_the_others_could_not_serve_is_asked_when_it_is_back() {
+    let (pki, first, second) = two().await;
+    let config = both(&pki, [first.port, second.port]);
+    let port = second.stop().await;
+    first.set_serving(false);
+    let client = Client::new(&Config { timeout: PATIENCE, patience: PATIENCE, ..config }).unwrap();
+    let call = tokio::spawn(async move { client.key("a").await.map(|key| key.name) });
+    until(async || first.seen().calls == 1).await;
+    let second = Daemon::start_on(&pki, port, None).await;
+    assert_eq!(call.await.unwrap().unwrap(), "a");
+    assert_eq!((first.seen().calls, second.seen().calls), (1, 1));
+}
+
+#[tokio::test]
+async fn daemons_that_are_killed_together_fail_no_call() {
+    let (pki, first, second) = two().await;
+    let config = both(&pki, [first.port, second.port]);
+    let config = Config { timeout: PATIENCE, patience: PATIENCE, ..config };
+    let callers = Callers::start(&Client::new(&config).unwrap());
+    callers.more(50).await;
+    // The one that nobody calls goes first, so that each call loses one connection at most.
+    let ports = [second.stop().await, first.stop().await];
+    let second = Daemon::start_on(&pki, ports[0], None).await;
+    second.set_serving(false);
+    let first = Daemon::start_on(&pki, ports[1], None).await;
+    first.set_serving(false);
+    until(async || second.seen().calls > 0).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    first.set_serving(true);
+    callers.more(50).await;
+    callers.end().await;
+}
+
+#[tokio::test]
+async fn a_key_is_described_by_an_endpoint_that_has_opened_it() {
+    let (pki, first, second) = two().await;
+    let config = both(&pki, [first.port, second.port]);
+    let opened = |key: &claviger_client::Key| -> Vec<bool> {
+        key.versions.iter().map(|version| !version.public_key.is_empty()).collect()
+    };
+    let client = || Client::new(&config).unwrap();
+    assert_eq!(opened(&client().opened_key("one-version").await.unwrap()), [true]);
+    assert_eq!((first.seen().calls, second.seen().calls), (1, 0));
+    // What is missing at both is taken from the first one.
+    assert_eq!(opened(&client().opened_key("a").await.unwrap()), [true, false]);
+    assert_eq!((first.seen().calls, second.seen().calls), (2, 1));
+    first.set_opened(false);
+    let both = client();
+    assert_eq!(opened(&both.opened_key("a").await.unwrap()), [true, false]);
+    assert_eq!(opened(&client().opened_key("one-version").await.unwrap()), [true]);
+    assert_eq!((first.seen().calls, second.seen().calls), (4, 3));
+    // The next call goes to the one that was not found wanting.
+    both.key("a").await.unwrap();
+    assert_eq!((first.seen().calls, second.seen().calls), (4, 4));
+    // What one has said stands, whatever becomes of the other.
+    second.set_serving(false);
+    assert_eq!(opened(&client().opened_key("a").await.unwrap()), [false, false]);
+    second.stop().await;
+    assert_eq!(opened(&client().opened_key("a").await.unwrap()), [false, false]);
+    let alone = Client::new(&crate::daemon::config(first.port, pki.client(pki.ca_file()))).unwrap();
+    assert_eq!(opened(&alone.opened_key("one-version").await.unwrap()), [false]);
 }
 
 #[tokio::test]
