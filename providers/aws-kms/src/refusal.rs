@@ -56,7 +56,7 @@ fn of_file(source: &(dyn StdError + 'static)) -> Option<String> {
             | io::ErrorKind::NotADirectory
             | io::ErrorKind::IsADirectory
     );
-    let named = |name| Some(format!("{name}, which is {:?}", std::env::var_os(name)?));
+    let named = |name| Some(format!("{name}, which is {:?}", std::env::var(name).ok()?));
     let named: Vec<String> = TOKEN_FILES.into_iter().filter_map(named).collect();
     let places = if named.is_empty() {
         "the profile's `web_identity_token_file`".to_owned()
