@@ -34,8 +34,9 @@ impl Faults {
 
     /// How often a function was called, over all processes so far.
     pub fn count(&self, function: &str) -> u64 {
-        // No file: no process has loaded the module yet.
+        // No file, or one that is still being made: no process has loaded the module yet.
         let file = fs::read(&self.counts).unwrap_or_default();
+        let is_whole = file.chunks_exact(RECORD).next_back().is_some_and(|last| last[0] != 0);
         let record = file.chunks_exact(RECORD).find(|record| {
             record.strip_prefix(function.as_bytes()).is_some_and(|rest| rest[0] == 0)
         });
@@ -43,7 +44,7 @@ impl Faults {
             Some(record) => {
                 u64::from_ne_bytes(record[RECORD - 8..].try_into().expect("eight bytes"))
             }
-            None if file.is_empty() => 0,
+            None if !is_whole => 0,
             None => panic!("the fault module does not count {function}"),
         }
     }
