@@ -41,7 +41,7 @@ struct Version {
 }
 
 enum Material {
-    Rsa(KeyPair),
+    Rsa(Box<KeyPair>),
     /// On P-256, to be looked at only.
     Elliptic {
         x: Vec<u8>,
@@ -107,7 +107,7 @@ impl Vault {
     /// Adds a version of a key, which becomes its latest; gives its identifier.
     pub(crate) fn add(&mut self, name: &str, pair: KeyPair) -> String {
         let kty = if self.is_hsm { "RSA-HSM" } else { "RSA" };
-        self.push(name, Material::Rsa(pair), kty, &json!({}));
+        self.push(name, Material::Rsa(pair.into()), kty, &json!({}));
         self.kid(name, self.latest(name))
     }
 
@@ -139,7 +139,7 @@ impl Vault {
         let pair = KeyPair::generate(bits as usize).ok_or_else(|| {
             Refusal::bad_parameter(format!("The key size {bits} is not supported."))
         })?;
-        self.push(name, Material::Rsa(pair), kty, body);
+        self.push(name, Material::Rsa(pair.into()), kty, body);
         self.found(name, None)
     }
 
@@ -160,7 +160,7 @@ impl Vault {
         let kty = if self.is_hsm || body["Hsm"] == true { "RSA-HSM" } else { kty };
         let mut settings = body.clone();
         settings["key_ops"] = jwk["key_ops"].clone();
-        self.push(name, Material::Rsa(pair), kty, &settings);
+        self.push(name, Material::Rsa(pair.into()), kty, &settings);
         self.found(name, None)
     }
 
@@ -169,7 +169,7 @@ impl Vault {
         let settings = json!({ "key_ops": latest.key_ops, "tags": latest.tags });
         let (bits, kty) = (latest.pair()?.public().modulus_bits(), latest.kty.clone());
         let pair = KeyPair::generate(bits).ok_or_else(|| Refusal::bad_parameter("odd size"))?;
-        self.push(name, Material::Rsa(pair), &kty, &settings);
+        self.push(name, Material::Rsa(pair.into()), &kty, &settings);
         self.found(name, None)
     }
 
