@@ -370,12 +370,14 @@ fn the_mechanisms_of_a_key_that_is_not_open_yet_are_waited_for() {
     assert!(listed.contains("RSA-PKCS-OAEP") && listed.contains("decrypt"), "{listed}");
 }
 
+/// Whom the setuid file belongs to.
+const NOBODY: u32 = 65_534;
+
 /// A host that runs as somebody else than who started it must not be told by its environment whom
 /// to trust.
 #[test]
 fn a_host_with_more_rights_than_its_user_ignores_the_variable() {
     assert!(rustix::process::geteuid().is_root(), "run this test as root: it makes a setuid file");
-    const NOBODY: u32 = 65_534;
     let world = World::of(Scene::software());
     let folder = tempfile::Builder::new().prefix("claviger-setuid-").tempdir().unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();

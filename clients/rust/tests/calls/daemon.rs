@@ -442,7 +442,9 @@ impl KeyService for Fake {
             key.versions.truncate(1);
         }
         if !self.opened.load(Ordering::SeqCst) {
-            key.versions.iter_mut().for_each(|version| version.public_key.clear());
+            for version in &mut key.versions {
+                version.public_key.clear();
+            }
         }
         answer(v1::GetKeyResponse { key: Some(key) })
     }

@@ -159,7 +159,9 @@ async fn what_one_endpoint_cannot_serve_each_other_one_is_asked_once() {
     let error = Client::new(&config).unwrap().key("a").await.unwrap_err();
     assert_eq!((error.code, calls()), (Code::Unavailable, [2, 2, 2]), "{error}");
     // All accept calls, but the key's backend is away: the patient ask each once more.
-    daemons.iter().for_each(|daemon| daemon.set_serving(true));
+    for daemon in &daemons {
+        daemon.set_serving(true);
+    }
     let patient = Client::new(&Config { patience: PATIENCE, ..config }).unwrap();
     let error = patient.key("unreachable").await.unwrap_err();
     assert_eq!((error.code, calls()), (Code::Unavailable, [4, 4, 4]), "{error}");
