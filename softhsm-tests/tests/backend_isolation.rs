@@ -63,9 +63,9 @@ async fn backends_that_are_sealed_cut_off_or_ill_cost_the_callers_of_others_noth
     let measure = async || {
         let on_well =
             WELL.iter().zip(&keys).map(|(name, key)| Load::on_key(&config, name, &wrap(key), 2));
-        let on_ailing =
+        let on_others =
             ailing.iter().map(|ailing| Load::on_key(&config, ailing.name(), &ailing.wrapped, 2));
-        let loads: Vec<_> = on_well.chain(on_ailing).collect();
+        let loads: Vec<_> = on_well.chain(on_others).collect();
         tokio::time::sleep(FOR).await;
         let mut tallies = Vec::new();
         for load in loads {
