@@ -7,6 +7,7 @@
 mod database;
 mod error;
 mod files;
+mod given;
 mod over_key;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,8 @@ use database::{Database, Locked};
 pub use error::PkiError;
 pub use files::write_replacing;
 use files::{io, write_new};
+use given::CaFiles;
+pub use given::GivenCa;
 pub use over_key::{OverKey, SignWithKey};
 
 /// The organisation in the name of a demo's CA: `serve` refuses what comes from it.
@@ -120,31 +123,14 @@ impl Ca {
         Ok(Self { directory: directory.to_owned(), certificate_pem, issuer })
     }
 
-    /// Opens the CA in a folder.
+    /// Opens the CA in a folder that [`Ca::create`] has made.
     pub fn load(directory: &Path) -> Result<Self, PkiError> {
-        let certificate_path = directory.join("ca.crt");
-        let key_path = directory.join("ca.key");
-        let certificate_pem =
-            std::fs::read_to_string(&certificate_path).map_err(io(&certificate_path))?;
-        let key_pem = claviger_provider_api::secret::read_secret_file(&key_path)
-            .map_err(|error| PkiError::Invalid(error.to_string()))?;
-        let damaged = |path: &Path, reason: &str| PkiError::Damaged {
-            path: path.to_owned(),
-            reason: reason.to_owned(),
-        };
-        let key = std::str::from_utf8(key_pem.expose())
-            .ok()
-            .and_then(|pem| KeyPair::from_pem(pem).ok())
-            .ok_or_else(|| damaged(&key_path, "it holds no private key in PEM"))?;
-        let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
-            .map_err(|_| damaged(&certificate_path, "it holds no certificate in PEM"))?;
-        let (_, certificate) = X509Certificate::from_der(&der)
-            .map_err(|_| damaged(&certificate_path, "its certificate is not X.509"))?;
-        if *certificate.public_key().subject_public_key.data != *key.public_key_raw() {
-            return Err(damaged(&key_path, "it is not the key of ca.crt"));
+        if !database::is_in(directory) {
+            return Err(PkiError::NotOurs(directory.to_owned()));
         }
-        let issuer = Issuer::from_ca_cert_der(&der, key)?;
-        Ok(Self { directory: directory.to_owned(), certificate_pem, issuer })
+        let files = CaFiles::read(&directory.join("ca.crt"), &directory.join("ca.key"))?;
+        let certificate_pem = files.certificate_pem.clone();
+        Ok(Self { directory: directory.to_owned(), certificate_pem, issuer: files.issuer()? })
     }
 
     /// The CA's own certificate, PEM.

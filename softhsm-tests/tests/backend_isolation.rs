@@ -71,18 +71,18 @@ async fn backends_that_are_sealed_cut_off_or_ill_cost_the_callers_of_others_noth
         for load in loads {
             tallies.push(load.stop().await);
         }
-        let of_ailing = tallies.split_off(WELL.len());
-        (tallies, of_ailing)
+        let on_ailing = tallies.split_off(WELL.len());
+        (tallies, on_ailing)
     };
     let mut disturbed = WELL.to_vec();
     for round in 1..=ROUNDS {
-        let (before, of_ailing) = measure().await;
-        for (ailing, tally) in ailing.iter().zip(of_ailing) {
+        let (before, on_ailing) = measure().await;
+        for (ailing, tally) in ailing.iter().zip(on_ailing) {
             assert!(!tally.right.is_empty(), "{} is well: {:?}", ailing.name(), tally.failed);
             ailing.fall_ill().await;
         }
-        let (during, of_ailing) = measure().await;
-        for (ailing, tally) in ailing.iter().zip(of_ailing) {
+        let (during, on_ailing) = measure().await;
+        for (ailing, tally) in ailing.iter().zip(on_ailing) {
             assert!(!tally.failed.is_empty(), "{} ails", ailing.name());
             assert!(tally.right.is_empty(), "{} ails", ailing.name());
         }

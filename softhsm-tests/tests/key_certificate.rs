@@ -153,6 +153,68 @@ fn a_given_ca_signs_so_that_openssl_verifies_the_chain() {
 }
 
 #[test]
+fn a_ca_that_openssl_made_signs_so_that_openssl_verifies_and_keeps_no_books() {
+    let world = World::new();
+    let ca = world.site.path("ossl");
+    fs::create_dir(&ca).unwrap();
+    let openssl = |arguments: &str| {
+        run(command("openssl").args(arguments.split(' ')).current_dir(&ca));
+    };
+    // As a CA is made by hand: the key with its curve's parameters before it, and an RSA one.
+    openssl("ecparam -name secp384r1 -genkey -out ec.key");
+    openssl("req -x509 -new -key ec.key -out ec.crt -days 9 -subj /C=DE/O=Example/CN=EC");
+    openssl("genrsa -out rsa.key 3072");
+    openssl("req -x509 -new -key rsa.key -out rsa.crt -days 9 -subj /CN=RSA");
+    openssl("req -x509 -new -key rsa.key -out dc.crt -days 9 -subj /DC=org/DC=example/CN=RSA");
+    openssl(
+        "req -x509 -new -key rsa.key -out leaf.crt -days 9 -subj /CN=leaf -addext basicConstraints=critical,CA:FALSE",
+    );
+    openssl(
+        "req -x509 -new -key rsa.key -out no-sign.crt -days 9 -subj /CN=no -addext keyUsage=cRLSign",
+    );
+    openssl("pkcs8 -topk8 -in rsa.key -out locked.key -passout pass:secret");
+    let mode = |name: &str, mode: u32| {
+        fs::set_permissions(ca.join(name), Permissions::from_mode(mode)).unwrap();
+    };
+    for name in ["ec.key", "rsa.key", "locked.key"] {
+        mode(name, 0o600);
+    }
+    let arguments = |certificate: &str, key: &str| {
+        let path = |name: &str| ca.join(name).display().to_string();
+        [path(certificate), path(key)]
+    };
+    for name in ["ec", "rsa"] {
+        let [certificate, key] = arguments(&format!("{name}.crt"), &format!("{name}.key"));
+        let options = ["user-keys", "--ca-certificate", &certificate, "--ca-key", &key];
+        let made = world.made(&format!("by-{name}.crt"), &options);
+        run(command("openssl").args(["verify", "-CAfile", &certificate]).arg(&made));
+        assert_eq!(public_key(&made, "PEM"), world.user_keys.public_key().spki());
+    }
+    let books: Vec<_> = fs::read_dir(&ca).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert!(!books.iter().any(|name| name == "lock" || name == "issued.json"), "{books:?}");
+
+    mode("ec.key", 0o644);
+    for (certificate, key, code, said) in [
+        ("rsa.crt", "ec.key", 78, "lets others at it; chmod 600 it"),
+        ("ec.crt", "rsa.key", 78, "rsa.key cannot be used: it is not the key of "),
+        ("leaf.crt", "rsa.key", 78, "it is no CA: its basicConstraints do not say CA:TRUE"),
+        ("no-sign.crt", "rsa.key", 78, "its keyUsage does not have keyCertSign"),
+        ("rsa.crt", "locked.key", 78, "it holds no private key in PEM without a passphrase"),
+        ("rsa.key", "rsa.key", 78, "it holds no certificate in PEM"),
+        ("dc.crt", "rsa.key", 2, "the CA's name cannot be repeated: it has a part twice"),
+        ("none.crt", "rsa.key", 1, "none.crt: No such file"),
+    ] {
+        let [certificate, key] = arguments(certificate, key);
+        let options = ["user-keys", "--ca-certificate", &certificate, "--ca-key", &key];
+        let refused = world.certificate(&options);
+        let text = String::from_utf8(refused.stderr).unwrap();
+        assert!(text.contains(said), "{text}");
+        assert_eq!(refused.status.code(), Some(code), "{text}");
+        assert!(refused.stdout.is_empty());
+    }
+}
+
+#[test]
 fn a_key_that_may_sign_signs_its_own_certificate_and_request_and_another_is_told_why_not() {
     let world = World::new();
     let made = world.made("self.crt", &["signing", "--self-signed"]);

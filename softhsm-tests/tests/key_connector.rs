@@ -12,6 +12,7 @@ use claviger_provider_api::Algorithm;
 use serde_json::{Value, json};
 use softhsm_tests::daemon::claviger;
 use softhsm_tests::encoding::random;
+use softhsm_tests::module::library;
 use softhsm_tests::pki::uri;
 use softhsm_tests::process::{command, repository, run};
 use softhsm_tests::remote::{Remote, Which};
@@ -102,9 +103,10 @@ impl Host {
             assert_eq!(certificate, folder.join(format!("{name}.crt")));
             assert_eq!(private_key, folder.join(format!("{name}.key")));
         }
-        for name in ["client.toml", "migration.toml"] {
+        for name in ["client.toml", "migration.toml", "pkcs11.toml", "rehearse"] {
             fs::write(folder.join(name), here(&self.site, &file(name))).unwrap();
         }
+        std::os::unix::fs::symlink(library(), folder.join("libclaviger_pkcs11.so")).unwrap();
     }
 
     fn command(&self, script: &str) -> Command {
@@ -219,37 +221,86 @@ impl Host {
         assert_eq!(self.stored(), before);
     }
 
-    /// The commands of the page, of the systemd unit and of the Kubernetes job.
+    /// The commands of the page, of the systemd unit and of the Kubernetes job; and what each part
+    /// that fails does to the rest.
     fn the_daily_rehearsal_works(&self) {
-        let told = |output: Output| {
-            let printed = String::from_utf8(output.stdout).unwrap();
-            assert!(printed.contains(": 32 bytes, not shown"), "{printed}");
-        };
         assert_eq!(self.hash("stored-value").len(), 64);
-        told(run(&mut self.command(&steps("rehearse"))));
-
+        let by_the_page = steps("rehearse");
         let unit = file("claviger-rehearsal.service");
-        let setting = |name: &str| {
-            let line = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-            line.unwrap_or_else(|| panic!("the unit has no {name}")).to_owned()
+        let of_the_unit: Vec<_> =
+            unit.lines().filter_map(|line| line.strip_prefix("Exec")).collect();
+        let [of_the_unit] = of_the_unit.as_slice() else {
+            panic!("systemd stops at the first command that fails: {of_the_unit:?}")
         };
-        let program = "/usr/local/bin/claviger ";
-        let [before, rehearse] = ["ExecStartPre", "ExecStart"].map(setting);
-        run(&mut self.command(&before));
-        assert!(rehearse.starts_with(program), "{rehearse}");
-        let input = setting("StandardInput");
-        let input = input.strip_prefix("file:").unwrap();
-        let script = format!("{} < {input}", rehearse.replacen(program, "claviger ", 1));
-        told(run(&mut self.command(&script)));
-
+        let by_the_unit = of_the_unit.strip_prefix("Start=").unwrap();
         let job = file("rehearsal.cronjob.yaml");
-        let script = job.lines().find_map(|line| line.trim().strip_prefix("- exec ")).unwrap();
-        told(run(&mut self.command(script)));
+        let by_the_job =
+            job.lines().find_map(|line| line.trim().strip_prefix("command: ")).unwrap();
+        let by_the_job: Vec<String> = serde_json::from_str(by_the_job).unwrap();
+        assert!(job.contains("- name: CLAVIGER_PKCS11_MODULE\n"));
 
-        // A certificate that is about to end fails the unit before anything is asked.
-        let late = before.replace("1209600", "9999999");
-        assert_ne!(late, before);
-        assert!(!self.command(&late).output().unwrap().status.success());
+        let port = self.site.address().port();
+        let [a, b] =
+            ["localhost", "127.0.0.1"].map(|host| format!("https://{host}:{port} unwraps"));
+        let [shows, module] = ["the module shows user-keys", "the module unwraps"];
+        let lasts = "key-connector.crt lasts two weeks and more";
+        for script in [by_the_page, by_the_unit.to_owned(), by_the_job.join(" ")] {
+            let output = self.command(&script).output().unwrap();
+            let said = rehearsed(&output);
+            assert_eq!(output.status.code(), Some(0), "{output:?}");
+            assert_eq!(
+                said,
+                [shows, module, "pkcs11.toml names daemons", &a, &b, lasts].map(ok),
+                "{output:?}"
+            );
+            let printed = String::from_utf8(output.stdout).unwrap();
+            assert_eq!(printed.matches(": 32 bytes, not shown").count(), 2, "{printed}");
+        }
+        let unwraps = || {
+            let records = self.site.audit_records();
+            records.iter().filter(|record| record["operation"] == "unwrap").count()
+        };
+        let before = unwraps();
+        let failed = self.rehearsal_with("rehearse", "1209600", "9999999");
+        assert_eq!(fails(&failed), [lasts], "{failed:?}");
+        assert_eq!(unwraps() - before, 3, "the module, and each daemon, in spite of it");
+
+        let label = "label = \"user-keys\"";
+        let failed = self.rehearsal_with("pkcs11.toml", label, "label = \"another\"");
+        assert_eq!(fails(&failed)[0], shows, "{failed:?}");
+        let failed = self.rehearsal_with("pkcs11.toml", "serial ", "number ");
+        assert_eq!(fails(&failed), [shows, module], "{failed:?}");
+
+        let nobody = "https://127.0.0.1:9";
+        let there = format!("https://127.0.0.1:{port}");
+        let failed = self.rehearsal_with("pkcs11.toml", &there, nobody);
+        assert_eq!(fails(&failed), [format!("{nobody} unwraps")], "{failed:?}");
+
+        let other = STANDARD.encode(random(384));
+        let stored = fs::read_to_string(self.bitwarden("claviger/wrapped.txt")).unwrap();
+        let failed = self.rehearsal_with("wrapped.txt", stored.trim(), &other);
+        assert_eq!(fails(&failed), [module, &a, &b], "{failed:?}");
+        // What `docker logs` shows of it: the reason, and the id to look for.
+        let log = String::from_utf8(failed.stderr).unwrap();
+        let line = log.lines().find(|line| line.starts_with("claviger-pkcs11[")).unwrap_or("");
+        assert!(line.contains("unwrap with key `user-keys`: InvalidArgument"), "{log}");
+        let id = line.split("(request id ").nth(1).and_then(|id| id.strip_suffix(')'));
+        let records = self.site.audit_records();
+        assert!(records.iter().any(|record| record["request_id"].as_str() == id), "{log}");
+        assert!(log.contains("C_Decrypt: CKR_ENCRYPTED_DATA_INVALID (0x40)"), "{log}");
+    }
+
+    /// The rehearsal with one change to one file.
+    fn rehearsal_with(&self, name: &str, from: &str, to: &str) -> Output {
+        let path = self.bitwarden("claviger").join(name);
+        let before = fs::read_to_string(&path).unwrap();
+        let changed = before.replace(from, to);
+        assert_ne!(before, changed, "{name} has no {from:?}");
+        fs::write(&path, changed).unwrap();
+        let output = self.command(&steps("rehearse")).output().unwrap();
+        fs::write(&path, before).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{to:?} in {name}: {output:?}");
+        output
     }
 
     fn the_certificate_is_over_the_new_key(&self) {
@@ -282,15 +333,36 @@ impl Host {
     }
 }
 
+/// What a rehearsal tried, and whether it worked; what works first.
+fn rehearsed(output: &Output) -> Vec<(String, bool)> {
+    let lines = |bytes: &[u8], mark: &str, is_ok: bool| -> Vec<_> {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let told = text.lines().filter_map(|line| line.strip_prefix(mark));
+        told.map(|what| (what.to_owned(), is_ok)).collect()
+    };
+    let mut tried = lines(&output.stdout, "ok: ", true);
+    tried.extend(lines(&output.stderr, "FAILED: ", false));
+    tried
+}
+
+fn ok(what: &str) -> (String, bool) {
+    (what.to_owned(), true)
+}
+
+/// What failed, where all six were tried.
+fn fails(output: &Output) -> Vec<String> {
+    let tried = rehearsed(output);
+    assert_eq!(tried.len(), 6, "{output:?}");
+    tried.into_iter().filter(|(_, is_ok)| !is_ok).map(|(what, _)| what).collect()
+}
+
 /// A text of the page with the system's folders and the daemon's address as they are here.
 fn here(site: &Site, text: &str) -> String {
     let folder = |name: &str| site.path(name).to_str().unwrap().to_owned();
     text.replace("/etc/bitwarden", &folder("bitwarden"))
         .replace("/etc/claviger", &folder("claviger"))
-        .replace(
-            "https://claviger.example.org:8443",
-            &format!("https://localhost:{}", site.address().port()),
-        )
+        .replace("claviger-a.example.org:8443", &format!("localhost:{}", site.address().port()))
+        .replace("claviger-b.example.org:8443", &format!("127.0.0.1:{}", site.address().port()))
 }
 
 /// `material` wrapped by OpenSSL to a certificate or a public key (PEM).
@@ -372,13 +444,26 @@ fn the_files_agree_with_each_other() {
     let folder = "/etc/bitwarden/claviger";
     for name in ["client.toml", "migration.toml"] {
         let client: Table = file(name).parse().unwrap();
-        assert_eq!(client["endpoint"], token["endpoints"][0], "{name}");
+        assert_eq!(client["endpoint"], token["endpoints"], "{name}");
     }
     let client: Table = file("client.toml").parse().unwrap();
     for name in ["ca", "certificate", "private_key"] {
         // The module takes relative paths from its file's folder.
         let path = format!("{folder}/{}", token[name].as_str().unwrap());
         assert_eq!(client[name].as_str(), Some(&*path));
+    }
+    // The rehearsal loads what the Key Connector loads, and asks for what it asks for.
+    assert_eq!(module["log"].as_str(), Some("stderr"), "`docker logs` tells why");
+    let rehearse = file("rehearse");
+    for option in [
+        format!("--token-label {} ", token["label"].as_str().unwrap()),
+        format!("--label {} ", rsa("pkcs11PrivateKeyLabel")),
+        format!("--login --pin {} ", rsa("pkcs11LoginPin")),
+        "CLAVIGER_PKCS11_CONF=$PWD/pkcs11.toml ".to_owned(),
+        rsa("pkcs11LibraryPath").replace(folder, "$PWD"),
+        "--output-file /dev/null\n".to_owned(),
+    ] {
+        assert!(rehearse.contains(&option), "{option}");
     }
     // Everything that is said to be in the folder is mounted with it.
     let compose = file("compose.yaml");

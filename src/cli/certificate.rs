@@ -14,7 +14,7 @@ use super::bytes::{self, OutputArgs};
 use super::connection::ConnectionArgs;
 use super::failure::{Exit, Failure};
 use super::keys::opened_version;
-use crate::pki::{Ca, OverKey, PkiError};
+use crate::pki::{Ca, GivenCa, OverKey, PkiError};
 
 /// What a self-signed certificate and a request are signed with.
 const SIGN_ALGORITHM: &str = "RS256";
@@ -26,6 +26,7 @@ Examples:
   claviger keys certificate user-keys > user-keys.crt
   claviger keys certificate user-keys --pkcs12 > key.pfx
   claviger keys certificate user-keys --issuer ./pki --days 365 > user-keys.crt
+  claviger keys certificate user-keys --ca-certificate ca.crt --ca-key ca.key > user-keys.crt
   claviger keys certificate signing --request > signing.csr")]
 pub struct Args {
     /// The key's name
@@ -35,6 +36,9 @@ pub struct Args {
     key_version: Option<u32>,
     #[command(flatten)]
     issuer: IssuerArgs,
+    /// The private key of --ca-certificate, PEM, readable by nobody else
+    #[arg(long, value_name = "FILE", requires = "ca_certificate")]
+    ca_key: Option<PathBuf>,
     /// The common name in it [default: the key's name]
     #[arg(long, value_name = "TEXT")]
     name: Option<String>,
@@ -60,6 +64,9 @@ pub struct IssuerArgs {
     /// Signed by the CA in this folder (`claviger pki init`) [default: by a CA that is thrown away]
     #[arg(long, value_name = "DIR")]
     issuer: Option<PathBuf>,
+    /// Signed by any other CA, of which no books are kept: its certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "ca_key")]
+    ca_certificate: Option<PathBuf>,
     /// Signed by the key itself, which must list the signing algorithm RS256
     #[arg(long)]
     self_signed: bool,
@@ -125,9 +132,12 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
 }
 
 fn make(args: &Args, key: &Key, version: &KeyVersion, over: &OverKey) -> Result<Vec<u8>, Failure> {
-    let IssuerArgs { issuer, self_signed, request } = &args.issuer;
+    let IssuerArgs { issuer, ca_certificate, self_signed, request } = &args.issuer;
     if let Some(folder) = issuer {
-        return Ok(Ca::load(folder)?.issue_over_key(over)?);
+        return Ok(Ca::load(folder).map_err(instead)?.issue_over_key(over)?);
+    }
+    if let (Some(certificate), Some(key)) = (ca_certificate, &args.ca_key) {
+        return Ok(GivenCa::read(certificate, key)?.issue_over_key(over)?);
     }
     if !self_signed && !request {
         return Ok(over.by_throw_away_ca()?);
@@ -138,7 +148,7 @@ fn make(args: &Args, key: &Key, version: &KeyVersion, over: &OverKey) -> Result<
             version.version, key.name
         );
         return Err(Failure::new(Exit::Usage, message).advise(
-            "Have its certificate signed by a CA: --issuer, or nothing for one that is thrown away.",
+            "Have its certificate signed by a CA: --issuer, --ca-certificate with --ca-key, or nothing for one that is thrown away.",
         ));
     }
     // rcgen asks for the signature and passes no reason on.
@@ -156,6 +166,16 @@ fn make(args: &Args, key: &Key, version: &KeyVersion, over: &OverKey) -> Result<
     };
     let made = if *request { over.request(&sign) } else { over.self_signed(&sign) };
     made.map_err(|error: PkiError| failure.take().unwrap_or_else(|| error.into()))
+}
+
+/// A CA that was not made here signs all the same.
+fn instead(error: PkiError) -> Failure {
+    let is_foreign = matches!(error, PkiError::NotOurs(_));
+    let failure = Failure::from(error);
+    if !is_foreign {
+        return failure;
+    }
+    failure.advise("Name the files of another CA with --ca-certificate FILE and --ca-key FILE.")
 }
 
 /// Certificate only: programs that want a PFX for a public key get no private one.

@@ -30,6 +30,25 @@ pub enum Exit {
     Configuration = 78,
 }
 
+impl Exit {
+    /// Of two failures the one that somebody must look at first: what has to be changed comes before
+    /// what may succeed when it is repeated.
+    #[must_use]
+    pub fn or_worse(self, other: Self) -> Self {
+        const WORST_FIRST: [Exit; 7] = [
+            Exit::Configuration,
+            Exit::Denied,
+            Exit::Usage,
+            Exit::Data,
+            Exit::Failure,
+            Exit::Unavailable,
+            Exit::TryAgain,
+        ];
+        let place = |exit| WORST_FIRST.iter().position(|worse| *worse == exit);
+        if place(other) < place(self) { other } else { self }
+    }
+}
+
 /// Why a command failed.
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -56,6 +75,11 @@ impl Failure {
     #[must_use]
     pub fn advise(self, advice: impl Into<String>) -> Self {
         Self { advice: Some(advice.into()), ..self }
+    }
+
+    /// What the process ends with.
+    pub fn exit(&self) -> Exit {
+        self.exit
     }
 
     /// Tells it on stderr; gives the exit code.
@@ -213,6 +237,20 @@ mod tests {
             (Code::Unimplemented, None, Exit::Failure),
         ] {
             assert_eq!(Failure::from(error(code, field)).exit, exit, "{code:?} {field:?}");
+        }
+    }
+
+    #[test]
+    fn of_several_failures_the_one_that_repeating_helps_least_is_told() {
+        for (first, second, worse) in [
+            (Exit::Unavailable, Exit::Unavailable, Exit::Unavailable),
+            (Exit::Unavailable, Exit::Data, Exit::Data),
+            (Exit::TryAgain, Exit::Unavailable, Exit::Unavailable),
+            (Exit::Data, Exit::Denied, Exit::Denied),
+            (Exit::Denied, Exit::Configuration, Exit::Configuration),
+        ] {
+            assert_eq!(first.or_worse(second), worse);
+            assert_eq!(second.or_worse(first), worse);
         }
     }
 

@@ -174,8 +174,8 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 impl From<PkiError> for Failure {
     fn from(error: PkiError) -> Self {
         let exit = match &error {
-            PkiError::Invalid(_) => Exit::Usage,
-            PkiError::Damaged { .. } => Exit::Configuration,
+            PkiError::Invalid(_) | PkiError::NotOurs(_) => Exit::Usage,
+            PkiError::Damaged { .. } | PkiError::Secret(_) => Exit::Configuration,
             PkiError::Exists(_)
             | PkiError::FileExists(_)
             | PkiError::Io { .. }

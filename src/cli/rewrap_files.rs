@@ -1,7 +1,8 @@
 //! `claviger rewrap FILE...`: many values, batch by batch, with progress; what is done stays done.
 
 use std::collections::{HashSet, VecDeque};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -57,11 +58,13 @@ pub fn run(
     let jobs = jobs(plan, template)?;
     let total = jobs.len();
     let failed = connection.call(async |client| Ok(rewrap_all(client, plan, jobs).await))??;
-    if failed == 0 {
-        return Ok(());
+    let Some(worst) = failed.iter().copied().reduce(Exit::or_worse) else { return Ok(()) };
+    let failure =
+        Failure::new(worst, format!("{} of {total} values were not rewrapped", failed.len()));
+    if failed.len() == total {
+        return Err(failure);
     }
-    let message = format!("{failed} of {total} values were not rewrapped");
-    Err(Failure::new(Exit::Data, message).advise("The others are done; --resume passes over them."))
+    Err(failure.advise("The others are done; --resume passes over them."))
 }
 
 /// All files are read, and all results are known to be free, before the daemon is asked.
@@ -97,24 +100,29 @@ fn jobs(plan: &Plan<'_>, template: &RewrapItem) -> Result<VecDeque<Job>, Failure
     Ok(jobs)
 }
 
-/// Gives how many values failed for good.
+/// Gives what each value that failed for good would have ended the process with.
 async fn rewrap_all(
     client: &Client,
     plan: &Plan<'_>,
     mut waiting: VecDeque<Job>,
-) -> Result<usize, Failure> {
+) -> Result<Vec<Exit>, Failure> {
     let total = waiting.len();
-    let (mut done, mut failed, mut idle) = (0, 0, 0);
+    let (mut done, mut idle) = (0, 0);
+    let mut failed = Vec::new();
     while !waiting.is_empty() {
         let batch = next_batch(&mut waiting);
         let items: Vec<_> = batch.iter().map(|job| job.item.clone()).collect();
         let results = client.rewrap_batch(&items).await?;
-        let before = done + failed;
+        let before = done + failed.len();
         let mut pause = Duration::ZERO;
         for (job, result) in batch.into_iter().zip(results) {
             match result {
                 Ok(rewrapped) => {
-                    write_result(&job.result, &plan.bytes.output().encoded(&rewrapped.wrapped))?;
+                    write_result(
+                        plan.folder,
+                        &job.result,
+                        &plan.bytes.output().encoded(&rewrapped.wrapped),
+                    )?;
                     done += 1;
                     if plan.json {
                         let mut line = describe(&rewrapped);
@@ -132,14 +140,18 @@ async fn rewrap_all(
                         waiting.push_back(job);
                         continue;
                     }
-                    failed += 1;
-                    report(plan, &job.file, &Failure::from(error))?;
+                    let failure = Failure::from(error);
+                    report(plan, &job.file, &failure)?;
+                    failed.push(failure.exit());
                 }
             }
         }
-        idle = if done + failed == before { idle + 1 } else { 0 };
+        idle = if done + failed.len() == before { idle + 1 } else { 0 };
         if !plan.json {
-            let failures = if failed == 0 { String::new() } else { format!(", {failed} failed") };
+            let failures = match failed.len() {
+                0 => String::new(),
+                failed => format!(", {failed} failed"),
+            };
             eprintln!("{done} of {total} rewrapped{failures}");
         }
         tokio::time::sleep(pause).await;
@@ -180,12 +192,19 @@ fn report(plan: &Plan<'_>, file: &Path, failure: &Failure) -> Result<(), Failure
     bytes::print(&line.to_string())
 }
 
-/// Whole or not at all: `--resume` believes what it finds.
-fn write_result(path: &Path, content: &[u8]) -> Result<(), Failure> {
+/// Whole or not at all, after a power cut too: `--resume` believes what it finds.
+fn write_result(folder: &Path, path: &Path, content: &[u8]) -> Result<(), Failure> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
-    fs::write(&partial, content).and_then(|()| fs::rename(&partial, path)).map_err(|error| {
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&partial)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&partial, path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(|error| {
         Failure::new(Exit::Failure, format!("{}: cannot be written: {error}", path.display()))
     })
 }

@@ -29,6 +29,14 @@ pub(super) struct Database {
     pub(super) issued: Vec<IssuedRecord>,
 }
 
+/// What the database is called in its CA's folder.
+const FILE: &str = "issued.json";
+
+/// Whether there is one in this folder.
+pub(super) fn is_in(directory: &Path) -> bool {
+    directory.join(FILE).is_file()
+}
+
 /// The database while no other process may touch it.
 pub(super) struct Locked {
     path: PathBuf,
@@ -43,7 +51,7 @@ impl Locked {
         options.write(true).create(true).truncate(false).mode(0o600);
         let lock = options.open(&lock_path).map_err(io(&lock_path))?;
         lock.lock().map_err(io(&lock_path))?;
-        Ok(Self { path: directory.join("issued.json"), _lock: lock })
+        Ok(Self { path: directory.join(FILE), _lock: lock })
     }
 
     pub(super) fn read(&self) -> Result<Database, PkiError> {

@@ -1,6 +1,8 @@
 //! What can go wrong.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use claviger_provider_api::secret::SecretError;
 
 /// Why the CA could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -8,6 +10,9 @@ pub enum PkiError {
     /// The folder already holds a CA.
     #[error("{path} already holds a CA; a new one would make its certificates worthless", path = .0.display())]
     Exists(PathBuf),
+    /// The folder is somebody else's: of a CA that keeps no books of ours, or of none.
+    #[error("{path} is no folder of `claviger pki init`: it has no issued.json", path = .0.display())]
+    NotOurs(PathBuf),
     /// A file that is to be made is there: the certificate or the key of somebody.
     #[error("{path} is there already, and is not written over; name another, or move it away", path = .0.display())]
     FileExists(PathBuf),
@@ -27,10 +32,19 @@ pub enum PkiError {
         /// What is wrong.
         reason: String,
     },
+    /// A private key's file cannot be read, or others are let at it.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// The request itself.
     #[error("{0}")]
     Invalid(String),
     /// rcgen, on valid input.
     #[error("the certificate cannot be made")]
     Generate(#[from] rcgen::Error),
+}
+
+impl PkiError {
+    pub(super) fn damaged(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Damaged { path: path.to_owned(), reason: reason.into() }
+    }
 }

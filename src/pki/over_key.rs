@@ -32,10 +32,7 @@ impl OverKey {
         let mut issuer = CertificateParams::default();
         issuer.distinguished_name = name("Claviger throw-away issuer", None);
         issuer.is_ca = IsCa::NoCa;
-        let issuer = Issuer::new(issuer, KeyPair::generate()?);
-        let (mut parameters, spki) = (self.parameters()?, self.public_key()?);
-        parameters.use_authority_key_identifier_extension = true;
-        Ok(parameters.signed_by(&spki, &issuer)?.der().to_vec())
+        Ok(self.signed_by(&Issuer::new(issuer, KeyPair::generate()?))?.0)
     }
 
     /// Signed by the key itself. DER.
@@ -52,6 +49,17 @@ impl OverKey {
         parameters.distinguished_name = name(&self.common_name, None);
         let request = parameters.serialize_request(&key).map_err(refused)?;
         Ok(request.der().to_vec())
+    }
+
+    /// By a CA's own key. DER, and what it says.
+    pub(super) fn signed_by(
+        &self,
+        issuer: &Issuer<'_, KeyPair>,
+    ) -> Result<(Vec<u8>, CertificateParams), PkiError> {
+        let mut parameters = self.parameters()?;
+        parameters.use_authority_key_identifier_extension = true;
+        let der = parameters.signed_by(&self.public_key()?, issuer)?.der().to_vec();
+        Ok((der, parameters))
     }
 
     fn parameters(&self) -> Result<CertificateParams, PkiError> {
@@ -76,11 +84,9 @@ impl OverKey {
 }
 
 impl Ca {
-    /// Issues a certificate over a wrapping key's public key. DER.
+    /// Issues a certificate over a wrapping key's public key, and writes that down. DER.
     pub fn issue_over_key(&self, over: &OverKey) -> Result<Vec<u8>, PkiError> {
-        let mut parameters = over.parameters()?;
-        parameters.use_authority_key_identifier_extension = true;
-        let der = parameters.signed_by(&over.public_key()?, &self.issuer)?.der().to_vec();
+        let (der, parameters) = over.signed_by(&self.issuer)?;
         let serial = parameters.serial_number.as_ref().map(|serial| hex::encode(serial.as_ref()));
         let locked = Locked::open(&self.directory)?;
         let mut database = locked.read()?;

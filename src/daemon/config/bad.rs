@@ -705,6 +705,31 @@ pub(super) const BAD: &[(&str, &str, &str)] = &[
     ),
     (
         "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"unwrap\"], wrapped_sha256 = [\"abababababababababababababababababababababababababababababababab\"] }, { keys = [\"user-keys\"], operations = [\"rewrap\"], to_public_keys = \"any\"",
+        "claviger.toml:53: callers[0].grants[0].wrapped_sha256: restricts nothing: callers[0].grants[1] grants \"rewrap\" with \"user-keys\" to any public key, which is as good as \"unwrap\", for every value; leave one of them out",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"rewrap\"], to = [\"other\"], wrapped_sha256 = [\"abababababababababababababababababababababababababababababababab\"] }, { keys = [\"user-keys\"], operations = [\"rewrap\"], to_public_keys = \"any\"",
+        "claviger.toml:53: callers[0].grants[0].wrapped_sha256: restricts nothing: callers[0].grants[1] grants \"rewrap\" with \"user-keys\" to any public key, which is as good as \"unwrap\", for every value; leave one of them out",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"rewrap\"], to = [\"user-keys\", \"other\"], wrapped_sha256 = [\"abababababababababababababababababababababababababababababababab\"] }, { keys = [\"user-keys\"], operations = [\"rewrap\"], to = [\"other\"]",
+        "claviger.toml:53: callers[0].grants[0].wrapped_sha256: restricts nothing: callers[0].grants[1] grants \"rewrap\" with \"user-keys\" to \"other\" for every value; leave one of them out",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"rewrap\"], to_public_keys = [\"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd\"] }, { keys = [\"user-keys\"], operations = [\"unwrap\", \"rewrap\"], to_public_keys = [\"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd\"], wrapped_sha256 = [\"abababababababababababababababababababababababababababababababab\"]",
+        "claviger.toml:53: callers[0].grants[1].wrapped_sha256: restricts nothing: callers[0].grants[0] grants \"rewrap\" with \"user-keys\" to the public key cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd for every value; leave one of them out",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"unwrap\"] }, { keys = [\"user-keys\"], operations = [\"rewrap\"], to = [\"other\"], wrapped_sha256 = [\"abababababababababababababababababababababababababababababababab\"]",
+        "claviger.toml:53: callers[0].grants[1].wrapped_sha256: restricts nothing: callers[0].grants[0] grants \"unwrap\" with \"user-keys\" for every value; leave one of them out",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
         "keys = [\"user-keys\"], operations = [\"unwrap\"], wrapped_sha = []",
         "claviger.toml:53: callers[0].grants[0].wrapped_sha: is not a known field; did you mean \"wrapped_sha256\"?",
     ),

@@ -1,6 +1,7 @@
 //! The grants of a caller: which keys, which operations, and what narrows them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 
 use super::callers::Around;
 use super::reader::{Fields, Node, nearest};
@@ -72,33 +73,106 @@ fn check_targets(fields: &Fields<'_>, operations: &[Operation]) {
     for node in targets.into_iter().flatten().filter(|_| !rewraps) {
         node.error("is for the operation \"rewrap\"; add it to operations, or leave this out");
     }
-    let opens = rewraps || operations.contains(&Operation::Unwrap);
-    if let Some(node) = given("wrapped_sha256").filter(|_| !opens) {
+    if let Some(node) = given("wrapped_sha256").filter(|_| !opens(operations)) {
         node.error("is for the operations \"unwrap\" and \"rewrap\"; add one of them to operations, or leave this out");
     }
 }
 
-/// A list of values means nothing beside a grant of the same unwrap without one.
+/// Whether they look into wrapped values.
+fn opens(operations: &[Operation]) -> bool {
+    operations.iter().any(|operation| matches!(operation, Operation::Unwrap | Operation::Rewrap))
+}
+
+/// A list of values means nothing beside a grant that lets every value through to the same place.
 fn check_narrowness(items: &[Node<'_>], grants: &[Option<Grant>]) {
-    let unwraps = || {
+    let read = || {
         let read =
             items.iter().zip(grants).filter_map(|(node, grant)| Some((node, grant.as_ref()?)));
-        read.filter(|(_, grant)| grant.operations.contains(&Operation::Unwrap))
+        read.filter(|(_, grant)| opens(&grant.operations))
     };
-    let mut wide = HashMap::new();
-    for (node, grant) in unwraps().filter(|(_, grant)| grant.wrapped_sha256.is_none()) {
-        for key in &grant.keys {
-            wide.entry(key).or_insert_with(|| node.path());
-        }
-    }
-    for (node, grant) in unwraps().filter(|(_, grant)| grant.wrapped_sha256.is_some()) {
-        let Some((key, path)) = grant.keys.iter().find_map(|key| wide.get_key_value(key)) else {
+    let wide = Wide::of(read().filter(|(_, grant)| grant.wrapped_sha256.is_none()));
+    for (node, grant) in read().filter(|(_, grant)| grant.wrapped_sha256.is_some()) {
+        let (Some(list), Some(wider)) = (
+            node.field("wrapped_sha256"),
+            grant.keys.iter().find_map(|key| wide.covers(key, grant)),
+        ) else {
             continue;
         };
-        let Some(list) = node.field("wrapped_sha256") else { continue };
         list.error(format_args!(
-            "restricts nothing: {path} grants \"unwrap\" with {key:?} for every value; leave one of them out"
+            "restricts nothing: {wider} for every value; leave one of them out"
         ));
+    }
+}
+
+/// What a caller may do with every value, and where that is said.
+#[derive(Default)]
+struct Wide<'a> {
+    /// Keys whose key material it can read.
+    opened: HashMap<&'a str, String>,
+    /// Where it may rewrap from a key to.
+    rewrapped: HashMap<(&'a str, Target<'a>), String>,
+}
+
+/// Where a rewrap goes to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Target<'a> {
+    Key(&'a str),
+    PublicKey(&'a [u8; 32]),
+}
+
+impl<'a> Wide<'a> {
+    fn of<'n>(grants: impl Iterator<Item = (&'n Node<'n>, &'a Grant)>) -> Self {
+        let mut wide = Self::default();
+        for (node, grant) in grants {
+            let path = node.path();
+            let (unwraps, rewraps) = (
+                grant.operations.contains(&Operation::Unwrap),
+                grant.operations.contains(&Operation::Rewrap),
+            );
+            for key in &grant.keys {
+                if unwraps {
+                    let said = || format!("{path} grants \"unwrap\" with {key:?}");
+                    wide.opened.entry(key).or_insert_with(said);
+                } else if rewraps && grant.to_public_keys == PublicKeys::Any {
+                    let said = || {
+                        format!(
+                            "{path} grants \"rewrap\" with {key:?} to any public key, which is as good as \"unwrap\","
+                        )
+                    };
+                    wide.opened.entry(key).or_insert_with(said);
+                }
+                for target in targets(grant) {
+                    let said = || format!("{path} grants \"rewrap\" with {key:?} to {target}");
+                    wide.rewrapped.entry((key, target)).or_insert_with(said);
+                }
+            }
+        }
+        wide
+    }
+
+    /// What lets every value of `key` through to where `grant` lets the listed ones.
+    fn covers(&self, key: &'a str, grant: &'a Grant) -> Option<&str> {
+        let by_target = || targets(grant).find_map(|target| self.rewrapped.get(&(key, target)));
+        self.opened.get(key).or_else(by_target).map(String::as_str)
+    }
+}
+
+/// The targets that a grant names.
+fn targets(grant: &Grant) -> impl Iterator<Item = Target<'_>> {
+    let public_keys = match &grant.to_public_keys {
+        PublicKeys::Any => &[][..],
+        PublicKeys::Only(hashes) => hashes,
+    };
+    let keys = grant.to.iter().map(|name| Target::Key(name));
+    keys.chain(public_keys.iter().map(Target::PublicKey))
+}
+
+impl fmt::Display for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(name) => write!(f, "{name:?}"),
+            Self::PublicKey(sha256) => write!(f, "the public key {}", hex::encode(sha256)),
+        }
     }
 }
 

@@ -392,6 +392,7 @@ impl KeyService for Fake {
             };
             let result = match &item.wrapped[..] {
                 b"bad" => RewrapItemResult::Error(error(3, 0)),
+                b"gone" => RewrapItemResult::Error(error(14, 0)),
                 b"busy" if busy_before => RewrapItemResult::Error(error(8, 20)),
                 _ => RewrapItemResult::Rewrapped(rewrapped(&item)),
             };
