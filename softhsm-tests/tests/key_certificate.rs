@@ -173,11 +173,11 @@ fn a_ca_that_openssl_made_signs_so_that_openssl_verifies_and_keeps_no_books() {
         "req -x509 -new -key rsa.key -out no-sign.crt -days 9 -subj /CN=no -addext keyUsage=cRLSign",
     );
     openssl("pkcs8 -topk8 -in rsa.key -out locked.key -passout pass:secret");
-    let mode = |name: &str, mode: u32| {
+    let permit = |name: &str, mode: u32| {
         fs::set_permissions(ca.join(name), Permissions::from_mode(mode)).unwrap();
     };
     for name in ["ec.key", "rsa.key", "locked.key"] {
-        mode(name, 0o600);
+        permit(name, 0o600);
     }
     let arguments = |certificate: &str, key: &str| {
         let path = |name: &str| ca.join(name).display().to_string();
@@ -193,7 +193,7 @@ fn a_ca_that_openssl_made_signs_so_that_openssl_verifies_and_keeps_no_books() {
     let books: Vec<_> = fs::read_dir(&ca).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert!(!books.iter().any(|name| name == "lock" || name == "issued.json"), "{books:?}");
 
-    mode("ec.key", 0o644);
+    permit("ec.key", 0o644);
     for (certificate, key, code, said) in [
         ("rsa.crt", "ec.key", 78, "lets others at it; chmod 600 it"),
         ("ec.crt", "rsa.key", 78, "rsa.key cannot be used: it is not the key of "),

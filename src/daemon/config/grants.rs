@@ -1,6 +1,6 @@
 //! The grants of a caller: which keys, which operations, and what narrows them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
 use super::callers::Around;
@@ -90,14 +90,12 @@ fn check_narrowness(items: &[Node<'_>], grants: &[Option<Grant>]) {
             items.iter().zip(grants).filter_map(|(node, grant)| Some((node, grant.as_ref()?)));
         read.filter(|(_, grant)| opens(&grant.operations))
     };
-    let wide = Wide::of(read().filter(|(_, grant)| grant.wrapped_sha256.is_none()));
-    for (node, grant) in read().filter(|(_, grant)| grant.wrapped_sha256.is_some()) {
-        let (Some(list), Some(wider)) = (
-            node.field("wrapped_sha256"),
-            grant.keys.iter().find_map(|key| wide.covers(key, grant)),
-        ) else {
-            continue;
-        };
+    let narrow = || read().filter(|(_, grant)| grant.wrapped_sha256.is_some());
+    let narrowed = narrow().flat_map(|(_, grant)| &grant.keys).map(String::as_str).collect();
+    let wide = Wide::of(read().filter(|(_, grant)| grant.wrapped_sha256.is_none()), &narrowed);
+    for (node, grant) in narrow() {
+        let wider = grant.keys.iter().find_map(|key| wide.covers(key, grant));
+        let (Some(list), Some(wider)) = (node.field("wrapped_sha256"), wider) else { continue };
         list.error(format_args!(
             "restricts nothing: {wider} for every value; leave one of them out"
         ));
@@ -121,7 +119,11 @@ enum Target<'a> {
 }
 
 impl<'a> Wide<'a> {
-    fn of<'n>(grants: impl Iterator<Item = (&'n Node<'n>, &'a Grant)>) -> Self {
+    /// Of the keys that matter: all would be many, with every target of each.
+    fn of<'n>(
+        grants: impl Iterator<Item = (&'n Node<'n>, &'a Grant)>,
+        narrowed: &HashSet<&str>,
+    ) -> Self {
         let mut wide = Self::default();
         for (node, grant) in grants {
             let path = node.path();
@@ -129,7 +131,7 @@ impl<'a> Wide<'a> {
                 grant.operations.contains(&Operation::Unwrap),
                 grant.operations.contains(&Operation::Rewrap),
             );
-            for key in &grant.keys {
+            for key in grant.keys.iter().filter(|key| narrowed.contains(key.as_str())) {
                 if unwraps {
                     let said = || format!("{path} grants \"unwrap\" with {key:?}");
                     wide.opened.entry(key).or_insert_with(said);
