@@ -105,7 +105,10 @@ impl Site {
     /// The records of the audit log so far, each a JSON object.
     pub fn audit_records(&self) -> Vec<serde_json::Value> {
         let text = fs::read_to_string(self.audit_file()).unwrap_or_default();
-        text.lines()
+        // The last line may be half written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+        whole
+            .lines()
             .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}")))
             .collect()
     }

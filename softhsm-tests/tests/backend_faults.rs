@@ -257,7 +257,7 @@ async fn a_slow_service_costs_its_callers_their_deadline_and_no_more(which: Whic
             which.name()
         );
         assert!(least < within, "{name}: {least:?} at least, {calls} calls");
-        assert!(most < Duration::from_secs(2), "{name}: {most:?} at most");
+        assert!(most < Duration::from_secs(10), "{name}: {most:?} at most");
         stage.heal().await;
     }
 }

@@ -205,6 +205,8 @@ async fn a_denied_caller_is_told_that_it_is_refused_and_not_to_try_again() {
     assert_eq!(output.status.code(), Some(77), "{said}");
     assert!(said.contains("no configured caller matches this peer"), "{said}");
     assert!(!said.contains("try again") && !said.contains("https://"), "{said}");
+    // Refusals are not waited for: the end of the daemon is.
+    assert_eq!(daemon.terminate().code, Some(0));
     let audit = std::fs::read_to_string(scene.site.audit_file()).unwrap();
     assert_eq!(
         audit.matches("denied_caller").count(),

@@ -47,7 +47,8 @@ pub async fn watch(keyset: Arc<ArcSwap<Keyset>>) {
     loop {
         tick.tick().await;
         let keyset = keyset.load_full();
-        if watched.as_ptr() != Arc::as_ptr(&keyset) {
+        let reloaded = watched.as_ptr() != Arc::as_ptr(&keyset);
+        if reloaded {
             // After a reload nobody waits: whoever repaired something may have caused it.
             failing.clear();
             watched = Arc::downgrade(&keyset);
@@ -55,7 +56,9 @@ pub async fn watch(keyset: Arc<ArcSwap<Keyset>>) {
         for (provider, replicas) in by_provider(&keyset) {
             let billed = keyset.providers.get(provider).is_some_and(|(c, _)| c.is_billed());
             let prove_every = if billed { PROVE_BILLED_EVERY } else { PROVE_EVERY };
-            let due = due(&replicas, Instant::now(), prove_every, &mut failing);
+            let mut due = due(&replicas, Instant::now(), prove_every, &mut failing);
+            // Those that failed before say nothing about their neighbours.
+            due.retain(|replica| !(reloaded && replica.is_serving()));
             due.into_iter().for_each(Replica::check_in_background);
         }
     }

@@ -19,7 +19,7 @@ pub(super) fn could_be_made(path: &Path) -> io::Result<()> {
     if is_made_by_the_kernel(parent) {
         return Err(refused("only the kernel makes files there".to_owned()));
     }
-    accessat(CWD, parent, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+    accessat(CWD, parent, Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty())
         .map_err(|error| refused(error.to_string()))
 }
 

@@ -34,8 +34,9 @@ pub(crate) struct Key {
     pub(crate) signs: SignAlgorithms,
     /// The lengths in bytes that a wrapped value may have.
     lengths: Vec<usize>,
-    /// The versions that unwrap with RSA1_5, with the lengths of what they unwrap.
-    rsa15: Vec<(u32, usize)>,
+    /// The versions that unwrap with RSA1_5, with the lengths of what they unwrap; none: the daemon
+    /// has not opened it.
+    rsa15: Vec<(u32, Option<usize>)>,
     /// A certificate for one of the versions.
     pub(crate) certificate: Option<Certificate>,
 }
@@ -80,11 +81,17 @@ impl Key {
             verifies,
             signs: if may("sign") && is_active { verifies } else { SignAlgorithms::EMPTY },
             lengths: enabled().map(length).collect(),
-            rsa15: enabled()
+            rsa15: described
+                .versions
+                .iter()
+                .filter(|version| version.state() != KeyVersionState::Disabled)
                 .filter(|version| {
                     parse::<_, Algorithms>(&version.algorithms).contains(Algorithm::Rsa15)
                 })
-                .map(|version| (version.version, length(version)))
+                .map(|version| {
+                    let is_open = !version.public_key.is_empty();
+                    (version.version, is_open.then(|| length(version)))
+                })
                 .collect(),
             certificate: certificate(look, shown, enabled()),
             public_key,
@@ -102,15 +109,15 @@ impl Key {
     }
 
     /// Which version the daemon is to unwrap a value of this length with; none: those that fit.
-    /// RSA1_5 is never tried across versions, so it is the only one of this length, else the shown
-    /// one where that has RSA1_5.
+    /// RSA1_5 is never tried across versions, so it is the only one that can be of this length, else
+    /// the shown one where that has RSA1_5.
     pub(crate) fn version_for(&self, algorithm: Algorithm, length: usize) -> Option<u32> {
         if algorithm != Algorithm::Rsa15 {
             return None;
         }
-        let mut of_length = self.rsa15.iter().filter(|(_, other)| *other == length);
-        match (of_length.next(), of_length.next()) {
-            (Some((only, _)), None) => Some(*only),
+        let mut may = self.rsa15.iter().filter(|(_, other)| other.is_none_or(|it| it == length));
+        match (may.next(), may.next()) {
+            (Some((only, Some(_))), None) => Some(*only),
             _ => self.rsa15.iter().find(|(it, _)| *it == self.version).map(|(it, _)| *it),
         }
     }
@@ -248,6 +255,23 @@ pub(crate) mod tests {
         assert_eq!(version_of(&given_up, Algorithm::Rsa15, 256), Some(1));
         let given_up = [(2, 2048, "RSA-OAEP-256"), (1, 3072, "RSA1_5")];
         assert_eq!(version_of(&given_up, Algorithm::Rsa15, 256), None);
+    }
+
+    #[test]
+    fn a_pkcs1_value_that_may_belong_to_a_version_that_is_not_open_is_left_to_the_daemon() {
+        let mut described = described("a");
+        let one = |number, state, algorithm| KeyVersion {
+            modulus_bits: 2048,
+            ..version(number, state, &[algorithm], &[])
+        };
+        let closed = one(2, KeyVersionState::UnwrapOnly, "RSA1_5");
+        described.versions = vec![
+            one(3, KeyVersionState::Active, "RSA-OAEP"),
+            KeyVersion { public_key: Vec::new().into(), ..closed },
+            one(1, KeyVersionState::UnwrapOnly, "RSA1_5"),
+        ];
+        let key = Key::new(0, &config::Key::named("a"), &described).unwrap();
+        assert_eq!(key.version_for(Algorithm::Rsa15, 256), None);
     }
 
     #[test]

@@ -23,6 +23,8 @@ use crate::error::{self, Error, OnTheWay};
 /// Between two attempts to reach anybody at all.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// One that says nothing about its health keeps nobody from asking the others.
+const LONGEST_QUESTION: Duration = Duration::from_secs(1);
 /// A daemon that ends its connections one after another may do so as fast as we connect.
 const PAUSES_WHILE_CLOSING: [u64; 5] = [0, 1, 2, 4, 8];
 
@@ -183,10 +185,14 @@ impl<'a> Attempts<'a> {
         let found = timeout_at(self.deadline, self.endpoints.channel(&self.vain, self.deadline));
         self.next = found.await.ok().and_then(Result::ok);
         self.next.take_if(|(number, _)| self.vain.contains(number));
-        if self.next.is_some() {
+        self.next.is_some()
+    }
+
+    /// The last answer was better than those before it: other calls go elsewhere first, too.
+    pub(crate) fn was_better(&self) {
+        for &number in &self.vain {
             self.endpoints.cannot_serve(number);
         }
-        self.next.is_some()
     }
 
     /// After UNAVAILABLE: finds an endpoint that was not asked yet. When there is none waits for one
@@ -222,6 +228,11 @@ impl<'a> Attempts<'a> {
                         Some(OnTheWay::CertificateRefused(alert)) => {
                             return Err(Failed::CertificateRefused(alert));
                         }
+                        // From what stands in front of it, or from one that is slow.
+                        None if matches!(
+                            error.code(),
+                            Code::Unavailable | Code::DeadlineExceeded
+                        ) => {}
                         None => return Err(Failed::Status(status)),
                     },
                 }
@@ -235,9 +246,10 @@ impl<'a> Attempts<'a> {
     /// Whether the daemon accepts calls, by its own word.
     async fn health(&self, channel: &Channel) -> Result<ServingStatus, Status> {
         let mut request = Request::new(HealthCheckRequest::default());
-        request.set_timeout(self.left());
+        request.set_timeout(LONGEST_QUESTION);
         let mut health = HealthClient::new(channel.clone());
-        let answer = timeout_at(self.patient_until, health.check(request)).await;
+        let until = self.patient_until.min(Instant::now() + LONGEST_QUESTION);
+        let answer = timeout_at(until, health.check(request)).await;
         let answer = answer.map_err(|_| Status::deadline_exceeded("no answer in time"))?;
         Ok(answer?.get_ref().status())
     }

@@ -32,7 +32,7 @@ use crate::daemon::policy::{Caller, Granted};
 use crate::daemon::status::Failure;
 
 /// What is left for the answer of a batch when its last item ends, at most.
-const ANSWER_OF_BATCH: Duration = Duration::from_millis(100);
+const ANSWER_OF_BATCH: Duration = Duration::from_millis(500);
 
 /// The longest OAEP label that is accepted, in bytes.
 pub const MAX_LABEL_LEN: usize = 1024;
@@ -149,6 +149,7 @@ impl Guard {
                 };
                 entry.reached(version, algorithm.name());
                 if public_key.verify(&digest, algorithm, signature) {
+                    entry.backend_error = None;
                     return Ok(Some(version.number));
                 }
             }

@@ -38,6 +38,8 @@ const MAX_LOCAL_ERROR_RESETS: usize = 128;
 const STREAM_WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
 const SEND_BUFFER: usize = 128 << 10;
+/// Connections that a denied caller may have: enough to be told so.
+const DENIED_SHARE: usize = 4;
 
 pub(super) async fn serve_tcp<S: Answer>(
     shared: Arc<Shared>,
@@ -125,6 +127,7 @@ async fn handshake(
 /// comes in too: only an answer to its calls tells it so, and the service denies each of them.
 fn admit(shared: &Shared, place: &Place, peer: &Arc<Peer>) -> Result<(), Refusal> {
     let share = shared.settings.load().max_connections_per_caller;
+    let share = if shared.denied.denies(peer) { share.min(DENIED_SHARE) } else { share };
     place.identify(peer.clone(), share).map_err(|reason| Refusal::of(peer, reason))
 }
 

@@ -182,8 +182,7 @@ impl Live {
 
 impl Place {
     /// Says who is at the other end. From here on the connection is looked at when CAs, CRLs or
-    /// the denied callers change; what was in force when this returns has to be asked by the
-    /// connection itself.
+    /// the denied callers change. Those in force now are asked at each call.
     ///
     /// # Errors
     /// The peer has `share` connections without this one, which has to end.

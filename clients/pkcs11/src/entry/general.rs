@@ -70,7 +70,12 @@ functions! {
     C_GetMechanismInfo(slot: CK_SLOT_ID, kind: CK_MECHANISM_TYPE, info: *mut CK_MECHANISM_INFO) {
         let library = process::library()?;
         let slot = &library.slots[library.slot_index(slot)?];
-        let found = slot.find(|keys| mechanism::info(keys, kind), |_| mechanism::is_known(kind))?;
+        // Waits only where no key is open: a host may ask about many that none of them offers.
+        let look = |keys: &[_]| {
+            let found = mechanism::info(keys, kind);
+            (found.is_some() || !keys.is_empty()).then_some(found)
+        };
+        let found = slot.find(look, |_| mechanism::is_known(kind))?.flatten();
         raw::write(info, found.ok_or(CKR_MECHANISM_INVALID)?)
     }
 

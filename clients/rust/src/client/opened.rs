@@ -27,8 +27,9 @@ impl Client {
                 Err(error) => return best.ok_or(error),
             };
             let closed = closed_versions(&key);
-            if best.as_ref().is_none_or(|best| closed < closed_versions(best)) {
-                best = Some(key);
+            let is_better = best.as_ref().is_none_or(|best| closed < closed_versions(best));
+            if is_better && best.replace(key).is_some() {
+                attempts.was_better();
             }
             if closed == 0 || !attempts.elsewhere().await {
                 return Ok(best.expect("a description was just kept"));
