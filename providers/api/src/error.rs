@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use crate::cause::Cause;
+
 /// Why an operation failed, as far as anybody but the operator needs to know. Closed: it is
 /// matched without a wildcard where it becomes a gRPC status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +58,7 @@ impl ErrorKind {
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
+    cause: Option<Cause>,
     source: Box<dyn StdError + Send + Sync>,
     backend_request_id: Option<String>,
 }
@@ -63,7 +66,25 @@ pub struct Error {
 impl Error {
     /// An error of `kind`; `source` says what happened, for the operator. Never put a secret in it.
     pub fn new(kind: ErrorKind, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self { kind, source: source.into(), backend_request_id: None }
+        let source = source.into();
+        let cause = source.is::<AnotherKey>().then_some(Cause::AnotherKey);
+        Self { kind, cause, source, backend_request_id: None }
+    }
+
+    /// An error of the kind [`ErrorKind::OperatorNeeded`], with its cause.
+    pub fn needs_operator(
+        cause: Cause,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self::new(ErrorKind::OperatorNeeded, source).with_cause(cause)
+    }
+
+    /// Adds the cause, where the provider knows more than the kind says. A cause that was there is
+    /// replaced.
+    #[must_use]
+    pub fn with_cause(mut self, cause: impl Into<Option<Cause>>) -> Self {
+        self.cause = cause.into();
+        self
     }
 
     /// Adds the id under which the backend logged the request.
@@ -81,6 +102,11 @@ impl Error {
     /// What to do about it.
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// What went wrong, where the provider knows more than the kind says.
+    pub fn cause(&self) -> Option<Cause> {
+        self.cause
     }
 
     /// The id under which the backend logged the request, if it gave one.
@@ -122,5 +148,32 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.source.source()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_the_cause_that_it_was_given_last() {
+        let error = Error::new(ErrorKind::OperatorNeeded, "refused");
+        assert_eq!(error.cause(), None);
+        let error = error.with_cause(Cause::NotPermitted).with_cause(Cause::KeyDisabled);
+        assert_eq!(error.cause(), Some(Cause::KeyDisabled));
+        let error = Error::needs_operator(Cause::KeyAbsent, "no such key");
+        assert_eq!(
+            (error.kind(), error.cause()),
+            (ErrorKind::OperatorNeeded, Some(Cause::KeyAbsent))
+        );
+        assert_eq!(error.with_cause(None).cause(), None);
+    }
+
+    #[test]
+    fn another_key_as_the_source_is_the_cause() {
+        let source = AnotherKey { found: [1; 32], pinned: [2; 32], reason: "alias/a".to_owned() };
+        let error = Error::new(ErrorKind::OperatorNeeded, source);
+        assert_eq!(error.cause(), Some(Cause::AnotherKey));
+        assert!(error.another_key().is_some());
     }
 }

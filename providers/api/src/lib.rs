@@ -11,10 +11,12 @@
 //! - [`secret`]: PINs and passphrases, and the files and stores they are read from
 //! - [`queue`]: bounded queues, one per caller, served in turn, for providers that own threads
 //! - `tls` (feature): TLS towards a service, for providers that speak HTTP
-//! - [`error`]: one [`Error`], with a closed set of kinds
+//! - [`error`]: one [`Error`], with a closed set of kinds; [`cause`]: what went wrong, as a closed
+//!   set of [`Cause`]s
 
 pub mod algorithm;
 pub mod canary;
+pub mod cause;
 pub mod error;
 pub mod key;
 pub mod material;
@@ -26,6 +28,7 @@ pub mod tls;
 
 pub use algorithm::{Algorithm, Algorithms, Hash, SignAlgorithm, SignAlgorithms};
 pub use canary::Canary;
+pub use cause::Cause;
 pub use error::{AnotherKey, Error, ErrorKind};
 pub use key::{BatchItem, Call, CallerSlot, OpenKey, Parameters, Unwrapped, WrappingKey};
 pub use material::{Digest, KeyMaterial, Signature};
