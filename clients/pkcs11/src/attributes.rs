@@ -19,9 +19,9 @@ use cryptoki_sys::{
 };
 
 use crate::certificate::Certificate;
+use crate::ffi::Attribute::{self, Sensitive, Unknown};
 use crate::key::Key;
 use crate::mechanism;
-use crate::raw::Attribute::{self, Sensitive, Unknown};
 use crate::slot::Object;
 
 /// What an object says about one attribute. `private` is what a private key says of CKA_PRIVATE:

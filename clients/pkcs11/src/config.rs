@@ -103,7 +103,7 @@ struct RawKey {
 
 /// Reads the file that the environment names, or the system-wide one.
 pub(crate) fn load() -> Found {
-    let named = if crate::guest::is_privileged() { None } else { env::var_os(VARIABLE) };
+    let named = if crate::host_process::is_privileged() { None } else { env::var_os(VARIABLE) };
     read(&named.map_or_else(|| PathBuf::from(SYSTEM_FILE), PathBuf::from))
 }
 

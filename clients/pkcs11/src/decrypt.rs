@@ -6,9 +6,9 @@ use claviger_provider_api::Algorithm;
 use cryptoki_sys::{CKR_BUFFER_TOO_SMALL, CKR_ENCRYPTED_DATA_LEN_RANGE};
 use zeroize::Zeroizing;
 
+use crate::ffi::{Mechanism, Output};
 use crate::key::Key;
 use crate::mechanism;
-use crate::raw::{Mechanism, Output};
 use crate::rv::Result;
 use crate::slot::{Object, Slot};
 
@@ -64,8 +64,8 @@ impl Decrypt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ffi::Parameter;
     use crate::key::tests::key;
-    use crate::raw::Parameter;
     use cryptoki_sys::{
         CK_ULONG, CKG_MGF1_SHA1, CKG_MGF1_SHA256, CKM_RSA_PKCS, CKM_RSA_PKCS_OAEP, CKM_SHA_1,
         CKM_SHA256, CKO_PRIVATE_KEY, CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_MECHANISM_INVALID,

@@ -5,8 +5,8 @@ use aws_lc_rs::digest::Context;
 use claviger_provider_api::Hash;
 use cryptoki_sys::{CKR_BUFFER_TOO_SMALL, CKR_OPERATION_ACTIVE};
 
+use crate::ffi::{Mechanism, Output};
 use crate::mechanism;
-use crate::raw::{Mechanism, Output};
 use crate::rv::Result;
 
 /// A digest that was begun.
@@ -43,7 +43,7 @@ impl Digesting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raw::Parameter;
+    use crate::ffi::Parameter;
     use aws_lc_rs::digest::{SHA256, digest};
     use cryptoki_sys::{CK_ULONG, CKM_SHA256};
 

@@ -9,10 +9,10 @@ use cryptoki_sys::{
 };
 
 use crate::attributes;
+use crate::cka_id::{self, Fit};
 use crate::config;
-use crate::id::{self, Fit};
+use crate::ffi::{Attribute, Wanted};
 use crate::key::Key;
-use crate::raw::{Attribute, Wanted};
 use crate::slot::Object;
 
 /// A search: what it found and has not handed out yet.
@@ -69,7 +69,7 @@ pub(crate) fn could_be(key: &config::Key, wanted: &[Wanted<'_>]) -> bool {
     let classes = [CKO_PRIVATE_KEY, CKO_PUBLIC_KEY].map(CK_ULONG::to_ne_bytes);
     wanted.iter().all(|(kind, value)| match *kind {
         CKA_LABEL => *value == key.label.as_bytes(),
-        CKA_ID => id::fit(&key.id, value).is_some(),
+        CKA_ID => cka_id::fit(&key.id, value).is_some(),
         CKA_CLASS => classes.iter().any(|class| class == value),
         CKA_TOKEN => *value == [1],
         _ => true,
@@ -79,7 +79,7 @@ pub(crate) fn could_be(key: &config::Key, wanted: &[Wanted<'_>]) -> bool {
 fn fit(object: &Object, wanted: &[Wanted<'_>], private: bool) -> Option<Fit> {
     wanted.iter().try_fold(Fit::Exact, |worst, (kind, value)| {
         if *kind == CKA_ID {
-            return id::fit(&object.key.id, value).map(|fit| fit.max(worst));
+            return cka_id::fit(&object.key.id, value).map(|fit| fit.max(worst));
         }
         match attributes::of(object, *kind, private) {
             Attribute::Value(own) if own == *value => Some(worst),

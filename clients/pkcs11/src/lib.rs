@@ -4,30 +4,30 @@
 //! `C_Initialize`, no output that the configuration does not ask for, no panic that leaves it.
 //!
 //! A call goes through four layers:
-//! - [`entry`]: the C functions of the standard; with [`raw`] the only place with raw pointers
+//! - [`exports`]: the C functions of the standard; with [`ffi`] the only place with raw pointers
 //! - [`process`]: what this process has: initialised or not, sessions; nothing is taken over by fork
-//! - [`session`]: one session and its operations: [`find`], [`decrypt`], [`sign`], [`public`]
-//! - [`slot`]: one daemon and its keys ([`key`], [`attributes`]), reached through [`daemon`]
+//! - [`session`]: one session and its operations: [`find`], [`decrypt`], [`sign`], [`encrypt_verify`]
+//! - [`slot`]: one daemon and its keys ([`key`], [`attributes`]), reached through [`client`]
 //!
-//! and stands on [`config`], [`certificate`], [`mechanism`], [`id`], [`guest`], [`log`], [`rv`].
+//! and stands on [`config`], [`certificate`], [`mechanism`], [`cka_id`], [`host_process`], [`log`], [`rv`].
 
 mod attributes;
 mod certificate;
+mod cka_id;
+mod client;
 mod config;
-mod daemon;
 mod decrypt;
 mod digest;
-mod entry;
+mod encrypt_verify;
+mod exports;
+mod ffi;
 mod find;
-mod guest;
-mod id;
+mod host_process;
 mod key;
 mod library;
 mod log;
 mod mechanism;
 mod process;
-mod public;
-mod raw;
 mod rv;
 mod session;
 mod sign;
@@ -44,7 +44,7 @@ use cryptoki_sys::{
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> CK_RV {
     // SAFETY: the caller's promise above.
-    unsafe { entry::C_GetFunctionList(list) }
+    unsafe { exports::C_GetFunctionList(list) }
 }
 
 /// All interfaces: "PKCS 11" in versions 3.0 and 2.40 (PKCS#11 3.0 section 5.4).
@@ -57,7 +57,7 @@ pub unsafe extern "C" fn C_GetInterfaceList(
     count: *mut CK_ULONG,
 ) -> CK_RV {
     // SAFETY: the caller's promise above.
-    unsafe { entry::C_GetInterfaceList(list, count) }
+    unsafe { exports::C_GetInterfaceList(list, count) }
 }
 
 /// One interface by name and version; null means any (PKCS#11 3.0 section 5.4).
@@ -73,5 +73,5 @@ pub unsafe extern "C" fn C_GetInterface(
     flags: CK_FLAGS,
 ) -> CK_RV {
     // SAFETY: the caller's promise above.
-    unsafe { entry::C_GetInterface(name, version, interface, flags) }
+    unsafe { exports::C_GetInterface(name, version, interface, flags) }
 }

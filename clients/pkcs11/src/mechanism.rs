@@ -11,8 +11,8 @@ use cryptoki_sys::{
     CKR_MECHANISM_INVALID, CKR_MECHANISM_PARAM_INVALID, CKZ_DATA_SPECIFIED,
 };
 
+use crate::ffi::{Mechanism, Parameter};
 use crate::key::Key;
-use crate::raw::{Mechanism, Parameter};
 use crate::rv::Result;
 
 /// The longest OAEP label that the daemon takes.

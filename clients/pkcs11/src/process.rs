@@ -18,9 +18,9 @@ use cryptoki_sys::{
 };
 
 use crate::config::{self, Found};
+use crate::ffi::InitializeArguments;
 use crate::library::Library;
 use crate::log::{self, Log};
-use crate::raw::InitializeArguments;
 use crate::rv::{self, Result};
 use crate::session::Session;
 

@@ -12,11 +12,11 @@ use cryptoki_sys::{
 
 use crate::decrypt::Decrypt;
 use crate::digest::Digesting;
+use crate::encrypt_verify::{Encrypt, Verify};
+use crate::ffi::{Mechanism, Output, Wanted};
 use crate::find::{self, Find, Viewer};
 use crate::library::Library;
 use crate::process::lock;
-use crate::public::{Encrypt, Verify};
-use crate::raw::{Mechanism, Output, Wanted};
 use crate::rv::Result;
 use crate::sign::Sign;
 use crate::slot::{Object, Slot};
@@ -172,7 +172,7 @@ pub(crate) fn go_on<T>(operation: &mut Option<T>, run: impl FnOnce(&mut T) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raw::Parameter;
+    use crate::ffi::Parameter;
     use cryptoki_sys::{CK_ULONG, CKR_ARGUMENTS_BAD};
     use std::ptr::null_mut;
 

@@ -9,9 +9,9 @@ use cryptoki_sys::{
     CKR_KEY_FUNCTION_NOT_PERMITTED, CKR_MECHANISM_INVALID, CKR_OPERATION_ACTIVE,
 };
 
+use crate::ffi::{Mechanism, Output};
 use crate::key::Key;
 use crate::mechanism::{self, Input};
-use crate::raw::{Mechanism, Output};
 use crate::rv::Result;
 use crate::slot::{Object, Slot};
 
@@ -102,7 +102,7 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raw::Parameter;
+    use crate::ffi::Parameter;
     use aws_lc_rs::digest::{SHA256, digest};
     use cryptoki_sys::{
         CK_ULONG, CKG_MGF1_SHA256, CKM_RSA_PKCS, CKM_RSA_PKCS_PSS, CKM_SHA256, CKM_SHA256_RSA_PKCS,

@@ -13,8 +13,8 @@ use cryptoki_sys::{
 };
 use zeroize::Zeroizing;
 
+use crate::client::DaemonClient;
 use crate::config::{self, Token};
-use crate::daemon::Daemon;
 use crate::key::Key;
 use crate::log;
 use crate::process::lock;
@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// A slot and its token.
 pub(crate) struct Slot {
     pub(crate) token: Token,
-    daemon: Daemon,
+    client: DaemonClient,
     logged_in: AtomicBool,
     known: Mutex<Known>,
     /// Held while the daemon is asked for descriptions: by one thread at a time.
@@ -42,7 +42,7 @@ pub(crate) struct Slot {
 #[derive(Default)]
 struct Known {
     /// By the number in their objects' handles, which stays theirs as long as the process lives.
-    keys: Vec<Entry>,
+    keys: Vec<KnownKey>,
     good_until: Option<Instant>,
     failed: Option<(Instant, CK_RV)>,
     ever: bool,
@@ -50,7 +50,7 @@ struct Known {
     closed: Vec<config::Key>,
 }
 
-struct Entry {
+struct KnownKey {
     name: String,
     /// None while the daemon does not offer it.
     key: Option<Arc<Key>>,
@@ -67,7 +67,7 @@ impl Slot {
     /// Connects nothing yet.
     pub(crate) fn new(token: Token) -> Self {
         Self {
-            daemon: Daemon::new(token.clone()),
+            client: DaemonClient::new(token.clone()),
             token,
             logged_in: AtomicBool::new(false),
             known: Mutex::default(),
@@ -152,7 +152,7 @@ impl Slot {
         label: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>> {
         let version = key.version_for(algorithm, wrapped.len());
-        self.daemon
+        self.client
             .unwrap_key(&key.name, version, wrapped, algorithm, label)
             .map_err(|error| self.failed("unwrap", key, &error, CKR_ENCRYPTED_DATA_INVALID))
     }
@@ -164,7 +164,7 @@ impl Slot {
         digest: &Digest,
         algorithm: SignAlgorithm,
     ) -> Result<Vec<u8>> {
-        self.daemon
+        self.client
             .sign(&key.name, key.version, digest.as_bytes(), algorithm)
             .map_err(|error| self.failed("sign", key, &error, CKR_FUNCTION_FAILED))
     }
@@ -199,11 +199,11 @@ impl Slot {
         };
         let mut keys = Vec::new();
         let Some(configured) = &self.token.keys else {
-            for mut key in self.daemon.keys(left()).map_err(|error| failed(&error))? {
+            for mut key in self.client.keys(left()).map_err(|error| failed(&error))? {
                 let look = config::Key::named(&key.name);
-                if self.daemon.is_several()
+                if self.client.is_several()
                     && Key::new(0, &look, &key).is_err()
-                    && let Ok(elsewhere) = self.daemon.key(&key.name, left())
+                    && let Ok(elsewhere) = self.client.key(&key.name, left())
                 {
                     key = elsewhere;
                 }
@@ -212,7 +212,7 @@ impl Slot {
             return Ok(keys);
         };
         for look in configured {
-            match self.daemon.key(&look.name, left()) {
+            match self.client.key(&look.name, left()) {
                 Ok(key) => keys.push((look.clone(), key)),
                 Err(error) if error.code == Code::PermissionDenied => {
                     log::write(format_args!(
@@ -274,7 +274,7 @@ impl Known {
         for (look, key) in fetched {
             let index =
                 self.keys.iter().position(|entry| entry.name == look.name).unwrap_or_else(|| {
-                    self.keys.push(Entry { name: look.name.clone(), key: None });
+                    self.keys.push(KnownKey { name: look.name.clone(), key: None });
                     offered.push(false);
                     self.keys.len() - 1
                 });

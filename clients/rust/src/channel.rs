@@ -36,12 +36,12 @@ pub(crate) struct Origin {
 pub(crate) struct Channel {
     sender: SendRequest<Body>,
     origin: Origin,
-    fate: Arc<Fate>,
+    status: Arc<ConnectionStatus>,
 }
 
 /// What became of a connection so far.
 #[derive(Debug, Default)]
-struct Fate {
+struct ConnectionStatus {
     answers: AtomicU64,
     ended: OnceLock<String>,
 }
@@ -61,8 +61,8 @@ impl Channel {
             .keep_alive_while_idle(pings)
             .handshake(TokioIo::new(stream))
             .await?;
-        let fate = Arc::new(Fate::default());
-        let told = Arc::clone(&fate);
+        let status = Arc::new(ConnectionStatus::default());
+        let told = Arc::clone(&status);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 let innermost = std::iter::successors(error.source(), |cause| (**cause).source());
@@ -71,7 +71,7 @@ impl Channel {
                 let _ = told.ended.set(reason);
             }
         });
-        Ok(Self { sender, origin, fate })
+        Ok(Self { sender, origin, status })
     }
 
     /// Whether it takes no more calls.
@@ -81,17 +81,17 @@ impl Channel {
 
     /// Whether both are the same connection.
     pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.fate, &other.fate)
+        Arc::ptr_eq(&self.status, &other.status)
     }
 
     /// What ended the connection, if anything but an orderly close did.
     pub(crate) fn ended_by(&self) -> Option<&str> {
-        self.fate.ended.get().map(String::as_str)
+        self.status.ended.get().map(String::as_str)
     }
 
     /// How many answers came over it until now, whoever asked.
     pub(crate) fn answers(&self) -> u64 {
-        self.fate.answers.load(Ordering::Relaxed)
+        self.status.answers.load(Ordering::Relaxed)
     }
 
     fn absolute(&self, uri: &Uri) -> Uri {
@@ -116,11 +116,11 @@ impl Service<Request<Body>> for Channel {
         *request.uri_mut() = self.absolute(request.uri());
         request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
         let answer = self.sender.send_request(request);
-        let fate = Arc::clone(&self.fate);
+        let status = Arc::clone(&self.status);
         Box::pin(async move {
             let answer = answer.await;
             if answer.is_ok() {
-                fate.answers.fetch_add(1, Ordering::Relaxed);
+                status.answers.fetch_add(1, Ordering::Relaxed);
             }
             answer
         })

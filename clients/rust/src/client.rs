@@ -19,12 +19,12 @@ use claviger_proto::v1::key_service_client::KeyServiceClient;
 use claviger_proto::v1::unwrap_batch_result::Result as ItemResult;
 use claviger_proto::{MAX_MESSAGE_BYTES, REQUEST_ID, v1};
 
-use crate::attempts::Attempts;
 use crate::channel::Channel;
 use crate::config::{Config, ConfigError};
 use crate::connect::Driver;
 use crate::endpoints::Endpoints;
 use crate::error::{Error, daemon_id};
+use crate::retry::Attempts;
 
 pub use rewrap::{Recipient, RewrapItem, RewrapSource, RewrapTarget, Rewrapped};
 pub use types::{

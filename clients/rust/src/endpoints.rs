@@ -121,7 +121,7 @@ impl Endpoints {
     }
 
     /// The connection is of no use any more; the endpoint may be gone.
-    pub(crate) fn lost(&self, number: usize, channel: &Channel) {
+    pub(crate) fn connection_lost(&self, number: usize, channel: &Channel) {
         let mut state = self.slots[number].state();
         state.retire(channel);
         state.rest();

@@ -9,9 +9,9 @@ use tonic_types::StatusExt;
 
 use claviger_proto::{REQUEST_ID, v1};
 
-use crate::attempts::Failed;
 use crate::config::ConfigError;
 use crate::connect::ConnectError;
+use crate::retry::Failed;
 
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

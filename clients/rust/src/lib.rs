@@ -19,7 +19,6 @@
 //! - [`blocking::Client`]: the same for programs without a runtime
 //! - [`Error`]: one error for every call, with the daemon's code, field, wait and request id
 
-mod attempts;
 pub mod blocking;
 mod channel;
 mod client;
@@ -27,6 +26,7 @@ mod config;
 mod connect;
 mod endpoints;
 mod error;
+mod retry;
 mod tls;
 
 pub use claviger_proto::v1::{Key, KeyVersion, KeyVersionState};

@@ -7,13 +7,13 @@ use cryptoki_sys::{
 
 use super::functions;
 use crate::attributes;
+use crate::ffi::{self, Output, Requests};
 use crate::process::{self, lock};
-use crate::raw::{self, Output, Requests};
 
 functions! {
     C_FindObjectsInit(session: CK_SESSION_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG) {
         let session = process::session(session)?;
-        session.find(&raw::template(template, count)?)
+        session.find(&ffi::template(template, count)?)
     }
 
     C_FindObjects(
@@ -28,7 +28,7 @@ functions! {
         if objects.is_null() && max > 0 || count.is_null() {
             return Err(CKR_ARGUMENTS_BAD);
         }
-        raw::write(count, max)?;
+        ffi::write(count, max)?;
         Output::new(objects, count)?.fill(&find.next(usize::try_from(max).unwrap_or(usize::MAX)))
     }
 
@@ -52,7 +52,7 @@ functions! {
 
     C_GetObjectSize(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE, size: *mut CK_ULONG) {
         let object = process::session(session)?.object(object)?;
-        raw::write(size, attributes::size(&object) as CK_ULONG)
+        ffi::write(size, attributes::size(&object) as CK_ULONG)
     }
 
     C_SetAttributeValue(

@@ -11,8 +11,8 @@ use cryptoki_sys::{
 };
 
 use super::functions;
+use crate::ffi;
 use crate::process;
-use crate::raw;
 use crate::rv::Result;
 use crate::session::Session;
 
@@ -33,7 +33,7 @@ functions! {
             return Err(CKR_ARGUMENTS_BAD);
         }
         let opened = Session::new(library, slot, flags & CKF_RW_SESSION != 0);
-        raw::write(session, process::open(opened)?)
+        ffi::write(session, process::open(opened)?)
     }
 
     C_CloseSession(session: CK_SESSION_HANDLE) {
@@ -47,7 +47,7 @@ functions! {
     C_GetSessionInfo(session: CK_SESSION_HANDLE, info: *mut CK_SESSION_INFO) {
         let session = process::session(session)?;
         let writing = if session.may_write { CKF_RW_SESSION } else { 0 };
-        raw::write(info, CK_SESSION_INFO {
+        ffi::write(info, CK_SESSION_INFO {
             slotID: session.slot as CK_SLOT_ID,
             state: session.state(),
             flags: CKF_SERIAL_SESSION | writing,

@@ -16,7 +16,7 @@ pub(crate) use list::{C_GetFunctionList, C_GetInterface, C_GetInterfaceList};
 /// Defines functions of the standard: their bodies run inside [`crate::process::guard`].
 ///
 /// # Safety of what it defines
-/// Hosts pass pointers as PKCS#11 2.40 section 5.1 demands; see [`crate::raw`].
+/// Hosts pass pointers as PKCS#11 2.40 section 5.1 demands; see [`crate::ffi`].
 macro_rules! functions {
     ($($name:ident($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {$(
         pub(super) unsafe extern "C" fn $name($($argument: $type),*) -> cryptoki_sys::CK_RV {

@@ -15,8 +15,8 @@ use super::general::*;
 use super::objects::*;
 use super::refused::*;
 use super::sessions::*;
+use crate::ffi::{self, Output};
 use crate::process::guard;
-use crate::raw::{self, Output};
 
 const NAME: &std::ffi::CStr = c"PKCS 11";
 
@@ -87,7 +87,7 @@ const fn interface(list: *const c_void) -> CK_INTERFACE {
 /// See [`crate::C_GetFunctionList`].
 pub(crate) unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> CK_RV {
     // SAFETY: the caller's promise.
-    guard("C_GetFunctionList", || unsafe { raw::write(list, (&raw const LIST_2_40).cast_mut()) })
+    guard("C_GetFunctionList", || unsafe { ffi::write(list, (&raw const LIST_2_40).cast_mut()) })
 }
 
 /// See [`crate::C_GetInterfaceList`].
@@ -111,8 +111,8 @@ pub(crate) unsafe extern "C" fn C_GetInterface(
         if interface.is_null() {
             return Err(CKR_ARGUMENTS_BAD);
         }
-        let name = raw::text(name);
-        let version = raw::version(version);
+        let name = ffi::text(name);
+        let version = ffi::version(version);
         let found = [3_u8, 2].iter().zip(&INTERFACES.0).find(|(major, _)| {
             let own = if **major == 3 { LIST_3_0.version } else { LIST_2_40.version };
             name.is_none_or(|name| name == NAME.to_bytes())
@@ -121,7 +121,7 @@ pub(crate) unsafe extern "C" fn C_GetInterface(
                 && flags == 0
         });
         let (_, found) = found.ok_or(CKR_FUNCTION_FAILED)?;
-        raw::write(interface, ptr::from_ref(found).cast_mut())
+        ffi::write(interface, ptr::from_ref(found).cast_mut())
     })
 }
 

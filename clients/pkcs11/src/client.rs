@@ -9,16 +9,16 @@ use claviger_provider_api::{Algorithm, SignAlgorithm};
 use zeroize::Zeroizing;
 
 use crate::config::Token;
-use crate::guest::without_sigpipe;
+use crate::host_process::without_sigpipe;
 use crate::process::lock;
 
 /// One daemon. Nothing is read or connected before the first call.
-pub(crate) struct Daemon {
+pub(crate) struct DaemonClient {
     token: Token,
     client: Mutex<Option<Client>>,
 }
 
-impl Daemon {
+impl DaemonClient {
     pub(crate) fn new(token: Token) -> Self {
         Self { token, client: Mutex::default() }
     }

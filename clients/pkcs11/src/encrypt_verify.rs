@@ -8,9 +8,9 @@ use cryptoki_sys::{
     CKR_SIGNATURE_LEN_RANGE,
 };
 
+use crate::ffi::{Mechanism, Output};
 use crate::key::Key;
 use crate::mechanism;
-use crate::raw::{Mechanism, Output};
 use crate::rv::Result;
 use crate::sign::Message;
 use crate::slot::Object;
@@ -78,8 +78,8 @@ impl Verify {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ffi::Parameter;
     use crate::key::tests::key;
-    use crate::raw::Parameter;
     use cryptoki_sys::{CK_ULONG, CKM_RSA_PKCS, CKM_SHA256_RSA_PKCS, CKO_PUBLIC_KEY};
 
     fn object() -> Object {

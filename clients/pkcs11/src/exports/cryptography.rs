@@ -8,16 +8,16 @@ use cryptoki_sys::{
 use super::functions;
 use crate::decrypt::Decrypt;
 use crate::digest::Digesting;
+use crate::encrypt_verify::{Encrypt, Verify};
+use crate::ffi::{self, Output};
 use crate::process::{self, lock};
-use crate::public::{Encrypt, Verify};
-use crate::raw::{self, Output};
 use crate::session::{begin, end, go_on};
 use crate::sign::Sign;
 
 functions! {
     C_DecryptInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) {
         let session = process::session(session)?;
-        let mechanism = raw::mechanism(mechanism)?;
+        let mechanism = ffi::mechanism(mechanism)?;
         begin(&mut lock(&session.operations).decrypt, mechanism, |mechanism| {
             Decrypt::new(session.key(key, CKO_PRIVATE_KEY)?, mechanism)
         })
@@ -32,7 +32,7 @@ functions! {
     ) {
         let session = process::session(session)?;
         let output = Output::new(data, data_length);
-        let encrypted = raw::input(encrypted.cast_const(), encrypted_length);
+        let encrypted = ffi::input(encrypted.cast_const(), encrypted_length);
         end(&mut lock(&session.operations).decrypt, output, |decrypt, output| {
             decrypt.run(session.slot(), encrypted?, output)
         })
@@ -61,7 +61,7 @@ functions! {
 
     C_EncryptInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) {
         let session = process::session(session)?;
-        let mechanism = raw::mechanism(mechanism)?;
+        let mechanism = ffi::mechanism(mechanism)?;
         begin(&mut lock(&session.operations).encrypt, mechanism, |mechanism| {
             Encrypt::new(session.key(key, CKO_PUBLIC_KEY)?, mechanism)
         })
@@ -76,7 +76,7 @@ functions! {
     ) {
         let session = process::session(session)?;
         let output = Output::new(encrypted, encrypted_length);
-        let data = raw::input(data.cast_const(), data_length);
+        let data = ffi::input(data.cast_const(), data_length);
         end(&mut lock(&session.operations).encrypt, output, |encrypt, output| {
             encrypt.run(data?, output)
         })
@@ -104,7 +104,7 @@ functions! {
 
     C_DigestInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM) {
         let session = process::session(session)?;
-        let mechanism = raw::mechanism(mechanism)?;
+        let mechanism = ffi::mechanism(mechanism)?;
         begin(&mut lock(&session.operations).digest, mechanism, Digesting::new)
     }
 
@@ -117,7 +117,7 @@ functions! {
     ) {
         let session = process::session(session)?;
         let output = Output::new(digest, digest_length);
-        let data = raw::input(data.cast_const(), data_length);
+        let data = ffi::input(data.cast_const(), data_length);
         end(&mut lock(&session.operations).digest, output, |digest, output| {
             digest.run(Some(data?), output)
         })
@@ -125,7 +125,7 @@ functions! {
 
     C_DigestUpdate(session: CK_SESSION_HANDLE, part: *mut CK_BYTE, part_length: CK_ULONG) {
         let session = process::session(session)?;
-        let part = raw::input(part.cast_const(), part_length);
+        let part = ffi::input(part.cast_const(), part_length);
         go_on(&mut lock(&session.operations).digest, |digest| {
             digest.update(part?);
             Ok(())
@@ -146,7 +146,7 @@ functions! {
 
     C_SignInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) {
         let session = process::session(session)?;
-        let mechanism = raw::mechanism(mechanism)?;
+        let mechanism = ffi::mechanism(mechanism)?;
         begin(&mut lock(&session.operations).sign, mechanism, |mechanism| {
             Sign::new(session.key(key, CKO_PRIVATE_KEY)?, mechanism)
         })
@@ -161,7 +161,7 @@ functions! {
     ) {
         let session = process::session(session)?;
         let output = Output::new(signature, signature_length);
-        let data = raw::input(data.cast_const(), data_length);
+        let data = ffi::input(data.cast_const(), data_length);
         end(&mut lock(&session.operations).sign, output, |sign, output| {
             sign.run(session.slot(), Some(data?), output)
         })
@@ -169,7 +169,7 @@ functions! {
 
     C_SignUpdate(session: CK_SESSION_HANDLE, part: *mut CK_BYTE, part_length: CK_ULONG) {
         let session = process::session(session)?;
-        let part = raw::input(part.cast_const(), part_length);
+        let part = ffi::input(part.cast_const(), part_length);
         go_on(&mut lock(&session.operations).sign, |sign| sign.update(part?))
     }
 
@@ -187,7 +187,7 @@ functions! {
 
     C_VerifyInit(session: CK_SESSION_HANDLE, mechanism: *mut CK_MECHANISM, key: CK_OBJECT_HANDLE) {
         let session = process::session(session)?;
-        let mechanism = raw::mechanism(mechanism)?;
+        let mechanism = ffi::mechanism(mechanism)?;
         begin(&mut lock(&session.operations).verify, mechanism, |mechanism| {
             Verify::new(session.key(key, CKO_PUBLIC_KEY)?, mechanism)
         })
@@ -201,8 +201,8 @@ functions! {
         signature_length: CK_ULONG,
     ) {
         let session = process::session(session)?;
-        let data = raw::input(data.cast_const(), data_length);
-        let signature = raw::input(signature.cast_const(), signature_length);
+        let data = ffi::input(data.cast_const(), data_length);
+        let signature = ffi::input(signature.cast_const(), signature_length);
         let mut operations = lock(&session.operations);
         go_on(&mut operations.verify, |verify| verify.run(Some(data?), signature?))?;
         operations.verify = None;
@@ -211,13 +211,13 @@ functions! {
 
     C_VerifyUpdate(session: CK_SESSION_HANDLE, part: *mut CK_BYTE, part_length: CK_ULONG) {
         let session = process::session(session)?;
-        let part = raw::input(part.cast_const(), part_length);
+        let part = ffi::input(part.cast_const(), part_length);
         go_on(&mut lock(&session.operations).verify, |verify| verify.update(part?))
     }
 
     C_VerifyFinal(session: CK_SESSION_HANDLE, signature: *mut CK_BYTE, signature_length: CK_ULONG) {
         let session = process::session(session)?;
-        let signature = raw::input(signature.cast_const(), signature_length);
+        let signature = ffi::input(signature.cast_const(), signature_length);
         let mut operations = lock(&session.operations);
         go_on(&mut operations.verify, |verify| verify.run(None, signature?))?;
         operations.verify = None;

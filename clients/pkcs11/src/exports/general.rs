@@ -11,7 +11,7 @@ use cryptoki_sys::{
 };
 
 use super::functions;
-use crate::raw::{self, Output};
+use crate::ffi::{self, Output};
 use crate::rv::Result;
 use crate::{mechanism, process};
 
@@ -19,7 +19,7 @@ const MAKER: &str = "Claviger";
 
 functions! {
     C_Initialize(arguments: *mut c_void) {
-        process::initialize(raw::initialize_arguments(arguments))
+        process::initialize(ffi::initialize_arguments(arguments))
     }
 
     C_Finalize(reserved: *mut c_void) {
@@ -30,11 +30,11 @@ functions! {
     }
 
     C_GetInfo(info: *mut CK_INFO) {
-        raw::write(info, library_info(CK_VERSION { major: 2, minor: 40 })?)
+        ffi::write(info, library_info(CK_VERSION { major: 2, minor: 40 })?)
     }
 
     C_GetInfo_3_0(info: *mut CK_INFO) {
-        raw::write(info, library_info(CK_VERSION { major: 3, minor: 0 })?)
+        ffi::write(info, library_info(CK_VERSION { major: 3, minor: 0 })?)
     }
 
     C_GetSlotList(_token_present: CK_BBOOL, list: *mut CK_SLOT_ID, count: *mut CK_ULONG) {
@@ -46,7 +46,7 @@ functions! {
     C_GetSlotInfo(slot: CK_SLOT_ID, info: *mut CK_SLOT_INFO) {
         let library = process::library()?;
         let token = &library.slots[library.slot_index(slot)?].token;
-        raw::write(info, CK_SLOT_INFO {
+        ffi::write(info, CK_SLOT_INFO {
             slotDescription: padded(&token.endpoints.join(" ")),
             manufacturerID: padded(MAKER),
             flags: CKF_TOKEN_PRESENT,
@@ -56,7 +56,7 @@ functions! {
     }
 
     C_GetTokenInfo(slot: CK_SLOT_ID, info: *mut CK_TOKEN_INFO) {
-        raw::write(info, token_info(slot)?)
+        ffi::write(info, token_info(slot)?)
     }
 
     C_GetMechanismList(slot: CK_SLOT_ID, list: *mut CK_MECHANISM_TYPE, count: *mut CK_ULONG) {
@@ -76,7 +76,7 @@ functions! {
             (found.is_some() || !keys.is_empty()).then_some(found)
         };
         let found = slot.find(look, |_| mechanism::is_known(kind))?.flatten();
-        raw::write(info, found.ok_or(CKR_MECHANISM_INVALID)?)
+        ffi::write(info, found.ok_or(CKR_MECHANISM_INVALID)?)
     }
 
     C_WaitForSlotEvent(flags: CK_FLAGS, _slot: *mut CK_SLOT_ID, _reserved: *mut c_void) {

@@ -36,8 +36,8 @@ pub(crate) struct Attempts<'a> {
     patient_until: Instant,
     /// Endpoints that this call was in vain at, the latest at the end: nobody asks them while there
     /// is another one.
-    vain: Vec<usize>,
-    lost: bool,
+    failed_endpoints: Vec<usize>,
+    connection_lost: bool,
     /// Whether the endpoints are asked for the second time, as each had said UNAVAILABLE.
     again: bool,
     closing: std::slice::Iter<'static, u64>,
@@ -62,8 +62,8 @@ impl<'a> Attempts<'a> {
             timeout,
             deadline: now + timeout,
             patient_until: now + patience.min(timeout),
-            vain: Vec::new(),
-            lost: false,
+            failed_endpoints: Vec::new(),
+            connection_lost: false,
             again: false,
             closing: PAUSES_WHILE_CLOSING.iter(),
             next: None,
@@ -95,7 +95,7 @@ impl<'a> Attempts<'a> {
     async fn reach_anybody(&self) -> Result<(usize, Channel), Vec<ConnectError>> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let errors = match self.endpoints.channel(&self.vain, self.deadline).await {
+            let errors = match self.endpoints.channel(&self.failed_endpoints, self.deadline).await {
                 Ok(found) => return Ok(found),
                 Err(errors) => errors,
             };
@@ -126,7 +126,7 @@ impl<'a> Attempts<'a> {
             Err(_) => {
                 // The daemon answers in time, if only that the time is over.
                 if channel.answers() == answers {
-                    self.endpoints.lost(number, &channel);
+                    self.endpoints.connection_lost(number, &channel);
                 }
                 Err(Failed::Silent)
             }
@@ -151,16 +151,16 @@ impl<'a> Attempts<'a> {
         match error::on_the_way(&status) {
             Some(OnTheWay::CertificateRefused(alert)) => Err(Failed::CertificateRefused(alert)),
             Some(OnTheWay::Lost(_)) => {
-                self.endpoints.lost(number, channel);
-                self.in_vain(number);
-                if std::mem::replace(&mut self.lost, true) {
+                self.endpoints.connection_lost(number, channel);
+                self.failed_at(number);
+                if std::mem::replace(&mut self.connection_lost, true) {
                     return Err(Failed::Status(status));
                 }
                 Ok(())
             }
             None if status.code() == Code::Unavailable => {
                 self.endpoints.cannot_serve(number);
-                self.in_vain(number);
+                self.failed_at(number);
                 self.find_another(status).await
             }
             None => {
@@ -170,9 +170,9 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    fn in_vain(&mut self, number: usize) {
-        self.vain.retain(|&other| other != number);
-        self.vain.push(number);
+    fn failed_at(&mut self, number: usize) {
+        self.failed_endpoints.retain(|&other| other != number);
+        self.failed_endpoints.push(number);
     }
 
     /// After an answer that another endpoint may know better: whether there is one that was not
@@ -181,16 +181,19 @@ impl<'a> Attempts<'a> {
         let Some(number) = self.answered.take().filter(|_| !self.endpoints.is_single()) else {
             return false;
         };
-        self.in_vain(number);
-        let found = timeout_at(self.deadline, self.endpoints.channel(&self.vain, self.deadline));
+        self.failed_at(number);
+        let found = timeout_at(
+            self.deadline,
+            self.endpoints.channel(&self.failed_endpoints, self.deadline),
+        );
         self.next = found.await.ok().and_then(Result::ok);
-        self.next.take_if(|(number, _)| self.vain.contains(number));
+        self.next.take_if(|(number, _)| self.failed_endpoints.contains(number));
         self.next.is_some()
     }
 
     /// The last answer was better than those before it: other calls go elsewhere first, too.
     pub(crate) fn was_better(&self) {
-        for &number in &self.vain {
+        for &number in &self.failed_endpoints {
             self.endpoints.cannot_serve(number);
         }
     }
@@ -201,11 +204,14 @@ impl<'a> Attempts<'a> {
     async fn find_another(&mut self, status: Status) -> Result<(), Failed> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let found =
-                timeout_at(self.deadline, self.endpoints.channel(&self.vain, self.deadline)).await;
+            let found = timeout_at(
+                self.deadline,
+                self.endpoints.channel(&self.failed_endpoints, self.deadline),
+            )
+            .await;
             let found = found.ok().and_then(Result::ok);
             if let Some((number, _)) = &found
-                && !self.vain.contains(number)
+                && !self.failed_endpoints.contains(number)
             {
                 self.next = found;
                 return Ok(());
@@ -217,14 +223,14 @@ impl<'a> Attempts<'a> {
                 match self.health(&channel).await {
                     Ok(ServingStatus::Serving) => {
                         self.again = true;
-                        self.vain.clear();
+                        self.failed_endpoints.clear();
                         self.next = Some((number, channel));
                         return Ok(());
                     }
                     Ok(_) => {}
                     Err(error) => match error::on_the_way(&error) {
                         // It is gone; whoever comes after it is reached by a new connection.
-                        Some(OnTheWay::Lost(_)) => self.endpoints.lost(number, &channel),
+                        Some(OnTheWay::Lost(_)) => self.endpoints.connection_lost(number, &channel),
                         Some(OnTheWay::CertificateRefused(alert)) => {
                             return Err(Failed::CertificateRefused(alert));
                         }
@@ -236,7 +242,7 @@ impl<'a> Attempts<'a> {
                         None => return Err(Failed::Status(status)),
                     },
                 }
-                self.in_vain(number);
+                self.failed_at(number);
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
