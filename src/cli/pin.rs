@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use clap::Subcommand;
-use claviger_pkcs11::latch::{self, LatchError, LatchedToken};
+use claviger_pkcs11::pin_latch::{self, LatchError, LatchedToken};
 use serde_json::json;
 
 use super::bytes;
@@ -48,14 +48,14 @@ pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
         Some(dir) => dir.clone(),
         None => state_dir_of(&path_or_default(args.config.clone()))?,
     };
-    let latched = latch::list(&state_dir)?;
+    let latched = pin_latch::list(&state_dir)?;
     let serials = match &args.serial {
         Some(serial) => vec![serial.clone()],
         None => latched.iter().map(|token| token.serial.clone()).collect(),
     };
     let mut cleared = Vec::new();
     for serial in serials {
-        if latch::clear(&state_dir, &serial)? {
+        if pin_latch::clear(&state_dir, &serial)? {
             cleared.push(serial);
         }
     }

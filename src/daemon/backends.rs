@@ -187,7 +187,7 @@ pub struct LatchedToken {
 /// Tokens with login attempts that did not succeed. Looks at the state directory.
 pub fn latched_tokens(state_dir: &Path) -> Result<Vec<LatchedToken>, String> {
     #[cfg(feature = "pkcs11")]
-    let tokens = claviger_pkcs11::latch::list(state_dir)
+    let tokens = claviger_pkcs11::pin_latch::list(state_dir)
         .map_err(|error| error.to_string())?
         .into_iter()
         .map(|token| LatchedToken {

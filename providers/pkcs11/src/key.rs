@@ -13,20 +13,20 @@ use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use crate::config::Oaep;
-use crate::entry::Entry;
-use crate::ladder::Ask;
 use crate::operation::Operation;
-use crate::token::Joined;
+use crate::recovery::CheckRequest;
+use crate::token::TokenHandle;
+use crate::token_key::TokenKey;
 use crate::worker::Job;
 
-/// How long a check may take: a module that hangs must not hold up who asked for ever.
+/// How long a check may take: a module that hangs must not hold up its caller.
 const CHECK_LIMIT: Duration = Duration::from_secs(30);
 
 /// An open key. Its token stays logged in until the last key on it is dropped.
 #[derive(Debug)]
 pub(crate) struct Key {
-    entry: Arc<Entry>,
-    token: Joined,
+    on_token: Arc<TokenKey>,
+    token: TokenHandle,
     algorithms: Algorithms,
     sign_algorithms: SignAlgorithms,
     /// The algorithms with which the token takes a label.
@@ -38,14 +38,14 @@ pub(crate) struct Key {
 impl Key {
     /// A key that was found and proven.
     pub(crate) fn new(
-        entry: Arc<Entry>,
-        token: Joined,
+        on_token: Arc<TokenKey>,
+        token: TokenHandle,
         algorithms: Algorithms,
         sign_algorithms: SignAlgorithms,
         labels: Algorithms,
         extractable: Option<bool>,
     ) -> Self {
-        Self { entry, token, algorithms, sign_algorithms, labels, extractable }
+        Self { on_token, token, algorithms, sign_algorithms, labels, extractable }
     }
 
     async fn submit(&self, operation: Operation, call: Call) -> Result<Zeroizing<Vec<u8>>, Error> {
@@ -53,12 +53,12 @@ impl Key {
         if Instant::now() >= call.deadline {
             return Err(late());
         }
-        if let Some(error) = self.entry.breaker.refusal() {
+        if let Some(error) = self.on_token.breaker.refusal() {
             return Err(error);
         }
         let (reply, answer) = oneshot::channel();
-        let job = Job { key: self.entry.index, operation, deadline: call.deadline, reply };
-        self.token.shared().queue.push(call.caller, job)?;
+        let job = Job { key: self.on_token.index, operation, deadline: call.deadline, reply };
+        self.token.state().queue.push(call.caller, job)?;
         match tokio::time::timeout_at(call.deadline.into(), answer).await {
             Ok(Ok(outcome)) => outcome,
             // A session thread drops a job, unanswered, only after its deadline.
@@ -86,7 +86,7 @@ impl Key {
     /// Whether a token may see the value: as long as the modulus and in 2..n-1. 0, 1 and n-1 are
     /// their own results, and no encoding.
     fn may_be_sent(&self, wrapped: &[u8]) -> bool {
-        let public_key = &self.entry.public_key;
+        let public_key = &self.on_token.public_key;
         let Some((last, rest)) = wrapped.split_last() else { return false };
         let tiny = *last <= 1 && rest.iter().all(|byte| *byte == 0);
         // The modulus is odd, so that it and n-1 differ in the last byte only.
@@ -100,7 +100,7 @@ impl Key {
 #[async_trait]
 impl WrappingKey for Key {
     fn public_key(&self) -> &PublicKey {
-        &self.entry.public_key
+        &self.on_token.public_key
     }
 
     fn algorithms(&self) -> Algorithms {
@@ -118,7 +118,7 @@ impl WrappingKey for Key {
     fn failure_needs_check(&self) -> bool {
         // No return value of a token that removes the padding means "bad ciphertext" and nothing
         // else; one that does raw RSA never sees the padding.
-        self.entry.oaep == Oaep::Native || self.algorithms.contains(Algorithm::Rsa15)
+        self.on_token.oaep == Oaep::Native || self.algorithms.contains(Algorithm::Rsa15)
     }
 
     fn extractable(&self) -> Option<bool> {
@@ -126,7 +126,7 @@ impl WrappingKey for Key {
     }
 
     fn repairs(&self) -> u64 {
-        self.token.shared().repairs()
+        self.token.state().repairs()
     }
 
     async fn unwrap_key(
@@ -139,7 +139,7 @@ impl WrappingKey for Key {
         if !self.may_be_sent(wrapped) {
             return Err(Error::new(ErrorKind::UnwrapFailed, "the value is out of range"));
         }
-        let operation = Operation::unwrap(wrapped, parameters, self.entry.oaep);
+        let operation = Operation::unwrap(wrapped, parameters, self.on_token.oaep);
         let material = KeyMaterial::new(self.submit(operation, call).await?);
         Ok(Unwrapped { material, backend_request_id: None })
     }
@@ -165,12 +165,12 @@ impl WrappingKey for Key {
     }
 
     async fn check(&self) -> Result<(), Error> {
-        if let Some(error) = self.entry.breaker.too_early(Instant::now()) {
+        if let Some(error) = self.on_token.breaker.too_early(Instant::now()) {
             return Err(error);
         }
         let silent = |text| Err(Error::new(ErrorKind::Unavailable, text));
         let (reply, answer) = oneshot::channel();
-        match self.token.asks().try_send(Ask::Key(self.entry.index, reply)) {
+        match self.token.checks().try_send(CheckRequest::Key(self.on_token.index, reply)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return silent("too many checks wait for the token"),
             Err(TrySendError::Disconnected(_)) => return silent("the token's checks have ended"),
@@ -185,6 +185,6 @@ impl WrappingKey for Key {
 
 impl Drop for Key {
     fn drop(&mut self) {
-        self.token.shared().remove(self.entry.index);
+        self.token.state().remove(self.on_token.index);
     }
 }

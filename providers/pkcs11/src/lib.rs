@@ -5,25 +5,25 @@
 //! - `worker`: session threads, fed by a queue; `operation`: what they do; `decrypt`: the calls
 //!   themselves; [`oaep`]: padding removed in software
 //! - `module`: the process-wide table of modules; `token`: a token that is logged in to; `login` and
-//!   [`latch`]: no second try with a PIN that failed; `entry` and `object`: a key on a token
-//! - `ladder`: checks and repairs; `breaker`: when repairs failed
+//!   [`pin_latch`]: no second try with a PIN that failed; `token_key` and `object`: a key on a token
+//! - `recovery`: checks and repairs; `breaker`: when repairs failed
 //! - `error`: what return values mean
 
 mod breaker;
 mod config;
 mod decrypt;
-mod entry;
 mod error;
 mod key;
-mod ladder;
-pub mod latch;
 mod login;
 mod module;
 pub mod oaep;
 mod object;
 mod opening;
 mod operation;
+pub mod pin_latch;
+mod recovery;
 mod token;
+mod token_key;
 pub mod uri;
 mod worker;
 
@@ -39,7 +39,7 @@ use tokio::time::timeout;
 pub use config::Config;
 pub use module::wait_until_left;
 
-use module::Visitor;
+use module::InUse;
 use opening::Request;
 
 /// How long opening may take, and waiting for one's turn: a module that hangs hangs for ever.
@@ -82,13 +82,13 @@ impl Provider {
         let turn = timeout(OPEN_LIMIT, Arc::clone(&self.opening).lock_owned()).await;
         let turn = turn.map_err(slow)?;
         let (reply, answer) = oneshot::channel();
-        let visitor = Visitor::announce();
+        let in_use = InUse::announce();
         let thread = thread::Builder::new().name("pkcs11-open".to_owned());
         let spawned = thread.spawn(move || {
             let outcome = opening::open(request);
             // Whoever asked may have gone: then the key closes here.
             drop(reply.send(outcome));
-            drop((turn, visitor));
+            drop((turn, in_use));
         });
         spawned.map_err(|error| unavailable(format!("cannot start a thread: {error}")))?;
         match timeout(OPEN_LIMIT, answer).await.map_err(slow)? {

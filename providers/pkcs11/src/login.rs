@@ -15,8 +15,8 @@ use zeroize::Zeroizing;
 
 use crate::config::{Login, TokenName, User};
 use crate::error::{Returned, from_cryptoki, login_did_not_happen};
-use crate::latch::{Latch, LatchError};
 use crate::module::OpenSession;
+use crate::pin_latch::{Latch, LatchError};
 
 /// For how long a serial number is believed without a look at the module.
 const SERIAL_AGE: Duration = Duration::from_mins(1);

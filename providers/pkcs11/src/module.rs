@@ -17,7 +17,7 @@ use cryptoki::slot::{Slot, TokenInfo};
 
 use crate::decrypt::Functions;
 use crate::error::from_cryptoki;
-use crate::token::{Shared, Token};
+use crate::token::{Token, TokenState};
 
 /// How long `C_Finalize` waits for calls that are inside the module.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -38,9 +38,9 @@ pub fn wait_until_left(limit: Duration) -> bool {
 
 /// A thread that may go into a module. Made before the thread, so that nobody who waits misses it.
 #[derive(Debug)]
-pub(crate) struct Visitor(());
+pub(crate) struct InUse(());
 
-impl Visitor {
+impl InUse {
     /// One more to wait for.
     pub(crate) fn announce() -> Self {
         *lock(&LEASES.0) += 1;
@@ -48,7 +48,7 @@ impl Visitor {
     }
 }
 
-impl Drop for Visitor {
+impl Drop for InUse {
     fn drop(&mut self) {
         *lock(&LEASES.0) -= 1;
         LEASES.1.notify_all();
@@ -81,7 +81,7 @@ struct Gate {
 
 /// One user of a module; the last one to leave finalises it.
 #[derive(Debug)]
-pub(crate) struct Lease(&'static Module, Visitor);
+pub(crate) struct Lease(&'static Module, InUse);
 
 /// A call that is inside the module.
 struct Inside(&'static Module, u64);
@@ -108,7 +108,7 @@ impl Module {
             module.initialise(&mut gate)?;
         }
         gate.users += 1;
-        Ok(Lease(module, Visitor::announce()))
+        Ok(Lease(module, InUse::announce()))
     }
 
     fn load(path: PathBuf) -> Result<Self, Error> {
@@ -135,9 +135,9 @@ impl Module {
     }
 
     /// What the tokens in use share with their threads.
-    pub(crate) fn in_use(&self) -> Vec<Arc<Shared>> {
+    pub(crate) fn in_use(&self) -> Vec<Arc<TokenState>> {
         let tokens = self.tokens();
-        tokens.values().filter_map(Weak::upgrade).map(|token| Arc::clone(token.shared())).collect()
+        tokens.values().filter_map(Weak::upgrade).map(|token| Arc::clone(token.state())).collect()
     }
 
     /// Which `C_Initialize` is in force. Sessions and handles of an earlier one are dead.

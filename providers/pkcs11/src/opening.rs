@@ -11,12 +11,12 @@ use cryptoki::object::ObjectHandle;
 use zeroize::Zeroizing;
 
 use crate::config::{Config, Oaep};
-use crate::entry::{Entry, missing};
 use crate::key::Key;
 use crate::module::OpenSession;
 use crate::object::{self, Wanted};
 use crate::operation::{Failure, Operation, mechanism_name};
-use crate::token::{Place, Shared, Token};
+use crate::token::{LoginEpoch, Token, TokenState};
+use crate::token_key::{TokenKey, missing};
 use crate::uri::Locator;
 
 /// What to open, owned, so that it can go to a thread of its own.
@@ -32,16 +32,16 @@ pub(crate) struct Request {
 pub(crate) fn open(request: Request) -> Result<Key, Error> {
     let Request { config, state_dir, locator, algorithms, sign_algorithms } = request;
     let token = Token::connect(&config, state_dir)?;
-    let shared = token.shared();
+    let state = token.state();
     let wanted = Wanted {
         locator,
         decrypt: !algorithms.is_empty(),
         sign: !sign_algorithms.is_empty(),
         allow_extractable: config.allow_extractable,
     };
-    let (place, session) = shared.open_session()?;
+    let (epoch, session) = state.open_session()?;
     let Some(found) = object::find(&session, &wanted)? else {
-        return Err(missing(&wanted, shared.sees_private_objects(&session)?));
+        return Err(missing(&wanted, state.sees_private_objects(&session)?));
     };
     let names = wanted.locator.to_string();
     let open = OpenKey {
@@ -52,8 +52,8 @@ pub(crate) fn open(request: Request) -> Result<Key, Error> {
     };
     let canary = Canary::new(&found.public_key, &open)?;
     let mut proof = Proof {
-        shared,
-        place,
+        state,
+        epoch,
         session: Some(session),
         object: found.object,
         public_key: &found.public_key,
@@ -63,19 +63,19 @@ pub(crate) fn open(request: Request) -> Result<Key, Error> {
     proof.signs(&canary)?;
     let labels = proof.labels(&algorithms, &canary)?;
     drop(proof);
-    let handle = (place, found.object);
+    let handle = (epoch, found.object);
     let extractable = found.extractable;
-    let entry = shared
-        .add(|index| Entry::new(index, wanted, found.public_key, canary, config.oaep, handle));
+    let key = state
+        .add(|index| TokenKey::new(index, wanted, found.public_key, canary, config.oaep, handle));
     let algorithms = algorithms.into_iter().collect();
     let sign_algorithms = sign_algorithms.into_iter().collect();
-    Ok(Key::new(entry, token, algorithms, sign_algorithms, labels, extractable))
+    Ok(Key::new(key, token, algorithms, sign_algorithms, labels, extractable))
 }
 
 /// Trial operations with a key that is being opened.
 struct Proof<'a> {
-    shared: &'a Shared,
-    place: Place,
+    state: &'a TokenState,
+    epoch: LoginEpoch,
     /// None after an error: a session is never used again after one.
     session: Option<OpenSession>,
     object: ObjectHandle,
@@ -143,8 +143,8 @@ impl Proof<'_> {
 
     fn run(&mut self, operation: Operation) -> Result<Zeroizing<Vec<u8>>, Error> {
         if self.session.is_none() {
-            let (place, session) = self.shared.open_session()?;
-            if place != self.place {
+            let (epoch, session) = self.state.open_session()?;
+            if epoch != self.epoch {
                 let text = "the token was logged in to again while the key was opened";
                 return Err(Error::new(ErrorKind::Unavailable, text));
             }

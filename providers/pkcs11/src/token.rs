@@ -13,37 +13,37 @@ use cryptoki::session::SessionState;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 
 use crate::config::{Config, Login, TokenName, User};
-use crate::entry::Entry;
 use crate::error::from_cryptoki;
 use crate::login::{Credentials, log_in, refused_again, remember_serial};
 use crate::module::{Lease, Module, OpenSession};
+use crate::token_key::TokenKey;
 use crate::worker::{self, Job};
-use crate::{ladder, ladder::Ask};
+use crate::{recovery, recovery::CheckRequest};
 
 /// The handle that keys hold. When the last one drops, the threads end, the sessions close and the
 /// module is left.
 #[derive(Debug)]
 pub(crate) struct Token {
-    shared: Arc<Shared>,
-    asks: SyncSender<Ask>,
+    state: Arc<TokenState>,
+    checks: SyncSender<CheckRequest>,
 }
 
 /// A token, held, and the settings that it was joined with: they count for as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Joined {
+pub(crate) struct TokenHandle {
     token: Arc<Token>,
     _settings: Arc<Settings>,
 }
 
 /// What keys, session threads and the ladder share.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct TokenState {
     /// The session that keeps the login; locked while somebody logs in. It goes before the lease.
     anchor: Mutex<Option<OpenSession>>,
-    place: Mutex<Place>,
+    epoch: Mutex<LoginEpoch>,
     /// Of all that joined, in that order; the first one that somebody still holds is in force.
     settings: Mutex<Vec<Arc<Settings>>>,
-    keys: Mutex<BTreeMap<u32, Arc<Entry>>>,
+    keys: Mutex<BTreeMap<u32, Arc<TokenKey>>>,
     next_key: AtomicU32,
     repairs: AtomicU64,
     restarted_for_missing: AtomicBool,
@@ -56,8 +56,8 @@ pub(crate) struct Shared {
 
 /// Where the token is and since which login; handles of another epoch are dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) epoch: u64,
+pub(crate) struct LoginEpoch {
+    pub(crate) number: u64,
     slot: Slot,
     /// The module's generation: in another one, the same handle may be another key.
     generation: u64,
@@ -80,7 +80,10 @@ struct Settings {
 impl Token {
     /// Joins the token that `config` names, or connects to it: finds its slot, logs in, starts its
     /// threads.
-    pub(crate) fn connect(config: &Config, state_dir: Option<PathBuf>) -> Result<Joined, Error> {
+    pub(crate) fn connect(
+        config: &Config,
+        state_dir: Option<PathBuf>,
+    ) -> Result<TokenHandle, Error> {
         let settings = Settings {
             name: config.token.clone(),
             credentials: Credentials {
@@ -100,15 +103,15 @@ impl Token {
         let serial = info.serial_number().to_owned();
         tokens.retain(|_, token| token.strong_count() > 0);
         if let Some(token) = tokens.get(&serial).and_then(std::sync::Weak::upgrade) {
-            let settings = token.shared.join(settings, Limits::of(config))?;
-            token.shared.log_in_again_if_needed()?;
-            return Ok(Joined { token, _settings: settings });
+            let settings = token.state.join(settings, Limits::of(config))?;
+            token.state.log_in_again_if_needed()?;
+            return Ok(TokenHandle { token, _settings: settings });
         }
-        let place = Place { epoch: 0, slot, generation: module.generation() };
+        let epoch = LoginEpoch { number: 0, slot, generation: module.generation() };
         let settings = Arc::new(settings);
-        let shared = Arc::new(Shared {
+        let state = Arc::new(TokenState {
             anchor: Mutex::new(None),
-            place: Mutex::new(place),
+            epoch: Mutex::new(epoch),
             settings: Mutex::new(vec![Arc::clone(&settings)]),
             keys: Mutex::new(BTreeMap::new()),
             next_key: AtomicU32::new(0),
@@ -118,26 +121,26 @@ impl Token {
             queue: FairQueue::new(config.queue()),
             lease,
         });
-        shared.log_in()?;
-        let workers = worker::start(&shared, sessions(config, &info))?;
-        let asks = ladder::start(&shared, workers)?;
-        let token = Arc::new(Self { shared, asks });
+        state.log_in()?;
+        let workers = worker::start(&state, sessions(config, &info))?;
+        let checks = recovery::start(&state, workers)?;
+        let token = Arc::new(Self { state, checks });
         tokens.insert(serial, Arc::downgrade(&token));
-        Ok(Joined { token, _settings: settings })
+        Ok(TokenHandle { token, _settings: settings })
     }
 
-    /// What is shared.
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    /// What its keys, session threads and recovery share.
+    pub(crate) fn state(&self) -> &Arc<TokenState> {
+        &self.state
     }
 
     /// Where checks are asked for.
-    pub(crate) fn asks(&self) -> &SyncSender<Ask> {
-        &self.asks
+    pub(crate) fn checks(&self) -> &SyncSender<CheckRequest> {
+        &self.checks
     }
 }
 
-impl std::ops::Deref for Joined {
+impl std::ops::Deref for TokenHandle {
     type Target = Token;
     fn deref(&self) -> &Token {
         &self.token
@@ -164,19 +167,19 @@ impl Limits {
 
 impl Drop for Token {
     fn drop(&mut self) {
-        self.shared.queue.close();
+        self.state.queue.close();
     }
 }
 
-impl Shared {
+impl TokenState {
     /// The module it is in.
     pub(crate) fn module(&self) -> &'static Module {
         *self.lease
     }
 
     /// Where the token is now.
-    pub(crate) fn place(&self) -> Place {
-        *lock(&self.place)
+    pub(crate) fn epoch(&self) -> LoginEpoch {
+        *lock(&self.epoch)
     }
 
     /// How often something was repaired.
@@ -196,11 +199,11 @@ impl Shared {
     }
 
     /// Adds a key and gives its index.
-    pub(crate) fn add(&self, entry: impl FnOnce(u32) -> Entry) -> Arc<Entry> {
+    pub(crate) fn add(&self, key: impl FnOnce(u32) -> TokenKey) -> Arc<TokenKey> {
         let index = self.next_key.fetch_add(1, Ordering::Relaxed);
-        let entry = Arc::new(entry(index));
-        lock(&self.keys).insert(index, Arc::clone(&entry));
-        entry
+        let key = Arc::new(key(index));
+        lock(&self.keys).insert(index, Arc::clone(&key));
+        key
     }
 
     /// Forgets a key.
@@ -209,29 +212,29 @@ impl Shared {
     }
 
     /// The key with this index.
-    pub(crate) fn key(&self, index: u32) -> Option<Arc<Entry>> {
+    pub(crate) fn key(&self, index: u32) -> Option<Arc<TokenKey>> {
         lock(&self.keys).get(&index).cloned()
     }
 
     /// All keys.
-    pub(crate) fn keys(&self) -> Vec<Arc<Entry>> {
+    pub(crate) fn keys(&self) -> Vec<Arc<TokenKey>> {
         lock(&self.keys).values().cloned().collect()
     }
 
     /// A new session where the token is now.
-    pub(crate) fn open_session(&self) -> Result<(Place, OpenSession), Error> {
-        let place = self.place();
+    pub(crate) fn open_session(&self) -> Result<(LoginEpoch, OpenSession), Error> {
+        let epoch = self.epoch();
         let writable = self.settings().credentials.user == User::So;
-        let session = OpenSession::open(self.module(), place.slot, writable)?;
-        if session.generation() != place.generation {
+        let session = OpenSession::open(self.module(), epoch.slot, writable)?;
+        if session.generation() != epoch.generation {
             let text = "the module was initialised again and the token not found again yet";
             return Err(Error::new(ErrorKind::Unavailable, text));
         }
-        if self.place() != place {
+        if self.epoch() != epoch {
             let text = "the token was logged in to again while a session was opened";
             return Err(Error::new(ErrorKind::Unavailable, text));
         }
-        Ok((place, session))
+        Ok((epoch, session))
     }
 
     /// Whether `session` may see private objects: logged in, or on a token without a login.
@@ -268,9 +271,9 @@ impl Shared {
                 remember_serial(self.module().path(), name, info.serial_number());
             })?;
         }
-        let mut place = lock(&self.place);
-        *place = Place { epoch: place.epoch + 1, slot, generation: session.generation() };
-        drop(place);
+        let mut epoch = lock(&self.epoch);
+        *epoch = LoginEpoch { number: epoch.number + 1, slot, generation: session.generation() };
+        drop(epoch);
         *anchor = Some(session);
         Ok(())
     }

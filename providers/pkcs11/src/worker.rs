@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::module::OpenSession;
 use crate::operation::{Failure, Operation};
-use crate::token::{Place, Shared};
+use crate::token::{LoginEpoch, TokenState};
 
 /// How long a thread that gets no session leaves the jobs to those that have one.
 const NO_SESSION_PAUSE: Duration = Duration::from_millis(100);
@@ -28,32 +28,32 @@ pub(crate) struct Job {
 
 /// A thread's session, of one login.
 struct Held {
-    place: Place,
+    epoch: LoginEpoch,
     session: OpenSession,
     /// After an error it may be stuck in an operation: it closes once its caller has the answer.
     spent: bool,
 }
 
 /// Starts the threads; they end once the queue is closed and empty.
-pub(crate) fn start(shared: &Arc<Shared>, count: usize) -> Result<Vec<JoinHandle<()>>, Error> {
+pub(crate) fn start(state: &Arc<TokenState>, count: usize) -> Result<Vec<JoinHandle<()>>, Error> {
     let threads = (0..count).map(|_| {
-        let shared = Arc::clone(shared);
-        thread::Builder::new().name("pkcs11-session".to_owned()).spawn(move || serve(&shared))
+        let state = Arc::clone(state);
+        thread::Builder::new().name("pkcs11-session".to_owned()).spawn(move || serve(&state))
     });
     threads.collect::<Result<_, _>>().map_err(|error| {
-        shared.queue.close();
+        state.queue.close();
         Error::new(ErrorKind::Unavailable, format!("cannot start a session thread: {error}"))
     })
 }
 
-fn serve(shared: &Shared) {
+fn serve(state: &TokenState) {
     let mut held = None;
-    while let Some(Job { key, operation, deadline, reply }) = shared.queue.pop() {
-        // Whoever asked is gone, or would be before the token answers.
+    while let Some(Job { key, operation, deadline, reply }) = state.queue.pop() {
+        // The caller is gone, or would be before the token answers.
         if reply.is_closed() || Instant::now() >= deadline {
             continue;
         }
-        let run = AssertUnwindSafe(|| run(shared, &mut held, key, operation));
+        let run = AssertUnwindSafe(|| run(state, &mut held, key, operation));
         let outcome = catch_unwind(run).unwrap_or_else(|_| {
             held = None;
             Err(Error::new(ErrorKind::Internal, "a session thread panicked"))
@@ -74,41 +74,41 @@ fn serve(shared: &Shared) {
 }
 
 fn run(
-    shared: &Shared,
+    state: &TokenState,
     held: &mut Option<Held>,
     key: u32,
     operation: Operation,
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let entry = shared.key(key).ok_or_else(|| {
+    let key = state.key(key).ok_or_else(|| {
         Error::new(ErrorKind::Unavailable, "the key was closed while the job waited")
     })?;
-    if held.as_ref().is_some_and(|held| held.place != shared.place()) {
+    if held.as_ref().is_some_and(|held| held.epoch != state.epoch()) {
         *held = None;
     }
     let held = match held {
         Some(held) => held,
-        None => held.insert(open(shared)?),
+        None => held.insert(open(state)?),
     };
     // By the session's own login: the token may have been logged in to again just now.
-    let object = entry.handle(held.place)?;
-    match operation.run(&held.session, object, entry.public_key.modulus_len()) {
+    let object = key.handle(held.epoch)?;
+    match operation.run(&held.session, object, key.public_key.modulus_len()) {
         Ok(bytes) => Ok(bytes),
         Err(Failure::Value(error)) => Err(error),
         Err(Failure::Token(error)) => {
             held.spent = true;
-            // No value makes a token say this, and whoever asked tries again if it helped.
+            // No value makes a token say this, and the caller tries again if it helped.
             if error.kind() == ErrorKind::Unavailable
-                && let Ok(fresh) = open(shared)
+                && let Ok(fresh) = open(state)
             {
                 *held = fresh;
-                shared.repaired();
+                state.repaired();
             }
             Err(error)
         }
     }
 }
 
-fn open(shared: &Shared) -> Result<Held, Error> {
-    let (place, session) = shared.open_session()?;
-    Ok(Held { place, session, spent: false })
+fn open(state: &TokenState) -> Result<Held, Error> {
+    let (epoch, session) = state.open_session()?;
+    Ok(Held { epoch, session, spent: false })
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use claviger_pkcs11::{Config, Provider, latch};
+use claviger_pkcs11::{Config, Provider, pin_latch};
 use claviger_provider_api::{
     Algorithm, Call, CallerSlot, Digest, Error, ErrorKind, Hash, KeyMaterial, OpenKey, Parameters,
     SignAlgorithm, WrappingKey,
@@ -242,7 +242,7 @@ impl Bench {
 
     /// Logins that the token refused and that are not forgotten.
     fn refused_logins(&self) -> usize {
-        let tokens = latch::list(&self.path("state")).unwrap();
+        let tokens = pin_latch::list(&self.path("state")).unwrap();
         tokens.iter().map(|token| token.refused).sum()
     }
 }
@@ -635,8 +635,8 @@ mod scenario {
         let refused = open(&provider, locator, &[Algorithm::RsaOaep]).await;
         assert_refused(refused, ErrorKind::OperatorNeeded, "claviger pin clear");
         assert_eq!(bench.refused_logins(), 2);
-        for token in latch::list(&bench.path("state")).unwrap() {
-            assert!(latch::clear(&bench.path("state"), &token.serial).unwrap());
+        for token in pin_latch::list(&bench.path("state")).unwrap() {
+            assert!(pin_latch::clear(&bench.path("state"), &token.serial).unwrap());
         }
         let key = open(&provider, locator, &[Algorithm::RsaOaep]).await.unwrap();
         unwrap(&*key).await.unwrap();
@@ -865,11 +865,11 @@ mod scenario {
         let opening = open(&provider, "pkcs11:id=%02", &rsa);
         assert!(tokio::time::timeout(Duration::from_secs(1), opening).await.is_err());
         assert!(claviger_pkcs11::wait_until_left(Duration::from_secs(20)));
-        assert_eq!(latch::list(&bench.path("state")).unwrap(), []);
+        assert_eq!(pin_latch::list(&bench.path("state")).unwrap(), []);
         // Nor is a thread missed that has only just been started.
         let opening = open(&provider, "pkcs11:id=%02", &rsa);
         drop(tokio::time::timeout(Duration::ZERO, opening).await);
         assert!(claviger_pkcs11::wait_until_left(Duration::from_secs(20)));
-        assert_eq!(latch::list(&bench.path("state")).unwrap(), []);
+        assert_eq!(pin_latch::list(&bench.path("state")).unwrap(), []);
     }
 }

@@ -372,7 +372,7 @@ mod tests {
             series.into_iter().filter_map(latched).collect::<Vec<_>>()
         };
         assert_eq!(latched(), []);
-        let latch = claviger_pkcs11::latch::Latch::new(&state_dir);
+        let latch = claviger_pkcs11::pin_latch::Latch::new(&state_dir);
         let pin = claviger_provider_api::Secret::new(b"1234".to_vec().into());
         let attempt = latch.attempt("0123", &pin).unwrap();
         assert_eq!(latched(), [("{serial=\"0123\"}".to_owned(), 0.0)], "no outcome yet");

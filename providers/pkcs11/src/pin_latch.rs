@@ -14,7 +14,7 @@ use claviger_provider_api::Secret;
 
 use directory::{Directory, Lock};
 pub use error::LatchError;
-use record::{Entry, Names, Record, Verdict};
+use record::{LoginAttempt, Names, Record, Verdict};
 
 mod directory;
 mod error;
@@ -117,11 +117,11 @@ impl Latch {
             return Err(LatchError::Exhausted { serial: names.serial });
         }
         let verifier = verifier(&record, pin, self.rounds);
-        let refused = |entry: &Entry| entry.verdict == Verdict::Refused;
+        let refused = |entry: &LoginAttempt| entry.verdict == Verdict::Refused;
         if record.attempts.iter().any(|entry| refused(entry) && entry.verifier == verifier) {
             return Err(LatchError::SamePin { serial: names.serial });
         }
-        record.attempts.push(Entry { verifier, began: now(), verdict: Verdict::Begun });
+        record.attempts.push(LoginAttempt { verifier, began: now(), verdict: Verdict::Begun });
         let attempt = Attempt { directory, names, previous, _lock: lock };
         attempt.begin(record).map_err(|source| {
             let path = attempt.directory.path(&attempt.names.record);
@@ -206,7 +206,7 @@ pub fn list(state_dir: &Path) -> Result<Vec<LatchedToken>, LatchError> {
     let mut tokens = Vec::new();
     for names in directory.records()? {
         let Some(record) = directory.record(&names)? else { continue };
-        let refused = |entry: &&Entry| entry.verdict == Verdict::Refused;
+        let refused = |entry: &&LoginAttempt| entry.verdict == Verdict::Refused;
         tokens.push(LatchedToken {
             serial: names.serial,
             attempts: record.attempts.len(),

@@ -12,11 +12,11 @@ use crate::config::Oaep;
 use crate::module::OpenSession;
 use crate::object::{self, Wanted};
 use crate::operation::{Failure, Operation};
-use crate::token::{Place, Shared};
+use crate::token::{LoginEpoch, TokenState};
 
 /// A key on a token, for as long as somebody has it open.
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct TokenKey {
     pub(crate) index: u32,
     pub(crate) wanted: Wanted,
     /// As found when the key was opened; never another one.
@@ -29,7 +29,7 @@ pub(crate) struct Entry {
 
 /// Why a key cannot be used as things are.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum KeyFault {
     /// No such object; whether that was seen with a login.
     Missing { logged_in: bool },
     /// Nothing that a new session, login or module would change: another key, not permitted.
@@ -38,24 +38,24 @@ pub(crate) enum Trouble {
     Broken(Error),
 }
 
-impl Entry {
-    /// A key that was found at `place`.
+impl TokenKey {
+    /// A key that was found at `epoch`.
     pub(crate) fn new(
         index: u32,
         wanted: Wanted,
         public_key: PublicKey,
         canary: Canary,
         oaep: Oaep,
-        (place, object): (Place, ObjectHandle),
+        (epoch, object): (LoginEpoch, ObjectHandle),
     ) -> Self {
-        let handle = Mutex::new(Some((place.epoch, object)));
+        let handle = Mutex::new(Some((epoch.number, object)));
         Self { index, wanted, public_key, canary, oaep, breaker: Breaker::default(), handle }
     }
 
     /// Its handle, if it was found since the login in force.
-    pub(crate) fn handle(&self, place: Place) -> Result<ObjectHandle, Error> {
+    pub(crate) fn handle(&self, epoch: LoginEpoch) -> Result<ObjectHandle, Error> {
         match *self.handle.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some((epoch, object)) if epoch == place.epoch => Ok(object),
+            Some((number, object)) if number == epoch.number => Ok(object),
             _ => Err(Error::new(
                 ErrorKind::Unavailable,
                 "the key was not found again yet since the last login",
@@ -66,24 +66,24 @@ impl Entry {
     /// Looks for the key again; its handle is kept only if it is still the same key.
     pub(crate) fn find_again(
         &self,
-        shared: &Shared,
-        place: Place,
+        state: &TokenState,
+        epoch: LoginEpoch,
         session: &OpenSession,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), KeyFault> {
         let remember = |handle| {
             *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = handle;
         };
         remember(None);
         let found = object::find(session, &self.wanted).map_err(|error| match error.kind() {
-            ErrorKind::OperatorNeeded => Trouble::Final(error),
-            _ => Trouble::Broken(error),
+            ErrorKind::OperatorNeeded => KeyFault::Final(error),
+            _ => KeyFault::Broken(error),
         })?;
         let Some(found) = found else {
-            let logged_in = shared.sees_private_objects(session).map_err(Trouble::Broken)?;
-            return Err(Trouble::Missing { logged_in });
+            let logged_in = state.sees_private_objects(session).map_err(KeyFault::Broken)?;
+            return Err(KeyFault::Missing { logged_in });
         };
         if found.public_key.sha256() != self.public_key.sha256() {
-            return Err(Trouble::Final(Error::new(
+            return Err(KeyFault::Final(Error::new(
                 ErrorKind::OperatorNeeded,
                 format!(
                     "{} is another key now: its public key has the SHA-256 {}, not {}; nothing is \
@@ -94,14 +94,14 @@ impl Entry {
                 ),
             )));
         }
-        remember(Some((place.epoch, found.object)));
+        remember(Some((epoch.number, found.object)));
         Ok(())
     }
 
     /// A private-key operation on the canary, through a session of its own.
-    pub(crate) fn prove(&self, shared: &Shared) -> Result<(), Error> {
-        let (place, session) = shared.open_session()?;
-        let object = self.handle(place)?;
+    pub(crate) fn prove(&self, state: &TokenState) -> Result<(), Error> {
+        let (epoch, session) = state.open_session()?;
+        let object = self.handle(epoch)?;
         let len = self.public_key.modulus_len();
         let outcome = if let Some((algorithm, wrapped)) = self.canary.wrapped().next() {
             Operation::unwrap(wrapped, &Parameters::of(algorithm), self.oaep)
@@ -117,7 +117,7 @@ impl Entry {
                     self.canary.accept_signature(&self.public_key, algorithm, &signature)
                 })
         } else {
-            self.find_again(shared, place, &session).map_err(|trouble| trouble.into_error(self))
+            self.find_again(state, epoch, &session).map_err(|fault| fault.into_error(self))
         };
         outcome.map_err(|error| match error.kind() {
             // A canary is good: whatever the token says about it, the token is at fault.
@@ -127,12 +127,12 @@ impl Entry {
     }
 }
 
-impl Trouble {
+impl KeyFault {
     /// The error that callers see.
-    pub(crate) fn into_error(self, entry: &Entry) -> Error {
+    pub(crate) fn into_error(self, key: &TokenKey) -> Error {
         match self {
             Self::Final(error) | Self::Broken(error) => error,
-            Self::Missing { logged_in } => missing(&entry.wanted, logged_in),
+            Self::Missing { logged_in } => missing(&key.wanted, logged_in),
         }
     }
 }

@@ -20,13 +20,13 @@ pub(super) struct Record {
     /// 16 random bytes in hexadecimal.
     salt: String,
     /// One or two, oldest first.
-    pub(super) attempts: Vec<Entry>,
+    pub(super) attempts: Vec<LoginAttempt>,
 }
 
 /// One attempt.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Entry {
+pub(super) struct LoginAttempt {
     /// Two bytes in hexadecimal.
     pub(super) verifier: String,
     /// Seconds since 1970.
@@ -44,7 +44,7 @@ pub(super) enum Verdict {
     Refused,
 }
 
-impl Entry {
+impl LoginAttempt {
     /// When it was made; none if no clock ever showed that time.
     pub(super) fn since(&self) -> Option<SystemTime> {
         (self.began < 1 << 40).then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(self.began))

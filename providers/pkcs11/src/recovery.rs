@@ -1,8 +1,9 @@
 //! Checks and repairs of a token: a canary says whether anything is broken, and then one rung after
 //! the other is tried: a new session, a login, a new start of the module.
 //!
-//! One thread per token does this, so that there is one run at a time; whoever asks while it runs
-//! shares the next one. Only a canary that failed makes it do anything: what a caller sent never does.
+//! One thread per token does this, so that there is one run at a time; a check that is asked for
+//! meanwhile shares the next run. Only a canary that failed makes it do anything: what a caller sent
+//! never does.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,8 +15,8 @@ use std::time::{Duration, Instant};
 use claviger_provider_api::{Error, ErrorKind};
 use tokio::sync::oneshot;
 
-use crate::entry::{Entry, Trouble};
-use crate::token::Shared;
+use crate::token::TokenState;
+use crate::token_key::{KeyFault, TokenKey};
 
 /// How many checks may wait.
 const WAITING: usize = 4096;
@@ -23,9 +24,9 @@ const WAITING: usize = 4096;
 /// How long other keys are asked whether they still serve. Where all are dead, all say so at once.
 const WITNESSES_LIMIT: Duration = Duration::from_secs(10);
 
-/// What the ladder is asked for.
+/// What a check is asked for with.
 #[derive(Debug)]
-pub(crate) enum Ask {
+pub(crate) enum CheckRequest {
     /// Check this key, and repair what is under it.
     Key(u32, oneshot::Sender<Result<(), Error>>),
     /// Check all keys: somebody else initialised the module again.
@@ -35,71 +36,71 @@ pub(crate) enum Ask {
 /// Starts the thread. It ends when nobody can ask any more, waits for the session threads, and lets
 /// go of the token.
 pub(crate) fn start(
-    shared: &Arc<Shared>,
+    state: &Arc<TokenState>,
     workers: Vec<JoinHandle<()>>,
-) -> Result<SyncSender<Ask>, Error> {
-    let (asks, asked) = sync_channel(WAITING);
-    let theirs = Arc::clone(shared);
-    let thread = thread::Builder::new().name("pkcs11-ladder".to_owned());
+) -> Result<SyncSender<CheckRequest>, Error> {
+    let (checks, requests) = sync_channel(WAITING);
+    let theirs = Arc::clone(state);
+    let thread = thread::Builder::new().name("pkcs11-recovery".to_owned());
     let spawned = thread.spawn(move || {
-        serve(&theirs, &asked);
+        serve(&theirs, &requests);
         for worker in workers {
             // Its panics were caught and answered.
             let _ = worker.join();
         }
     });
     match spawned {
-        Ok(_) => Ok(asks),
+        Ok(_) => Ok(checks),
         Err(error) => {
-            shared.queue.close();
+            state.queue.close();
             let text = format!("cannot start the thread that checks the token: {error}");
             Err(Error::new(ErrorKind::Unavailable, text))
         }
     }
 }
 
-fn serve(shared: &Arc<Shared>, asked: &Receiver<Ask>) {
-    while let Ok(first) = asked.recv() {
-        let generation = shared.module().generation();
+fn serve(state: &Arc<TokenState>, requests: &Receiver<CheckRequest>) {
+    while let Ok(first) = requests.recv() {
+        let generation = state.module().generation();
         let mut waiting: BTreeMap<u32, Vec<oneshot::Sender<_>>> = BTreeMap::new();
-        for ask in std::iter::once(first).chain(asked.try_iter()) {
+        for ask in std::iter::once(first).chain(requests.try_iter()) {
             match ask {
-                Ask::Key(key, reply) => waiting.entry(key).or_default().push(reply),
-                Ask::All => {
-                    for entry in shared.keys() {
-                        waiting.entry(entry.index).or_default();
+                CheckRequest::Key(key, reply) => waiting.entry(key).or_default().push(reply),
+                CheckRequest::All => {
+                    for key in state.keys() {
+                        waiting.entry(key.index).or_default();
                     }
                 }
             }
         }
         for (key, replies) in waiting {
-            let Some(entry) = shared.key(key) else { continue };
-            let check = AssertUnwindSafe(|| check(shared, &entry));
+            let Some(key) = state.key(key) else { continue };
+            let check = AssertUnwindSafe(|| check(state, &key));
             let outcome = catch_unwind(check).unwrap_or_else(|_| {
                 Err(Error::new(ErrorKind::Internal, "a check of the token panicked"))
             });
             for reply in replies {
                 let copy = outcome.as_ref().copied().map_err(copy);
-                // Whoever asked may have gone.
+                // The caller may have gone.
                 drop(reply.send(copy));
             }
         }
-        if shared.module().generation() != generation {
-            wake_neighbours(shared);
+        if state.module().generation() != generation {
+            wake_neighbours(state);
         }
     }
 }
 
 /// Runs the key's canary; if that fails, climbs until it succeeds.
-fn check(shared: &Shared, entry: &Entry) -> Result<(), Error> {
-    if let Some(error) = entry.breaker.too_early(Instant::now()) {
+fn check(state: &TokenState, key: &TokenKey) -> Result<(), Error> {
+    if let Some(error) = key.breaker.too_early(Instant::now()) {
         return Err(error);
     }
-    let cause = match entry.prove(shared) {
+    let cause = match key.prove(state) {
         Ok(()) => {
-            shared.restarted_for_missing(false);
-            if entry.breaker.close() {
-                shared.repaired();
+            state.restarted_for_missing(false);
+            if key.breaker.close() {
+                state.repaired();
             }
             return Ok(());
         }
@@ -108,18 +109,18 @@ fn check(shared: &Shared, entry: &Entry) -> Result<(), Error> {
     if matches!(cause.kind(), ErrorKind::Throttled { .. }) {
         return Err(cause);
     }
-    let locator = &entry.wanted.locator;
+    let locator = &key.wanted.locator;
     // While its breaker is open, each cause is said once.
-    let known = entry.breaker.refusal();
+    let known = key.breaker.refusal();
     if known.is_none() {
         tracing::warn!(%locator, error = %cause, "the canary failed; repairing");
     }
-    match repair(shared, entry) {
+    match repair(state, key) {
         Ok(rung) => {
             tracing::warn!(%locator, rung, "repaired");
-            shared.restarted_for_missing(false);
-            entry.breaker.close();
-            shared.repaired();
+            state.restarted_for_missing(false);
+            key.breaker.close();
+            state.repaired();
             Ok(())
         }
         Err(error) => {
@@ -128,65 +129,64 @@ fn check(shared: &Shared, entry: &Entry) -> Result<(), Error> {
             } else {
                 tracing::error!(%locator, %error, "not repaired");
             }
-            entry.breaker.open(Instant::now(), &error);
+            key.breaker.open(Instant::now(), &error);
             Err(error)
         }
     }
 }
 
 /// Climbs the ladder, and names the rung that helped.
-fn repair(shared: &Shared, entry: &Entry) -> Result<&'static str, Error> {
-    let module = shared.module();
+fn repair(state: &TokenState, key: &TokenKey) -> Result<&'static str, Error> {
+    let module = state.module();
     let generation = module.generation();
-    let mut trouble = match renew(shared, entry) {
+    let mut fault = match renew(state, key) {
         Ok(()) => return Ok("a new session"),
-        Err(Trouble::Final(error)) => return Err(error),
-        Err(trouble) => trouble,
+        Err(KeyFault::Final(error)) => return Err(error),
+        Err(fault) => fault,
     };
-    let logged_in = shared
+    let logged_in = state
         .open_session()
-        .and_then(|(_, session)| shared.sees_private_objects(&session))
+        .and_then(|(_, session)| state.sees_private_objects(&session))
         .unwrap_or(false);
     if !logged_in {
-        trouble = match shared.log_in().and_then(|()| renew_all(shared)) {
-            Ok(()) => match renew(shared, entry) {
+        fault = match state.log_in().and_then(|()| renew_all(state)) {
+            Ok(()) => match renew(state, key) {
                 Ok(()) => return Ok("a login"),
-                Err(Trouble::Final(error)) => return Err(error),
-                Err(trouble) => trouble,
+                Err(KeyFault::Final(error)) => return Err(error),
+                Err(fault) => fault,
             },
             // The PIN was refused, or there is none: a new start of the module changes nothing.
             Err(error) if error.kind() == ErrorKind::OperatorNeeded => return Err(error),
-            Err(error) => Trouble::Broken(error),
+            Err(error) => KeyFault::Broken(error),
         };
     }
     // Where another key answers, on whatever token, a new start of the module would only end its
     // session and its login.
-    if somebody_serves(shared, entry) {
-        return Err(trouble.into_error(entry));
+    if somebody_serves(state, key) {
+        return Err(fault.into_error(key));
     }
     // A key that a login does not see was deleted; or its token's files went away, which a module
     // may notice only when it starts. So one new start, and no more until a key is well again.
-    if matches!(trouble, Trouble::Missing { logged_in: true }) && shared.restarted_for_missing(true)
-    {
-        return Err(trouble.into_error(entry));
+    if matches!(fault, KeyFault::Missing { logged_in: true }) && state.restarted_for_missing(true) {
+        return Err(fault.into_error(key));
     }
     module.reinitialise(generation)?;
-    shared.log_in()?;
-    renew_all(shared)?;
-    match renew(shared, entry) {
+    state.log_in()?;
+    renew_all(state)?;
+    match renew(state, key) {
         Ok(()) => Ok("a new start of the module"),
-        Err(trouble) => Err(trouble.into_error(entry)),
+        Err(fault) => Err(fault.into_error(key)),
     }
 }
 
 /// Whether any other key of the module proves itself, those that should be well first. A token that
 /// only has no room serves.
-fn somebody_serves(shared: &Shared, entry: &Entry) -> bool {
+fn somebody_serves(state: &TokenState, key: &TokenKey) -> bool {
     let mut witnesses = Vec::new();
-    for token in shared.module().in_use() {
-        let is_ours = std::ptr::eq(&raw const *token, shared);
+    for token in state.module().in_use() {
+        let is_ours = std::ptr::eq(&raw const *token, state);
         let mut keys = token.keys();
-        keys.retain(|key| !is_ours || key.index != entry.index);
+        keys.retain(|other| !is_ours || other.index != key.index);
         witnesses.extend(keys.into_iter().map(|key| (Arc::clone(&token), key)));
     }
     witnesses.sort_by_key(|(_, key)| key.breaker.refusal().is_some());
@@ -199,29 +199,30 @@ fn somebody_serves(shared: &Shared, entry: &Entry) -> bool {
 }
 
 /// A new session, a new handle, a canary.
-fn renew(shared: &Shared, entry: &Entry) -> Result<(), Trouble> {
-    let (place, session) = shared.open_session().map_err(Trouble::Broken)?;
-    entry.find_again(shared, place, &session)?;
+fn renew(state: &TokenState, key: &TokenKey) -> Result<(), KeyFault> {
+    let (epoch, session) = state.open_session().map_err(KeyFault::Broken)?;
+    key.find_again(state, epoch, &session)?;
     drop(session);
-    entry.prove(shared).map_err(Trouble::Broken)
+    key.prove(state).map_err(KeyFault::Broken)
 }
 
 /// New handles for all keys after a login. A key that is not found shows in its own check.
-fn renew_all(shared: &Shared) -> Result<(), Error> {
-    let (place, session) = shared.open_session()?;
-    for entry in shared.keys() {
-        if let Err(trouble) = entry.find_again(shared, place, &session) {
-            let error = trouble.into_error(&entry);
-            tracing::error!(locator = %entry.wanted.locator, %error, "not found again");
+fn renew_all(state: &TokenState) -> Result<(), Error> {
+    let (epoch, session) = state.open_session()?;
+    for key in state.keys() {
+        if let Err(fault) = key.find_again(state, epoch, &session) {
+            let error = fault.into_error(&key);
+            tracing::error!(locator = %key.wanted.locator, %error, "not found again");
         }
     }
     Ok(())
 }
 
 /// The other tokens of the module lost their sessions and logins when it was initialised again.
-fn wake_neighbours(shared: &Arc<Shared>) {
-    for token in shared.module().tokens().values().filter_map(std::sync::Weak::upgrade) {
-        if !Arc::ptr_eq(token.shared(), shared) && token.asks().try_send(Ask::All).is_err() {
+fn wake_neighbours(state: &Arc<TokenState>) {
+    for token in state.module().tokens().values().filter_map(std::sync::Weak::upgrade) {
+        if !Arc::ptr_eq(token.state(), state) && token.checks().try_send(CheckRequest::All).is_err()
+        {
             tracing::debug!("a neighbour's checks are full; its next one finds out by itself");
         }
     }

@@ -389,7 +389,7 @@ fn a_process_makes_one_attempt() {
 
 fn process(directory: &TempDir, digits: &str, outcome: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "latch::tests::a_process_makes_one_attempt", "--nocapture"])
+        .args(["--exact", "pin_latch::tests::a_process_makes_one_attempt", "--nocapture"])
         .env("LATCH_STATE_DIR", directory.path())
         .env("LATCH_PIN", digits)
         .env("LATCH_OUTCOME", outcome)
