@@ -1,10 +1,16 @@
 //! Claviger: one RSA wrap/unwrap interface over PKCS#11 HSMs and cloud key services.
 //!
-//! A request passes four files, in this order:
-//! [`daemon::service`] (parse) -> [`daemon::keyring`] (name, version, replica) ->
-//! [`daemon::guard`] (grant, limits, deadline, attribution, metrics, audit) -> a provider's `key.rs`.
+//! A call's path, in its order:
+//! [`listener`](daemon::transport::listener) (socket, TLS, who is calling) ->
+//! [`admission`](daemon::request::admission) (request id, deadline, caller, room) ->
+//! [`service`](daemon::request::service) (from a message to typed arguments) ->
+//! [`guard`](daemon::request::guard) (one file for each operation: the order of the steps, and the
+//! audit record) -> [`policy`](daemon::request::policy) and [`budget`](daemon::request::budget)
+//! (may it) -> [`keyring`](daemon::keys::keyring) (which version) ->
+//! [`replica`](daemon::keys::replica) (which place) -> the provider's `key.rs`. What fails becomes a
+//! gRPC status in [`status`](daemon::status).
 //!
-//! - [`daemon`]: `claviger serve`
+//! - [`daemon`]: `claviger serve`; its folders are its layers
 //! - [`cli`]: the other commands, one file each
 //! - [`pki`]: the development CA that `claviger pki` and `claviger demo` share
 

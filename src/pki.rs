@@ -28,7 +28,7 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 use zeroize::Zeroizing;
 
-use crate::daemon::caller::is_spiffe_id;
+use crate::daemon::transport::caller::is_spiffe_id;
 pub use database::IssuedRecord;
 use database::{Database, Locked};
 pub use error::PkiError;

@@ -23,8 +23,8 @@ pub(crate) fn serve(config: PathBuf) -> Outcome<()> {
     modulus[0] = 0xc0;
     let key = Noop(PublicKey::from_components(&modulus, &[1, 0, 1])?);
     let key: Arc<dyn WrappingKey> = Arc::new(key);
-    run_with(&Options { config, demo: true }, |keyset| {
-        for replica in keyset.replicas.values() {
+    run_with(&Options { config, demo: true }, |active| {
+        for replica in active.replicas.by_specification.values() {
             replica.adopt(Arc::clone(&key));
         }
     })?;

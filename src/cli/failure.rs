@@ -8,7 +8,7 @@ use claviger_client::{Code, ConfigError, Error};
 use serde_json::{Value, json};
 
 use crate::daemon::config::ConfigErrors;
-use crate::daemon::metrics::code_name;
+use crate::daemon::records::metrics::code_name;
 
 /// The exit codes, after sysexits.h; `claviger --help` lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

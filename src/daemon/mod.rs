@@ -1,39 +1,26 @@
 //! The daemon: from one TOML file to answered calls.
 //!
-//! - [`config`]: the file, parsed and checked as a whole; afterwards it is trusted
+//! Its folders are its layers. Each may use those below it and none above it; a test reads the
+//! imports and holds the order (`layers.rs`).
+//!
+//! - [`serve`]: preflight, start, reload, drain
+//! - [`operations`]: the other listener: probes and metrics
+//! - [`request`]: what is asked, and whether the caller may
+//! - [`keys`]: what answers: keyring, replicas, canaries
+//! - [`records`]: what is written down: audit log, metrics, log
+//! - [`transport`]: who is calling: listener, TLS, caller, denied callers
+//! - [`status`]: every way in which a call can fail, and its gRPC status
+//! - [`config`]: what the file says; afterwards it is trusted
 //! - [`backends`]: the one list of providers
-//! - [`serve`]: start, reload, drain; [`keyset`]: what a configuration becomes
-//! - [`listener`], [`tls`], [`caller`], [`denied`]: sockets, certificates, who is calling, who may not
-//! - [`front`], [`service`], [`keyring`], [`policy`], [`budget`], [`guard`], [`status`]: the path of
-//!   a request
-//! - [`replica`], [`monitor`], [`health`], [`operations`], [`metrics`]: how keys are, and how the
-//!   daemon is seen from outside
-//! - [`audit`], [`spent`], [`log`]: what is written down; `scheduling`: who waits for whom
 
-pub mod audit;
 pub mod backends;
-pub mod budget;
-pub mod caller;
 pub mod config;
-pub mod denied;
-mod file_stamp;
-pub mod front;
-pub mod guard;
-pub mod health;
-pub mod keyring;
-pub mod keyset;
-pub mod listener;
-pub mod log;
-pub mod metrics;
-pub mod monitor;
+pub mod keys;
+#[cfg(test)]
+mod layers;
 pub mod operations;
-mod place;
-pub mod policy;
-pub mod replica;
-mod scheduling;
+pub mod records;
+pub mod request;
 pub mod serve;
-pub mod service;
-pub mod spent;
 pub mod status;
-pub mod tls;
-mod trailers;
+pub mod transport;

@@ -1,6 +1,6 @@
 //! Which client certificates are let in, and as whom.
 
-use claviger::daemon::listener::HandshakeFailure as Failure;
+use claviger::daemon::transport::listener::HandshakeFailure as Failure;
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension,
@@ -410,7 +410,7 @@ type Change = fn(&mut Files);
 
 #[tokio::test]
 async fn configurations_that_could_lock_out_or_let_in_are_refused_in_words() {
-    use claviger::daemon::tls::TlsState;
+    use claviger::daemon::transport::tls::TlsState;
     use claviger::pki::{Ca, CaOptions};
 
     let refusal = |change: fn(&mut Files)| {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use claviger::daemon::listener::{Cut, HandshakeFailure};
-use claviger::daemon::tls::TlsState;
+use claviger::daemon::transport::listener::{Cut, HandshakeFailure};
+use claviger::daemon::transport::tls::TlsState;
 use claviger::pki::{Ca, CaOptions, ClientName};
 
 use crate::certificates::crl_of;

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use claviger::daemon::config::Listen;
-use claviger::daemon::denied::DeniedCallers;
-use claviger::daemon::listener::{ConnectionSettings, Cut, HandshakeFailure, Transport, bind};
-use claviger::daemon::tls::TlsState;
+use claviger::daemon::transport::denied::DeniedCallers;
+use claviger::daemon::transport::listener::{
+    ConnectionSettings, Cut, HandshakeFailure, Transport, bind,
+};
+use claviger::daemon::transport::tls::TlsState;
 use claviger::pki::ClientName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
@@ -215,7 +217,7 @@ async fn a_unix_peer_is_known_by_its_uid_and_can_be_denied() {
     replace(&list, "# nobody\n");
     let denied = DeniedCallers::open(Some(&list)).unwrap();
     let transport = Transport::new(None, denied.clone(), settings());
-    let callers = claviger::daemon::caller::Callers::new(&[], false);
+    let callers = claviger::daemon::transport::caller::Callers::new(&[], false);
     let service = whoami(Arc::new(callers), denied, Arc::default(), Arc::default());
     let bound = bind(&Listen::Unix(path.clone())).unwrap();
     let serving = transport.clone();
@@ -239,7 +241,7 @@ async fn a_unix_peer_is_known_by_its_uid_and_can_be_denied() {
 async fn tcp_without_tls_is_not_served() {
     let denied = DeniedCallers::open(None).unwrap();
     let transport = Transport::new(None, denied.clone(), settings());
-    let callers = claviger::daemon::caller::Callers::new(&[], false);
+    let callers = claviger::daemon::transport::caller::Callers::new(&[], false);
     let service = whoami(Arc::new(callers), denied, Arc::default(), Arc::default());
     let bound = bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
     let error = transport.serve(vec![bound], service, async {}).await.unwrap_err().to_string();

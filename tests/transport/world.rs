@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use claviger::daemon::caller::{Callers, Peer, PeerAddress};
 use claviger::daemon::config::{self, Identity, Limits, Listen, Match};
-use claviger::daemon::denied::DeniedCallers;
-use claviger::daemon::listener::{ConnectionSettings, ConnectionStats, Transport, bind};
-use claviger::daemon::tls::TlsState;
+use claviger::daemon::transport::caller::{Callers, Peer, PeerAddress};
+use claviger::daemon::transport::denied::DeniedCallers;
+use claviger::daemon::transport::listener::{ConnectionSettings, ConnectionStats, Transport, bind};
+use claviger::daemon::transport::tls::TlsState;
 use claviger::pki::{Ca, CaOptions, ClientName, Issued};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};

@@ -18,10 +18,10 @@ pub(crate) struct Decrypt {
     algorithm: Algorithm,
     label: Vec<u8>,
     /// What was unwrapped and did not fit into the host's buffer.
-    kept: Option<Kept>,
+    kept: Option<Previous>,
 }
 
-struct Kept {
+struct Previous {
     wrapped: Vec<u8>,
     material: Zeroizing<Vec<u8>>,
 }
@@ -55,7 +55,7 @@ impl Decrypt {
         };
         let outcome = output.fill(&material);
         if output.asks_for_length() || outcome.is_err() {
-            self.kept = Some(Kept { wrapped: wrapped.to_vec(), material });
+            self.kept = Some(Previous { wrapped: wrapped.to_vec(), material });
         }
         outcome
     }

@@ -11,7 +11,7 @@ use super::quota;
 use crate::cli::failure::Exit;
 use crate::daemon::backends::LatchedToken;
 use crate::daemon::config::{Config, State, Version};
-use crate::daemon::log::is_deceptive;
+use crate::daemon::records::log::is_deceptive;
 
 /// Everything that was found out.
 pub(super) struct Report<'a> {

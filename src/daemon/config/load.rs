@@ -94,19 +94,19 @@ impl Config {
     }
 
     /// The file's text, if it is still the one that was parsed.
-    pub(super) fn text(&self) -> Option<String> {
+    pub(crate) fn text(&self) -> Option<String> {
         read(&self.path).ok().filter(|text| sha256(text.as_bytes()) == self.sha256)
     }
 
     /// The dotted path of a version in the file, if that is still the one that was parsed.
-    pub(super) fn paths_of_versions(&self) -> BTreeMap<(String, u32), String> {
+    pub(crate) fn paths_of_versions(&self) -> BTreeMap<(String, u32), String> {
         self.text().map(|text| version_paths(&self.path, &text)).unwrap_or_default()
     }
 }
 
 impl ConfigErrors {
     /// The same errors with the lines that their fields have in `text`, in its order.
-    pub(super) fn at_lines_of(mut self, text: Option<&str>) -> Self {
+    pub(crate) fn at_lines_of(mut self, text: Option<&str>) -> Self {
         let Some(text) = text else { return self };
         let report = Report::new(&self.path, text);
         let (root, _) = DeTable::parse_recoverable(text);
@@ -123,7 +123,7 @@ impl ConfigErrors {
 }
 
 /// The path of a version by its number, where its place in the file is not known.
-pub(super) fn version_path(key: &str, number: u32) -> String {
+pub(crate) fn version_path(key: &str, number: u32) -> String {
     format!("{}.versions[version = {number}]", joined("keys", key))
 }
 

@@ -6,8 +6,6 @@
 //! - `load`: the file itself, and what only `serve` asks for
 //! - `parse`: the sections together; `server`, `providers`, `keys`, `callers`, `grants`: each one
 //! - `reader`, `values`, `error`: values with their places, what one may look like, what is wrong
-//! - `files`: the files that the configuration names
-//! - [`pin`]: what `claviger config pin` does
 
 #[cfg(all(
     test,
@@ -21,12 +19,10 @@
 mod bad;
 mod callers;
 mod error;
-mod files;
 mod grants;
 mod keys;
 mod load;
 mod parse;
-pub mod pin;
 mod providers;
 mod reader;
 mod server;
@@ -50,7 +46,9 @@ use std::time::Duration;
 use claviger_provider_api::{Algorithm, SecretSource, SignAlgorithm};
 
 pub use self::error::{ConfigError, ConfigErrors};
+pub(crate) use self::load::version_path;
 pub use self::load::{DEFAULT_PATH, PATH_VARIABLE, path_or_default};
+pub(crate) use self::reader::joined;
 use crate::daemon::backends::ProviderConfig;
 
 /// The whole configuration.

@@ -282,7 +282,7 @@ fn entry<'a>(
 }
 
 /// `path.name`, with the name quoted where TOML would quote it.
-pub(super) fn joined(path: &str, name: &str) -> String {
+pub(crate) fn joined(path: &str, name: &str) -> String {
     let bare = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     let dot = if path.is_empty() { "" } else { "." };
     if !name.is_empty() && name.bytes().all(bare) {

@@ -7,24 +7,24 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::daemon::audit::{Audit, Event};
 use crate::daemon::config::Config;
-use crate::daemon::denied::DeniedCallers;
-use crate::daemon::health::Phase;
-use crate::daemon::keyset::{Kept, Keyset, Snapshot};
-use crate::daemon::listener::{ConnectionSettings, Transport};
-use crate::daemon::metrics::Metrics;
-use crate::daemon::policy::InFlight;
+use crate::daemon::records::audit::{Audit, Event};
+use crate::daemon::records::metrics::Metrics;
+use crate::daemon::request::active::{ActiveConfig, Previous, Snapshot};
+use crate::daemon::request::failed_unwraps::{FailedUnwraps, FailedUnwrapsFile};
+use crate::daemon::request::health::Phase;
+use crate::daemon::request::policy::InFlight;
 use crate::daemon::serve::host::prepare_state_dir;
 use crate::daemon::serve::{Options, ServeError};
-use crate::daemon::spent::{FailedUnwraps, SpentFile};
-use crate::daemon::tls::TlsState;
+use crate::daemon::transport::denied::DeniedCallers;
+use crate::daemon::transport::listener::{ConnectionSettings, Transport};
+use crate::daemon::transport::tls::TlsState;
 
 /// The running daemon; clones share everything.
 #[derive(Clone)]
 pub(super) struct Daemon {
     pub(super) config: Arc<ArcSwap<Config>>,
-    pub(super) keyset: Arc<ArcSwap<Keyset>>,
+    pub(super) active: Arc<ArcSwap<ActiveConfig>>,
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) audit: Arc<Audit>,
@@ -34,7 +34,7 @@ pub(super) struct Daemon {
     pub(super) in_flight: Arc<InFlight>,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) changed: watch::Sender<u64>,
-    pub(super) spent: Option<Arc<tokio::sync::Mutex<SpentFile>>>,
+    pub(super) spent: Option<Arc<tokio::sync::Mutex<FailedUnwrapsFile>>>,
     pub(super) config_path: PathBuf,
 }
 
@@ -44,7 +44,7 @@ impl Daemon {
         let (spent, failed_unwraps) = match &config.server.state_dir {
             Some(path) => {
                 prepare_state_dir(path)?;
-                let (file, spent) = SpentFile::open(path);
+                let (file, spent) = FailedUnwrapsFile::open(path);
                 (Some(Arc::new(tokio::sync::Mutex::new(file))), spent)
             }
             None => (None, FailedUnwraps::new()),
@@ -58,11 +58,12 @@ impl Daemon {
         let settings = ConnectionSettings::from(&config.server);
         let transport = Transport::new(tls.clone(), Arc::clone(&denied), settings);
         let changed = watch::Sender::new(0);
-        let kept = Kept { keyset: None, failed_unwraps: &failed_unwraps, changed: &changed };
-        let keyset = Keyset::build(&config, &metrics, &kept)?;
+        let previous =
+            Previous { active: None, failed_unwraps: &failed_unwraps, changed: &changed };
+        let active = ActiveConfig::build(&config, &metrics, &previous)?;
         Ok(Self {
-            snapshot: Arc::new(ArcSwap::new(Arc::clone(&keyset.snapshot))),
-            keyset: Arc::new(ArcSwap::from_pointee(keyset)),
+            snapshot: Arc::new(ArcSwap::new(Arc::clone(&active.snapshot))),
+            active: Arc::new(ArcSwap::from_pointee(active)),
             in_flight: Arc::new(InFlight::new(config.server.max_concurrent_calls)),
             config: Arc::new(ArcSwap::from_pointee(config)),
             metrics,
@@ -85,7 +86,7 @@ impl Daemon {
         if self.spent.is_none() {
             tracing::warn!("no server.state_dir: failed unwraps are forgotten at a restart");
         }
-        for (provider, (config, _)) in &self.keyset.load().providers {
+        for (provider, (config, _)) in &self.active.load().replicas.providers {
             if !config.is_hardware() {
                 tracing::warn!(
                     provider,
@@ -97,7 +98,7 @@ impl Daemon {
 
     /// Each second: failed unwraps are written if they changed, and whoever watches a key's health
     /// learns that the audit log began or ceased to fail.
-    pub(super) async fn keep_house(self) {
+    pub(super) async fn every_second(self) {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         let mut audit_failed = false;
         loop {
@@ -112,8 +113,8 @@ impl Daemon {
     async fn write_spent_now(&self) {
         let Some(spent) = self.spent.clone() else { return };
         let mut spent = spent.lock_owned().await;
-        let keyset = self.keyset.load_full();
-        let written = tokio::task::spawn_blocking(move || spent.write(&keyset)).await;
+        let active = self.active.load_full();
+        let written = tokio::task::spawn_blocking(move || spent.write(&active)).await;
         if let Ok(Err(error)) = written {
             tracing::error!(%error, "failed unwraps were not written to the state directory");
         }

@@ -3,12 +3,12 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::daemon::audit::AuditError;
 use crate::daemon::config::ConfigErrors;
-use crate::daemon::denied::DeniedError;
-use crate::daemon::keyset::BuildError;
-use crate::daemon::log::LogError;
-use crate::daemon::tls::TlsError;
+use crate::daemon::records::audit::AuditError;
+use crate::daemon::records::log::LogError;
+use crate::daemon::request::active::BuildError;
+use crate::daemon::transport::denied::DeniedError;
+use crate::daemon::transport::tls::TlsError;
 
 /// Why the daemon did not start, or did not go on.
 #[derive(Debug, thiserror::Error)]

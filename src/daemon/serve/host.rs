@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use crate::daemon::place::could_be_made;
+use crate::daemon::records::creatable::check_creatable;
 use crate::daemon::serve::ServeError;
 
 /// No core dumps, and no other process of this user reads our memory.
@@ -38,7 +38,7 @@ pub fn prepare_state_dir(path: &Path) -> Result<(), ServeError> {
 pub fn check_state_dir(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt;
     if std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-        return could_be_made(path);
+        return check_creatable(path);
     }
     let metadata = std::fs::metadata(path)?;
     let own = rustix::process::geteuid().as_raw();

@@ -7,8 +7,10 @@ mod daemon;
 mod error;
 mod host;
 mod ports;
+pub mod preflight;
 mod ready;
 mod reload;
+mod scheduling;
 
 use std::io;
 use std::path::PathBuf;
@@ -18,13 +20,12 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::daemon::audit::Event;
 use crate::daemon::backends;
 use crate::daemon::config::Config;
-use crate::daemon::health::Phase;
-use crate::daemon::keyset::Keyset;
-use crate::daemon::monitor;
-use crate::daemon::scheduling;
+use crate::daemon::keys::monitor;
+use crate::daemon::records::audit::Event;
+use crate::daemon::request::active::ActiveConfig;
+use crate::daemon::request::health::Phase;
 use crate::daemon::serve::daemon::Daemon;
 
 pub use error::ServeError;
@@ -50,12 +51,12 @@ pub fn run(options: &Options) -> Result<(), ServeError> {
 }
 
 /// The same; `prepare` sees the keys before any is opened. Benchmarks put their own there.
-pub fn run_with(options: &Options, prepare: impl FnOnce(&Keyset)) -> Result<(), ServeError> {
+pub fn run_with(options: &Options, prepare: impl FnOnce(&ActiveConfig)) -> Result<(), ServeError> {
     let config = Config::load(&options.config)?;
     config.check_for_serve()?;
-    config.check_own_files(options.demo)?;
+    preflight::check_own_files(&config, options.demo)?;
     config.enter_environment()?;
-    crate::daemon::log::init(&config.log)?;
+    crate::daemon::records::log::init(&config.log)?;
     protect_memory();
     scheduling::wake_without_interrupting();
     #[cfg(target_os = "linux")]
@@ -80,10 +81,10 @@ pub fn run_with(options: &Options, prepare: impl FnOnce(&Keyset)) -> Result<(), 
 async fn serve(
     config: Config,
     options: &Options,
-    prepare: impl FnOnce(&Keyset),
+    prepare: impl FnOnce(&ActiveConfig),
 ) -> Result<(), ServeError> {
     let daemon = Daemon::start(config, options)?;
-    prepare(&daemon.keyset.load());
+    prepare(&daemon.active.load());
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let hangup = signal(SignalKind::hangup())?;
@@ -96,8 +97,9 @@ async fn serve(
     // Until the very end: during a drain `/readyz` says down.
     let mut operations = tokio::spawn(daemon.clone().serve_operations(operations));
     let mut background = JoinSet::new();
-    background.spawn(monitor::watch(Arc::clone(&daemon.keyset)));
-    background.spawn(daemon.clone().keep_house());
+    let active = Arc::clone(&daemon.active);
+    background.spawn(monitor::watch(move || Arc::clone(&active.load().replicas)));
+    background.spawn(daemon.clone().every_second());
     // A stop is heard at any time, while keys open or a reload waits for them too.
     tokio::select! {
         failed = daemon.get_ready_and_reload(hangup) => return failed,

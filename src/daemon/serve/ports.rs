@@ -11,16 +11,16 @@ use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 
-use crate::daemon::caller::Peer;
-use crate::daemon::front::{Front, Shared};
-use crate::daemon::guard::Guard;
-use crate::daemon::health::{HealthService, Phase};
-use crate::daemon::listener::{Bound, bind};
-use crate::daemon::metrics::Sources;
+use crate::daemon::operations::Sources;
 use crate::daemon::operations::{self, Authorise, OperationsState, TlsSource};
+use crate::daemon::request::admission::{Admission, Shared};
+use crate::daemon::request::guard::Guard;
+use crate::daemon::request::health::{HealthService, Phase};
+use crate::daemon::request::service::Service;
 use crate::daemon::serve::ServeError;
 use crate::daemon::serve::daemon::Daemon;
-use crate::daemon::service::Service;
+use crate::daemon::transport::caller::Peer;
+use crate::daemon::transport::listener::{Bound, bind};
 
 impl Daemon {
     pub(super) fn listen(&self) -> Result<Vec<Bound>, ServeError> {
@@ -53,7 +53,7 @@ impl Daemon {
             instance: format!("{:x}", uuid::Uuid::now_v7().as_u64_pair().1),
             calls: AtomicU64::new(0),
         };
-        let front = Front::new(self.routes(), Arc::new(shared));
+        let front = Admission::new(self.routes(), Arc::new(shared));
         self.transport.serve(sockets, front, self.draining()).await
     }
 
@@ -98,7 +98,7 @@ impl Daemon {
 
     fn sources(&self) -> Sources {
         Sources {
-            keyset: Arc::clone(&self.keyset),
+            active: Arc::clone(&self.active),
             state_dir: self.config.load().server.state_dir.clone(),
             phase: self.phase.subscribe(),
             in_flight: Arc::clone(&self.in_flight),

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use claviger_provider_api::ErrorKind;
 use tokio::signal::unix::Signal;
 
-use crate::daemon::health::Phase;
-use crate::daemon::keyset::Keyset;
-use crate::daemon::monitor;
-use crate::daemon::replica::Condition;
+use crate::daemon::keys::monitor;
+use crate::daemon::keys::replica::Condition;
+use crate::daemon::request::active::ActiveConfig;
+use crate::daemon::request::health::Phase;
 use crate::daemon::serve::daemon::Daemon;
 use crate::daemon::serve::{OPEN_WAIT, ServeError};
 
@@ -26,15 +26,15 @@ impl Daemon {
 
     /// Opens every key once, for at most [`OPEN_WAIT`]; what is not open by then goes on opening.
     async fn open_keys(&self) -> Result<(), ServeError> {
-        let keyset = self.keyset.load_full();
+        let active = self.active.load_full();
         let opening = {
-            let keyset = Arc::clone(&keyset);
-            tokio::spawn(async move { monitor::open_all(&keyset).await })
+            let active = Arc::clone(&active);
+            tokio::spawn(async move { monitor::open_all(&active.replicas).await })
         };
         if tokio::time::timeout(OPEN_WAIT, opening).await.is_err() {
             tracing::warn!("some keys are still opening: ready without them");
         }
-        self.check_required(&keyset)?;
+        self.check_required(&active)?;
         self.phase.send_if_modified(|phase| {
             let starting = *phase == Phase::Starting;
             *phase = if starting { Phase::Ready } else { *phase };
@@ -43,9 +43,9 @@ impl Daemon {
         Ok(())
     }
 
-    fn check_required(&self, keyset: &Keyset) -> Result<(), ServeError> {
+    fn check_required(&self, active: &ActiveConfig) -> Result<(), ServeError> {
         let config = self.config.load();
-        for (specification, replica) in &keyset.replicas {
+        for (specification, replica) in &active.replicas.by_specification {
             let provider = &specification.place.provider;
             let reason = match &*replica.condition() {
                 _ if !config.providers[provider].required => continue,

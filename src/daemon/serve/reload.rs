@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use claviger_provider_api::ErrorKind;
 
-use crate::daemon::audit::Event;
 use crate::daemon::config::{self, Config, ConfigErrors};
-use crate::daemon::denied::DeniedCallers;
-use crate::daemon::keyring::Version;
-use crate::daemon::keyset::{Kept, Keyset};
-use crate::daemon::listener::ConnectionSettings;
-use crate::daemon::monitor;
-use crate::daemon::replica::Condition;
+use crate::daemon::keys::keyring::Version;
+use crate::daemon::keys::monitor;
+use crate::daemon::keys::replica::Condition;
+use crate::daemon::records::audit::Event;
+use crate::daemon::request::active::{ActiveConfig, Previous};
+use crate::daemon::request::failed_unwraps::FailedUnwraps;
 use crate::daemon::serve::daemon::Daemon;
 use crate::daemon::serve::{OPEN_WAIT, ServeError};
-use crate::daemon::spent::FailedUnwraps;
+use crate::daemon::transport::denied::DeniedCallers;
+use crate::daemon::transport::listener::ConnectionSettings;
 
 impl Daemon {
     /// Reads everything again; refused as a whole if anything is wrong.
@@ -55,28 +55,31 @@ impl Daemon {
             _ => None,
         };
         let denied = DeniedCallers::prepare(config.server.denied_callers.as_deref())?;
-        let before = self.keyset.load_full();
+        let before = self.active.load_full();
         let failed_unwraps = match &self.spent {
             Some(spent) => spent.lock().await.spent(),
             None => FailedUnwraps::new(),
         };
-        let kept =
-            Kept { keyset: Some(&before), failed_unwraps: &failed_unwraps, changed: &self.changed };
-        let keyset = Arc::new(Keyset::build(&config, &self.metrics, &kept)?);
-        let opening = Arc::clone(&keyset);
-        let opening = tokio::spawn(async move { monitor::open_all(&opening).await });
+        let previous = Previous {
+            active: Some(&before),
+            failed_unwraps: &failed_unwraps,
+            changed: &self.changed,
+        };
+        let active = Arc::new(ActiveConfig::build(&config, &self.metrics, &previous)?);
+        let opening = Arc::clone(&active);
+        let opening = tokio::spawn(async move { monitor::open_all(&opening.replicas).await });
         if tokio::time::timeout(OPEN_WAIT, opening).await.is_err() {
             tracing::warn!("some new keys are still opening: reloaded without them");
         }
-        refuse_what_breaks_a_key(&before, &keyset)?;
+        refuse_what_breaks_a_key(&before, &active)?;
         // From here on nothing can fail.
         if let Some((state, prepared)) = tls {
             state.commit(prepared);
         }
         self.denied.commit(denied);
-        keyset.put_limits_in_force();
-        self.snapshot.store(Arc::clone(&keyset.snapshot));
-        self.keyset.store(keyset);
+        active.put_limits_in_force();
+        self.snapshot.store(Arc::clone(&active.snapshot));
+        self.active.store(active);
         self.transport.configure(ConnectionSettings::from(&config.server));
         self.config.store(Arc::new(config));
         self.changed.send_modify(|changes| *changes += 1);
@@ -90,9 +93,10 @@ impl Daemon {
 /// not take down what serves: neither a version that would be left without a replica, nor one of
 /// several replicas that stays where it was. A backend that cannot be reached refuses no reload, and
 /// neither does what is disabled or left out.
-fn refuse_what_breaks_a_key(before: &Keyset, after: &Keyset) -> Result<(), ServeError> {
+fn refuse_what_breaks_a_key(before: &ActiveConfig, after: &ActiveConfig) -> Result<(), ServeError> {
     let served_at: HashSet<&config::Replica> = before
         .replicas
+        .by_specification
         .iter()
         .filter(|(_, replica)| replica.is_serving())
         .map(|(specification, _)| &specification.place)
@@ -103,7 +107,7 @@ fn refuse_what_breaks_a_key(before: &Keyset, after: &Keyset) -> Result<(), Serve
             let version_before = key_before.and_then(|key| key.version(version.number).ok());
             let lost = version_before.is_some_and(Version::is_serving) && !version.is_serving();
             for replica in &version.replicas {
-                let kept = before.replicas.get(&replica.specification);
+                let kept = before.replicas.by_specification.get(&replica.specification);
                 if kept.is_some_and(|kept| Arc::ptr_eq(kept, replica)) {
                     continue;
                 }

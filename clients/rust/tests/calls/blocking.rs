@@ -11,7 +11,8 @@ use claviger_client::{
 };
 use tokio::runtime::Runtime;
 
-use crate::daemon::{Daemon, Pki};
+use crate::daemon::Daemon;
+use crate::daemon::Pki;
 
 /// A daemon that runs beside the test, and the test's certificate.
 struct Site {

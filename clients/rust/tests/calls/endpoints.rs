@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use claviger_client::{Client, Code, Config, WrapOptions};
 use tokio::net::TcpListener;
 
-use crate::daemon::{Daemon, Pki, config};
+use crate::daemon::Daemon;
+use crate::daemon::Pki;
+use crate::daemon::config;
 
 /// What nothing here takes unless it is broken.
 const PATIENCE: Duration = Duration::from_mins(1);

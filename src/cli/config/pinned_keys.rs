@@ -1,0 +1,231 @@
+//! Pinning: every replica is asked for its public key, and what they agree on goes into the file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use claviger_provider_api::public_key::sha256;
+use claviger_provider_api::{Error, PublicKey};
+use toml_edit::{DocumentMut, Item, TableLike, Value};
+
+use crate::daemon::config::{Config, Replica, State, Version};
+
+/// What the backends answered.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Answers {
+    /// Versions without a pin, whose replicas all answered and agree.
+    pub new: Vec<Pin>,
+    /// Versions whose pin was confirmed by at least one replica.
+    pub confirmed: Vec<Pin>,
+    /// Replicas of pinned versions that did not answer, in words.
+    pub silent: Vec<String>,
+}
+
+/// The public key of a version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pin {
+    /// The key's name.
+    pub key: String,
+    /// The version's number.
+    pub version: u32,
+    /// The length of the modulus in bits.
+    pub bits: usize,
+    /// How many replicas answered.
+    pub replicas: usize,
+    /// SHA-256 of the SubjectPublicKeyInfo.
+    pub sha256: [u8; 32],
+}
+
+/// Why nothing was pinned: one line per reason.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct PinError(pub Vec<String>);
+
+impl fmt::Display for PinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for PinError {}
+
+/// Asks every replica of every version that may be used, one after the other. A version without a
+/// pin needs the same answer from all of its replicas; an answer that differs from a pin is an
+/// error too. Any error means that nothing is to be pinned.
+pub(super) async fn ask_backends(
+    config: &Config,
+    ask: impl AsyncFn(&Replica, &Version) -> Result<PublicKey, Error>,
+) -> Result<Answers, PinError> {
+    let (mut answers, mut errors) = (Answers::default(), Vec::new());
+    let mut names = names_of_pinned(config);
+    for (key, version) in versions(config).filter(|(_, v)| v.state != State::Disabled) {
+        let mut found: Option<Pin> = None;
+        let mut failed = false;
+        for replica in &version.replicas {
+            let place = format!(
+                "{key} version {}, replica {} in provider {}",
+                version.version, replica.locator, replica.provider
+            );
+            let public_key = match ask(replica, version).await {
+                Ok(public_key) => public_key,
+                Err(error)
+                    if version.public_key_sha256.is_some() && error.another_key().is_none() =>
+                {
+                    answers.silent.push(format!("{place}: {error}"));
+                    continue;
+                }
+                Err(error) => {
+                    errors.push(format!("{place}: {error}"));
+                    failed = true;
+                    continue;
+                }
+            };
+            let sha256 = public_key.sha256();
+            let expected = version.public_key_sha256.map(|pin| (pin, "public_key_sha256 is"));
+            let expected = expected
+                .or_else(|| found.as_ref().map(|pin| (pin.sha256, "an earlier replica has")));
+            match expected {
+                Some((pin, whose)) if pin != sha256 => {
+                    errors.push(format!(
+                        "{place}: has the public key {}, and {whose} {}; correct whichever is wrong",
+                        hex::encode(sha256),
+                        hex::encode(pin)
+                    ));
+                    failed = true;
+                }
+                _ => {
+                    let (key, bits) = (key.to_owned(), public_key.modulus_bits());
+                    let first = Pin { key, version: version.version, bits, replicas: 0, sha256 };
+                    found.get_or_insert(first).replicas += 1;
+                }
+            }
+        }
+        let Some(pin) = found.filter(|_| !failed) else { continue };
+        if version.public_key_sha256.is_some() {
+            answers.confirmed.push(pin);
+            continue;
+        }
+        let name = format!("{key} version {}", version.version);
+        if let Some(other) = names.insert(pin.sha256, name.clone()) {
+            errors.push(format!(
+                "{name}: has the public key {}, as has {other}; a key has one name and one version: correct the locator of one of them",
+                hex::encode(pin.sha256)
+            ));
+        }
+        answers.new.push(pin);
+    }
+    if errors.is_empty() { Ok(answers) } else { Err(PinError(errors)) }
+}
+
+fn versions(config: &Config) -> impl Iterator<Item = (&str, &Version)> {
+    config
+        .keys
+        .iter()
+        .flat_map(|(name, key)| key.versions.iter().map(move |version| (name.as_str(), version)))
+}
+
+fn names_of_pinned(config: &Config) -> BTreeMap<[u8; 32], String> {
+    let name = |(key, version): (&str, &Version)| {
+        Some((version.public_key_sha256?, format!("{key} version {}", version.version)))
+    };
+    versions(config).filter_map(name).collect()
+}
+
+/// Writes pins into the configuration's file. Comments and format are kept; a pin that is there is
+/// never touched; the file is replaced at once, or not at all.
+pub(super) fn write_pins(config: &Config, pins: &[Pin]) -> Result<(), PinError> {
+    let one = |message: String| PinError(vec![message]);
+    let shown = config.path.display();
+    let text = config.text().ok_or_else(|| {
+        one(format!(
+            "{shown} was changed meanwhile and is left as it is; run `claviger config pin` again"
+        ))
+    })?;
+    let filled = fill_in(&text, pins).map_err(|reason| one(format!("{shown}: {reason}")))?;
+    let again = Config::parse(&config.path, &filled).map_err(|errors| {
+        one(format!("{shown} is left as it is: with the pins it would be refused\n{errors}"))
+    })?;
+    for pin in pins {
+        let versions = again.keys.get(&pin.key).map(|key| key.versions.as_slice());
+        let version = versions.and_then(|v| v.iter().find(|v| v.version == pin.version));
+        if version.is_none_or(|version| version.public_key_sha256 != Some(pin.sha256)) {
+            return Err(one(format!("{shown} is left as it is: {} did not take its pin", pin.key)));
+        }
+    }
+    replace(&config.path, &config.sha256, filled.as_bytes())
+        .map_err(|error| one(format!("{shown} cannot be replaced: {error}; add the lines by hand")))
+}
+
+/// The text with pins filled in where there are none.
+fn fill_in(text: &str, pins: &[Pin]) -> Result<String, String> {
+    let mut document: DocumentMut = text.parse().map_err(|error| format!("{error}"))?;
+    for pin in pins {
+        let missing = || format!("version {} of keys.{} was not found", pin.version, pin.key);
+        let versions = document
+            .get_mut("keys")
+            .and_then(|keys| keys.get_mut(&pin.key))
+            .and_then(|key| key.get_mut("versions"))
+            .ok_or_else(missing)?;
+        let table = version_table(versions, pin.version).ok_or_else(missing)?;
+        if table.contains_key("public_key_sha256") {
+            return Err(format!("version {} of keys.{} has a pin already", pin.version, pin.key));
+        }
+        table.insert("public_key_sha256", toml_edit::value(hex::encode(pin.sha256)));
+    }
+    let filled = document.to_string();
+    let is_crlf = text.contains('\n') && text.matches('\n').count() == text.matches("\r\n").count();
+    Ok(if is_crlf { filled.replace("\r\n", "\n").replace('\n', "\r\n") } else { filled })
+}
+
+fn version_table(versions: &mut Item, number: u32) -> Option<&mut dyn TableLike> {
+    let is_it = |table: &dyn TableLike| {
+        table.get("version").and_then(Item::as_integer) == Some(i64::from(number))
+    };
+    match versions {
+        Item::ArrayOfTables(tables) => {
+            tables.iter_mut().find(|table| is_it(*table)).map(|table| table as &mut dyn TableLike)
+        }
+        Item::Value(Value::Array(array)) => array
+            .iter_mut()
+            .filter_map(Value::as_inline_table_mut)
+            .find(|table| is_it(*table))
+            .map(|table| table as &mut dyn TableLike),
+        _ => None,
+    }
+}
+
+/// Replaces a file by another with the same mode and owner, if it still is what was read.
+fn replace(path: &Path, read: &[u8; 32], bytes: &[u8]) -> io::Result<()> {
+    // A symbolic link stays, and the file it leads to is replaced.
+    let path = path.canonicalize()?;
+    let folder = path.parent().ok_or(io::ErrorKind::NotFound)?;
+    let name = path.file_name().ok_or(io::ErrorKind::NotFound)?.to_string_lossy();
+    let temporary = folder.join(format!(".{name}.{}.new", std::process::id()));
+    let written = (|| {
+        let metadata = std::fs::metadata(&path)?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        let now = file.metadata()?;
+        if (now.uid(), now.gid()) != (metadata.uid(), metadata.gid()) {
+            std::os::unix::fs::fchown(&file, Some(metadata.uid()), Some(metadata.gid()))?;
+        }
+        file.set_permissions(PermissionsExt::from_mode(metadata.mode() & 0o7777))?;
+        file.sync_all()?;
+        if sha256(&std::fs::read(&path)?) != *read {
+            return Err(io::Error::other("it was changed meanwhile"));
+        }
+        std::fs::rename(&temporary, &path)
+    })();
+    if let Err(error) = written {
+        // It may never have come to be.
+        let _ = std::fs::remove_file(&temporary);
+        return Err(error);
+    }
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(all(test, feature = "software", feature = "pkcs11"))]
+mod tests;

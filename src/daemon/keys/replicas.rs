@@ -1,0 +1,27 @@
+//! Every replica in force, with the providers that opened them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::replica::{Replica, Specification};
+use crate::daemon::backends::Providers;
+
+/// The providers and replicas of one configuration.
+#[derive(Debug, Default)]
+pub struct Replicas {
+    /// By name; unchanged ones outlive a reload with their logins.
+    pub providers: Providers,
+    /// Unchanged ones outlive a reload with their open keys.
+    pub by_specification: HashMap<Specification, Arc<Replica>>,
+}
+
+impl Replicas {
+    /// The replicas of each provider, by its name.
+    pub(super) fn by_provider(&self) -> BTreeMap<&str, Vec<Arc<Replica>>> {
+        let mut groups: BTreeMap<&str, Vec<Arc<Replica>>> = BTreeMap::new();
+        for (specification, replica) in &self.by_specification {
+            groups.entry(&specification.place.provider).or_default().push(Arc::clone(replica));
+        }
+        groups
+    }
+}

@@ -1,0 +1,138 @@
+//! A scrape: what was counted, and what is read at this moment, as OpenMetrics text.
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use super::sources::Sources;
+use crate::daemon::records::metrics::render::{
+    counter, info, plain_counter, plain_gauge, sample_counter, sample_histogram, total,
+};
+use crate::daemon::records::metrics::{Metrics, code_name, load};
+
+/// The content type of [`render`].
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Everything as OpenMetrics text. Takes a while with thousands of keys (about 2 KB each), and looks
+/// at the state directory: not for a thread that answers calls.
+pub(super) fn render(metrics: &Arc<Metrics>, sources: &Arc<Sources>) -> String {
+    let mut registry = Registry::with_prefix("claviger");
+    let scrape = Scrape { metrics: Arc::clone(metrics), sources: Arc::clone(sources) };
+    registry.register_collector(Box::new(scrape));
+    let mut text = String::new();
+    text::encode(&mut text, &registry).expect("a String takes everything");
+    text
+}
+
+#[derive(Debug)]
+struct Scrape {
+    metrics: Arc<Metrics>,
+    sources: Arc<Sources>,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
+        self.keys(encoder)?;
+        self.server(encoder)?;
+        self.audit(encoder)?;
+        self.sources.encode(encoder)
+    }
+}
+
+impl Scrape {
+    fn keys(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut keys = self.metrics.keys.held();
+        keys.push(self.metrics.without_key());
+
+        let help = "Calls and batch items that ended, by outcome";
+        let mut calls = counter(encoder, "calls", help)?;
+        for key in &keys {
+            for (operation, measured) in key.called() {
+                for (code, count) in measured.outcomes() {
+                    let labels = [
+                        ("operation", operation.name()),
+                        ("key", &key.name),
+                        ("outcome", code_name(code)),
+                    ];
+                    sample_counter(&mut calls, &labels, count)?;
+                }
+            }
+        }
+        let help = "Time from the arrival of a call to its answer";
+        let mut durations = encoder.encode_descriptor(
+            "call_duration_seconds",
+            help,
+            None,
+            MetricType::Histogram,
+        )?;
+        for key in &keys {
+            for (operation, measured) in key.called() {
+                let labels = [("operation", operation.name()), ("key", &*key.name)];
+                sample_histogram(&mut durations, &labels, &measured.duration)?;
+            }
+        }
+        keys.pop();
+        let help = "Values that did not unwrap, the backend being sound";
+        let mut failed = counter(encoder, "failed_unwraps", help)?;
+        for key in &keys {
+            sample_counter(&mut failed, &[("key", &*key.name)], load(&key.failed_unwraps))?;
+        }
+        let mut retries = counter(encoder, "retries", "Unwraps and signatures tried once more")?;
+        for key in &keys {
+            sample_counter(&mut retries, &[("key", &*key.name)], load(&key.retries))?;
+        }
+        let help = "Times that a caller unwrapped more than its unwraps_alarm; the log names it";
+        let mut alarms = counter(encoder, "unwraps_alarms", help)?;
+        for key in &keys {
+            sample_counter(&mut alarms, &[("key", &*key.name)], load(&key.unwraps_alarms))?;
+        }
+        Ok(())
+    }
+
+    fn server(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let server = &self.metrics.server;
+        info(encoder, "build", "What is running")?
+            .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
+        let refusals = server.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let help = "Calls refused before a backend was reached";
+        let mut family = counter(encoder, "refusals", help)?;
+        for (reason, count) in refusals {
+            sample_counter(&mut family, &[("reason", reason)], count)?;
+        }
+        let help = "Configurations read, by outcome; the first one too";
+        let mut reloads = counter(encoder, "config_reloads", help)?;
+        sample_counter(&mut reloads, &[("outcome", "ok")], load(&server.reloads))?;
+        sample_counter(&mut reloads, &[("outcome", "refused")], load(&server.reloads_refused))?;
+        let help = "When the configuration in force was read";
+        let at = server.last_reload.load(Ordering::Relaxed);
+        plain_gauge(encoder, "config_last_reload_timestamp_seconds", help, at)?;
+        let help = "Whether the last reload was refused";
+        let refused = server.last_reload_refused.load(Ordering::Relaxed);
+        plain_gauge(encoder, "config_last_reload_refused", help, refused)
+    }
+
+    fn audit(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let audit = &self.metrics.audit;
+        plain_counter(encoder, "audit_records", "Durable audit records", load(&audit.records))?;
+        let help = "Audit records that could not be written; their calls failed";
+        plain_counter(encoder, "audit_failures", help, load(&audit.failures))?;
+        let help = "Whether the audit log cannot be written at present";
+        plain_gauge(encoder, "audit_failing", help, audit.failing.load(Ordering::Relaxed))?;
+        let help = "Refusals counted into a summary instead of an audit record of their own";
+        plain_counter(encoder, "audit_refusals_counted", help, load(&audit.refusals_counted))?;
+        let help = "Time to write and sync a group of audit records";
+        let mut sync =
+            encoder.encode_descriptor("audit_sync_seconds", help, None, MetricType::Histogram)?;
+        let (buckets, sum) = audit.commit.counts();
+        sync.encode_histogram::<NoLabelSet>(sum, total(&buckets), &buckets, None)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

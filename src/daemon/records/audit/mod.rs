@@ -1,0 +1,218 @@
+//! The audit log: one JSON line per operation, durable before key material leaves.
+//!
+//! Callers put finished lines into a queue; one thread takes everything that is pending, writes it
+//! with one write, syncs once and wakes everybody. While it syncs, the next lines gather.
+//! A line that could not be made durable is an error to whoever waits for it (DESIGN 6, rule 9).
+//!
+//! - `record`: what a line says; `line`: how it is written, whatever the strings hold
+//! - `refusals`: which refusals get a line of their own, and the counting of the others
+//! - `queue`: what waits; `writer`: the thread
+//! - `file`: durable writes, failures, rotation; `open`: safe opening, lock, repair
+
+mod file;
+mod line;
+mod open;
+mod queue;
+mod record;
+mod refusals;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+pub use record::{Event, Record, RewrapTarget};
+
+use crate::daemon::config;
+use crate::daemon::records::metrics::AuditMetrics;
+use file::LogFile;
+use line::Line;
+use queue::{Queue, Waiting};
+
+/// How long the end of the process waits for the last lines.
+const LAST_BATCH: Duration = Duration::from_secs(5);
+
+/// The audit log of this process. With `off = true` every method is a cheap success.
+pub struct Audit {
+    log: Option<Log>,
+}
+
+struct Log {
+    path: PathBuf,
+    queue: Arc<Queue>,
+    thread: JoinHandle<()>,
+}
+
+impl Audit {
+    /// Opens and locks the file, repairs a torn last line, starts the thread.
+    ///
+    /// Writes nothing: the first record is the daemon's [`Event::Start`].
+    pub fn open(config: &config::Audit, metrics: Arc<AuditMetrics>) -> Result<Self, AuditError> {
+        match config {
+            config::Audit::Off => Ok(Self { log: None }),
+            config::Audit::File(path) => Self::over(LogFile::open(path)?, metrics),
+        }
+    }
+
+    /// Sees that [`Audit::open`] would accept the file, or could make it; whether another process
+    /// writes it is not asked. Makes nothing.
+    pub fn check(config: &config::Audit) -> Result<(), AuditError> {
+        match config {
+            config::Audit::Off => Ok(()),
+            config::Audit::File(path) => open::look_at(path),
+        }
+    }
+
+    fn over(file: LogFile, metrics: Arc<AuditMetrics>) -> Result<Self, AuditError> {
+        let path = file.path().to_owned();
+        let queue = Arc::new(Queue::new(Uuid::now_v7(), metrics));
+        let thread = writer::start(Arc::clone(&queue), file)
+            .map_err(|error| AuditError::open(&path, format!("its thread: {error}")))?;
+        Ok(Self { log: Some(Log { path, queue, thread }) })
+    }
+
+    /// Whether there is a log at all.
+    pub fn is_on(&self) -> bool {
+        self.log.is_some()
+    }
+
+    /// The `instance` of every line of this process.
+    pub fn instance(&self) -> Option<Uuid> {
+        self.log.as_ref().map(|log| log.queue.instance())
+    }
+
+    /// Whether the last write failed. Records are still tried, and fail until a write succeeds;
+    /// without any, the thread tries once a second by itself.
+    pub fn is_failing(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| log.queue.is_failing())
+    }
+
+    /// Writes the record of one operation. It is in the queue when this returns, so it is written
+    /// even if nobody waits; the future resolves when it is durable, or with the reason why not.
+    pub fn record(
+        &self,
+        record: &Record<'_>,
+    ) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
+        durable(self.push(|line| record.write("operation", line)))
+    }
+
+    /// Writes down what happened to the daemon itself; like [`Audit::record`].
+    pub fn event(
+        &self,
+        event: &Event<'_>,
+    ) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
+        durable(self.push(|line| event.write(line)))
+    }
+
+    /// Writes down a call that was refused before a backend was reached. Never waits.
+    ///
+    /// Beyond 5 a minute per caller, and for all unidentified peers together (`caller` is `None`),
+    /// refusals are counted into one line, written each minute and by [`Audit::drain`].
+    pub fn refusal(&self, refusal: &Record<'_>) {
+        let Some(log) = &self.log else { return };
+        if log.queue.admits_refusal(refusal.caller, refusal.reason.unwrap_or("other")) {
+            line::with_buffer(
+                log.queue.instance(),
+                |line| refusal.write("refusal", line),
+                |body| log.queue.push_unwaited(body),
+            );
+        }
+    }
+
+    /// Writes the counted refusals now and resolves when everything before it is durable.
+    pub async fn drain(&self) -> Result<(), AuditError> {
+        let Some(log) = &self.log else { return Ok(()) };
+        log.queue.push_counted_refusals();
+        log.queue.flush().await
+    }
+
+    /// Looks now whether the file was renamed away, and goes on in a new one if so. (The thread
+    /// also looks before each write; this is for a reload.)
+    pub async fn reopen(&self) -> Result<(), AuditError> {
+        match &self.log {
+            Some(log) => log.queue.flush().await,
+            None => Ok(()),
+        }
+    }
+
+    fn push(&self, write: impl FnOnce(&mut Line<'_>)) -> Option<Result<Waiting, AuditError>> {
+        let log = self.log.as_ref()?;
+        Some(line::with_buffer(log.queue.instance(), write, |body| log.queue.push(body)))
+    }
+}
+
+async fn durable(pushed: Option<Result<Waiting, AuditError>>) -> Result<(), AuditError> {
+    match pushed {
+        Some(waiting) => waiting?.await.unwrap_or(Err(AuditError::Closed)),
+        None => Ok(()),
+    }
+}
+
+impl fmt::Debug for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.log.as_ref().map(|log| &log.path);
+        f.debug_struct("Audit").field("file", &path).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Log {
+    /// Ends the thread after its last batch; a disk that hangs does not keep the process.
+    fn drop(&mut self) {
+        self.queue.push_counted_refusals();
+        self.queue.close();
+        let patience = Instant::now() + LAST_BATCH;
+        while !self.thread.is_finished() && Instant::now() < patience {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Why a record is not in the log. Cheap to clone: one failed sync fails many records.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuditError {
+    /// The file cannot be used as an audit log.
+    #[error("the audit log {} cannot be opened: {reason}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: Arc<str>,
+    },
+    /// Another process writes this file.
+    #[error(
+        "the audit log {} is in use by another process; give each daemon its own `file` in [audit]",
+        path.display()
+    )]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The record could not be written or synced.
+    #[error("the audit log cannot be written: {0}")]
+    Write(Arc<io::Error>),
+    /// So much waits for the disk already that the record was not taken.
+    #[error("the disk of the audit log does not keep up: {pending} bytes wait for it")]
+    Behind {
+        /// Bytes that wait.
+        pending: usize,
+    },
+    /// The log was closed before the record was durable.
+    #[error("the audit log is closed")]
+    Closed,
+}
+
+impl AuditError {
+    fn open(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Open { path: path.to_owned(), reason: reason.into().into() }
+    }
+}

@@ -1,0 +1,197 @@
+//! What a line says about one operation, or about the daemon itself.
+
+use std::time::Duration;
+
+use tonic::Code;
+
+use super::line::Line;
+use crate::daemon::config::Operation;
+use crate::daemon::records::metrics::code_name;
+
+/// Longest names of keys, callers, providers, algorithms and ids, in characters.
+const NAME: usize = 64;
+/// Longest identity, peer and id that comes from outside.
+const IDENTITY: usize = 256;
+/// Longest text from a backend.
+const BACKEND_TEXT: usize = 512;
+
+/// One operation, or one refusal. Never holds key material; strings may hold anything, longer
+/// ones are cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Ours.
+    pub request_id: &'a str,
+    /// The caller's own `x-request-id`.
+    pub caller_request_id: Option<&'a str>,
+    /// W3C Trace Context.
+    pub traceparent: Option<&'a str>,
+    /// The caller's name; `None` for a peer that is nobody we know.
+    pub caller: Option<&'a str>,
+    /// The SAN that made it this caller, or `uid:N`.
+    pub identity: Option<&'a str>,
+    /// Of the client certificate's DER.
+    pub certificate_sha256: Option<&'a [u8; 32]>,
+    /// The socket address at the other end.
+    pub peer: Option<&'a str>,
+    /// What was asked for; `None` where it never got so far.
+    pub operation: Option<Operation>,
+    /// The wrapping key, by the name that was asked for.
+    pub key: Option<&'a str>,
+    /// The version that was used.
+    pub version: Option<u32>,
+    /// The provider of the replica that was used.
+    pub provider: Option<&'a str>,
+    /// The algorithm's JWA name.
+    pub algorithm: Option<&'a str>,
+    /// Of the wrapped value.
+    pub wrapped_sha256: Option<&'a [u8; 32]>,
+    /// Of a rewrap: for whom.
+    pub target: RewrapTarget<'a>,
+    /// The item's place in its batch, from 0.
+    pub batch_item: Option<u32>,
+    /// How the call ended.
+    pub outcome: Code,
+    /// Why it did not succeed; one of a small closed set.
+    pub reason: Option<&'static str>,
+    /// What was wrong with a value, where the caller learns only that it failed.
+    pub cause: Option<&'static str>,
+    /// What the backend said, for the operator.
+    pub backend_error: Option<&'a str>,
+    /// The id under which the backend logged the request.
+    pub backend_request_id: Option<&'a str>,
+    /// From the arrival of the request until now.
+    pub duration: Duration,
+}
+
+impl Record<'_> {
+    /// Nothing but an outcome; for `..Record::new(code)`.
+    pub fn new(outcome: Code) -> Self {
+        Self {
+            request_id: "",
+            caller_request_id: None,
+            traceparent: None,
+            caller: None,
+            identity: None,
+            certificate_sha256: None,
+            peer: None,
+            operation: None,
+            key: None,
+            version: None,
+            provider: None,
+            algorithm: None,
+            wrapped_sha256: None,
+            target: RewrapTarget::default(),
+            batch_item: None,
+            outcome,
+            reason: None,
+            cause: None,
+            backend_error: None,
+            backend_request_id: None,
+            duration: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn write(&self, event: &'static str, line: &mut Line<'_>) {
+        line.plain("event", event);
+        line.text("request_id", self.request_id, NAME);
+        line.some_text("caller_request_id", self.caller_request_id, NAME);
+        line.some_text("traceparent", self.traceparent, NAME);
+        line.some_text("caller", self.caller, NAME);
+        line.some_text("identity", self.identity, IDENTITY);
+        line.sha256("certificate_sha256", self.certificate_sha256);
+        line.some_text("peer", self.peer, IDENTITY);
+        if let Some(operation) = self.operation {
+            line.plain("operation", operation.name());
+        }
+        line.some_text("key", self.key, NAME);
+        if let Some(version) = self.version {
+            line.number("version", version.into());
+        }
+        line.some_text("provider", self.provider, NAME);
+        line.some_text("algorithm", self.algorithm, NAME);
+        line.sha256("wrapped_sha256", self.wrapped_sha256);
+        self.target.write(line);
+        if let Some(item) = self.batch_item {
+            line.number("batch_item", item.into());
+        }
+        line.plain("outcome", code_name(self.outcome));
+        line.some_text("reason", self.reason, NAME);
+        line.some_text("cause", self.cause, NAME);
+        line.some_text("backend_error", self.backend_error, BACKEND_TEXT);
+        line.some_text("backend_request_id", self.backend_request_id, IDENTITY);
+        line.number("duration_us", u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX));
+    }
+}
+
+/// For whom a rewrap wraps: as far as it was known when the call ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RewrapTarget<'a> {
+    /// The name of the key that was asked for; `None` for a public key of the caller's own.
+    pub key: Option<&'a str>,
+    /// The version that wrapped.
+    pub version: Option<u32>,
+    /// Of its SubjectPublicKeyInfo.
+    pub public_key_sha256: Option<[u8; 32]>,
+    /// The algorithm's JWA name.
+    pub algorithm: Option<&'a str>,
+    /// Of what came out.
+    pub wrapped_sha256: Option<[u8; 32]>,
+}
+
+impl RewrapTarget<'_> {
+    fn write(&self, line: &mut Line<'_>) {
+        line.some_text("target_key", self.key, NAME);
+        if let Some(version) = self.version {
+            line.number("target_version", version.into());
+        }
+        line.sha256("target_public_key_sha256", self.public_key_sha256.as_ref());
+        line.some_text("target_algorithm", self.algorithm, NAME);
+        line.sha256("target_wrapped_sha256", self.wrapped_sha256.as_ref());
+    }
+}
+
+/// What happened to the daemon itself.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// The first record of a process.
+    Start {
+        /// Of the configuration file.
+        config_sha256: &'a [u8; 32],
+    },
+    /// A reload took effect.
+    Reload {
+        /// Of the configuration now in force.
+        config_sha256: &'a [u8; 32],
+    },
+    /// A reload was refused; the old configuration stays.
+    ReloadRefused {
+        /// The first thing that was wrong.
+        error: &'a str,
+    },
+    /// No new calls from here on.
+    Drain,
+    /// The last record of a process that ended as it should.
+    Stop,
+}
+
+impl Event<'_> {
+    pub(super) fn write(&self, line: &mut Line<'_>) {
+        match self {
+            Self::Start { config_sha256 } => {
+                line.plain("event", "start");
+                line.plain("program_version", env!("CARGO_PKG_VERSION"));
+                line.sha256("config_sha256", Some(config_sha256));
+            }
+            Self::Reload { config_sha256 } => {
+                line.plain("event", "reload");
+                line.sha256("config_sha256", Some(config_sha256));
+            }
+            Self::ReloadRefused { error } => {
+                line.plain("event", "reload-refused");
+                line.text("error", error, BACKEND_TEXT);
+            }
+            Self::Drain => line.plain("event", "drain"),
+            Self::Stop => line.plain("event", "stop"),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What is measured per key, behind a handle made once.
+
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tonic::Code;
+
+use super::{add, load};
+use crate::daemon::config::Operation;
+
+/// Upper bounds in microseconds: 0.5 ms to 10 s.
+pub(in crate::daemon) const BOUNDS: [u64; 10] =
+    [500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 500_000, 2_500_000, 10_000_000];
+
+/// How many codes gRPC has.
+const CODES: usize = 17;
+
+/// A histogram of durations: two atomics per observation, and 96 bytes.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    sum_us: AtomicU64,
+}
+
+impl Histogram {
+    /// Counts one duration.
+    pub fn observe(&self, duration: Duration) {
+        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS.iter().position(|bound| us <= *bound).unwrap_or(BOUNDS.len());
+        add(&self.buckets[bucket], 1);
+        add(&self.sum_us, us);
+    }
+
+    /// Counts per bucket, each for itself, the last without a bound; and the sum in seconds.
+    pub(in crate::daemon) fn counts(&self) -> ([(f64, u64); BOUNDS.len() + 1], f64) {
+        let mut counts = [(f64::INFINITY, 0); BOUNDS.len() + 1];
+        for (index, count) in counts.iter_mut().enumerate() {
+            if let Some(bound) = BOUNDS.get(index) {
+                count.0 = seconds(*bound);
+            }
+            count.1 = load(&self.buckets[index]);
+        }
+        (counts, seconds(load(&self.sum_us)))
+    }
+}
+
+fn seconds(us: u64) -> f64 {
+    Duration::from_micros(us).as_secs_f64()
+}
+
+/// What is measured per key. An operation takes room from its first call on.
+#[derive(Debug)]
+pub struct KeyMetrics {
+    pub(in crate::daemon) name: Box<str>,
+    operations: [OnceLock<Box<OperationMetrics>>; Operation::ALL.len()],
+    pub(in crate::daemon) failed_unwraps: AtomicU64,
+    pub(in crate::daemon) retries: AtomicU64,
+    pub(in crate::daemon) unwraps_alarms: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+pub(in crate::daemon) struct OperationMetrics {
+    outcomes: [AtomicU64; CODES],
+    pub(in crate::daemon) duration: Histogram,
+}
+
+impl KeyMetrics {
+    pub(in crate::daemon) fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            operations: Default::default(),
+            failed_unwraps: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            unwraps_alarms: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts a call (or batch item) that ended.
+    pub fn observe(&self, operation: Operation, outcome: Code, duration: Duration) {
+        let operation = self.operations[operation as usize].get_or_init(Box::default);
+        add(&operation.outcomes[outcome as usize], 1);
+        operation.duration.observe(duration);
+    }
+
+    /// Counts a value that does not unwrap, after attribution.
+    pub fn failed_unwrap(&self) {
+        add(&self.failed_unwraps, 1);
+    }
+
+    /// Counts the one silent retry of a call.
+    pub fn retried(&self) {
+        add(&self.retries, 1);
+    }
+
+    /// Counts a caller that unwraps more than is usual for it.
+    pub fn unwraps_alarmed(&self) {
+        add(&self.unwraps_alarms, 1);
+    }
+
+    /// The operations that were called at all.
+    pub(in crate::daemon) fn called(&self) -> impl Iterator<Item = (Operation, &OperationMetrics)> {
+        Operation::ALL.into_iter().filter_map(|operation| {
+            Some((operation, &**self.operations[operation as usize].get()?))
+        })
+    }
+}
+
+impl OperationMetrics {
+    /// The codes that occurred.
+    pub(in crate::daemon) fn outcomes(&self) -> impl Iterator<Item = (Code, u64)> {
+        (0..).zip(&self.outcomes).filter_map(|(code, count)| match load(count) {
+            0 => None,
+            count => Some((Code::from_i32(code), count)),
+        })
+    }
+}

@@ -1,0 +1,6 @@
+//! What is written down: the audit log, counters for metrics, the daemon's own log.
+
+pub mod audit;
+pub(crate) mod creatable;
+pub mod log;
+pub mod metrics;

@@ -1,0 +1,302 @@
+//! What a configuration becomes: providers, replicas, keys, callers; and what of it outlives a
+//! reload.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use claviger_provider_api::PublicKey;
+use tokio::sync::watch;
+
+use crate::daemon::backends::{self, Providers};
+use crate::daemon::config::{self, Config, State};
+use crate::daemon::keys::keyring::{Key, Keyring, Version};
+use crate::daemon::keys::replica::{Replica, Specification};
+use crate::daemon::keys::replicas::Replicas;
+use crate::daemon::records::metrics::Metrics;
+use crate::daemon::request::budget::Budget;
+use crate::daemon::request::policy::{self, Caller, Granted};
+use crate::daemon::transport::caller::{CallerIndex, Callers, Peer, Unidentified};
+
+/// What a version takes in a message without its certificate: the public key (RSA-8192) and the
+/// names of all algorithms.
+const MAX_VERSION_BYTES: usize = 1300;
+
+/// In the place of a key's name: no key has it.
+const LISTING: &str = "";
+
+/// The callers and keys in force: what a call needs.
+#[derive(Debug)]
+pub struct Snapshot {
+    callers: Callers,
+    policies: Vec<Arc<Caller>>,
+    /// Every key.
+    pub keyring: Keyring,
+}
+
+impl Snapshot {
+    /// The configured caller that this peer is, if it is exactly one.
+    pub fn identify(&self, peer: &Peer) -> Result<&Arc<Caller>, Unidentified> {
+        let CallerIndex(index) = self.callers.identify(peer)?;
+        self.policies.get(index).ok_or(Unidentified::NoCaller)
+    }
+}
+
+/// Everything that was made from a configuration.
+#[derive(Debug)]
+pub struct ActiveConfig {
+    /// What a call needs.
+    pub snapshot: Arc<Snapshot>,
+    /// Its providers and replicas.
+    pub replicas: Arc<Replicas>,
+    /// By caller and key; under the empty name of a key that of lists.
+    pub budgets: HashMap<(String, String), Arc<Budget>>,
+    in_flight: HashMap<Arc<str>, Arc<AtomicU32>>,
+    /// The limits of budgets that are older than this configuration.
+    limits: Vec<(Arc<Budget>, config::Limits)>,
+}
+
+/// Why a configuration cannot be put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A provider refused its options.
+    #[error("providers.{name}: {error}")]
+    Provider {
+        /// Its name.
+        name: String,
+        /// What it said.
+        error: claviger_provider_api::Error,
+    },
+    /// A certificate for a public key cannot be read.
+    #[error("keys.{key}: certificate {path}: {error}")]
+    Certificate {
+        /// The key's name.
+        key: String,
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// A key that could neither be listed nor described.
+    #[error(
+        "keys.{key}: its versions and their certificates take {bytes} bytes, and no message is above 64 KiB; leave certificates out, or remove old versions"
+    )]
+    TooLarge {
+        /// The key's name.
+        key: String,
+        /// About what its description takes.
+        bytes: usize,
+    },
+    /// A version without a pin. `Config::check_for_serve` says it better and earlier.
+    #[error("keys.{key}: version {version} has no public_key_sha256")]
+    NotPinned {
+        /// The key's name.
+        key: String,
+        /// The version.
+        version: u32,
+    },
+}
+
+/// What is previous from before, and what is shared with what was before.
+#[derive(Debug)]
+pub struct Previous<'a> {
+    /// The active in force until now.
+    pub active: Option<&'a ActiveConfig>,
+    /// Failed unwraps by caller and key, from the state directory.
+    pub failed_unwraps: &'a HashMap<(String, String), Vec<u64>>,
+    /// Told about each change of a replica's condition.
+    pub changed: &'a watch::Sender<u64>,
+}
+
+impl ActiveConfig {
+    /// Makes everything from a checked configuration; touches no backend.
+    pub fn build(
+        config: &Config,
+        metrics: &Metrics,
+        previous: &Previous<'_>,
+    ) -> Result<Self, BuildError> {
+        let state_dir = config.server.state_dir.as_deref();
+        let configs = config.providers.iter().map(|(name, provider)| (name, &provider.config));
+        let before = previous.active.map(|active| &active.replicas.providers);
+        let providers = backends::make(configs, state_dir, before)
+            .map_err(|(name, error)| BuildError::Provider { name, error })?;
+        let mut replicas = HashMap::new();
+        let mut keyring = Keyring::default();
+        for (name, key) in &config.keys {
+            let versions = key
+                .versions
+                .iter()
+                .map(|version| build_version(name, version, &providers, previous, &mut replicas))
+                .collect::<Result<Vec<_>, _>>()?;
+            check_description(name, &versions)?;
+            let key = Key { name: name.clone(), versions, metrics: metrics.key(name) };
+            keyring.keys.insert(name.clone(), Arc::new(key));
+        }
+        let mut budgets = HashMap::new();
+        let mut in_flight = HashMap::new();
+        let mut limits = Vec::new();
+        let policies = (0..)
+            .zip(&config.callers)
+            .map(|(index, caller)| {
+                let keys = caller.grants.iter().flat_map(|grant| &grant.keys).cloned();
+                for key in keys.chain([LISTING.to_owned()]) {
+                    let place = (caller.name.clone(), key);
+                    let budget = previous.active.and_then(|active| active.budgets.get(&place));
+                    limits.extend(budget.map(|budget| (Arc::clone(budget), caller.limits)));
+                }
+                build_caller(index, caller, &keyring, previous, &mut budgets, &mut in_flight)
+            })
+            .collect();
+        let several_cas = config.server.tls.as_ref().is_some_and(|tls| tls.client_ca.len() > 1);
+        let callers = Callers::new(&config.callers, several_cas);
+        let snapshot = Arc::new(Snapshot { callers, policies, keyring });
+        let replicas = Arc::new(Replicas { providers, by_specification: replicas });
+        Ok(Self { snapshot, replicas, budgets, in_flight, limits })
+    }
+
+    /// Budgets outlive a reload; their limits change when it is certain.
+    pub fn put_limits_in_force(&self) {
+        self.limits.iter().for_each(|(budget, limits)| budget.set_limits(*limits));
+    }
+}
+
+fn build_version(
+    key: &str,
+    version: &config::Version,
+    providers: &Providers,
+    previous: &Previous<'_>,
+    replicas: &mut HashMap<Specification, Arc<Replica>>,
+) -> Result<Version, BuildError> {
+    let disabled = version.state == State::Disabled;
+    let pin = version.public_key_sha256;
+    if pin.is_none() && !disabled {
+        return Err(BuildError::NotPinned { key: key.to_owned(), version: version.version });
+    }
+    let of_version = version.replicas.iter().filter(|_| !disabled).map(|place| {
+        let specification = Specification {
+            place: place.clone(),
+            algorithms: version.algorithms.clone(),
+            sign_algorithms: version.sign_algorithms.clone(),
+            public_key_sha256: pin.unwrap_or_default(),
+        };
+        let (_, provider) = &providers[&place.provider];
+        let before = previous.active.and_then(|active| {
+            let same_provider = active
+                .replicas
+                .providers
+                .get(&place.provider)
+                .is_some_and(|(_, before)| Arc::ptr_eq(before, provider));
+            active.replicas.by_specification.get(&specification).filter(|_| same_provider)
+        });
+        let replica = before.map_or_else(
+            || {
+                let changed = previous.changed.clone();
+                Arc::new(Replica::new(specification.clone(), Arc::clone(provider), changed))
+            },
+            Arc::clone,
+        );
+        replicas.insert(specification, Arc::clone(&replica));
+        replica
+    });
+    Ok(Version {
+        number: version.version,
+        state: version.state,
+        algorithms: version.algorithms.clone(),
+        sign_algorithms: version.sign_algorithms.clone(),
+        public_key_sha256: pin,
+        replicas: of_version.collect(),
+        certificate: version
+            .certificate
+            .as_deref()
+            .map(|path| read_certificate(key, path, pin))
+            .transpose()?,
+    })
+}
+
+/// One key must fit a message, else a caller could not even list the others.
+fn check_description(key: &str, versions: &[Version]) -> Result<(), BuildError> {
+    let certificate = |version: &Version| version.certificate.as_ref().map_or(0, Vec::len);
+    let bytes = versions.iter().map(|version| certificate(version) + MAX_VERSION_BYTES).sum();
+    if bytes > claviger_proto::MAX_MESSAGE_BYTES {
+        return Err(BuildError::TooLarge { key: key.to_owned(), bytes });
+    }
+    Ok(())
+}
+
+/// A certificate is handed out to callers as the key's own: it must be over the pinned public key.
+fn read_certificate(key: &str, path: &Path, pin: Option<[u8; 32]>) -> Result<Vec<u8>, BuildError> {
+    use rustls_pki_types::CertificateDer;
+    use rustls_pki_types::pem::PemObject;
+    use x509_parser::prelude::{FromDer, X509Certificate};
+    let refused = |error: String| BuildError::Certificate {
+        key: key.to_owned(),
+        path: path.to_owned(),
+        error,
+    };
+    let der = CertificateDer::from_pem_file(path).map_err(|error| refused(error.to_string()))?;
+    let (_, certificate) =
+        X509Certificate::from_der(&der).map_err(|_| refused("is not X.509".to_owned()))?;
+    let public_key = PublicKey::from_spki(certificate.public_key().raw)
+        .map_err(|error| refused(error.to_string()))?;
+    if pin.is_some_and(|pin| pin != public_key.sha256()) {
+        return Err(refused("is over another public key than the version's pin".to_owned()));
+    }
+    Ok(der.to_vec())
+}
+
+fn build_caller(
+    index: usize,
+    caller: &config::Caller,
+    keyring: &Keyring,
+    previous: &Previous<'_>,
+    budgets: &mut HashMap<(String, String), Arc<Budget>>,
+    in_flight: &mut HashMap<Arc<str>, Arc<AtomicU32>>,
+) -> Arc<Caller> {
+    let mut grants: HashMap<String, Granted> = HashMap::new();
+    for grant in &caller.grants {
+        for name in &grant.keys {
+            let granted = grants.entry(name.clone()).or_insert_with(|| {
+                let place = (caller.name.clone(), name.clone());
+                let budget = build_budget(&place, caller.limits, previous);
+                budgets.insert(place, Arc::clone(&budget));
+                Granted::new(Arc::clone(&keyring.keys[name]), budget)
+            });
+            let to = grant.to.iter().map(|name| Arc::clone(&keyring.keys[name])).collect();
+            granted.allow(grant, to);
+        }
+    }
+    let mut readable: Vec<String> = grants
+        .iter()
+        .filter(|(_, granted)| granted.allows(config::Operation::Read))
+        .map(|(name, _)| name.clone())
+        .collect();
+    readable.sort_unstable();
+    let place = (caller.name.clone(), LISTING.to_owned());
+    let listing = build_budget(&place, caller.limits, previous);
+    budgets.insert(place, Arc::clone(&listing));
+    let name: Arc<str> = caller.name.as_str().into();
+    let before = previous.active.and_then(|active| active.in_flight.get(&name));
+    let calls = before.map(Arc::clone).unwrap_or_default();
+    in_flight.insert(Arc::clone(&name), Arc::clone(&calls));
+    Arc::new(Caller {
+        name,
+        slot: policy::slot(index),
+        grants,
+        readable,
+        listing,
+        in_flight: calls,
+    })
+}
+
+fn build_budget(
+    place: &(String, String),
+    limits: config::Limits,
+    previous: &Previous<'_>,
+) -> Arc<Budget> {
+    if let Some(budget) = previous.active.and_then(|active| active.budgets.get(place)) {
+        return Arc::clone(budget);
+    }
+    let failed_at = previous.failed_unwraps.get(place).map_or(&[][..], Vec::as_slice);
+    Arc::new(Budget::new(limits, failed_at))
+}

@@ -1,0 +1,384 @@
+//! Rewrapping: an unwrap whose material stays here and is wrapped again, for a target that the
+//! caller's grant names.
+//!
+//! Everything about the target is judged before the source is touched; whatever fails after that is
+//! the failure of the value.
+
+use bytes::Bytes;
+use claviger_provider_api::{Algorithm, KeyMaterial, Parameters, PublicKey};
+
+use super::unwrap::spend_unwrap;
+use super::wrap::to_wrap;
+use super::{Guard, OperationRecord, UnwrapCall, check_label, in_time};
+use crate::daemon::config::Operation;
+use crate::daemon::keys::keyring::{Candidate, Version};
+use crate::daemon::request::call::CallContext;
+use crate::daemon::request::policy::{Granted, Values};
+use crate::daemon::status::Failure;
+
+/// The longest SubjectPublicKeyInfo that is parsed: one of 8192 bits has some 1060 bytes.
+const MAX_SPKI_LEN: usize = 2048;
+/// The smallest public exponent (NIST SP 800-56B section 6.2), big-endian.
+const MIN_EXPONENT: [u8; 3] = [1, 0, 1];
+
+/// One parsed rewrap.
+#[derive(Debug)]
+pub struct RewrapCall {
+    /// The value and the key that unwraps it.
+    pub source: UnwrapCall,
+    /// Who is to read the material.
+    pub recipient: Recipient,
+    /// The algorithm that wraps; required for a public key.
+    pub algorithm: Option<Algorithm>,
+    /// The OAEP label to wrap with.
+    pub label: Bytes,
+    /// The longest material that the caller expects, in bytes.
+    pub max_key_material_len: Option<u32>,
+}
+
+/// Who is to read what is rewrapped.
+#[derive(Clone, Debug)]
+pub enum Recipient {
+    /// A key of the keyring, by name.
+    Key(String),
+    /// A public key of the caller's own: SubjectPublicKeyInfo, DER.
+    PublicKey(Bytes),
+}
+
+/// What came out of a rewrap.
+#[derive(Clone, Debug)]
+pub struct Rewrapped {
+    /// The material, wrapped for the target.
+    pub wrapped: Vec<u8>,
+    /// The version that unwrapped.
+    pub source_version: u32,
+    /// The version that wrapped; none for a public key of the caller's own.
+    pub target_version: Option<u32>,
+    /// The algorithm that wrapped.
+    pub algorithm: Algorithm,
+    /// Of the public key that wrapped.
+    pub public_key_sha256: [u8; 32],
+}
+
+impl Guard {
+    /// Unwraps with the private key in its backend and wraps for the target.
+    pub async fn rewrap(
+        &self,
+        context: &CallContext,
+        call: &RewrapCall,
+    ) -> Result<Rewrapped, Failure> {
+        let UnwrapCall { key, batch, .. } = &call.source;
+        let batch_item = batch.as_ref().map(|(_, item)| *item);
+        let mut record = OperationRecord::new(self, context, Operation::Rewrap, key, batch_item);
+        let outcome = in_time(context, batch_item, try_rewrap(&mut record, call)).await;
+        record.finish(outcome).await
+    }
+}
+
+/// A target that may be wrapped for.
+struct Target<'a> {
+    to: To<'a>,
+    algorithm: Algorithm,
+    /// By the grants that name the target.
+    values: Vec<&'a Values>,
+}
+
+enum To<'a> {
+    Key(&'a Version, &'a PublicKey),
+    PublicKey(Box<PublicKey>),
+}
+
+async fn try_rewrap<'a>(
+    record: &mut OperationRecord<'a>,
+    call: &'a RewrapCall,
+) -> Result<Rewrapped, Failure> {
+    let granted = record.grant()?;
+    let target = match &call.recipient {
+        Recipient::Key(name) => key_as_target(record, granted, name, call),
+        Recipient::PublicKey(spki) => public_key_as_target(record, granted, spki, call),
+    }?;
+    let source = &call.source;
+    let candidates = check_label(source.algorithm, &source.label)
+        .and_then(|()| {
+            let len = source.wrapped.len();
+            granted.key.for_unwrap(len, source.version, source.algorithm, &source.label)
+        })
+        .map_err(of_source)?;
+    let room = target.room();
+    check_room(room, target.algorithm, call, &candidates)?;
+    let longest = call.max_key_material_len.map_or(room, |max| room.min(max as usize));
+
+    let may = |sha256: &_| target.values.iter().any(|values| values.contains(sha256));
+    let wrap = |record: &mut OperationRecord<'_>, material: KeyMaterial| {
+        if material.expose().len() > longest {
+            record.cause = Some("material_too_long");
+            return Err(Failure::UnwrapFailed);
+        }
+        let parameters = Parameters { algorithm: target.algorithm, label: &call.label };
+        let wrapped = target.public_key().wrap(&material, &parameters).map_err(|error| {
+            let request_id = &*record.context.request_id;
+            tracing::error!(request_id, %error, "rewrapping failed");
+            Failure::UnwrapFailed
+        })?;
+        record.target.wrapped_sha256 = Some(claviger_provider_api::public_key::sha256(&wrapped));
+        Ok(wrapped)
+    };
+    let (wrapped, source_version) =
+        spend_unwrap(record, granted, source, candidates, may, wrap).await?;
+    Ok(Rewrapped {
+        wrapped,
+        source_version,
+        target_version: target.version(),
+        algorithm: target.algorithm,
+        public_key_sha256: target.public_key().sha256(),
+    })
+}
+
+fn key_as_target<'a>(
+    record: &mut OperationRecord<'a>,
+    granted: &'a Granted,
+    name: &'a str,
+    call: &RewrapCall,
+) -> Result<Target<'a>, Failure> {
+    record.target.key = Some(name);
+    let (key, values) = granted.rewraps_to_key(name)?;
+    check_label(call.algorithm, &call.label).map_err(of_target)?;
+    let Candidate { version, algorithm } =
+        to_wrap(record, key, call.algorithm, &call.label).map_err(of_target)?;
+    // The default algorithm may be the one that has no label.
+    check_label(Some(algorithm), &call.label).map_err(of_target)?;
+    let public_key = version.public_key().ok_or(Failure::Unavailable)?;
+    Ok(note(record, Target { to: To::Key(version, public_key), algorithm, values }))
+}
+
+fn public_key_as_target<'a>(
+    record: &mut OperationRecord<'a>,
+    granted: &'a Granted,
+    spki: &[u8],
+    call: &RewrapCall,
+) -> Result<Target<'a>, Failure> {
+    let public_key = parse_public_key(spki)?;
+    let sha256 = public_key.sha256();
+    record.target.public_key_sha256 = Some(sha256);
+    let values = granted.rewraps_to_public_key(&sha256)?;
+    check_label(call.algorithm, &call.label).map_err(of_target)?;
+    let oaep = call.algorithm.filter(|algorithm| *algorithm != Algorithm::Rsa15);
+    let algorithm = oaep.ok_or_else(|| Failure::Field {
+        field: "target.algorithm",
+        allowed: "must be RSA-OAEP, RSA-OAEP-256, RSA-OAEP-384 or RSA-OAEP-512 for a public key"
+            .into(),
+    })?;
+    Ok(note(record, Target { to: To::PublicKey(Box::new(public_key)), algorithm, values }))
+}
+
+/// From here on the audit record says for whom.
+fn note<'a>(record: &mut OperationRecord<'_>, target: Target<'a>) -> Target<'a> {
+    record.target.version = target.version();
+    record.target.public_key_sha256 = Some(target.public_key().sha256());
+    record.target.algorithm = Some(target.algorithm.name());
+    target
+}
+
+impl Target<'_> {
+    fn public_key(&self) -> &PublicKey {
+        match &self.to {
+            To::Key(_, public_key) => public_key,
+            To::PublicKey(public_key) => public_key,
+        }
+    }
+
+    fn version(&self) -> Option<u32> {
+        match &self.to {
+            To::Key(version, _) => Some(version.number),
+            To::PublicKey(_) => None,
+        }
+    }
+
+    /// The longest material that fits, in bytes.
+    fn room(&self) -> usize {
+        self.algorithm.max_material_len(self.public_key().modulus_len())
+    }
+}
+
+/// Whether everything fits that the source can hold, or that the caller expects of it: a target
+/// that is too small would make the length of the material show. A caller who expects too little
+/// can still find the length out, at one counted failure each time.
+fn check_room(
+    room: usize,
+    algorithm: Algorithm,
+    call: &RewrapCall,
+    candidates: &[Candidate<'_>],
+) -> Result<(), Failure> {
+    let wrapped_len = call.source.wrapped.len();
+    let held = candidates.iter().map(|c| c.algorithm.max_material_len(wrapped_len)).max();
+    let held = held.unwrap_or_default();
+    let expected = call.max_key_material_len.map_or(held, |max| held.min(max as usize));
+    if expected <= room {
+        return Ok(());
+    }
+    let allowed = match call.max_key_material_len {
+        Some(_) => {
+            format!("takes at most {room} bytes of key material under {algorithm}, not {expected}")
+        }
+        None => format!(
+            "takes at most {room} bytes of key material under {algorithm}, and the source may hold {held}; say in max_key_material_len how long it is at most"
+        ),
+    };
+    Err(Failure::Field { field: "target", allowed })
+}
+
+/// An RSA public key that material may be wrapped for.
+fn parse_public_key(spki: &[u8]) -> Result<PublicKey, Failure> {
+    let refused = |allowed: String| Failure::Field { field: "target.public_key", allowed };
+    if spki.len() > MAX_SPKI_LEN {
+        return Err(refused(format!("must be at most {MAX_SPKI_LEN} bytes, not {}", spki.len())));
+    }
+    let key = PublicKey::from_spki(spki).map_err(|error| refused(error.to_string()))?;
+    // The parser is lenient, and what is hashed and granted should be what was sent.
+    if key.spki() != spki {
+        return Err(refused(
+            "is not DER: rsaEncryption with NULL parameters (RFC 3279 section 2.3.1)".into(),
+        ));
+    }
+    let exponent = key.exponent();
+    let too_small = exponent.len() < 3 || (exponent.len() == 3 && exponent < &MIN_EXPONENT[..]);
+    if too_small || exponent.last().is_none_or(|last| last % 2 == 0) {
+        return Err(refused("must have an odd public exponent of at least 65537".into()));
+    }
+    if key.modulus().last().is_none_or(|last| last % 2 == 0) {
+        return Err(refused("has an even modulus: that is no RSA key".into()));
+    }
+    Ok(key)
+}
+
+/// The same failure with its field named as in a RewrapRequest.
+fn of_source(failure: Failure) -> Failure {
+    renamed(failure, |field| match field {
+        "key" => "source.key",
+        "key_version" => "source.key_version",
+        "algorithm" => "source.algorithm",
+        "label" => "source.label",
+        other => other,
+    })
+}
+
+fn of_target(failure: Failure) -> Failure {
+    renamed(failure, |field| match field {
+        "key" => "target.key",
+        "algorithm" => "target.algorithm",
+        "label" => "target.label",
+        other => other,
+    })
+}
+
+fn renamed(failure: Failure, name: impl Fn(&'static str) -> &'static str) -> Failure {
+    match failure {
+        Failure::Field { field, allowed } => Failure::Field { field: name(field), allowed },
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+        let len = content.len();
+        let mut der = vec![tag];
+        match len {
+            0..0x80 => der.push(len as u8),
+            0x80..0x100 => der.extend([0x81, len as u8]),
+            _ => der.extend([0x82, (len >> 8) as u8, len as u8]),
+        }
+        der.extend(content);
+        der
+    }
+
+    fn spki(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
+        let integer = |bytes: &[u8]| {
+            let sign: &[u8] = if bytes[0] < 0x80 { &[] } else { &[0] };
+            der(2, &[sign, bytes].concat())
+        };
+        let rsa = der(0x30, &[integer(modulus), integer(exponent)].concat());
+        let oid = [6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1, 5, 0];
+        der(0x30, &[der(0x30, &oid), der(3, &[vec![0], rsa].concat())].concat())
+    }
+
+    fn modulus(bits: usize) -> Vec<u8> {
+        let mut modulus = vec![0xc5; bits / 8];
+        modulus.iter_mut().step_by(7).for_each(|byte| *byte = 0x9d);
+        *modulus.last_mut().unwrap() = 0x01;
+        modulus
+    }
+
+    fn refusal(spki: &[u8]) -> String {
+        match parse_public_key(spki) {
+            Err(Failure::Field { field: "target.public_key", allowed }) => allowed,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_public_key_of_usual_size_and_exponent_is_taken() {
+        for bits in [2048, 3072, 4096, 8192] {
+            let key = parse_public_key(&spki(&modulus(bits), &[1, 0, 1])).unwrap();
+            assert_eq!(key.modulus_bits(), bits);
+        }
+        parse_public_key(&spki(&modulus(2048), &[1, 0, 0, 1])).unwrap();
+    }
+
+    #[test]
+    fn sizes_and_exponents_that_nobody_should_wrap_for_are_refused_in_words() {
+        for bits in [512, 1024, 2040] {
+            assert!(refusal(&spki(&modulus(bits), &[1, 0, 1])).contains("2048 to 8192 bits"));
+        }
+        for exponent in [&[1][..], &[3], &[17], &[1, 1], &[1, 0, 0], &[0xff, 0xff]] {
+            let refusal = refusal(&spki(&modulus(2048), exponent));
+            assert!(refusal.contains("exponent"), "{exponent:?}: {refusal}");
+        }
+        for exponent in [&[0][..], &[1, 0, 2], &[1; 9], &[0xff; 256]] {
+            refusal(&spki(&modulus(2048), exponent));
+        }
+        let mut even = modulus(2048);
+        *even.last_mut().unwrap() = 2;
+        refusal(&spki(&even, &[1, 0, 1]));
+        assert!(refusal(&[0x30; MAX_SPKI_LEN + 1]).contains("at most 2048 bytes"));
+        refusal(&spki(&modulus(16_384), &[1, 0, 1]));
+    }
+
+    #[test]
+    fn no_bytes_make_the_parser_panic_and_what_it_takes_it_takes_as_it_is() {
+        let good = spki(&modulus(2048), &[1, 0, 1]);
+        parse_public_key(&good).unwrap();
+        // xorshift64: the same mutations in every run.
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        let mut refused = 0;
+        for round in 0..20_000 {
+            let mut bytes = good.clone();
+            // The header first: a changed modulus is another key and no error.
+            let within = if round % 4 == 0 { bytes.len() } else { 40 };
+            for _ in 0..=random(3) {
+                match random(4) {
+                    0 => bytes.truncate(random(bytes.len() + 1)),
+                    1 => bytes.insert(random(within.min(bytes.len() + 1)), random(256) as u8),
+                    _ if bytes.is_empty() => {}
+                    _ => {
+                        let at = random(within.min(bytes.len()));
+                        bytes[at] = random(256) as u8;
+                    }
+                }
+            }
+            match parse_public_key(&bytes) {
+                Ok(key) => assert_eq!(key.spki(), bytes),
+                Err(_) => refused += 1,
+            }
+        }
+        assert!((5_000..20_000).contains(&refused), "{refused}");
+    }
+}

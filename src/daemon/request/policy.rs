@@ -1,0 +1,230 @@
+//! Who may do what with which keys: grants, denied by default.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use claviger_provider_api::CallerSlot;
+
+use crate::daemon::config::{self, Operation, PublicKeys};
+use crate::daemon::keys::keyring::Key;
+use crate::daemon::request::budget::Budget;
+use crate::daemon::status::{Exhausted, Failure};
+
+/// Calls that one caller may have in flight before the total counts for it.
+const ALWAYS_IN_FLIGHT: u32 = 8;
+
+/// One configured caller.
+#[derive(Debug)]
+pub struct Caller {
+    /// Its name in the configuration.
+    pub name: Arc<str>,
+    /// Its queue in front of each backend.
+    pub slot: CallerSlot,
+    /// Its grants by key name.
+    pub grants: HashMap<String, Granted>,
+    /// Names of the keys that it may read, sorted.
+    pub readable: Vec<String>,
+    /// What it may spend on lists of keys; kept over reloads.
+    pub listing: Arc<Budget>,
+    /// Its calls in flight; kept over reloads.
+    pub in_flight: Arc<AtomicU32>,
+}
+
+/// What one caller may do with one key: the sum of its grants.
+#[derive(Debug)]
+pub struct Granted {
+    /// The key.
+    pub key: Arc<Key>,
+    operations: u8,
+    unwraps: Values,
+    rewraps: Vec<Rewraps>,
+    /// What it may spend; kept over reloads.
+    pub budget: Arc<Budget>,
+}
+
+/// Wrapped values, by their SHA-256.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// Every one.
+    All,
+    /// These.
+    Only(HashSet<[u8; 32]>),
+}
+
+/// One grant of rewrap.
+#[derive(Debug)]
+struct Rewraps {
+    values: Values,
+    to: Vec<Arc<Key>>,
+    to_public_keys: PublicKeys,
+}
+
+impl Granted {
+    /// A grant of nothing yet.
+    pub fn new(key: Arc<Key>, budget: Arc<Budget>) -> Self {
+        let unwraps = Values::Only(HashSet::new());
+        Self { key, operations: 0, unwraps, rewraps: Vec::new(), budget }
+    }
+
+    /// Adds a grant; `to` are the keys that it names as targets.
+    pub fn allow(&mut self, grant: &config::Grant, to: Vec<Arc<Key>>) {
+        for operation in &grant.operations {
+            self.operations |= 1 << *operation as u8;
+        }
+        let values = Values::of(grant.wrapped_sha256.as_deref());
+        if grant.operations.contains(&Operation::Rewrap) {
+            let (values, to_public_keys) = (values.clone(), grant.to_public_keys.clone());
+            self.rewraps.push(Rewraps { values, to, to_public_keys });
+        }
+        if grant.operations.contains(&Operation::Unwrap) {
+            self.unwraps.add(values);
+        }
+    }
+
+    /// Whether the operation is granted.
+    pub fn allows(&self, operation: Operation) -> bool {
+        self.operations & (1 << operation as u8) != 0
+    }
+
+    /// The granted operations that the key can do.
+    pub fn operations(&self) -> impl Iterator<Item = Operation> {
+        Operation::ALL.into_iter().filter(|o| self.allows(*o) && self.key.possible(*o))
+    }
+
+    /// The values that may be unwrapped.
+    pub fn unwraps(&self) -> &Values {
+        &self.unwraps
+    }
+
+    /// The key of this name as the target of a rewrap, and the values that may go there. Unknown,
+    /// not granted, and all versions disabled are the same failure.
+    pub fn rewraps_to_key(&self, name: &str) -> Result<(&Key, Vec<&Values>), Failure> {
+        let mut target = None;
+        let mut values = Vec::new();
+        for rewraps in &self.rewraps {
+            if let Some(key) = rewraps.to.iter().find(|key| key.name == name) {
+                target = Some(&**key);
+                values.push(&rewraps.values);
+            }
+        }
+        let target = target.filter(|key| key.is_usable()).ok_or(Failure::PermissionDenied)?;
+        Ok((target, values))
+    }
+
+    /// The values that may be rewrapped to the public key with this SHA-256.
+    pub fn rewraps_to_public_key(&self, sha256: &[u8; 32]) -> Result<Vec<&Values>, Failure> {
+        let named = |keys: &PublicKeys| match keys {
+            PublicKeys::Any => true,
+            PublicKeys::Only(keys) => keys.contains(sha256),
+        };
+        let rewraps = self.rewraps.iter().filter(|rewraps| named(&rewraps.to_public_keys));
+        let values: Vec<&Values> = rewraps.map(|rewraps| &rewraps.values).collect();
+        if values.is_empty() { Err(Failure::PermissionDenied) } else { Ok(values) }
+    }
+}
+
+impl Values {
+    fn of(wrapped_sha256: Option<&[[u8; 32]]>) -> Self {
+        wrapped_sha256.map_or(Self::All, |values| Self::Only(values.iter().copied().collect()))
+    }
+
+    fn add(&mut self, other: Self) {
+        match (self, other) {
+            (Self::Only(values), Self::Only(more)) => values.extend(more),
+            (values, Self::All) => *values = Self::All,
+            (Self::All, Self::Only(_)) => {}
+        }
+    }
+
+    /// Whether the value with this SHA-256 is among them.
+    pub fn contains(&self, wrapped_sha256: &[u8; 32]) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(values) => values.contains(wrapped_sha256),
+        }
+    }
+}
+
+impl Caller {
+    /// The grant for `operation` on `key`. No such key, not granted, and all versions disabled are
+    /// the same failure.
+    pub fn granted(&self, key: &str, operation: Operation) -> Result<&Granted, Failure> {
+        self.grants
+            .get(key)
+            .filter(|granted| granted.allows(operation) && granted.key.is_usable())
+            .ok_or(Failure::PermissionDenied)
+    }
+}
+
+/// The slot of the caller at `index` in the configuration; slot 0 is the daemon itself.
+pub fn slot(index: usize) -> CallerSlot {
+    CallerSlot(index as u32 + 1)
+}
+
+/// Calls in flight, of all callers and of each. No caller can take the last room of another: the
+/// total counts only for callers that already have some in flight.
+#[derive(Debug)]
+pub struct InFlight {
+    total: AtomicU32,
+    most: u32,
+    most_of_one: u32,
+}
+
+impl InFlight {
+    /// Room for `most` calls, an eighth of it (at least 128) for one caller.
+    pub fn new(most: usize) -> Self {
+        let most = u32::try_from(most).unwrap_or(u32::MAX);
+        Self { total: AtomicU32::new(0), most, most_of_one: (most / 8).max(128) }
+    }
+
+    /// Starts a call.
+    pub fn start(self: &Arc<Self>, caller: &Arc<AtomicU32>) -> Result<StartedCall, Failure> {
+        let started = StartedCall { in_flight: Arc::clone(self), caller: Arc::clone(caller) };
+        let of_caller = caller.fetch_add(1, Ordering::Relaxed) + 1;
+        let total = self.total.fetch_add(1, Ordering::Relaxed) + 1;
+        let refused =
+            of_caller > self.most_of_one || (total > self.most && of_caller > ALWAYS_IN_FLIGHT);
+        if refused {
+            let retry_after = std::time::Duration::from_millis(100);
+            return Err(Failure::Exhausted { what: Exhausted::Calls, retry_after });
+        }
+        Ok(started)
+    }
+
+    /// How many calls are in flight.
+    pub fn total(&self) -> u32 {
+        self.total.load(Ordering::Relaxed)
+    }
+}
+
+/// A call in flight; it ends when this is dropped.
+#[derive(Debug)]
+pub struct StartedCall {
+    in_flight: Arc<InFlight>,
+    caller: Arc<AtomicU32>,
+}
+
+impl Drop for StartedCall {
+    fn drop(&mut self) {
+        self.caller.fetch_sub(1, Ordering::Relaxed);
+        self.in_flight.total.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_house_still_has_room_for_a_caller_with_nothing_in_flight() {
+        let in_flight = Arc::new(InFlight::new(128));
+        let (hog, quiet) = (Arc::default(), Arc::default());
+        let held: Vec<_> = (0..128).map(|_| in_flight.start(&hog).unwrap()).collect();
+        assert!(in_flight.start(&hog).is_err());
+        assert_eq!(in_flight.total(), 128);
+        let one = in_flight.start(&quiet).unwrap();
+        drop((held, one));
+        assert_eq!(in_flight.total(), 0);
+    }
+}

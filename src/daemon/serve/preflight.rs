@@ -1,0 +1,195 @@
+//! The files that a configuration names, read once to see that `serve` will be able to.
+
+use std::error::Error as StdError;
+use std::fs::File;
+use std::path::Path;
+use std::time::SystemTime;
+
+use claviger_provider_api::{PublicKey, SecretSource};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::{self, PemObject};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::check_state_dir;
+use crate::daemon::config::{
+    Audit, Config, ConfigError, ConfigErrors, Tls, Version, joined, version_path,
+};
+use crate::daemon::records::audit;
+use crate::daemon::transport::denied::DeniedCallers;
+use crate::daemon::transport::tls::{self, TlsError};
+
+/// What was found in the files, by the fields that name them.
+#[derive(Default)]
+struct Findings {
+    errors: Vec<ConfigError>,
+    notes: Vec<String>,
+}
+
+/// Reads the files that it names and that can be judged without a backend: certificates, keys,
+/// client CAs, CRLs, secrets, denied callers; and sees that modules, folders and CAs of providers
+/// are there, and that state directory and audit file are or could be made. Makes nothing, and
+/// gives notes on what is good but worth knowing.
+pub fn check_files(config: &Config) -> Result<Vec<String>, ConfigErrors> {
+    let mut findings = Findings::default();
+    check_files_of_server(config, false, &mut findings);
+    for (name, provider) in &config.providers {
+        for (option, path) in &provider.files {
+            let field = format!("{}.{option}", joined("providers", name));
+            let opened = File::open(path);
+            let opened = opened.map_err(|error| format!("cannot read {}: {error}", path.display()));
+            findings.take(&field, opened);
+        }
+        for (option, source) in &provider.secrets {
+            let field = format!("{}.{option}", joined("providers", name));
+            match source {
+                SecretSource::Credential(credential)
+                    if std::env::var_os("CREDENTIALS_DIRECTORY").is_none() =>
+                {
+                    findings.notes.push(format!(
+                        "{field}: the systemd credential {credential:?} is there only for the unit itself, and was not checked"
+                    ));
+                }
+                SecretSource::Vault(_) => findings.notes.push(format!(
+                    "{field}: the {source} was not read, since this touches no backend"
+                )),
+                _ => {
+                    let read = source.read_blocking();
+                    findings.take(&field, read.map_err(|error| in_words(&error)));
+                }
+            }
+        }
+    }
+    let paths = config.paths_of_versions();
+    for (name, key) in &config.keys {
+        for version in &key.versions {
+            let Some(certificate) = &version.certificate else { continue };
+            let path = paths.get(&(name.clone(), version.version)).cloned();
+            let path = path.unwrap_or_else(|| version_path(name, version.version));
+            let field = format!("{path}.certificate");
+            findings.take(&field, certificate_of_version(certificate, version));
+        }
+    }
+    outcome(config, findings)
+}
+
+/// The part of it without which `serve` does not start: what `server` and `audit` name. A secret
+/// or a module that is missing keeps the daemon from a key, not from starting. `allow_demo` is
+/// for `claviger demo` alone.
+pub fn check_own_files(config: &Config, allow_demo: bool) -> Result<(), ConfigErrors> {
+    let mut findings = Findings::default();
+    check_files_of_server(config, allow_demo, &mut findings);
+    outcome(config, findings).map(|_| ())
+}
+
+fn check_files_of_server(config: &Config, allow_demo: bool, findings: &mut Findings) {
+    if let Some(tls) = &config.server.tls {
+        check_tls(tls, allow_demo, findings);
+    }
+    if let Some(path) = &config.server.denied_callers {
+        let list = DeniedCallers::prepare(Some(path)).map_err(|error| in_words(&error));
+        findings.take("server.denied_callers", list);
+    }
+    let state_dir = config.server.state_dir.as_deref();
+    if let Some(path) = state_dir {
+        let good = check_state_dir(path).map_err(|e| format!("{}: {e}", path.display()));
+        findings.take("server.state_dir", good);
+    }
+    let of_audit = match &config.audit {
+        // `serve` makes the directory first.
+        Audit::File(path)
+            if state_dir.is_some_and(|dir| !dir.exists() && path.parent() == Some(dir)) =>
+        {
+            Ok(())
+        }
+        options => audit::Audit::check(options),
+    };
+    findings.take("audit.file", of_audit.map_err(|error| in_words(&error)));
+}
+
+fn outcome(config: &Config, findings: Findings) -> Result<Vec<String>, ConfigErrors> {
+    if findings.errors.is_empty() {
+        return Ok(findings.notes);
+    }
+    let errors = ConfigErrors { path: config.path.clone(), errors: findings.errors };
+    Err(errors.at_lines_of(config.text().as_deref()))
+}
+
+impl Findings {
+    fn take<T>(&mut self, field: &str, result: Result<T, String>) -> Option<T> {
+        result
+            .map_err(|message| {
+                let field = field.to_owned();
+                self.errors.push(ConfigError { line: None, field, message });
+            })
+            .ok()
+    }
+}
+
+/// Loads TLS as `serve` does.
+fn check_tls(tls: &Tls, allow_demo: bool, findings: &mut Findings) {
+    match tls::check(tls, allow_demo) {
+        Ok(not_after) if not_after < SystemTime::now() => findings.notes.push(format!(
+            "server.tls.certificate: {} has expired: no caller will accept it",
+            tls.certificate.display()
+        )),
+        Ok(_) => {}
+        Err(error) => {
+            let field = field_of(tls, &error);
+            findings.take::<()>(&field, Err(in_words(&error)));
+        }
+    }
+}
+
+/// The field that names the file at fault.
+fn field_of(tls: &Tls, error: &TlsError) -> String {
+    let path = match error {
+        TlsError::PrivateKey(_) => &tls.private_key,
+        TlsError::Io { path, .. } | TlsError::Refused { path, .. } => path,
+    };
+    let authority = tls.client_ca.iter().find(|(_, file)| *file == path);
+    if *path == tls.certificate {
+        "server.tls.certificate".to_owned()
+    } else if *path == tls.private_key {
+        "server.tls.private_key".to_owned()
+    } else if let Some((name, _)) = authority {
+        joined("server.tls.client_ca", name)
+    } else {
+        let index = tls.crl.iter().position(|file| file == path).unwrap_or_default();
+        format!("server.tls.crl[{index}]")
+    }
+}
+
+/// A version's certificate is for its public key.
+fn certificate_of_version(path: &Path, version: &Version) -> Result<(), String> {
+    let shown = path.display();
+    let found = CertificateDer::from_pem_file(path).map_err(|error| match error {
+        pem::Error::Io(error) => format!("cannot read {shown}: {error}"),
+        error => format!("{shown} holds no certificate in PEM: {error}"),
+    })?;
+    let (_, certificate) =
+        X509Certificate::from_der(&found).map_err(|error| format!("{shown} is broken: {error}"))?;
+    let public_key = PublicKey::from_spki(certificate.public_key().raw)
+        .map_err(|error| format!("{shown} is not for a key that could be used: {error}"))?;
+    match version.public_key_sha256 {
+        Some(pin) if pin != public_key.sha256() => Err(format!(
+            "{shown} is for the public key {}, and public_key_sha256 is {}",
+            hex::encode(public_key.sha256()),
+            hex::encode(pin)
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// An error and its causes in one line.
+fn in_words(error: &dyn StdError) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
+}
+
+#[cfg(all(test, feature = "software", feature = "pkcs11", feature = "vault-transit"))]
+mod tests;

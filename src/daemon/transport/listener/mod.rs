@@ -1,0 +1,355 @@
+//! From listening sockets to requests that know their peer: accept, TLS, HTTP/2, and the end of
+//! each connection.
+//!
+//! - [`mod@bind`]: the sockets, opened before anything is served
+//! - `connection`, one connection's life, in one task; `stream`, what is under its HTTP/2; `lifetime`,
+//!   how long it may take; `refusal`, why it never began
+//! - `handshakes`: the places of handshakes, shared among those who connect
+//! - `live`: all open connections, to drain them, cut them, and verify them again
+//! - [`stats`]: what happened, counted
+
+pub mod bind;
+mod connection;
+mod handshakes;
+mod lifetime;
+mod live;
+mod refusal;
+pub mod stats;
+mod stream;
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tower::Service;
+
+pub use bind::{Bound, bind};
+pub use stats::{ConnectionStats, Cut, HandshakeFailure};
+
+use crate::daemon::config;
+use crate::daemon::transport::denied::DeniedCallers;
+use crate::daemon::transport::tls::TlsState;
+use bind::BoundUnix;
+use handshakes::{Handshakes, Source};
+use live::{Command, Live};
+use stats::LogLimit;
+
+/// How often files are looked at: what changes in them acts within two of these.
+const POLL: Duration = Duration::from_millis(400);
+/// How long accepting rests when the system has no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long connections that were cut may take to be gone.
+const CUT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A boxed error, as `tower` and `hyper` know it.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// A service that answers requests: whatever `tower` and `hyper` can serve.
+pub trait Answer:
+    Service<Request<Incoming>, Response = Response<Self::Body>, Error: Into<BoxError>, Future: Send>
+    + Clone
+    + Send
+    + 'static
+{
+    /// What an answer carries.
+    type Body: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
+}
+
+impl<S, B> Answer for S
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+    B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+{
+    type Body = B;
+}
+
+/// What one connection may do; from `[server]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionSettings {
+    /// Open connections in all; more are closed at accept.
+    pub max_connections: usize,
+    /// Open connections of one identity or uid, and handshakes of one address; more are closed.
+    pub max_connections_per_caller: usize,
+    /// TLS handshakes at a time, an eighth of them (at least 8) from one address; more wait, and
+    /// their waiting counts as handshake time.
+    pub max_handshakes: usize,
+    /// How long a handshake may take, and how long a client may stay silent after it.
+    pub handshake_timeout: Duration,
+    /// Streams of one connection.
+    pub max_streams: u32,
+    /// After this, more or less a tenth, a connection is asked to go; 30 s later it is cut.
+    pub max_connection_age: Duration,
+    /// How long a drain waits for calls in flight.
+    pub drain_timeout: Duration,
+}
+
+impl From<&config::Server> for ConnectionSettings {
+    fn from(server: &config::Server) -> Self {
+        Self {
+            max_connections: server.max_connections,
+            max_connections_per_caller: server.max_connections_per_caller,
+            max_handshakes: server.max_handshakes,
+            handshake_timeout: server.handshake_timeout,
+            max_streams: server.max_streams_per_connection,
+            max_connection_age: server.max_connection_age,
+            drain_timeout: server.drain_timeout,
+        }
+    }
+}
+
+/// What serves connections. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Transport {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    tls: Option<Arc<TlsState>>,
+    denied: Arc<DeniedCallers>,
+    settings: ArcSwap<ConnectionSettings>,
+    handshakes: Handshakes,
+    live: Arc<Live>,
+    stats: Arc<ConnectionStats>,
+    log_limit: LogLimit,
+    looked_at: Mutex<InForce>,
+}
+
+/// What peers were last looked at by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct InForce {
+    trust: Option<[u8; 32]>,
+    /// CRLs pass their grace without any file changing.
+    past_grace: usize,
+    denied: u64,
+}
+
+impl Transport {
+    /// A transport that serves nothing yet.
+    pub fn new(
+        tls: Option<Arc<TlsState>>,
+        denied: Arc<DeniedCallers>,
+        settings: ConnectionSettings,
+    ) -> Self {
+        let stats = Arc::new(ConnectionStats::default());
+        let looked_at = Mutex::new(InForce::now(tls.as_deref(), &denied));
+        let shared = Arc::new(Shared {
+            tls,
+            denied,
+            settings: ArcSwap::from_pointee(settings),
+            handshakes: Handshakes::new(places(&settings)),
+            live: Live::new(stats.clone()),
+            stats,
+            log_limit: LogLimit::new(),
+            looked_at,
+        });
+        Self { shared }
+    }
+
+    /// What happened to connections since the start.
+    pub fn stats(&self) -> Arc<ConnectionStats> {
+        self.shared.stats.clone()
+    }
+
+    /// New settings, for connections from now on. To be called inside a Tokio runtime.
+    pub fn configure(&self, settings: ConnectionSettings) {
+        self.shared.settings.store(Arc::new(settings));
+        self.shared.handshakes.resize(places(&settings));
+    }
+
+    /// Serves until `shutdown` ends, then drains: no new connections, GOAWAY to the open ones, and
+    /// after `drain_timeout` the rest is cut. Each request carries an `Arc<Peer>` as an extension.
+    ///
+    /// While it runs, the files of TLS and of the denied callers are looked at, and every open
+    /// connection is verified again when client CAs, CRLs or denied callers have changed, or a CRL
+    /// has passed its grace. Peers that are denied or no longer trusted lose their connection; the service still has to ask
+    /// [`Callers::identify`](crate::daemon::transport::caller::Callers::identify) and
+    /// [`DeniedCallers::denies`] for each call.
+    ///
+    /// # Errors
+    /// A TCP listener without TLS.
+    pub async fn serve(
+        &self,
+        listeners: Vec<Bound>,
+        service: impl Answer,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> io::Result<()> {
+        let shared = &self.shared;
+        if shared.tls.is_none() && listeners.iter().any(|bound| matches!(bound, Bound::Tcp(_))) {
+            let message = "a TCP socket listens for mutual TLS only: [server.tls] is missing";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        let mut tasks = JoinSet::new();
+        for bound in listeners {
+            match bound {
+                Bound::Tcp(listener) => {
+                    tasks.spawn(accept_tcp(shared.clone(), listener, service.clone()));
+                }
+                Bound::Unix(listener) => {
+                    tasks.spawn(accept_unix(shared.clone(), listener, service.clone()));
+                }
+            }
+        }
+        let mut watching = JoinSet::new();
+        watching.spawn(watch(shared.clone()));
+        shutdown.await;
+        tasks.shutdown().await;
+        // Whoever is revoked or denied meanwhile is cut during the drain too.
+        shared.drain().await;
+        watching.shutdown().await;
+        Ok(())
+    }
+
+    /// Looks at the files now, and at every open connection if they have changed or a CRL has passed
+    /// its grace. Blocks on the file system and on signatures.
+    pub fn look_now(&self) {
+        self.shared.look();
+    }
+}
+
+async fn accept_tcp<S: Answer>(shared: Arc<Shared>, listener: TcpListener, service: S) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                let source = address.ip().into();
+                let Some(place) = shared.enter(Some(source)) else { continue };
+                let task =
+                    connection::serve_tcp(shared.clone(), stream, address, place, service.clone());
+                tokio::spawn(task);
+            }
+            Err(error) => shared.accept_failed(&error).await,
+        }
+    }
+}
+
+async fn accept_unix<S: Answer>(shared: Arc<Shared>, bound: BoundUnix, service: S) {
+    loop {
+        match bound.listener.accept().await {
+            Ok((stream, _)) => {
+                let Some(place) = shared.enter(None) else { continue };
+                let task = connection::serve_unix(shared.clone(), stream, place, service.clone());
+                tokio::spawn(task);
+            }
+            Err(error) => shared.accept_failed(&error).await,
+        }
+    }
+}
+
+async fn watch(shared: Arc<Shared>) {
+    let mut tick = tokio::time::interval(POLL);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let shared = shared.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || shared.look()).await {
+            tracing::error!(%error, "looking at certificates and denied callers failed");
+        }
+    }
+}
+
+fn places(settings: &ConnectionSettings) -> usize {
+    settings.max_handshakes.clamp(1, u32::MAX as usize)
+}
+
+impl Shared {
+    fn enter(&self, source: Option<Source>) -> Option<live::Place> {
+        let settings = self.settings.load();
+        let (most, share) = (settings.max_connections, settings.max_connections_per_caller);
+        let full = match self.live.enter(most, share, source) {
+            Ok(place) => {
+                self.stats.count_accepted();
+                return Some(place);
+            }
+            Err(full) => full,
+        };
+        self.stats.count_refused_at_cap();
+        if self.log_limit.allows() {
+            let address = source.map(tracing::field::display);
+            tracing::warn!(address, reason = full.reason(), "connection refused");
+        }
+        None
+    }
+
+    /// An accept that failed is a matter of one peer, or of the system's means: never of the loop.
+    async fn accept_failed(&self, error: &io::Error) {
+        self.stats.count_accept_error();
+        if matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::Interrupted
+        ) {
+            return;
+        }
+        if self.log_limit.allows() {
+            tracing::error!(%error, "accepting connections failed; trying again");
+        }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+
+    fn look(&self) {
+        if let Some(tls) = &self.tls {
+            tls.poll();
+        }
+        self.denied.poll();
+        let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        // Taken before the connections are: who comes later asks for himself.
+        let now = InForce::now(self.tls.as_deref(), &self.denied);
+        if *looked_at != now {
+            self.look_at_peers();
+            *looked_at = now;
+        }
+    }
+
+    fn look_at_peers(&self) {
+        let trust = self.tls.as_ref().map(|tls| tls.load().trust().clone());
+        for (signal, peer) in self.live.identified() {
+            let refused = match (&peer.certificate, &trust) {
+                (Some(certificate), Some(trust)) => trust
+                    .verify(certificate.chain(), SystemTime::now())
+                    .map(|ca| ca != certificate.ca),
+                _ => Ok(false),
+            };
+            let reason = if self.denied.denies(&peer) {
+                Cut::Denied
+            } else if matches!(refused, Ok(false)) {
+                continue;
+            } else {
+                Cut::NotTrusted
+            };
+            tracing::info!(?peer, reason = reason.name(), "connection cut");
+            signal.send(Command::Cut(reason));
+        }
+    }
+
+    async fn drain(&self) {
+        self.live.send_all(Command::Drain);
+        let timeout = self.settings.load().drain_timeout;
+        if tokio::time::timeout(timeout, self.live.emptied()).await.is_err() {
+            tracing::warn!(open = self.stats.open(), "drain is over: open connections are cut");
+            self.live.send_all(Command::Cut(Cut::Shutdown));
+            let _ = tokio::time::timeout(CUT_TIMEOUT, self.live.emptied()).await;
+        }
+    }
+}
+
+impl InForce {
+    fn now(tls: Option<&TlsState>, denied: &DeniedCallers) -> Self {
+        let trust = tls.map(|tls| tls.load().trust().clone());
+        Self {
+            trust: trust.as_ref().map(|trust| trust.fingerprint()),
+            past_grace: trust.map_or(0, |trust| trust.past_grace(SystemTime::now())),
+            denied: denied.generation(),
+        }
+    }
+}
