@@ -88,7 +88,7 @@ async fn backends_that_are_sealed_cut_off_or_ill_cost_the_callers_of_others_noth
         }
         for (name, (before, during)) in WELL.iter().zip(before.iter().zip(&during)) {
             println!(
-                "round {round}, {name}: p99 {:.1?} before ({} calls), {:.1?} while others ail \
+                "round {round}, {name}: p99 {:.1?} before ({} calls), {:.1?} while others fail \
                  ({} calls), errors {}",
                 before.p99(),
                 before.right.len(),

@@ -44,7 +44,7 @@ impl ConnectionArgs {
         &self,
         call: impl AsyncFnOnce(&Client) -> Result<T, Error>,
     ) -> Result<T, Failure> {
-        // Whoever types a command wants to know at once that nobody is there.
+        // A command on a terminal is to fail at once where nothing listens.
         let patience = Duration::ZERO;
         let config = Config { timeout: self.timeout, patience, ..self.config()? };
         let runtime = tokio::runtime::Builder::new_current_thread()

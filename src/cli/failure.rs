@@ -26,12 +26,12 @@ pub enum Exit {
     TryAgain = 75,
     /// The caller may not do this.
     Denied = 77,
-    /// Somebody must change a configuration or a file.
+    /// A configuration or a file must be changed.
     Configuration = 78,
 }
 
 impl Exit {
-    /// Of two failures the one that somebody must look at first: what has to be changed comes before
+    /// Of two failures the one to look at first: what has to be changed comes before
     /// what may succeed when it is repeated.
     #[must_use]
     pub fn or_worse(self, other: Self) -> Self {

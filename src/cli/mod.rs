@@ -66,7 +66,7 @@ Exit codes:
   69  the daemon or its backend cannot be reached; safe to repeat
   75  try again later: no answer in time, a limit or a full queue
   77  not allowed: the certificate or the key's name was refused
-  78  a configuration, a client file or a certificate is wrong: somebody must act";
+  78  a configuration, a client file or a certificate is wrong: an operator must act";
 
 /// The commands.
 #[derive(Debug, Subcommand)]

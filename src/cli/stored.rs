@@ -1,4 +1,4 @@
-//! A wrapped value as somebody has stored it: bytes, Base64, or a Key Connector's data.json.
+//! A wrapped value as it was stored: bytes, Base64, or a Key Connector's data.json.
 
 use std::fs;
 use std::path::Path;

@@ -10,10 +10,10 @@ pub enum PkiError {
     /// The folder already holds a CA.
     #[error("{path} already holds a CA; a new one would make its certificates worthless", path = .0.display())]
     Exists(PathBuf),
-    /// The folder is somebody else's: of a CA that keeps no books of ours, or of none.
+    /// The folder belongs to something else: a CA without a database of ours, or no CA.
     #[error("{path} is no folder of `claviger pki init`: it has no issued.json", path = .0.display())]
     NotOurs(PathBuf),
-    /// A file that is to be made is there: the certificate or the key of somebody.
+    /// A file that is to be made is there already: a certificate or a key.
     #[error("{path} is there already, and is not written over; name another, or move it away", path = .0.display())]
     FileExists(PathBuf),
     /// A file cannot be read or written.

@@ -1,4 +1,4 @@
-//! A CA that somebody else keeps: its certificate and its key, from two files. It signs, and keeps no
+//! A CA that is kept elsewhere: its certificate and its key, from two files. It signs, and keeps no
 //! books.
 
 use std::path::Path;

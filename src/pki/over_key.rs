@@ -1,4 +1,4 @@
-//! Certificates over a public key that is somebody else's: a wrapping key's, whose private half
+//! Certificates over a public key without its private half: a wrapping key's, whose private half
 //! stays in its backend.
 
 use std::time::Duration;

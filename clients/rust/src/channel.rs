@@ -89,7 +89,7 @@ impl Channel {
         self.status.ended.get().map(String::as_str)
     }
 
-    /// How many answers came over it until now, whoever asked.
+    /// How many answers came over it until now, for all calls together.
     pub(crate) fn answers(&self) -> u64 {
         self.status.answers.load(Ordering::Relaxed)
     }

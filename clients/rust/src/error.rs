@@ -23,7 +23,7 @@ pub struct Error {
     pub message: String,
     /// The field of the request that is wrong, if it is one field's fault.
     pub field: Option<String>,
-    /// Trying again before this has passed is in vain.
+    /// Trying again before this has passed cannot succeed.
     pub retry_after: Option<Duration>,
     /// What to look for in the daemon's log and audit records: the daemon's id of the call or, if
     /// it did not answer, the id that was sent. None if nothing was sent.

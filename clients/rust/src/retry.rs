@@ -229,7 +229,7 @@ impl<'a> Attempts<'a> {
                     }
                     Ok(_) => {}
                     Err(error) => match error::on_the_way(&error) {
-                        // It is gone; whoever comes after it is reached by a new connection.
+                        // It is gone; the process that comes after it is reached by a new connection.
                         Some(OnTheWay::Lost(_)) => self.endpoints.connection_lost(number, &channel),
                         Some(OnTheWay::CertificateRefused(alert)) => {
                             return Err(Failed::CertificateRefused(alert));

@@ -51,7 +51,7 @@ impl Identity {
     }
 
     /// The configuration, and a number that grows when the files change. Files that are wrong, as
-    /// they are for a moment while somebody replaces them one by one, leave the last good ones in
+    /// they are for a moment while they are replaced one by one, leave the last good ones in
     /// force.
     pub(crate) fn current(&self) -> (Arc<ClientConfig>, u64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -34,7 +34,7 @@ pub trait WrappingKey: fmt::Debug + Send + Sync {
     /// else the time an answer takes would tell which error it was.
     fn failure_needs_check(&self) -> bool;
 
-    /// Whether whoever has the backend's credentials, or its file, could take the private half out;
+    /// Whether a holder of the backend's credentials, or of its file, could take the private half out;
     /// none where the backend does not tell.
     fn extractable(&self) -> Option<bool> {
         None

@@ -21,7 +21,7 @@ impl KeyMaterial {
         Self(Zeroizing::new(bytes.to_vec()))
     }
 
-    /// The bytes themselves. Whoever copies them must zero the copy.
+    /// The bytes themselves. The code that copies them must zero the copy.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }

@@ -28,7 +28,7 @@ impl Secret {
         Self(bytes)
     }
 
-    /// The bytes themselves. Whoever copies them must zero the copy.
+    /// The bytes themselves. The code that copies them must zero the copy.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }

@@ -203,7 +203,7 @@ fn of_status(status: u16) -> Verdict {
     })
 }
 
-/// No answer: no connection, a cut one, a certificate of somebody else's, or no credentials to sign
+/// No answer: no connection, a cut one, a certificate of another host, or no credentials to sign
 /// with.
 fn of_dispatch(error: &(dyn StdError + 'static)) -> (Verdict, String) {
     let (kind, advice) = if tls::holds_certificate_error(error) {

@@ -13,7 +13,7 @@ const MAX_ALIAS: usize = 256;
 pub(crate) enum Locator {
     /// A key id or a key ARN: it names one key for ever.
     Key,
-    /// An alias or an alias ARN: whoever may update the alias decides what it names.
+    /// An alias or an alias ARN: what it names is decided by those who may update the alias.
     Alias,
 }
 

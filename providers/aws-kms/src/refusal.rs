@@ -1,4 +1,4 @@
-//! Why no source gave credentials: what somebody must act on, in words, and what may pass.
+//! Why no source gave credentials: what an operator must act on, in words, and what may pass.
 
 use std::error::Error as StdError;
 use std::io;

@@ -58,7 +58,7 @@ async fn an_alias_that_is_pointed_elsewhere_changes_nothing_for_an_open_key() {
     }
     assert!(error.backend_request_id().is_some(), "{error}");
     open_pinned(&config, &first, pin).await.unwrap();
-    // A locator that names one key for ever is left to whoever asked.
+    // A locator that names one key for ever is not called again here.
     let opened = open_pinned(&config, &second, pin).await.unwrap();
     assert_eq!(opened.public_key().sha256(), other);
 }

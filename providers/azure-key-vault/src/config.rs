@@ -45,7 +45,7 @@ pub enum Auth {
     WorkloadIdentity(WorkloadIdentity),
     /// An application's secret.
     ClientSecret(ClientSecret),
-    /// Whoever signed in with `az login`: for trying things out.
+    /// The user who signed in with `az login`: for first tries.
     AzureCli(AzureCli),
 }
 

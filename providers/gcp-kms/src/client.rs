@@ -24,7 +24,7 @@ const MAX_ANSWER: usize = 1 << 20;
 /// What stands unescaped in a form (RFC 3986 section 2.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Talks to KMS and to whoever gives tokens.
+/// Talks to KMS and to the servers that give tokens.
 #[derive(Debug)]
 pub(crate) struct Client {
     http: reqwest::Client,

@@ -41,7 +41,7 @@ pub(crate) enum Identity {
         refresh_token: Zeroizing<String>,
         token_uri: Url,
     },
-    /// With a token of somebody whom Google trusts (RFC 8693).
+    /// With a token of an issuer that Google trusts (RFC 8693).
     Federated { audience: String, subject_token_type: String, token_url: Url, subject: Subject },
     /// From the machine or pod that we run on.
     Metadata { url: String },

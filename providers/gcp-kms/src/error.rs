@@ -21,7 +21,7 @@ pub(crate) enum Operation {
     ReadKey,
     /// A token from OAuth, STS or IAM credentials.
     Token,
-    /// A subject token from whoever vouches for this host (workload identity federation).
+    /// A subject token from the issuer that vouches for this host (workload identity federation).
     SubjectToken,
     /// A token from the metadata server.
     Metadata,

@@ -221,7 +221,7 @@ impl Config {
         locator.parse::<Locator>().map(|_| ()).map_err(|error| error.to_string())
     }
 
-    /// The environment variables that the module needs. Whoever starts the process sets them before
+    /// The environment variables that the module needs. The code that starts the process sets them before
     /// any thread runs; the provider only checks that they are there.
     pub fn environment(&self) -> &BTreeMap<String, String> {
         &self.environment

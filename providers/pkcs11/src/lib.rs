@@ -86,7 +86,7 @@ impl Provider {
         let thread = thread::Builder::new().name("pkcs11-open".to_owned());
         let spawned = thread.spawn(move || {
             let outcome = opening::open(request);
-            // Whoever asked may have gone: then the key closes here.
+            // The caller of `open` may have gone: then the key closes here.
             drop(reply.send(outcome));
             drop((turn, in_use));
         });

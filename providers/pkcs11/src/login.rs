@@ -73,7 +73,7 @@ pub(crate) fn log_in(
             recorded(attempt.succeeded());
             return Ok(());
         }
-        // Somebody else in the process was faster. No PIN was verified: what was refused stays so.
+        // Another thread of the process was faster. No PIN was verified: what was refused stays so.
         Ok(Err(CryptokiError::Pkcs11(RvError::UserAlreadyLoggedIn, _))) => {
             tracing::info!(token, serial = info.serial_number(), "was logged in already");
             recorded(attempt.transport_failed());
@@ -107,7 +107,7 @@ pub(crate) fn remember_serial(module: &Path, name: &TokenName, serial: &str) {
 }
 
 /// Why a login is not worth a look at the module, for up to a minute: the same PIN was refused, and
-/// nobody cleared the latch. With many keys on a token each try would start the module in vain.
+/// nobody cleared the latch. With many keys on a token each try would start the module for nothing.
 pub(crate) fn refused_again(
     module: &Path,
     name: &TokenName,

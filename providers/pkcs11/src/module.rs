@@ -1,6 +1,6 @@
 //! The one process-wide table: modules by canonical path, each initialised once for all its users.
 //!
-//! `C_Initialize`, `C_Finalize` and the login belong to the process, not to whoever calls them.
+//! `C_Initialize`, `C_Finalize` and the login belong to the process, not to the code that calls them.
 //! Libraries are never unloaded: vendors' modules leave threads behind that would run on into
 //! nothing.
 

@@ -161,7 +161,7 @@ impl Scheme {
 }
 
 impl Failure {
-    /// The error, whoever is at fault.
+    /// The error, whether the value or the backend is at fault.
     pub(crate) fn into_error(self) -> Error {
         match self {
             Self::Token(error) | Self::Value(error) => error,

@@ -29,7 +29,7 @@ const WITNESSES_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) enum CheckRequest {
     /// Check this key, and repair what is under it.
     Key(u32, oneshot::Sender<Result<(), Error>>),
-    /// Check all keys: somebody else initialised the module again.
+    /// Check all keys: other code initialised the module again.
     All,
 }
 

@@ -38,10 +38,11 @@ pub(crate) struct TokenHandle {
 /// What keys, session threads and the ladder share.
 #[derive(Debug)]
 pub(crate) struct TokenState {
-    /// The session that keeps the login; locked while somebody logs in. It goes before the lease.
+    /// The session that keeps the login; locked during a login. Declared before `lease`, so dropped before it: the session must close while
+    /// the module is still loaded.
     anchor: Mutex<Option<OpenSession>>,
     epoch: Mutex<LoginEpoch>,
-    /// Of all that joined, in that order; the first one that somebody still holds is in force.
+    /// Of all that joined, in that order; the first one that is still held is in force.
     settings: Mutex<Vec<Arc<Settings>>>,
     keys: Mutex<BTreeMap<u32, Arc<TokenKey>>>,
     next_key: AtomicU32,
@@ -152,7 +153,7 @@ impl Limits {
         Self { sessions: config.sessions(), queue: config.queue() }
     }
 
-    /// What to say when somebody joins who wants others.
+    /// The error for a provider that joins with other settings.
     fn ignored(self, wanted: Self) -> Option<String> {
         (wanted != self).then(|| {
             format!(
@@ -278,7 +279,7 @@ impl TokenState {
         Ok(())
     }
 
-    /// The settings in force: the oldest that somebody holds. A configuration that is refused later
+    /// The settings in force: the oldest that is held. A configuration that is refused later
     /// lets go of its own, and no key ever depended on them.
     fn settings(&self) -> Arc<Settings> {
         let mut all = lock(&self.settings);

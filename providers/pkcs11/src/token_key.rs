@@ -14,7 +14,7 @@ use crate::object::{self, Wanted};
 use crate::operation::{Failure, Operation};
 use crate::token::{LoginEpoch, TokenState};
 
-/// A key on a token, for as long as somebody has it open.
+/// A key on a token, for as long as it is held open.
 #[derive(Debug)]
 pub(crate) struct TokenKey {
     pub(crate) index: u32,

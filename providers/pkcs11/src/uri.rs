@@ -24,7 +24,7 @@ pub struct Locator {
     pub id: Option<Vec<u8>>,
 }
 
-/// Why a locator was refused. No value is ever repeated: somebody may have put a PIN there.
+/// Why a locator was refused. No value is ever repeated: it may hold a PIN.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UriError {
     /// Another scheme, or none.

@@ -130,7 +130,7 @@ impl Provider {
             provider = self.name,
             locator = open.locator,
             key = ?key.public_key(),
-            "THIS KEY IS NOT IN HARDWARE: it is in a file and in this process's memory; whoever \
+            "THIS KEY IS NOT IN HARDWARE: it is in a file and in this process's memory; a user who \
              reads either has it. For tests and first steps, and to move a key away."
         );
         Ok(Arc::new(key))

@@ -36,7 +36,7 @@ struct Description {
 #[derive(Debug)]
 pub(crate) struct Version {
     pub(crate) public_key: PublicKey,
-    /// Whether the server would hand out the private half to whoever may ask.
+    /// Whether the server would hand out the private half to those who may ask.
     pub(crate) exportable: bool,
 }
 

@@ -98,7 +98,7 @@ impl From<Failure> for Error {
 
 /// What an answer that is no success means.
 ///
-/// A bad ciphertext gives 500, and so does a server that is ill: of an unwrap, what names the RSA
+/// A bad ciphertext gives 500, and so does a server that fails: of an unwrap, what names the RSA
 /// operation, and 400 for no reason that is the key's, may be the value's fault, and a canary decides.
 pub(crate) fn kind(refusal: &Refusal) -> ErrorKind {
     let says = |text: &str| refusal.messages.iter().any(|message| message.contains(text));

@@ -231,7 +231,7 @@ impl WrappingKey for TransitKey {
         self.sign_algorithms
     }
 
-    /// A bad ciphertext is HTTP 500, as is a server that is ill.
+    /// A bad ciphertext is HTTP 500, as is a server that fails.
     fn failure_needs_check(&self) -> bool {
         true
     }

@@ -58,7 +58,7 @@ impl SecretStore for Kv {
         let (reply, answer) = mpsc::sync_channel(1);
         let (session, path, field) = (self.session.clone(), path.to_owned(), field.to_owned());
         runtime.spawn(async move {
-            // Whoever asked waits for this.
+            // The call that asked waits for this.
             let _ = reply.send(read(&session, &path, &field).await);
         });
         answer

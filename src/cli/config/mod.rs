@@ -217,7 +217,9 @@ fn report(config: &Config, answers: &Answers) {
         return;
     }
     println!("{path} has {} more public_key_sha256.", answers.new.len());
-    println!("Confirm each hash out of band with whoever made the key, before `serve` uses it:");
+    println!(
+        "Confirm each hash out of band with the person who made the key, before `serve` uses it:"
+    );
     println!("  openssl pkey -pubin -in PUBLIC_KEY.pem -outform DER | sha256sum");
 }
 

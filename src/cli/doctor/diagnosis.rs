@@ -226,7 +226,7 @@ impl Diagnosis {
                 "find out who changed what before you touch the pin: this replica never serves"
             }
             NotPinned => {
-                "run `claviger config pin`, and confirm the hash with whoever made the key"
+                "run `claviger config pin`, and confirm the hash with the person who made the key"
             }
             ExtractableRefused => {
                 "import the key sensitive and not extractable, or set allow_extractable = true if that \

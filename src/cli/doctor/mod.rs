@@ -47,7 +47,7 @@ Exit codes:
    0  every replica of every version that is not disabled is sound
   69  a backend cannot be reached, or does not answer; safe to repeat
   75  a backend has no room at the moment
-  78  somebody must act; what to do is said for each failure
+  78  an operator must act; what to do is said for each failure
    1  a backend broke its promise, or a reason that no other code tells
 Where several apply: 78, else 1, else 69, else 75.
 

@@ -381,12 +381,12 @@ pub(super) const BAD: &[(&str, &str, &str)] = &[
     (
         "algorithms = [\"RSA-OAEP\"]",
         "algorithms = [\"RSA1_5\"]\nsign_algorithms = [\"PS256\"]",
-        "claviger.toml:29: keys.user-keys: unwraps RSA1_5 and signs: whoever finds a padding oracle could forge signatures; give signing a key of its own, or leave RSA1_5 out",
+        "claviger.toml:29: keys.user-keys: unwraps RSA1_5 and signs: a padding oracle would let an attacker forge signatures; give signing a key of its own, or leave RSA1_5 out",
     ),
     (
         "algorithms = [\"RSA-OAEP-256\"]",
         "algorithms = [\"RSA1_5\"]\nsign_algorithms = [\"PS256\"]",
-        "claviger.toml:36: keys.user-keys.versions[1]: unwraps RSA1_5 and signs: whoever finds a padding oracle could forge signatures; give signing a key of its own, or leave RSA1_5 out",
+        "claviger.toml:36: keys.user-keys.versions[1]: unwraps RSA1_5 and signs: a padding oracle would let an attacker forge signatures; give signing a key of its own, or leave RSA1_5 out",
     ),
     (
         "state = \"unwrap-only\"\nalgorithms = [\"RSA-OAEP-256\"]",
@@ -666,7 +666,7 @@ pub(super) const BAD: &[(&str, &str, &str)] = &[
     (
         "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
         "keys = [\"user-keys\"], operations = [\"rewrap\"], to_public_keys = \"all\"",
-        "claviger.toml:53: callers[0].grants[0].to_public_keys: is a string; write a list of SHA-256, or \"any\": then whoever has this grant can read the key material",
+        "claviger.toml:53: callers[0].grants[0].to_public_keys: is a string; write a list of SHA-256, or \"any\": then a caller with this grant can read the key material",
     ),
     (
         "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",

@@ -50,7 +50,7 @@ fn public_keys(node: &Node<'_>) -> Option<PublicKeys> {
     match node.text() {
         Some("any") => Some(PublicKeys::Any),
         Some(_) => {
-            node.error("is a string; write a list of SHA-256, or \"any\": then whoever has this grant can read the key material");
+            node.error("is a string; write a list of SHA-256, or \"any\": then a caller with this grant can read the key material");
             None
         }
         None => {

@@ -161,7 +161,7 @@ fn lists(fields: &Fields<'_>) -> Option<Lists> {
     Some(lists)
 }
 
-const RSA15_AND_SIGNING: &str = "unwraps RSA1_5 and signs: whoever finds a padding oracle could forge signatures; give signing a key of its own, or leave RSA1_5 out";
+const RSA15_AND_SIGNING: &str = "unwraps RSA1_5 and signs: a padding oracle would let an attacker forge signatures; give signing a key of its own, or leave RSA1_5 out";
 
 fn list<A>(node: &Node<'_>) -> Option<Vec<A>>
 where

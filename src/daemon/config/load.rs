@@ -16,7 +16,7 @@ use super::error::{ConfigError, ConfigErrors};
 use super::reader::{Node, Report, joined};
 use super::{Config, State};
 
-/// Where the configuration is unless somebody says otherwise.
+/// Where the configuration is unless `--config` or the environment names another file.
 pub const DEFAULT_PATH: &str = "/etc/claviger/claviger.toml";
 
 /// The environment variable that says where it is. No other one overrides anything.

@@ -255,7 +255,7 @@ pub struct Grant {
 /// Public keys, by the SHA-256 of their SubjectPublicKeyInfo.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublicKeys {
-    /// `"any"`: whoever has this grant can read the key material, as with [`Operation::Unwrap`].
+    /// `"any"`: a caller with this grant can read the key material, as with [`Operation::Unwrap`].
     Any,
     /// These; none where the option is left out.
     Only(Vec<[u8; 32]>),

@@ -103,7 +103,7 @@ impl<'a> Node<'a> {
         self.offset
     }
 
-    /// A field of a table whose other fields are somebody else's business.
+    /// A field of a table whose other fields are read elsewhere.
     pub(super) fn field(&self, name: &str) -> Option<Node<'a>> {
         let (key, value) = self.value.as_table()?.get_key_value(name)?;
         Some(entry(self.report, &self.path, key.get_ref(), key.span().start, value))
@@ -155,7 +155,7 @@ impl<'a> Node<'a> {
         Some(self.elements())
     }
 
-    /// The elements of an array; none where it is something else, which somebody else reports.
+    /// The elements of an array; none where it is something else, which is reported elsewhere.
     pub(super) fn elements(&self) -> Vec<Node<'a>> {
         let element = |(index, value): (usize, &'a Spanned<DeValue<'a>>)| Node {
             report: self.report,
@@ -166,7 +166,7 @@ impl<'a> Node<'a> {
         self.value.as_array().into_iter().flatten().enumerate().map(element).collect()
     }
 
-    /// The text of a string; none where it is something else, which somebody else reports.
+    /// The text of a string; none where it is something else, which is reported elsewhere.
     pub(super) fn text(&self) -> Option<&'a str> {
         self.value.as_str()
     }
@@ -216,7 +216,7 @@ impl<'a> Node<'a> {
         number
     }
 
-    /// A whole number below 2^32; none where it is something else, which somebody else reports.
+    /// A whole number below 2^32; none where it is something else, which is reported elsewhere.
     pub(super) fn number(&self) -> Option<u32> {
         let integer = self.value.as_integer()?;
         u32::from_str_radix(integer.as_str(), integer.radix()).ok()

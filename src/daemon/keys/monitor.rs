@@ -48,7 +48,7 @@ pub async fn watch(in_force: impl Fn() -> Arc<Replicas>) {
         let in_force = in_force();
         let reloaded = watched.as_ptr() != Arc::as_ptr(&in_force);
         if reloaded {
-            // After a reload nobody waits: whoever repaired something may have caused it.
+            // After a reload all are asked at once: a repair may have been the reason for it.
             failing.clear();
             watched = Arc::downgrade(&in_force);
         }
@@ -133,7 +133,8 @@ fn due<'a>(
         }
     }
     if failed_just_now > 0 {
-        // What ails one replica may ail its neighbours: some are asked, and more with each that fails.
+        // Replicas of one provider often fail together: for each failure, up to `WITNESSES` serving
+        // ones are checked early.
         let neighbours = replicas.iter().filter(|replica| replica.is_serving());
         due.extend(neighbours.take(failed_just_now * WITNESSES));
     } else if let Some((replica, _)) = longest_ago {

@@ -234,7 +234,7 @@ impl Replica {
         }
     }
 
-    /// The same, for nobody who waits.
+    /// Starts [`Self::check`] in a task of its own and does not wait.
     pub fn check_in_background(self: &Arc<Self>) {
         let replica = Arc::clone(self);
         tokio::spawn(async move {
@@ -283,7 +283,7 @@ impl Replica {
             }
         };
         if matches!(fault.kind, ErrorKind::Throttled { .. }) && self.is_serving() {
-            // Whoever uses up a quota, it says nothing about the key.
+            // A used-up quota says nothing about the key.
             self.throttled_at.store(self.now(), Ordering::Relaxed);
             let config::Replica { provider, locator } = &self.specification.place;
             tracing::debug!(provider, locator, "its canary was throttled: {}", fault.text);

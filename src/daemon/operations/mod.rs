@@ -34,7 +34,7 @@ use crate::daemon::request::health::Phase;
 
 pub use sources::Sources;
 
-/// A probe or a scrape takes far less; whoever is slower loses the place first.
+/// A probe or a scrape takes far less; beyond this number the oldest connection is closed.
 const MOST_CONNECTIONS: usize = 64;
 /// For a TLS handshake, and for a request's head.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
@@ -111,8 +111,8 @@ fn check_address(address: SocketAddr, has_tls: bool) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, reason))
 }
 
-/// What is open. A full house loses its oldest guest: a probe that comes is answered even while
-/// somebody holds connections open.
+/// Open connections, oldest first. At `MOST_CONNECTIONS` the oldest one is aborted, so that a health
+/// probe always gets in.
 #[derive(Default)]
 struct Connections(VecDeque<AbortHandle>);
 

@@ -161,7 +161,7 @@ impl Sources {
         for (file, at) in &crls {
             sample_gauge(&mut next_update, &[("crl", *file)], seconds(*at))?;
         }
-        let help = "Whether a CRL's successor is overdue; the door closes after crl_grace";
+        let help = "Whether a CRL's successor is overdue; connections are refused after crl_grace";
         let mut stale = gauge(encoder, "crl_stale", help)?;
         let now = SystemTime::now();
         for (file, at) in &crls {

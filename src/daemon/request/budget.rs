@@ -110,7 +110,7 @@ impl Budget {
                     let (oldest, _) = state.failed_at[(failed - count) as usize];
                     let age = now.saturating_duration_since(oldest);
                     let retry_after = per.saturating_sub(age).max(Duration::from_millis(1));
-                    // Whoever waits learns it too.
+                    // Calls that wait learn it too.
                     self.released.notify_one();
                     return Err(Failure::Exhausted { what: Exhausted::FailedUnwraps, retry_after });
                 }

@@ -96,7 +96,7 @@ impl Daemon {
         }
     }
 
-    /// Each second: failed unwraps are written if they changed, and whoever watches a key's health
+    /// Each second: failed unwraps are written if they changed, and the watchers of a key's health
     /// learns that the audit log began or ceased to fail.
     pub(super) async fn every_second(self) {
         let mut tick = tokio::time::interval(Duration::from_secs(1));

@@ -50,7 +50,8 @@ pub fn run(options: &Options) -> Result<(), ServeError> {
     run_with(options, |_| ())
 }
 
-/// The same; `prepare` sees the keys before any is opened. Benchmarks put their own there.
+/// As [`run`], but `prepare` sees the active configuration before any key is opened: benchmarks put
+/// their own keys there.
 pub fn run_with(options: &Options, prepare: impl FnOnce(&ActiveConfig)) -> Result<(), ServeError> {
     let config = Config::load(&options.config)?;
     config.check_for_serve()?;
@@ -118,7 +119,7 @@ async fn serve(
     Ok(())
 }
 
-/// Waits for the end of a part. A daemon without one of its parts must not look alive: whoever
+/// Waits for the end of a part. A daemon without one of its parts must not look alive: what
 /// supervises it starts it again.
 async fn part_ended(
     serving: &mut JoinHandle<io::Result<()>>,

@@ -1,4 +1,4 @@
-//! How the kernel schedules this process: whoever wakes up does not interrupt whoever computes.
+//! SCHED_BATCH (sched(7)) for this process: a thread that wakes up does not interrupt one that computes.
 //!
 //! Where every core is busy with private-key operations, each answer would wake the thread of the
 //! sockets, and that would interrupt the next operation: two switches, cold caches and a trip to the

@@ -75,7 +75,7 @@ async fn open_with(config: &Config, open: &OpenKey<'_>) -> Result<Arc<dyn Wrappi
     Provider::new("aws", config, None).unwrap().open(open).await
 }
 
-/// A call of somebody with that much time.
+/// A call with that much time.
 pub(crate) fn call(time: Duration) -> Call {
     Call { caller: CallerSlot(1), deadline: Instant::now() + time }
 }

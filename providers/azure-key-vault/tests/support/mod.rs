@@ -93,7 +93,7 @@ pub(crate) async fn open(
     provider.open(&OpenKey { locator, algorithms, sign_algorithms, public_key_sha256 }).await
 }
 
-/// A call of somebody with that much time.
+/// A call with that much time.
 pub(crate) fn call(time: Duration) -> Call {
     Call { caller: CallerSlot(1), deadline: Instant::now() + time }
 }

@@ -99,7 +99,9 @@ impl File {
                 let source = needed(self.source_credentials, "source_credentials")?;
                 let source = source.into_credentials()?;
                 if source.impersonate.is_some() {
-                    return Err("`source_credentials` impersonate somebody themselves".into());
+                    return Err(
+                        "`source_credentials` impersonate another account themselves".into()
+                    );
                 }
                 needed(impersonate.as_ref(), "service_account_impersonation_url")?;
                 source.identity

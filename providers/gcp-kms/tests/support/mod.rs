@@ -89,7 +89,7 @@ pub(crate) fn write_secret(folder: &Path, name: &str, content: &str) -> PathBuf 
     path
 }
 
-/// A call of somebody with that much time.
+/// A call with that much time.
 pub(crate) fn call(time: Duration) -> Call {
     Call { caller: CallerSlot(1), deadline: Instant::now() + time }
 }

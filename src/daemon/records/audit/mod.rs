@@ -2,7 +2,7 @@
 //!
 //! Callers put finished lines into a queue; one thread takes everything that is pending, writes it
 //! with one write, syncs once and wakes everybody. While it syncs, the next lines gather.
-//! A line that could not be made durable is an error to whoever waits for it (DESIGN 6, rule 9).
+//! A line that could not be made durable is an error for the call that waits for it.
 //!
 //! - `record`: what a line says; `line`: how it is written, whatever the strings hold
 //! - `refusals`: which refusals get a line of their own, and the counting of the others

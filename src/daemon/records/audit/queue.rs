@@ -1,4 +1,4 @@
-//! What waits to be written: lines, and whoever waits for them.
+//! What waits to be written: lines, and the calls that wait for them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -106,7 +106,7 @@ impl Queue {
         self.metrics.set_failing(failing);
     }
 
-    /// Adds a line for somebody who waits.
+    /// Adds a line for a call that waits until it is durable.
     pub(super) fn push(&self, body: &[u8]) -> Result<Waiting, AuditError> {
         let (sender, waiting) = oneshot::channel();
         let mut pending = self.lock();

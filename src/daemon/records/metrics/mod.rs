@@ -1,8 +1,8 @@
 //! What Prometheus sees: small closed label sets, and a few atomics per call.
 //!
-//! Whoever is on a call's path holds a handle ([`KeyMetrics`]) that was made once, when the
-//! configuration was read. A handle's series exist while somebody holds it: a key that a reload
-//! removed disappears with its last call. What somebody else knows anyway is read at each scrape
+//! Code on a call's path holds a handle ([`KeyMetrics`]) that was made once, when the
+//! configuration was read. A handle's series exist while it is held: a key that a reload
+//! removed disappears with its last call. What other parts know anyway is read at each scrape
 //! (`operations::sources`). Callers are never a label: there may be 10,000 of them, and the audit log names
 //! them.
 
@@ -58,7 +58,7 @@ impl Metrics {
     }
 }
 
-/// Handles that live as long as somebody holds them.
+/// Handles that live as long as they are held.
 #[derive(Debug)]
 pub(in crate::daemon) struct Handles<K, V>(pub(in crate::daemon) Mutex<BTreeMap<K, Weak<V>>>);
 

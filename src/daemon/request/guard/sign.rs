@@ -75,8 +75,8 @@ async fn try_sign(
         let kind = error.kind();
         if !kind.may_retry_after_repair() {
             // Nobody waits for it, but the key's health should not wait for the next canary.
-            let ill = matches!(kind, ErrorKind::OperatorNeeded | ErrorKind::Internal);
-            if ill && replica.is_serving() {
+            let failing = matches!(kind, ErrorKind::OperatorNeeded | ErrorKind::Internal);
+            if failing && replica.is_serving() {
                 replica.check_in_background();
             }
             return Err(Failure::of_backend(kind));

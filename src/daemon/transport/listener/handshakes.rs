@@ -1,4 +1,5 @@
-//! The places of handshakes: a few to each source of connections, so that nobody stalls all.
+//! Permits for concurrent TLS handshakes. A source (IPv4 address or IPv6 /64) gets an eighth of them,
+//! at least `LEAST_SHARE`; a handshake slower than `STALL` gives its permit up while others wait.
 
 use std::collections::HashMap;
 use std::fmt;

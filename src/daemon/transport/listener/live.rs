@@ -79,7 +79,7 @@ struct Entry {
 /// Who has connections.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Holder {
-    /// Whoever it is: the handshake goes on.
+    /// Not authenticated yet: counted under its source address until the handshake ends.
     Unknown(Source),
     /// Certificates without a name are one, for each bundle of CAs.
     Certificate { ca: Arc<str>, identity: Option<Box<str>> },

@@ -204,7 +204,7 @@ impl Transport {
         watching.spawn(watch(shared.clone()));
         shutdown.await;
         tasks.shutdown().await;
-        // Whoever is revoked or denied meanwhile is cut during the drain too.
+        // A peer that is revoked or denied meanwhile is cut during the drain too.
         shared.drain().await;
         watching.shutdown().await;
         Ok(())

@@ -1,4 +1,4 @@
-//! Certificate and CRL files: read whole, and refused where somebody else could write them.
+//! Certificate and CRL files: read whole, and refused where another user could write them.
 
 use std::fs::File;
 use std::io::Read;
