@@ -276,14 +276,23 @@ async fn where_an_attempt_cannot_be_recorded_no_pin_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_login_that_never_reached_the_token_is_tried_again() {
+async fn a_login_without_an_outcome_is_made_once_more_and_then_waits_for_the_operator() {
     let (token, faults) = Token::softhsm().through_fault_module();
     let mut scene = Scene::on(&token);
-    faults.on_next(3, "C_Login", "rv=0x32");
+    faults.on_call(1, "C_Login", "rv=0x32");
     let daemon = scene.start();
     assert_eq!(scene.ask(&daemon).await, Code::Unavailable);
     scene.wait_for(&daemon, Code::Ok).await;
+    assert_eq!(faults.count("C_Login"), 2);
+    daemon.terminate();
+    faults.on_next(9, "C_Login", "rv=0x32");
+    let daemon = scene.start();
+    scene.wait_for(&daemon, Code::FailedPrecondition).await;
     assert_eq!(faults.count("C_Login"), 4);
+    faults.clear();
+    assert!(clear(&scene, &token).status.success());
+    scene.wait_for(&daemon, Code::Ok).await;
+    assert_eq!(faults.count("C_Login"), 5);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

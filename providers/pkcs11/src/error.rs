@@ -86,8 +86,11 @@ pub(crate) fn kind(rv: RvError, function: Function) -> ErrorKind {
     }
 }
 
-/// Whether a failed `C_Login` says that the PIN never reached the token.
-pub(crate) fn login_did_not_happen(rv: RvError) -> bool {
+/// Whether a failed `C_Login` leaves open what the token made of the PIN: the device or the session
+/// went away, or another login was in the way. The PIN may have been verified, and counted,
+/// before that. Any other failure counts as a refusal: some tokens return a general error for a wrong
+/// PIN.
+pub(crate) fn login_outcome_unknown(rv: RvError) -> bool {
     matches!(
         rv,
         RvError::DeviceRemoved
@@ -95,6 +98,7 @@ pub(crate) fn login_did_not_happen(rv: RvError) -> bool {
             | RvError::SessionHandleInvalid
             | RvError::SessionClosed
             | RvError::CryptokiNotInitialized
+            | RvError::UserAlreadyLoggedIn
             | RvError::UserAnotherAlreadyLoggedIn
             | RvError::UserTooManyTypes
     )
@@ -192,11 +196,11 @@ mod tests {
             RvError::UserPinNotInitialized,
         ] {
             assert_eq!(kind(rv, Function::Login), OperatorNeeded);
-            assert!(!login_did_not_happen(rv));
+            assert!(!login_outcome_unknown(rv));
         }
         // Some tokens answer a wrong PIN with it: it proves nothing, so it counts.
-        assert!(!login_did_not_happen(RvError::GeneralError));
-        assert!(login_did_not_happen(RvError::DeviceRemoved));
+        assert!(!login_outcome_unknown(RvError::GeneralError));
+        assert!(login_outcome_unknown(RvError::DeviceRemoved));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use cryptoki::types::RawAuthPin;
 use zeroize::Zeroizing;
 
 use crate::config::{Login, TokenName, User};
-use crate::error::{Returned, from_cryptoki, login_did_not_happen};
+use crate::error::{Returned, from_cryptoki, login_outcome_unknown};
 use crate::module::OpenSession;
 use crate::pin_latch::{Latch, LatchError};
 
@@ -35,20 +35,43 @@ pub(crate) struct Credentials {
     pub(crate) state_dir: Option<PathBuf>,
 }
 
+/// Why nobody is logged in now.
+#[derive(Debug)]
+pub(crate) enum LoginFault {
+    /// `C_Login` was not called.
+    NotMade(Error),
+    /// `C_Login` was called: another call may be the last one before the token locks.
+    Made(Error),
+}
+
+impl From<LoginFault> for Error {
+    fn from(fault: LoginFault) -> Self {
+        match fault {
+            LoginFault::NotMade(error) | LoginFault::Made(error) => error,
+        }
+    }
+}
+
+impl From<Error> for LoginFault {
+    fn from(error: Error) -> Self {
+        Self::NotMade(error)
+    }
+}
+
 /// Logs in. Never with a PIN that failed before, and not at all when the token says that one more
 /// failure locks it, or where the attempt cannot be recorded.
 pub(crate) fn log_in(
     session: &OpenSession,
     info: &TokenInfo,
     credentials: &Credentials,
-) -> Result<(), Error> {
+) -> Result<(), LoginFault> {
     let token = info.label();
     refuse_by_flags(info, credentials.user)?;
     let Some(state_dir) = &credentials.state_dir else {
-        return Err(operator(
+        return Err(LoginFault::NotMade(operator(
             "no PIN is used without a state directory, where a refused one is remembered: set \
              server.state_dir",
-        ));
+        )));
     };
     let pin = pin(info, credentials)?;
     let attempt = Latch::new(state_dir).attempt(info.serial_number(), &pin).map_err(latched)?;
@@ -65,39 +88,58 @@ pub(crate) fn log_in(
     let rv = match outcome {
         // The module was never called.
         Err(error) => {
-            recorded(attempt.transport_failed());
-            return Err(error);
+            recorded(attempt.take_back());
+            return Err(LoginFault::NotMade(error));
         }
         Ok(Ok(())) => {
             tracing::info!(token, serial = info.serial_number(), "logged in");
             recorded(attempt.succeeded());
             return Ok(());
         }
-        // Another thread of the process was faster. No PIN was verified: what was refused stays so.
-        Ok(Err(CryptokiError::Pkcs11(RvError::UserAlreadyLoggedIn, _))) => {
-            tracing::info!(token, serial = info.serial_number(), "was logged in already");
-            recorded(attempt.transport_failed());
-            return Ok(());
-        }
         Ok(Err(CryptokiError::Pkcs11(rv, _))) => rv,
         Ok(Err(error)) => {
             recorded(attempt.refused());
-            return Err(operator(from_cryptoki(error)));
+            return Err(LoginFault::Made(operator(from_cryptoki(error))));
         }
     };
+    if rv == RvError::UserAlreadyLoggedIn && session.is_logged_in().unwrap_or(false) {
+        // Another part of this process was faster, and the token confirms its login. What was
+        // refused before stays refused.
+        tracing::info!(token, serial = info.serial_number(), "was logged in already");
+        recorded(attempt.take_back());
+        return Ok(());
+    }
     let returned = Returned { rv, function: Function::Login };
-    if login_did_not_happen(rv) {
-        recorded(attempt.transport_failed());
-        return Err(Error::new(ErrorKind::Unavailable, returned));
+    if login_outcome_unknown(rv) && !counted_a_refusal(session, info, credentials.user) {
+        attempt.without_outcome();
+        let text = format!(
+            "the login to the token {token:?} ended without an outcome ({returned}): the PIN may have \
+             been counted against it"
+        );
+        return Err(LoginFault::Made(Error::new(ErrorKind::Unavailable, text)));
     }
     recorded(attempt.refused());
     let serial = info.serial_number();
     tracing::error!(token, serial, %returned, "login refused; this PIN is not tried again");
-    Err(operator(format!(
+    Err(LoginFault::Made(operator(format!(
         "the token {token:?} refused the login ({returned}); this PIN is not tried again, so that the \
          token does not lock: put the right one into its file, or run `claviger pin clear --serial \
          {serial:?}` if this one is right"
-    )))
+    ))))
+}
+
+/// Whether the token's flags, read again after a login without an outcome, say that it counted a
+/// wrong PIN: one that they did not show before it. A token need not have these flags (PKCS#11 2.40
+/// section 3.2), so their absence says nothing.
+fn counted_a_refusal(session: &OpenSession, before: &TokenInfo, user: User) -> bool {
+    let Ok(after) = session.token_info() else { return false };
+    let told = |info: &TokenInfo| match user {
+        User::So => [info.so_pin_count_low(), info.so_pin_final_try(), info.so_pin_locked()],
+        User::User | User::Vendor(_) => {
+            [info.user_pin_count_low(), info.user_pin_final_try(), info.user_pin_locked()]
+        }
+    };
+    told(before).into_iter().zip(told(&after)).any(|(before, after)| !before && after)
 }
 
 /// Notes which token a name stood for when a login to it failed.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use claviger_provider_api::{Error, ErrorKind};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as CryptokiError, RvError};
-use cryptoki::session::Session;
+use cryptoki::session::{Session, SessionState};
 use cryptoki::slot::{Slot, TokenInfo};
 
 use crate::decrypt::Functions;
@@ -277,6 +277,7 @@ impl Drop for Inside {
 #[derive(Debug)]
 pub(crate) struct OpenSession {
     module: &'static Module,
+    slot: Slot,
     generation: u64,
     session: Option<Session>,
 }
@@ -291,7 +292,7 @@ impl OpenSession {
             module.pkcs11.open_ro_session_no_drop(slot)
         };
         let session = Some(session.map_err(from_cryptoki)?);
-        Ok(Self { module, generation: inside.1, session })
+        Ok(Self { module, slot, generation: inside.1, session })
     }
 
     /// Which `C_Initialize` it was opened under.
@@ -302,6 +303,24 @@ impl OpenSession {
     /// The module that it belongs to.
     pub(crate) fn module(&self) -> &'static Module {
         self.module
+    }
+
+    /// What the token in its slot says of itself now.
+    pub(crate) fn token_info(&self) -> Result<TokenInfo, Error> {
+        let _inside = self.module.enter()?;
+        self.module.pkcs11.get_token_info(self.slot).map_err(from_cryptoki)
+    }
+
+    /// Whether a user is logged in to its token, as the session itself says.
+    pub(crate) fn is_logged_in(&self) -> Result<bool, Error> {
+        self.run(|session| match session.get_session_info() {
+            Ok(info) => {
+                Ok(!matches!(info.session_state(), SessionState::RoPublic | SessionState::RwPublic))
+            }
+            // A state of the vendor's own, for a user of the vendor's own.
+            Err(CryptokiError::InvalidValue) => Ok(true),
+            Err(error) => Err(from_cryptoki(error)),
+        })
     }
 
     /// Runs calls on the session. They must not open or run another session: who waits to finalise

@@ -126,7 +126,7 @@ impl Latch {
         attempt.begin(record).map_err(|source| {
             let path = attempt.directory.path(&attempt.names.record);
             // Nothing was tried. If this fails too, an attempt too many is counted: the safe side.
-            let _ = attempt.take_back();
+            let _ = attempt.restore();
             LatchError::NotDurable { path, source }
         })?;
         Ok(attempt)
@@ -144,9 +144,15 @@ impl Attempt {
         self.recorded(self.directory.rename(&self.names.refused, &self.names.record))
     }
 
-    /// The PIN clearly never reached the token: this attempt, and no earlier one, is taken back.
-    pub fn transport_failed(self) -> Result<(), LatchError> {
-        self.recorded(self.take_back())
+    /// No PIN was sent, or none was looked at: this attempt, and no earlier one, is taken back.
+    pub fn take_back(self) -> Result<(), LatchError> {
+        self.recorded(self.restore())
+    }
+
+    /// The login ended without an outcome, as in a crash: the attempt stays counted, and its PIN is
+    /// tried once more.
+    pub fn without_outcome(self) {
+        drop(self);
     }
 
     /// Makes the attempt durable. Its refusal is written ahead, so that recording it later takes no
@@ -160,7 +166,7 @@ impl Attempt {
         self.directory.replace(&self.names, &begun)
     }
 
-    fn take_back(&self) -> io::Result<()> {
+    fn restore(&self) -> io::Result<()> {
         match &self.previous {
             None => self.forget(),
             Some(previous) => {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use claviger_provider_api::{Error, ErrorKind};
 use tokio::sync::oneshot;
 
+use crate::login::LoginFault;
 use crate::token::TokenState;
 use crate::token_key::{KeyFault, TokenKey};
 
@@ -149,15 +150,21 @@ fn repair(state: &TokenState, key: &TokenKey) -> Result<&'static str, Error> {
         .and_then(|(_, session)| state.sees_private_objects(&session))
         .unwrap_or(false);
     if !logged_in {
-        fault = match state.log_in().and_then(|()| renew_all(state)) {
-            Ok(()) => match renew(state, key) {
-                Ok(()) => return Ok("a login"),
-                Err(KeyFault::Final(error)) => return Err(error),
-                Err(fault) => fault,
-            },
-            // The PIN was refused, or there is none: a new start of the module changes nothing.
-            Err(error) if error.kind() == ErrorKind::OperatorNeeded => return Err(error),
-            Err(error) => KeyFault::Broken(error),
+        fault = match state.log_in() {
+            Ok(()) => {
+                match renew_all(state).map_err(KeyFault::Broken).and_then(|()| renew(state, key)) {
+                    Ok(()) => return Ok("a login"),
+                    Err(KeyFault::Final(error)) => return Err(error),
+                    Err(fault) => fault,
+                }
+            }
+            // No second login in one run: the token may have counted this one.
+            Err(LoginFault::Made(error)) => return Err(error),
+            // There is no PIN, or none that may be sent: a new start of the module changes nothing.
+            Err(LoginFault::NotMade(error)) if error.kind() == ErrorKind::OperatorNeeded => {
+                return Err(error);
+            }
+            Err(LoginFault::NotMade(error)) => KeyFault::Broken(error),
         };
     }
     // Where another key answers, on whatever token, a new start of the module would only end its

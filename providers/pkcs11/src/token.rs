@@ -8,13 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use claviger_provider_api::queue::FairQueue;
 use claviger_provider_api::{Error, ErrorKind};
-use cryptoki::error::Error as CryptokiError;
-use cryptoki::session::SessionState;
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 
 use crate::config::{Config, Login, TokenName, User};
-use crate::error::from_cryptoki;
-use crate::login::{Credentials, log_in, refused_again, remember_serial};
+use crate::login::{Credentials, LoginFault, log_in, refused_again, remember_serial};
 use crate::module::{Lease, Module, OpenSession};
 use crate::token_key::TokenKey;
 use crate::worker::{self, Job};
@@ -243,17 +240,17 @@ impl TokenState {
         if self.settings().credentials.login == Login::None {
             return Ok(true);
         }
-        is_logged_in(session)
+        session.is_logged_in()
     }
 
     /// Finds the token again, opens a new anchor session and logs in if nobody is. All handles are
     /// dead afterwards.
-    pub(crate) fn log_in(&self) -> Result<(), Error> {
+    pub(crate) fn log_in(&self) -> Result<(), LoginFault> {
         let mut anchor = lock(&self.anchor);
         self.log_in_holding(&mut anchor)
     }
 
-    fn log_in_again_if_needed(&self) -> Result<(), Error> {
+    fn log_in_again_if_needed(&self) -> Result<(), LoginFault> {
         let mut anchor = lock(&self.anchor);
         let logged_in = match &*anchor {
             Some(session) => self.sees_private_objects(session).unwrap_or(false),
@@ -262,12 +259,12 @@ impl TokenState {
         if logged_in { Ok(()) } else { self.log_in_holding(&mut anchor) }
     }
 
-    fn log_in_holding(&self, anchor: &mut Option<OpenSession>) -> Result<(), Error> {
+    fn log_in_holding(&self, anchor: &mut Option<OpenSession>) -> Result<(), LoginFault> {
         let settings = self.settings();
         let Settings { name, credentials } = &*settings;
         let (slot, info) = find_slot(self.module(), name)?;
         let session = OpenSession::open(self.module(), slot, credentials.user == User::So)?;
-        if credentials.login != Login::None && !is_logged_in(&session)? {
+        if credentials.login != Login::None && !session.is_logged_in()? {
             log_in(&session, &info, credentials).inspect_err(|_| {
                 remember_serial(self.module().path(), name, info.serial_number());
             })?;
@@ -317,17 +314,6 @@ impl TokenState {
         all.push(Arc::clone(&newer));
         Ok(newer)
     }
-}
-
-fn is_logged_in(session: &OpenSession) -> Result<bool, Error> {
-    session.run(|session| match session.get_session_info() {
-        Ok(info) => {
-            Ok(!matches!(info.session_state(), SessionState::RoPublic | SessionState::RwPublic))
-        }
-        // A state of the vendor's own, for a user of the vendor's own.
-        Err(CryptokiError::InvalidValue) => Ok(true),
-        Err(error) => Err(from_cryptoki(error)),
-    })
 }
 
 fn find_slot(module: &'static Module, name: &TokenName) -> Result<(Slot, TokenInfo), Error> {

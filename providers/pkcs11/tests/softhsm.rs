@@ -18,6 +18,7 @@ use claviger_provider_api::{
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as CryptokiError, RvError};
 use serde_json::{Value, json};
+use softhsm_fault_module::counts;
 
 /// Where distributions put SoftHSM.
 const MODULES: [&str; 5] = [
@@ -28,6 +29,10 @@ const MODULES: [&str; 5] = [
     "/opt/homebrew/lib/softhsm/libsofthsm2.so",
 ];
 const PIN: &str = "1234";
+/// Return values of `C_Login` that do not say what the token made of the PIN: device removed, token
+/// not present, session handle invalid, session closed, not initialised, and three about the logins
+/// of others.
+const LOGIN_OUTCOME_UNKNOWN: [u32; 8] = [0x32, 0xe0, 0xb3, 0xb0, 0x190, 0x100, 0x104, 0x105];
 const MATERIAL: &[u8] = b"thirty-two bytes of key material";
 
 /// Declares each test twice: the outer one makes a token and runs the inner one in a process.
@@ -78,6 +83,9 @@ on_softhsm! {
     a_missing_key_starts_the_module_again_once_only
     a_pin_source_acts_once_no_key_opened_with_another_is_left
     a_login_that_somebody_else_made_clears_no_refusal
+    a_wrong_pin_counts_as_refused_whatever_is_returned_where_the_flags_tell
+    a_wrong_pin_is_sent_twice_at_most_whatever_is_returned_where_no_flag_tells
+    a_login_without_an_outcome_is_made_once_more
     a_fault_that_passes_does_not_cost_a_key_its_labels
     a_login_that_nobody_waits_for_any_more_is_recorded_before_the_end
 }
@@ -238,6 +246,11 @@ impl Bench {
 
     async fn open(&self, locator: &str) -> Arc<dyn WrappingKey> {
         open(&self.provider(|_| ()), locator, &[Algorithm::RsaOaep]).await.unwrap()
+    }
+
+    /// How often a function of the fault module was called so far; 0 before it is loaded.
+    fn calls(&self, function: &str) -> u64 {
+        fs::read(self.path("counts")).map_or(0, |file| counts::read(&file, function).unwrap())
     }
 
     /// Logins that the token refused and that are not forgotten.
@@ -841,6 +854,64 @@ mod scenario {
         assert_eq!(bench.refused_logins(), 1);
         bench.faults("");
         unwrap(&*open(&provider, "pkcs11:id=%02", &rsa).await.unwrap()).await.unwrap();
+    }
+
+    pub(super) async fn a_wrong_pin_counts_as_refused_whatever_is_returned_where_the_flags_tell(
+        bench: Bench,
+    ) {
+        let provider = bench.faulty_provider();
+        for rv in LOGIN_OUTCOME_UNKNOWN {
+            // A success: SoftHSM counts anew.
+            bench.write_pin(PIN);
+            bench.faults("");
+            drop(open(&provider, "pkcs11:id=%02", &[Algorithm::RsaOaep]).await.unwrap());
+            assert!(claviger_pkcs11::wait_until_left(Duration::from_secs(10)));
+            bench.write_pin("9999");
+            bench.faults(&format!("C_Login:*:late-rv={rv:#x}"));
+            let before = bench.calls("C_Login");
+            for _ in 0..3 {
+                let refused = open(&provider, "pkcs11:id=%02", &[Algorithm::RsaOaep]).await;
+                assert_refused(refused, ErrorKind::OperatorNeeded, "claviger pin clear");
+            }
+            assert_eq!(bench.calls("C_Login") - before, 1, "{rv:#x}");
+            assert_eq!(bench.refused_logins(), 1, "{rv:#x}");
+        }
+    }
+
+    pub(super) async fn a_wrong_pin_is_sent_twice_at_most_whatever_is_returned_where_no_flag_tells(
+        bench: Bench,
+    ) {
+        let provider = bench.faulty_provider();
+        bench.write_pin("9999");
+        for rv in LOGIN_OUTCOME_UNKNOWN {
+            let no_flags = "C_GetTokenInfo:*:clear-flags=count-low";
+            bench.faults(&format!("{no_flags}\nC_Login:*:late-rv={rv:#x}"));
+            let before = bench.calls("C_Login");
+            for attempt in 1..=4 {
+                let refused = open(&provider, "pkcs11:id=%02", &[Algorithm::RsaOaep]).await;
+                if attempt <= 2 {
+                    assert_refused(refused, ErrorKind::Unavailable, "without an outcome");
+                } else {
+                    assert_refused(refused, ErrorKind::OperatorNeeded, "claviger pin clear");
+                }
+            }
+            assert_eq!(bench.calls("C_Login") - before, 2, "{rv:#x}");
+            let tokens = pin_latch::list(&bench.path("state")).unwrap();
+            assert_eq!((tokens[0].attempts, tokens[0].refused), (2, 0), "{rv:#x}");
+            assert!(pin_latch::clear(&bench.path("state"), &tokens[0].serial).unwrap());
+        }
+    }
+
+    pub(super) async fn a_login_without_an_outcome_is_made_once_more(bench: Bench) {
+        let provider = bench.faulty_provider();
+        bench.faults("C_Login:1:rv=0x32");
+        let refused = open(&provider, "pkcs11:id=%02", &[Algorithm::RsaOaep]).await;
+        assert_refused(refused, ErrorKind::Unavailable, "CKR_DEVICE_REMOVED from C_Login");
+        assert_eq!(pin_latch::list(&bench.path("state")).unwrap()[0].attempts, 1);
+        unwrap(&*open(&provider, "pkcs11:id=%02", &[Algorithm::RsaOaep]).await.unwrap())
+            .await
+            .unwrap();
+        assert_eq!(pin_latch::list(&bench.path("state")).unwrap(), []);
     }
 
     pub(super) async fn a_fault_that_passes_does_not_cost_a_key_its_labels(bench: Bench) {

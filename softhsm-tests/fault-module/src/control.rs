@@ -35,6 +35,8 @@ pub enum Action {
     /// `flags=0x40000`: adds flags to what C_GetTokenInfo gave; also by name (`locked`,
     /// `final-try`, `count-low`, `to-be-changed`).
     Flags(u64),
+    /// `clear-flags=0x400`: takes flags away from what C_GetTokenInfo gave; by name as well.
+    ClearFlags(u64),
 }
 
 /// The rules in force.
@@ -121,14 +123,19 @@ fn parse_action(text: &str) -> Result<Action, String> {
             Action::Exit(code.parse().map_err(|_| format!("{code:?} is no exit code"))?)
         }
         Some(("length", length)) => Action::Length(number(length)?),
-        Some(("flags", flags)) => Action::Flags(match flags {
-            "count-low" => cryptoki_sys::CKF_USER_PIN_COUNT_LOW,
-            "final-try" => cryptoki_sys::CKF_USER_PIN_FINAL_TRY,
-            "locked" => cryptoki_sys::CKF_USER_PIN_LOCKED,
-            "to-be-changed" => cryptoki_sys::CKF_USER_PIN_TO_BE_CHANGED,
-            bits => number(bits)?,
-        }),
+        Some(("flags", flags)) => Action::Flags(parse_flags(flags)?),
+        Some(("clear-flags", flags)) => Action::ClearFlags(parse_flags(flags)?),
         _ => return Err(format!("unknown action {text:?}")),
+    })
+}
+
+fn parse_flags(text: &str) -> Result<u64, String> {
+    Ok(match text {
+        "count-low" => cryptoki_sys::CKF_USER_PIN_COUNT_LOW,
+        "final-try" => cryptoki_sys::CKF_USER_PIN_FINAL_TRY,
+        "locked" => cryptoki_sys::CKF_USER_PIN_LOCKED,
+        "to-be-changed" => cryptoki_sys::CKF_USER_PIN_TO_BE_CHANGED,
+        bits => number(bits)?,
     })
 }
 
@@ -160,6 +167,7 @@ mod tests {
             ("flags=final-try", Action::Flags(0x20000)),
             ("flags=count-low", Action::Flags(0x10000)),
             ("flags=0x400", Action::Flags(0x400)),
+            ("clear-flags=count-low", Action::ClearFlags(0x10000)),
         ] {
             assert_eq!(parse(&format!("C_Decrypt:*:{text}")).unwrap().action, action, "{text}");
         }

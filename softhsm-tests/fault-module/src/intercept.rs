@@ -39,7 +39,8 @@ pub(crate) fn intercept(function: usize, output: &Output, real: impl FnOnce() ->
             | Action::LateAbort
             | Action::Garbage
             | Action::Length(_)
-            | Action::Flags(_) => {}
+            | Action::Flags(_)
+            | Action::ClearFlags(_) => {}
         }
     }
     let mut rv = real();
@@ -72,6 +73,9 @@ impl Output {
                 }
                 (Self::TokenInfo(info), Action::Flags(flags)) => {
                     (**info).flags |= flags as CK_ULONG;
+                }
+                (Self::TokenInfo(info), Action::ClearFlags(flags)) => {
+                    (**info).flags &= !(flags as CK_ULONG);
                 }
                 _ => {}
             }

@@ -136,19 +136,19 @@ fn a_refused_pin_stays_refused_after_a_crash_with_another() {
 fn a_transport_failure_takes_back_only_its_own_attempt() {
     let (directory, latch) = state_dir();
     for _ in 0..5 {
-        latch.attempt(SERIAL, &pin("1")).unwrap().transport_failed().unwrap();
+        latch.attempt(SERIAL, &pin("1")).unwrap().take_back().unwrap();
         assert_eq!(list(directory.path()).unwrap(), []);
     }
     latch.attempt(SERIAL, &pin("1")).unwrap().refused().unwrap();
     for _ in 0..5 {
-        latch.attempt(SERIAL, &pin("2")).unwrap().transport_failed().unwrap();
+        latch.attempt(SERIAL, &pin("2")).unwrap().take_back().unwrap();
         assert!(matches!(latch.attempt(SERIAL, &pin("1")), Err(LatchError::SamePin { .. })));
     }
     latch.attempt(SERIAL, &pin("2")).unwrap().refused().unwrap();
     only_clear_helps(&directory, &latch);
 
     drop(latch.attempt(SERIAL, &pin("1")).unwrap());
-    latch.attempt(SERIAL, &pin("1")).unwrap().transport_failed().unwrap();
+    latch.attempt(SERIAL, &pin("1")).unwrap().take_back().unwrap();
     assert_eq!(list(directory.path()).unwrap()[0].attempts, 1);
 }
 
