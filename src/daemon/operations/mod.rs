@@ -3,6 +3,8 @@
 //! HTTP/1.1, one request per connection. The probes tell up or down and nothing else.
 
 mod scrape;
+#[cfg(test)]
+mod shipped_queries;
 mod sources;
 
 use std::collections::VecDeque;
