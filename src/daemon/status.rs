@@ -82,6 +82,15 @@ impl Exhausted {
         }
     }
 
+    /// Whether the caller has used it up himself, so that another daemon is no way out: clients ask
+    /// the next endpoint for everything else (google.rpc.QuotaFailure tells them).
+    fn is_the_callers_limit(self) -> bool {
+        match self {
+            Self::Rate | Self::FailedUnwraps => true,
+            Self::Calls | Self::Backend => false,
+        }
+    }
+
     fn reason(self) -> &'static str {
         match self {
             Self::Rate => "rate",
@@ -184,11 +193,13 @@ impl From<Failure> for Status {
         let (code, message) = (failure.code(), failure.message());
         match failure {
             Failure::Field { field, allowed } => field_error(field, &allowed),
-            Failure::Exhausted { retry_after, .. } => Self::with_error_details(
-                code,
-                message,
-                ErrorDetails::with_retry_info(Some(retry_after)),
-            ),
+            Failure::Exhausted { what, retry_after } => {
+                let mut details = ErrorDetails::with_retry_info(Some(retry_after));
+                if what.is_the_callers_limit() {
+                    details.add_quota_failure_violation("caller", what.reason());
+                }
+                Self::with_error_details(code, message, details)
+            }
             _ => Self::new(code, message),
         }
     }
@@ -245,6 +256,22 @@ fn field_error(field: &str, allowed: &str) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_of_the_callers_is_told_from_room_that_another_daemon_may_have() {
+        for (what, is_the_callers) in [
+            (Exhausted::Rate, true),
+            (Exhausted::FailedUnwraps, true),
+            (Exhausted::Calls, false),
+            (Exhausted::Backend, false),
+        ] {
+            let status =
+                Status::from(Failure::Exhausted { what, retry_after: Duration::from_secs(1) });
+            let details = status.get_error_details();
+            assert!(details.retry_info().is_some());
+            assert_eq!(details.quota_failure().is_some(), is_the_callers, "{what:?}");
+        }
+    }
 
     #[test]
     fn the_uniform_failure_has_no_details_and_a_field_error_names_its_field() {
