@@ -2,10 +2,12 @@
 //!
 //! Every function here is unsafe for one reason: the host promises, as PKCS#11 2.40 section 5.1
 //! demands, that a pointer is null or valid for the number of elements that it passes with it.
-//! Null and impossible lengths are refused; nothing else can be checked.
+//! Null and impossible lengths are refused; nothing else can be checked. Some hosts pack their
+//! structures, so that a pointer may not be aligned for its type: no reference and no slice is made
+//! of one, but of bytes.
 
 use std::ffi::{CStr, c_void};
-use std::slice;
+use std::{ptr, slice};
 
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_C_INITIALIZE_ARGS, CK_FLAGS, CK_MECHANISM,
@@ -18,17 +20,24 @@ use cryptoki_sys::{
 
 use crate::rv::Result;
 
-/// Elements that the host passes in. Null is no elements, if it says so.
-pub(crate) unsafe fn input<'a, T>(pointer: *const T, count: CK_ULONG) -> Result<&'a [T]> {
-    let count = usize::try_from(count).map_err(|_| CKR_ARGUMENTS_BAD)?;
+/// Bytes that the host passes in. Null is no bytes, if it says so.
+pub(crate) unsafe fn input<'a>(pointer: *const u8, count: CK_ULONG) -> Result<&'a [u8]> {
+    let count = elements(pointer, count)?;
     if count == 0 {
         return Ok(&[]);
     }
-    if pointer.is_null() || count > isize::MAX as usize / size_of::<T>().max(1) {
-        return Err(CKR_ARGUMENTS_BAD);
-    }
     // SAFETY: not null, not too long for a slice, and valid by the host's promise.
     Ok(unsafe { slice::from_raw_parts(pointer, count) })
+}
+
+/// How many elements lie behind a pointer: none behind null, and never more than memory can hold.
+fn elements<T>(pointer: *const T, count: CK_ULONG) -> Result<usize> {
+    let count = usize::try_from(count).map_err(|_| CKR_ARGUMENTS_BAD)?;
+    let is_possible = count <= isize::MAX as usize / size_of::<T>().max(1);
+    if count > 0 && (pointer.is_null() || !is_possible) {
+        return Err(CKR_ARGUMENTS_BAD);
+    }
+    Ok(count)
 }
 
 /// One value that the host passes in.
@@ -104,8 +113,10 @@ impl<T: Copy> Output<T> {
         if elements.len() > self.room {
             return Err(CKR_BUFFER_TOO_SMALL);
         }
+        let (from, to) = (elements.as_ptr().cast::<u8>(), self.buffer.cast::<u8>());
         // SAFETY: not null, and there is room for as many by the host's promise; ours do not overlap.
-        unsafe { self.buffer.copy_from_nonoverlapping(elements.as_ptr(), elements.len()) };
+        // As bytes, the buffer needs no alignment.
+        unsafe { ptr::copy_nonoverlapping(from, to, size_of_val(elements)) };
         Ok(())
     }
 }
@@ -118,12 +129,11 @@ pub(crate) unsafe fn template<'a>(
     pointer: *const CK_ATTRIBUTE,
     count: CK_ULONG,
 ) -> Result<Vec<Wanted<'a>>> {
-    // SAFETY: this function's own.
-    let attributes = unsafe { input(pointer, count) }?;
-    attributes
-        .iter()
-        // SAFETY: an attribute's value is valid for its length by the host's promise.
-        .map(|attribute| unsafe {
+    (0..elements(pointer, count)?)
+        // SAFETY: there are so many attributes, and each value is valid for its length, by the host's
+        // promise.
+        .map(|index| unsafe {
+            let attribute = read(pointer.add(index))?;
             let value = input(attribute.pValue.cast::<u8>().cast_const(), attribute.ulValueLen)?;
             Ok((attribute.type_, value))
         })
@@ -148,36 +158,40 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
+    /// # Safety
+    /// There are so many attributes, each with room for the length that it tells, for as long as this
+    /// lives.
     pub(crate) unsafe fn new(attributes: *mut CK_ATTRIBUTE, count: CK_ULONG) -> Result<Self> {
-        // SAFETY: this function's own.
-        let count = unsafe { input(attributes.cast_const(), count) }?.len();
-        Ok(Self { attributes, count })
+        Ok(Self { attributes, count: elements(attributes.cast_const(), count)? })
     }
 
     /// Answers each, even if one before it could not be; gives the last code that is not CKR_OK.
     pub(crate) fn answer(&mut self, of: impl Fn(CK_ATTRIBUTE_TYPE) -> Attribute) -> Result {
         let mut outcome = Ok(());
         for index in 0..self.count {
-            // SAFETY: `new` has checked the template, and it is the host's to write.
-            let attribute = unsafe { &mut *self.attributes.add(index) };
+            // SAFETY: `new` was promised so many attributes, each the host's to read and write.
+            let (attribute, length) = unsafe {
+                let attribute = self.attributes.add(index);
+                (attribute.read_unaligned(), &raw mut (*attribute).ulValueLen)
+            };
             let one = match of(attribute.type_) {
-                Attribute::Value(value) => {
-                    // SAFETY: the value has room for its length by the host's promise.
-                    unsafe { fill(attribute, &value) }
-                }
+                // SAFETY: the value has room for its length by the promise to `new`.
+                Attribute::Value(value) => unsafe { fill(&attribute, &value) },
                 Attribute::Sensitive => Err(CKR_ATTRIBUTE_SENSITIVE),
                 Attribute::Unknown => Err(CKR_ATTRIBUTE_TYPE_INVALID),
             };
-            if one.is_err() {
-                attribute.ulValueLen = CK_UNAVAILABLE_INFORMATION;
-                outcome = one;
+            // SAFETY: it lies in the attribute.
+            unsafe { length.write_unaligned(*one.as_ref().unwrap_or(&CK_UNAVAILABLE_INFORMATION)) };
+            if let Err(code) = one {
+                outcome = Err(code);
             }
         }
         outcome
     }
 }
 
-unsafe fn fill(attribute: &mut CK_ATTRIBUTE, value: &[u8]) -> Result {
+/// Puts a value where the host wants it, if it does; gives the value's length.
+unsafe fn fill(attribute: &CK_ATTRIBUTE, value: &[u8]) -> Result<CK_ULONG> {
     let length = value.len() as CK_ULONG;
     if !attribute.pValue.is_null() {
         if attribute.ulValueLen < length {
@@ -188,8 +202,7 @@ unsafe fn fill(attribute: &mut CK_ATTRIBUTE, value: &[u8]) -> Result {
             attribute.pValue.cast::<u8>().copy_from_nonoverlapping(value.as_ptr(), value.len());
         };
     }
-    attribute.ulValueLen = length;
-    Ok(())
+    Ok(length)
 }
 
 /// A mechanism with its parameter.
@@ -289,12 +302,11 @@ mod tests {
     fn null_is_no_elements_and_never_some() {
         // SAFETY: null is allowed.
         unsafe {
-            assert_eq!(input::<u8>(null(), 0), Ok(&[][..]));
-            assert_eq!(input::<u8>(null(), 1), Err(CKR_ARGUMENTS_BAD));
-            assert_eq!(
-                input(std::ptr::dangling::<u64>(), CK_ULONG::MAX / 8),
-                Err(CKR_ARGUMENTS_BAD)
-            );
+            assert_eq!(input(null(), 0), Ok(&[][..]));
+            assert_eq!(input(null(), 1), Err(CKR_ARGUMENTS_BAD));
+            let somewhere = ptr::dangling::<CK_ATTRIBUTE>();
+            assert_eq!(input(somewhere.cast(), CK_ULONG::MAX), Err(CKR_ARGUMENTS_BAD));
+            assert_eq!(template(somewhere, CK_ULONG::MAX / 8), Err(CKR_ARGUMENTS_BAD));
             assert_eq!(read::<u8>(null()), Err(CKR_ARGUMENTS_BAD));
             assert_eq!(write(null_mut::<u8>(), 1), Err(CKR_ARGUMENTS_BAD));
             assert!(Output::<u8>::new(null_mut(), null_mut()).is_err());
@@ -377,5 +389,52 @@ mod tests {
         assert!(matches!(of(CKM_RSA_PKCS_OAEP, 0), Parameter::None));
         // SAFETY: null is allowed.
         assert!(unsafe { mechanism(null()) }.unwrap().is_none());
+    }
+
+    /// Memory for some values of a type, one byte off what the type needs.
+    fn off_by_one<T>(values: &[T], memory: &mut Vec<u8>) -> *mut T {
+        memory.resize(size_of_val(values) + align_of::<T>() + 1, 0);
+        let at = memory.as_ptr().align_offset(align_of::<T>()) + 1;
+        let place = memory[at..].as_mut_ptr().cast::<T>();
+        assert!(!place.is_aligned());
+        for (index, value) in values.iter().enumerate() {
+            // SAFETY: there is room for all of them.
+            unsafe { place.add(index).write_unaligned(ptr::read(value)) };
+        }
+        place
+    }
+
+    #[test]
+    fn structures_that_the_host_has_packed_are_read_and_written() {
+        let mut value = [0_u8; 2];
+        let mut attribute =
+            |type_| CK_ATTRIBUTE { type_, pValue: value.as_mut_ptr().cast(), ulValueLen: 2 };
+        let mut memory = Vec::new();
+        let attributes = off_by_one(&[attribute(1), attribute(2)], &mut memory);
+        // SAFETY: there are two attributes with two bytes each.
+        unsafe {
+            assert_eq!(template(attributes, 2), Ok(vec![(1, &[0, 0][..]), (2, &[0, 0])]));
+            let mut requests = Requests::new(attributes, 2).unwrap();
+            let outcome = requests.answer(|kind| match kind {
+                1 => Attribute::Value(vec![7]),
+                _ => Attribute::Unknown,
+            });
+            assert_eq!(outcome, Err(CKR_ATTRIBUTE_TYPE_INVALID));
+            let lengths = [0, 1].map(|index| attributes.add(index).read_unaligned().ulValueLen);
+            assert_eq!((lengths, value[0]), ([1, CK_UNAVAILABLE_INFORMATION], 7));
+        }
+        let (mut list, mut count) = (Vec::new(), Vec::new());
+        let list = off_by_one(&[0 as CK_ULONG; 2], &mut list);
+        let count = off_by_one(&[2 as CK_ULONG], &mut count);
+        // SAFETY: there is room for two elements.
+        unsafe {
+            assert_eq!(Output::new(list, count).unwrap().fill(&[3, 4]), Ok(()));
+            assert_eq!([0, 1].map(|index| list.add(index).read_unaligned()), [3, 4]);
+            let mechanism =
+                CK_MECHANISM { mechanism: 5, pParameter: null_mut(), ulParameterLen: 0 };
+            let mut memory = Vec::new();
+            let read = super::mechanism(off_by_one(&[mechanism], &mut memory)).unwrap().unwrap();
+            assert_eq!(read.kind, 5);
+        }
     }
 }

@@ -76,6 +76,21 @@ pub(crate) fn could_be(key: &config::Key, wanted: &[Wanted<'_>]) -> bool {
     })
 }
 
+/// What a template asks for, in words, if it is for private keys with a label or an id.
+pub(crate) fn private_key_asked_for(wanted: &[Wanted<'_>]) -> Option<String> {
+    let class = CK_ULONG::to_ne_bytes(CKO_PRIVATE_KEY);
+    if !wanted.iter().any(|(kind, value)| *kind == CKA_CLASS && *value == class) {
+        return None;
+    }
+    let words = wanted.iter().filter_map(|(kind, value)| match *kind {
+        CKA_LABEL => Some(format!("label {:?}", String::from_utf8_lossy(value))),
+        CKA_ID => Some(format!("id {}", hex::encode(value))),
+        _ => None,
+    });
+    let words: Vec<_> = words.collect();
+    (!words.is_empty()).then(|| words.join(" and "))
+}
+
 fn fit(object: &Object, wanted: &[Wanted<'_>], private: bool) -> Option<Fit> {
     wanted.iter().try_fold(Fit::Exact, |worst, (kind, value)| {
         if *kind == CKA_ID {
@@ -187,6 +202,19 @@ mod tests {
         {
             assert!(!could_be(&key, &[wanted]), "{wanted:?}");
         }
+    }
+
+    #[test]
+    fn a_search_is_told_in_words_where_it_is_for_a_certain_private_key() {
+        let private = class(CKO_PRIVATE_KEY);
+        let number = 7_u64.to_le_bytes();
+        let asked = |wanted: &[Wanted<'_>]| private_key_asked_for(wanted);
+        assert_eq!(
+            asked(&[(CKA_CLASS, &private), (CKA_LABEL, b"user\x1b"), (CKA_ID, &number)]).unwrap(),
+            "label \"user\\u{1b}\" and id 0700000000000000"
+        );
+        assert_eq!(asked(&[(CKA_CLASS, &private), (CKA_TOKEN, &[1])]), None);
+        assert_eq!(asked(&[(CKA_CLASS, &class(CKO_PUBLIC_KEY)), (CKA_LABEL, b"a")]), None);
     }
 
     #[test]

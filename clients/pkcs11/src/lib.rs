@@ -9,7 +9,8 @@
 //! - [`session`]: one session and its operations: [`find`], [`decrypt`], [`sign`], [`encrypt_verify`]
 //! - [`slot`]: one daemon and its keys ([`key`], [`attributes`]), reached through [`client`]
 //!
-//! and stands on [`config`], [`certificate`], [`mechanism`], [`cka_id`], [`host_process`], [`log`], [`rv`].
+//! and stands on [`config`], [`certificate`], [`mechanism`], [`cka_id`], [`host_process`], [`lock`], [`log`],
+//! [`origin`], [`rv`].
 
 mod attributes;
 mod certificate;
@@ -25,8 +26,10 @@ mod find;
 mod host_process;
 mod key;
 mod library;
+mod lock;
 mod log;
 mod mechanism;
+mod origin;
 mod process;
 mod rv;
 mod session;

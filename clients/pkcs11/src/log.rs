@@ -6,6 +6,10 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use crate::origin::Origin;
 
 /// Where the log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,11 +45,37 @@ impl Log {
     }
 }
 
-/// Writes one line where the configuration wants it.
+/// The log of one process.
+struct Sink {
+    origin: Origin,
+    log: Log,
+}
+
+/// Null, or the sink of the process that called [`set`] last. Sinks are never freed, as another
+/// thread may be writing to one; there is one for each C_Initialize that changes the log. A pointer
+/// and not a lock, so that a child of fork finds it usable, and not its own.
+static SINK: AtomicPtr<Sink> = AtomicPtr::new(null_mut());
+
+/// Sets where this process logs to; none: nowhere.
+pub(crate) fn set(log: Option<Log>) {
+    if log.as_ref() == current() {
+        return;
+    }
+    let sink = log.map(|log| Box::new(Sink { origin: Origin::here(), log }));
+    SINK.store(sink.map_or(null_mut(), Box::into_raw), Ordering::Release);
+}
+
+/// Writes one line where the configuration of this process wants it.
 pub(crate) fn write(message: impl fmt::Display) {
-    if let Some(log) = crate::process::current().and_then(crate::process::Process::log) {
+    if let Some(log) = current() {
         log.write(&message);
     }
+}
+
+fn current() -> Option<&'static Log> {
+    // SAFETY: null, or made by `set` and never freed.
+    let sink = unsafe { SINK.load(Ordering::Acquire).as_ref() }?;
+    sink.origin.is_here().then_some(&sink.log)
 }
 
 #[cfg(test)]

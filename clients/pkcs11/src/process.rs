@@ -1,15 +1,15 @@
 //! What this process has: whether it is initialised, its sessions, and the connections that stay
 //! warm when it is not.
 //!
-//! A child of fork takes nothing over: it has a copy of its parent's locks, which nobody may ever
-//! open, and of its sockets, on which two would talk at once. What the parent had is left alone,
+//! A child of fork takes nothing over: it has a copy of its parent's locks, which may be held for
+//! ever, and of its sockets, on which two processes would talk at once. What the parent had is left alone,
 //! neither used nor dropped, and the child begins with its own C_Initialize.
 
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cryptoki_sys::{
     CK_RV, CK_SESSION_HANDLE, CKF_OS_LOCKING_OK, CKR_ARGUMENTS_BAD, CKR_CANT_LOCK,
@@ -20,14 +20,15 @@ use cryptoki_sys::{
 use crate::config::{self, Found};
 use crate::ffi::InitializeArguments;
 use crate::library::Library;
-use crate::log::{self, Log};
+use crate::lock::lock;
+use crate::log;
+use crate::origin::Origin;
 use crate::rv::{self, Result};
 use crate::session::Session;
 
 /// The process that the module is in. It lives until the process ends.
 pub(crate) struct Process {
-    pid: u32,
-    log: Mutex<Option<Log>>,
+    origin: Origin,
     state: Mutex<State>,
 }
 
@@ -48,21 +49,18 @@ static CURRENT: AtomicPtr<Process> = AtomicPtr::new(null_mut());
 pub(crate) fn current() -> Option<&'static Process> {
     // SAFETY: null, or made by `enter` and never freed.
     let process = unsafe { CURRENT.load(Ordering::Acquire).as_ref() }?;
-    (process.pid == std::process::id()).then_some(process)
+    process.origin.is_here().then_some(process)
 }
 
-/// The same, made if it is not there.
+/// What this process has, made if it is not there.
 fn enter() -> &'static Process {
     loop {
         let before = CURRENT.load(Ordering::Acquire);
         if let Some(process) = current() {
             return process;
         }
-        let process = Box::into_raw(Box::new(Process {
-            pid: std::process::id(),
-            log: Mutex::default(),
-            state: Mutex::default(),
-        }));
+        let process =
+            Box::into_raw(Box::new(Process { origin: Origin::here(), state: Mutex::default() }));
         match CURRENT.compare_exchange(before, process, Ordering::AcqRel, Ordering::Acquire) {
             Ok(null) if null.is_null() => panic::set_hook(Box::new(|panic| log::write(panic))),
             Ok(_) => {}
@@ -180,7 +178,7 @@ impl Process {
             return Ok(());
         }
         let Found { log, config } = load();
-        *lock(&self.log) = log;
+        log::set(log);
         let config = config.map_err(|sentence| {
             log::write(sentence);
             CKR_FUNCTION_FAILED
@@ -197,11 +195,6 @@ impl Process {
         state.users = 1;
         Ok(())
     }
-
-    /// Where this process logs to.
-    pub(crate) fn log(&self) -> Option<Log> {
-        lock(&self.log).clone()
-    }
 }
 
 impl State {
@@ -209,11 +202,6 @@ impl State {
         let library = if self.users > 0 { self.library.as_ref() } else { None };
         library.cloned().ok_or(CKR_CRYPTOKI_NOT_INITIALIZED)
     }
-}
-
-/// Takes a lock. One whose holder panicked is as good as any: no value is left half-written.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -226,7 +214,7 @@ mod tests {
     }
 
     fn process() -> Process {
-        Process { pid: 0, log: Mutex::default(), state: Mutex::default() }
+        Process { origin: Origin::here(), state: Mutex::default() }
     }
 
     #[test]

@@ -16,7 +16,8 @@ use crate::encrypt_verify::{Encrypt, Verify};
 use crate::ffi::{Mechanism, Output, Wanted};
 use crate::find::{self, Find, Viewer};
 use crate::library::Library;
-use crate::process::lock;
+use crate::lock::lock;
+use crate::log;
 use crate::rv::Result;
 use crate::sign::Sign;
 use crate::slot::{Object, Slot};
@@ -94,6 +95,16 @@ impl Session {
             Some(Find::new(keys, wanted, self.viewer())).filter(|find| !find.is_empty())
         };
         let found = self.slot().find(look, |key| find::could_be(key, wanted))?;
+        if found.is_none()
+            && let Some(asked) = find::private_key_asked_for(wanted)
+        {
+            let slot = self.slot();
+            log::write(format_args!(
+                "token `{}`: no private key with {asked}; it shows {}",
+                slot.token.label,
+                slot.shown()
+            ));
+        }
         operations.find = Some(found.unwrap_or_default());
         Ok(())
     }

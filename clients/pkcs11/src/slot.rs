@@ -16,8 +16,8 @@ use zeroize::Zeroizing;
 use crate::client::DaemonClient;
 use crate::config::{self, Token};
 use crate::key::Key;
+use crate::lock::lock;
 use crate::log;
-use crate::process::lock;
 use crate::rv::{self, Result};
 
 /// Descriptions of keys are this old at most, where the daemon can be asked.
@@ -26,6 +26,8 @@ const FRESH: Duration = Duration::from_mins(1);
 /// how long a daemon that did not answer is not asked again, if there is something to go on with.
 const INCOMPLETE: Duration = Duration::from_secs(1);
 
+/// How long a search waits for a key while another one has waited its whole time without success.
+const WAIT_WHILE_SPENT: Duration = Duration::from_secs(1);
 /// Between two questions whether a key is open now.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -34,6 +36,9 @@ pub(crate) struct Slot {
     pub(crate) token: Token,
     client: DaemonClient,
     logged_in: AtomicBool,
+    /// Whether a search has waited its whole time for a key that was not open, and none has found
+    /// its key since.
+    wait_spent: AtomicBool,
     known: Mutex<Known>,
     /// Held while the daemon is asked for descriptions: by one thread at a time.
     asking: Mutex<()>,
@@ -70,6 +75,7 @@ impl Slot {
             client: DaemonClient::new(token.clone()),
             token,
             logged_in: AtomicBool::new(false),
+            wait_spent: AtomicBool::new(false),
             known: Mutex::default(),
             asking: Mutex::default(),
         }
@@ -85,19 +91,25 @@ impl Slot {
 
     /// What `look` finds in the keys that can be used now. "Nothing" is never the answer because a
     /// key is not open yet that might be the wanted one: a daemon that was just started is waited
-    /// for as long as a call may take.
+    /// for as long as a call may take, but only for a second where another search has waited so long
+    /// without success.
     pub(crate) fn find<T>(
         &self,
         look: impl Fn(&[Arc<Key>]) -> Option<T>,
         is_wanted: impl Fn(&config::Key) -> bool,
     ) -> Result<Option<T>> {
-        let deadline = Instant::now() + self.token.timeout;
+        let begun = Instant::now();
+        let deadline = begun + self.token.timeout;
+        let is_spent = self.wait_spent.load(Ordering::Relaxed);
+        let waits_until = if is_spent { deadline.min(begun + WAIT_WHILE_SPENT) } else { deadline };
         loop {
             let found = look(&self.keys(deadline)?);
             if found.is_some() || !lock(&self.known).closed.iter().any(&is_wanted) {
+                self.wait_spent.store(false, Ordering::Relaxed);
                 return Ok(found);
             }
-            if Instant::now() + PAUSE >= deadline {
+            if Instant::now() + PAUSE >= waits_until {
+                self.wait_spent.store(true, Ordering::Relaxed);
                 return Err(CKR_DEVICE_ERROR);
             }
             sleep(PAUSE);
@@ -124,6 +136,14 @@ impl Slot {
             Err(code) => known.fail(code),
         }
         known.since(arrived).unwrap_or(Err(CKR_FUNCTION_FAILED))
+    }
+
+    /// What the token shows, for a line of the log: the label and id of each key.
+    pub(crate) fn shown(&self) -> String {
+        let keys = lock(&self.known).present();
+        let one = |key: &Arc<Key>| format!("label \"{}\" id {}", key.label, hex::encode(&key.id));
+        let all: Vec<_> = keys.iter().map(one).collect();
+        if all.is_empty() { "no key".to_owned() } else { all.join(", ") }
     }
 
     /// The object that a handle stands for.

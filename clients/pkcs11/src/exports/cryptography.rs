@@ -10,7 +10,8 @@ use crate::decrypt::Decrypt;
 use crate::digest::Digesting;
 use crate::encrypt_verify::{Encrypt, Verify};
 use crate::ffi::{self, Output};
-use crate::process::{self, lock};
+use crate::lock::lock;
+use crate::process;
 use crate::session::{begin, end, go_on};
 use crate::sign::Sign;
 

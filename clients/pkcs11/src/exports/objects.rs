@@ -8,7 +8,8 @@ use cryptoki_sys::{
 use super::functions;
 use crate::attributes;
 use crate::ffi::{self, Output, Requests};
-use crate::process::{self, lock};
+use crate::lock::lock;
+use crate::process;
 
 functions! {
     C_FindObjectsInit(session: CK_SESSION_HANDLE, template: *mut CK_ATTRIBUTE, count: CK_ULONG) {
