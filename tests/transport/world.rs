@@ -132,6 +132,8 @@ impl Files {
             endpoints: vec![endpoint],
             timeout: Duration::from_secs(5),
             patience: Duration::ZERO,
+            wait: false,
+            hedge: None,
             max_idle: claviger_client::DEFAULT_MAX_IDLE,
         }
     }

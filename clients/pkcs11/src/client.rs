@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::config::Token;
 use crate::host_process::without_sigpipe;
-use crate::process::lock;
+use crate::lock::lock;
 
 /// One daemon. Nothing is read or connected before the first call.
 pub(crate) struct DaemonClient {
@@ -74,13 +74,13 @@ impl DaemonClient {
         if let Some(client) = &*client {
             return Ok(client.clone());
         }
-        let Token { endpoints, ca, certificate, private_key, timeout, .. } = &self.token;
+        let Token { endpoints, ca, certificate, private_key, timeout, hedge, .. } = &self.token;
         let [ca, certificate, private_key] =
             [ca, certificate, private_key].map(|file| file.as_deref());
         let config = Config::new(endpoints, ca, certificate, private_key)?;
-        // What a host does with an error may be to give up for good: a daemon that is starting is
-        // waited for as long as a call may take.
-        let made = Client::new(&Config { timeout: *timeout, patience: *timeout, ..config })?;
+        // What a host does with an error may be to give up for good: what passes by itself is waited
+        // for as long as a call may take.
+        let made = Client::new(&Config { timeout: *timeout, wait: true, hedge: *hedge, ..config })?;
         Ok(client.insert(made).clone())
     }
 }

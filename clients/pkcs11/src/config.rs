@@ -1,6 +1,7 @@
 //! The configuration file: which daemons, which keys, how they are to look.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{env, fs};
 
@@ -37,6 +38,8 @@ pub(crate) struct Token {
     pub(crate) certificate: Option<PathBuf>,
     pub(crate) private_key: Option<PathBuf>,
     pub(crate) timeout: Duration,
+    /// After how long without an answer the next endpoint is asked too; none: never.
+    pub(crate) hedge: Option<Duration>,
     /// None: every key that the daemon lets this program use.
     pub(crate) keys: Option<Vec<Key>>,
 }
@@ -89,6 +92,7 @@ struct RawToken {
     certificate: Option<PathBuf>,
     private_key: Option<PathBuf>,
     timeout: Option<String>,
+    hedge: Option<String>,
     keys: Option<Vec<RawKey>>,
 }
 
@@ -101,10 +105,19 @@ struct RawKey {
     certificate: Option<PathBuf>,
 }
 
-/// Reads the file that the environment names, or the system-wide one.
+/// Reads the file that the environment names, or the system-wide one. Nobody names one by accident:
+/// where that one is wrong and does not say where to log, stderr is told, once in a process.
 pub(crate) fn load() -> Found {
+    static TOLD: AtomicBool = AtomicBool::new(false);
     let named = if crate::host_process::is_privileged() { None } else { env::var_os(VARIABLE) };
-    read(&named.map_or_else(|| PathBuf::from(SYSTEM_FILE), PathBuf::from))
+    let found = read(&named.as_ref().map_or_else(|| PathBuf::from(SYSTEM_FILE), PathBuf::from));
+    if named.is_some()
+        && let Found { log: None, config: Err(sentence) } = &found
+        && !TOLD.swap(true, Ordering::Relaxed)
+    {
+        Log::Stderr.write(&format_args!("{VARIABLE}: {sentence}"));
+    }
+    found
 }
 
 fn read(path: &Path) -> Found {
@@ -173,7 +186,12 @@ fn token(raw: RawToken, folder: &Path) -> Result<Token, String> {
         ca: beside(raw.ca),
         certificate: beside(raw.certificate),
         private_key: beside(raw.private_key),
-        timeout: raw.timeout.map_or(Ok(DEFAULT_TIMEOUT), |text| duration(&text))?,
+        timeout: raw.timeout.map_or(Ok(DEFAULT_TIMEOUT), |text| duration("timeout", &text))?,
+        hedge: match raw.hedge.as_deref() {
+            None => Some(claviger_client::DEFAULT_HEDGE),
+            Some("off") => None,
+            Some(text) => Some(duration("hedge", text)?),
+        },
         keys,
     })
 }
@@ -229,7 +247,7 @@ fn unique<'a>(field: &str, values: impl Iterator<Item = &'a str>) -> Result<(), 
     Ok(())
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+fn duration(field: &str, text: &str) -> Result<Duration, String> {
     let number =
         |digits: &str| digits.parse::<u32>().ok().filter(|number| *number > 0).map(u64::from);
     let parsed = if let Some(digits) = text.strip_suffix("ms") {
@@ -237,7 +255,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     } else {
         text.strip_suffix('s').and_then(number).map(Duration::from_secs)
     };
-    parsed.ok_or_else(|| format!("timeout: `{text}` is not such as \"10s\" or \"500ms\""))
+    parsed.ok_or_else(|| format!("{field}: `{text}` is not such as \"10s\" or \"500ms\""))
 }
 
 #[cfg(test)]
@@ -262,6 +280,7 @@ mod tests {
             certificate = "/tls/client.crt"
             private_key = "client.key"
             timeout = "500ms"
+            hedge = "200ms"
             [[tokens.keys]]
             name = "user-keys"
             label = "bitwarden"
@@ -280,6 +299,7 @@ mod tests {
         assert_eq!(token.ca.as_deref(), Some(folder.path().join("ca.pem").as_path()));
         assert_eq!(token.certificate.as_deref(), Some(Path::new("/tls/client.crt")));
         assert_eq!(token.timeout, Duration::from_millis(500));
+        assert_eq!(token.hedge, Some(Duration::from_millis(200)));
         let keys = token.keys.as_ref().unwrap();
         assert_eq!((keys[0].label.as_str(), keys[0].id.as_slice()), ("bitwarden", &[1][..]));
         assert_eq!(keys[0].certificate.as_deref(), Some(&b"PEM"[..]));
@@ -305,6 +325,9 @@ mod tests {
         let token = &config.tokens[0];
         assert_eq!((token.label.as_str(), token.serial.len()), ("claviger", 16));
         assert_eq!((token.timeout, &token.keys, config.strict), (DEFAULT_TIMEOUT, &None, false));
+        assert_eq!(token.hedge, Some(claviger_client::DEFAULT_HEDGE));
+        let off = "[[tokens]]\nendpoints = [\"unix:/run/c.sock\"]\nhedge = \"off\"";
+        assert_eq!(parse(off, Path::new("/")).unwrap().tokens[0].hedge, None);
     }
 
     #[test]
@@ -324,6 +347,7 @@ mod tests {
             (format!("{token}serial = \"12345678901234567\""), "17 bytes; 1 to 16"),
             (format!("{token}timeout = \"10\""), "timeout: `10` is not such as"),
             (format!("{token}timeout = \"0s\""), "timeout: `0s` is not such as"),
+            (format!("{token}hedge = \"never\""), "hedge: `never` is not such as"),
             (
                 format!("{token}[[tokens.keys]]\nname = \"a\"\nid = \"1\""),
                 "key `a`: id: `1` is not",

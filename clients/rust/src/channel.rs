@@ -1,10 +1,9 @@
 //! One HTTP/2 connection, as what the generated clients call.
 
-use std::error::Error as _;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,9 +12,12 @@ use http::{HeaderValue, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::body::Body;
 use tower::Service;
+
+use crate::drained::{Drained, ReceivedAlert};
 
 /// An idle connection is asked this often whether it still exists: a firewall forgets it silently,
 /// and the next call would wait for its whole deadline to find out.
@@ -40,10 +42,10 @@ pub(crate) struct Channel {
 }
 
 /// What became of a connection so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct ConnectionStatus {
     answers: AtomicU64,
-    ended: OnceLock<String>,
+    alert: ReceivedAlert,
 }
 
 impl Channel {
@@ -53,24 +55,19 @@ impl Channel {
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         origin: Origin,
         pings: bool,
-    ) -> hyper::Result<Self> {
+    ) -> Result<Self, (hyper::Error, Option<AlertDescription>)> {
+        let (stream, alert) = Drained::new(stream);
         let (sender, connection) = Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(pings)
             .handshake(TokioIo::new(stream))
-            .await?;
-        let status = Arc::new(ConnectionStatus::default());
-        let told = Arc::clone(&status);
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                let innermost = std::iter::successors(error.source(), |cause| (**cause).source());
-                let reason =
-                    innermost.last().map_or_else(|| error.to_string(), ToString::to_string);
-                let _ = told.ended.set(reason);
-            }
-        });
+            .await
+            .map_err(|error| (error, alert.get().copied()))?;
+        let status = Arc::new(ConnectionStatus { answers: AtomicU64::new(0), alert });
+        // What ends the connection, each of its calls is told.
+        tokio::spawn(connection);
         Ok(Self { sender, origin, status })
     }
 
@@ -84,12 +81,13 @@ impl Channel {
         Arc::ptr_eq(&self.status, &other.status)
     }
 
-    /// What ended the connection, if anything but an orderly close did.
-    pub(crate) fn ended_by(&self) -> Option<&str> {
-        self.status.ended.get().map(String::as_str)
+    /// The TLS alert that ended the connection, as it does where the daemon refuses this program's
+    /// certificate after the handshake. It is known before any call fails for it.
+    pub(crate) fn alert(&self) -> Option<AlertDescription> {
+        self.status.alert.get().copied()
     }
 
-    /// How many answers came over it until now, for all calls together.
+    /// How many answers came over it until now, to all its calls together.
     pub(crate) fn answers(&self) -> u64 {
         self.status.answers.load(Ordering::Relaxed)
     }

@@ -25,6 +25,7 @@ use crate::connect::Driver;
 use crate::endpoints::Endpoints;
 use crate::error::{Error, daemon_id};
 use crate::retry::Attempts;
+use crate::schedule::Effort;
 
 pub use rewrap::{Recipient, RewrapItem, RewrapSource, RewrapTarget, Rewrapped};
 pub use types::{
@@ -36,11 +37,12 @@ pub use types::{
 /// of which there is one to each endpoint in use.
 ///
 /// It connects at the first call, and again whenever a connection was lost or a file of its
-/// certificate has changed. A call that was never sent, or certainly not looked at, is tried again.
-/// One whose connection broke is sent once more at most, to another endpoint if there is one. One
-/// that was answered UNAVAILABLE is sent to each other endpoint once; when all that can be reached
-/// have said so, one that says that it accepts calls is waited for ([`Config::patience`]), and each
-/// may be asked once more. All of that ends at the call's deadline. Every other answer is final.
+/// certificate has changed. INVALID_ARGUMENT, PERMISSION_DENIED and a limit of this caller's that is
+/// used up are final. Every other failure says something of that daemon: the next endpoint is asked,
+/// and if all fail, the error names each with its reason, the most telling one first. A request
+/// whose connection broke may have run: one that is not idempotent (wrap, rewrap, sign) is sent once
+/// more at most. [`Config::wait`] and [`Config::patience`] say how long a call goes on, and
+/// [`Config::hedge`] when a second endpoint is asked beside one that is slow.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(crate) endpoints: Arc<Endpoints>,
@@ -52,6 +54,8 @@ pub struct Client {
 pub(crate) struct CallOptions {
     pub(crate) timeout: Duration,
     pub(crate) patience: Duration,
+    pub(crate) wait: bool,
+    pub(crate) hedge: Option<Duration>,
     pub(crate) request_id: Option<String>,
 }
 
@@ -69,6 +73,11 @@ impl Client {
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
         let endpoints = Arc::new(Endpoints::new(config, Driver::Always)?);
         Ok(Self { endpoints, options: CallOptions::new(config) })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(endpoints: Endpoints, config: &Config) -> Self {
+        Self { endpoints: Arc::new(endpoints), options: CallOptions::new(config) }
     }
 
     /// The same connections with another deadline for each call.
@@ -116,7 +125,7 @@ impl Client {
     ) -> Result<Unwrapped, Error> {
         let request = unwrap_request(key, wrapped, options);
         let send = |c, r| async move { service(c).unwrap(r).await };
-        let (answer, request_id) = self.call(request, send).await?;
+        let (answer, request_id) = self.call_idempotent(request, send).await?;
         Ok(unwrapped(answer, request_id))
     }
 
@@ -132,7 +141,8 @@ impl Client {
             .collect();
         let expected = items.len();
         let send = |c, r| async move { service(c).unwrap_batch(r).await };
-        let (answer, request_id) = self.call(v1::UnwrapBatchRequest { items }, send).await?;
+        let (answer, request_id) =
+            self.call_idempotent(v1::UnwrapBatchRequest { items }, send).await?;
         let results: Vec<_> = answer
             .results
             .into_iter()
@@ -185,7 +195,7 @@ impl Client {
             signature: Bytes::copy_from_slice(signature),
         };
         let send = |c, r| async move { service(c).verify(r).await };
-        let (answer, request_id) = self.call(request, send).await?;
+        let (answer, request_id) = self.call_idempotent(request, send).await?;
         Ok(Verified { key_version: answer.valid.then_some(answer.key_version), request_id })
     }
 
@@ -195,7 +205,7 @@ impl Client {
         let request =
             v1::ListKeysRequest { page_size, page_token: after.unwrap_or_default().to_owned() };
         let send = |c, r| async move { service(c).list_keys(r).await };
-        let (answer, _) = self.call(request, send).await?;
+        let (answer, _) = self.call_idempotent(request, send).await?;
         let next = Some(answer.next_page_token).filter(|token| !token.is_empty());
         Ok(KeyPage { keys: answer.keys, next })
     }
@@ -218,7 +228,7 @@ impl Client {
     pub async fn key(&self, name: &str) -> Result<v1::Key, Error> {
         let request = v1::GetKeyRequest { key: name.to_owned() };
         let send = |c, r| async move { service(c).get_key(r).await };
-        let (answer, request_id) = self.call(request, send).await?;
+        let (answer, request_id) = self.call_idempotent(request, send).await?;
         answer.key.ok_or_else(|| malformed("the key is missing", request_id.as_ref()))
     }
 
@@ -227,14 +237,15 @@ impl Client {
     pub async fn health(&self, key: Option<&str>) -> Result<Health, Error> {
         let service = key.map_or_else(String::new, |key| format!("claviger.v1.KeyService/{key}"));
         let send = |c, r| async move { HealthClient::new(c).check(r).await };
-        let (answer, _) = self.call(HealthCheckRequest { service }, send).await?;
+        let (answer, _) = self.call_idempotent(HealthCheckRequest { service }, send).await?;
         Ok(match answer.status() {
             ServingStatus::Serving => Health::Serving,
             _ => Health::NotServing,
         })
     }
 
-    /// Sends one request with its deadline and id; gives the answer and the daemon's id of it.
+    /// Sends a request that is to run once, with its deadline and id; gives the answer and the
+    /// daemon's id of it.
     async fn call<M, A, F>(
         &self,
         message: M,
@@ -242,13 +253,28 @@ impl Client {
     ) -> Result<(A, Option<String>), Error>
     where
         M: prost::Message + Clone,
-        F: Future<Output = Result<Response<A>, Status>>,
+        F: Future<Output = Result<Response<A>, Status>> + Send,
     {
-        self.answer(&mut self.attempts(), &message, &self.options.sent_id(), send).await
+        self.answer(&mut self.attempts(false), &message, &self.options.sent_id(), send).await
     }
 
-    fn attempts(&self) -> Attempts<'_> {
-        Attempts::new(&self.endpoints, self.options.timeout, self.options.patience)
+    /// As [`Self::call`], for a request that may run twice.
+    async fn call_idempotent<M, A, F>(
+        &self,
+        message: M,
+        send: impl Fn(Channel, Request<M>) -> F,
+    ) -> Result<(A, Option<String>), Error>
+    where
+        M: prost::Message + Clone,
+        F: Future<Output = Result<Response<A>, Status>> + Send,
+    {
+        self.answer(&mut self.attempts(true), &message, &self.options.sent_id(), send).await
+    }
+
+    fn attempts(&self, is_idempotent: bool) -> Attempts<'_> {
+        let CallOptions { timeout, patience, wait, hedge, .. } = self.options;
+        let effort = Effort { timeout, patience, wait, hedge, is_idempotent };
+        Attempts::new(&self.endpoints, effort)
     }
 
     /// The first answer of the attempts that are left.
@@ -261,33 +287,32 @@ impl Client {
     ) -> Result<(A, Option<String>), Error>
     where
         M: prost::Message + Clone,
-        F: Future<Output = Result<Response<A>, Status>>,
+        F: Future<Output = Result<Response<A>, Status>> + Send,
     {
         let size = message.encoded_len();
         if size > MAX_MESSAGE_BYTES {
             let message = format!("the request has {size} bytes; {MAX_MESSAGE_BYTES} are allowed");
             return Err(Error::local(Code::InvalidArgument, message));
         }
-        loop {
-            let channel = attempts.connect().await?;
+        let answer = attempts.answer(|channel, left| {
             let mut request = Request::new(message.clone());
-            request.set_timeout(attempts.left());
+            request.set_timeout(left);
             let id = sent_id.parse().expect("a request id is printable ASCII");
             request.metadata_mut().insert(REQUEST_ID, id);
-            let answer = attempts.answer(send(channel, request)).await;
-            let answer =
-                answer.map_err(|failed| Error::of_call(&failed, sent_id, self.options.timeout))?;
-            if let Some(response) = answer {
-                let request_id = daemon_id(response.metadata());
-                return Ok((response.into_inner(), request_id));
-            }
-        }
+            send(channel, request)
+        });
+        let response = answer
+            .await
+            .map_err(|failure| Error::of_call(failure, sent_id, self.options.timeout))?;
+        let request_id = daemon_id(response.metadata());
+        Ok((response.into_inner(), request_id))
     }
 }
 
 impl CallOptions {
     pub(crate) fn new(config: &Config) -> Self {
-        Self { timeout: config.timeout, patience: config.patience, request_id: None }
+        let Config { timeout, patience, wait, hedge, .. } = *config;
+        Self { timeout, patience, wait, hedge, request_id: None }
     }
 
     /// The id that a call is sent with.

@@ -9,13 +9,14 @@ use rustls_pki_types::ServerName;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// How long a call may take when nobody says otherwise.
+/// The default of [`Config::timeout`].
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a call waits for a daemon that is starting when nobody says otherwise.
+/// The default of [`Config::patience`].
 pub const DEFAULT_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a blocking client's connection may be idle when nobody says otherwise. The daemon cuts
-/// a connection that leaves its question unanswered for 20 seconds, and nobody answers it while no
-/// call is under way.
+/// The default of [`Config::hedge`].
+pub const DEFAULT_HEDGE: Duration = Duration::from_secs(1);
+/// The default of [`Config::max_idle`]. The daemon cuts a connection that does not answer its ping
+/// within 20 seconds, and a blocking client answers only while a call is under way.
 pub const DEFAULT_MAX_IDLE: Duration = Duration::from_secs(10);
 
 /// What a [`crate::Client`] needs to know.
@@ -25,10 +26,20 @@ pub struct Config {
     pub endpoints: Vec<Endpoint>,
     /// The deadline of each call, connecting and trying again included; sent to the daemon.
     pub timeout: Duration,
-    /// While no endpoint can be reached, a call goes on trying for this long, within `timeout`; and
-    /// when all that can be reached answer UNAVAILABLE, as they do while they start, the call waits so
-    /// long for one that accepts calls, and asks each once more. Zero: it fails at once.
+    /// How long a call goes on trying while no endpoint can be reached, within `timeout`. Zero: it
+    /// fails at once. Not looked at with `wait`.
     pub patience: Duration,
+    /// Whether a call is tried again until its deadline while every endpoint fails it for a reason
+    /// that passes by itself: it cannot be reached, the connection breaks, it answers UNAVAILABLE, or
+    /// RESOURCE_EXHAUSTED with a RetryInfo that fits into the time that is left. When a call has
+    /// waited its whole time without success, the next ones wait a second at most until one
+    /// succeeds, as each waiting call of a blocking client holds a thread.
+    pub wait: bool,
+    /// An endpoint that has not answered an idempotent call (unwrap, verify, a description, health)
+    /// or let itself be connected to for so long is left to it, and the next one is asked too: the
+    /// first answer counts, the other call is cancelled. After its first five calls a client sends
+    /// at most one call in ten twice. None: never.
+    pub hedge: Option<Duration>,
     /// Only for [`crate::blocking::Client`]: a connection that was idle for longer is replaced
     /// before a call.
     pub max_idle: Duration,
@@ -172,6 +183,8 @@ impl Config {
             endpoints: parsed,
             timeout: DEFAULT_TIMEOUT,
             patience: DEFAULT_PATIENCE,
+            wait: false,
+            hedge: Some(DEFAULT_HEDGE),
             max_idle: DEFAULT_MAX_IDLE,
         })
     }

@@ -7,24 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::{Authority, Scheme};
+use rustls::AlertDescription;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
+use crate::certificate;
 use crate::channel::{Channel, Origin};
 use crate::config::{ConfigError, Endpoint};
-use crate::error::for_people;
+use crate::drained::received_alert;
+use crate::error::{EndpointFailure, for_people};
 use crate::tls::Identity;
-
-/// Why no connection came about.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum ConnectError {
-    #[error("cannot reach the daemon at {endpoint}: {reason}")]
-    Unreachable { endpoint: String, reason: String },
-    #[error("the daemon at {endpoint} showed a certificate that `ca` does not vouch for: {reason}")]
-    NotTheDaemon { endpoint: String, reason: String },
-}
 
 /// Who drives the connections, and what follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +39,24 @@ pub(crate) struct Target {
 }
 
 enum Address {
-    Tls { host: String, port: u16, name: ServerName<'static>, identity: Box<Identity> },
+    Tls {
+        host: String,
+        port: u16,
+        name: ServerName<'static>,
+        identity: Box<Identity>,
+    },
     Unix(PathBuf),
+    #[cfg(test)]
+    InMemory(Dial),
 }
+
+/// How a test is connected to without a network, so that its clock can be stopped.
+#[cfg(test)]
+pub(crate) type Dial = Box<
+    dyn Fn() -> std::pin::Pin<Box<dyn Future<Output = io::Result<tokio::io::DuplexStream>> + Send>>
+        + Send
+        + Sync,
+>;
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -85,31 +94,59 @@ impl Target {
         &self.endpoint
     }
 
+    #[cfg(test)]
+    pub(crate) fn in_memory(name: &str, dial: Dial) -> Self {
+        let authority = Authority::from_static("localhost");
+        Self {
+            endpoint: name.to_owned(),
+            origin: Origin { scheme: Scheme::HTTP, authority },
+            address: Address::InMemory(dial),
+            driver: Driver::Always,
+        }
+    }
+
     /// A number that grows when the endpoint's files change.
     pub(crate) fn generation(&self) -> u64 {
         match &self.address {
             Address::Tls { identity, .. } => identity.current().1,
             Address::Unix(_) => 0,
+            #[cfg(test)]
+            Address::InMemory(_) => 0,
         }
     }
 
     /// Connects within `limit`.
-    pub(crate) async fn connect(&self, limit: Duration) -> Result<Channel, ConnectError> {
+    pub(crate) async fn connect(&self, limit: Duration) -> Result<Channel, EndpointFailure> {
         let open = async {
             let pings = self.driver == Driver::Always;
-            let stream = self.dial().await?;
-            Channel::open(stream, self.origin.clone(), pings).await.map_err(io::Error::other)
+            let stream = self.dial().await.map_err(|error| self.explain(&error))?;
+            let opened = Channel::open(stream, self.origin.clone(), pings).await;
+            opened.map_err(|(error, alert)| match alert {
+                Some(alert) => self.refused(alert),
+                None => EndpointFailure::Unreachable(for_people(&error.to_string())),
+            })
         };
-        match tokio::time::timeout(limit, open).await {
-            Ok(Ok(channel)) => Ok(channel),
-            Ok(Err(error)) => Err(self.explain(&error)),
-            Err(_) => Err(self.unreachable(format!("no answer within {limit:.1?}"))),
-        }
+        let opened = tokio::time::timeout(limit, open).await;
+        opened.unwrap_or_else(|_| {
+            Err(EndpointFailure::Unreachable(format!("no answer within {limit:.1?}")))
+        })
+    }
+
+    /// The daemon refused this program's certificate.
+    pub(crate) fn refused(&self, alert: AlertDescription) -> EndpointFailure {
+        EndpointFailure::CertificateRefused(match &self.address {
+            Address::Tls { identity, .. } => certificate::refused(alert, identity.certificate()),
+            Address::Unix(_) => format!("TLS alert {alert:?}"),
+            #[cfg(test)]
+            Address::InMemory(_) => format!("TLS alert {alert:?}"),
+        })
     }
 
     async fn dial(&self) -> io::Result<Box<dyn Stream>> {
         match &self.address {
             Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+            #[cfg(test)]
+            Address::InMemory(dial) => Ok(Box::new(dial().await?)),
             Address::Tls { host, port, name, identity } => {
                 let tcp = self.reach(host, *port).await?;
                 tcp.set_nodelay(true)?;
@@ -134,17 +171,15 @@ impl Target {
         }
     }
 
-    fn explain(&self, error: &io::Error) -> ConnectError {
-        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(rustls::Error::InvalidCertificate(reason)) => ConnectError::NotTheDaemon {
-                endpoint: self.endpoint.clone(),
-                reason: reason.to_string(),
-            },
-            _ => self.unreachable(for_people(&error.to_string())),
+    fn explain(&self, error: &io::Error) -> EndpointFailure {
+        if let Some(alert) = received_alert(error) {
+            return self.refused(alert);
         }
-    }
-
-    fn unreachable(&self, reason: String) -> ConnectError {
-        ConnectError::Unreachable { endpoint: self.endpoint.clone(), reason }
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::InvalidCertificate(reason)) => {
+                EndpointFailure::NotTheDaemon(certificate::not_trusted(reason))
+            }
+            _ => EndpointFailure::Unreachable(for_people(&error.to_string())),
+        }
     }
 }

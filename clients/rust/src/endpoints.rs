@@ -1,19 +1,23 @@
-//! Which endpoint a call goes to, and over which connection.
+//! The endpoints of a configuration: which one is asked first, and its connection.
 
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustls::AlertDescription;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::channel::Channel;
 use crate::config::{Config, ConfigError};
-use crate::connect::{ConnectError, Driver, Target};
+use crate::connect::{Driver, Target};
+use crate::error::EndpointFailure;
+use crate::hedge::HedgeBudget;
 
+/// How long connecting to one endpoint may take, TLS included.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// While another endpoint has an open connection, a call waits no longer to get back to a better one.
-const RETURN_LIMIT: Duration = Duration::from_secs(1);
-/// An endpoint that failed is left out for a second, then for twice as long each time.
+/// An endpoint that failed is asked after the others for a second, then for twice as long each time.
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(30);
 
@@ -22,24 +26,28 @@ pub(crate) struct Endpoints {
     slots: Vec<Slot>,
     driver: Driver,
     max_idle: Duration,
+    /// How many more calls may be asked of two endpoints at once.
+    pub(crate) hedges: HedgeBudget,
+    wait_spent: AtomicBool,
 }
 
 struct Slot {
-    target: Target,
-    state: Mutex<State>,
-    /// Held by the one caller that connects; the others wait for what comes of it.
-    connecting: tokio::sync::Mutex<()>,
+    target: Arc<Target>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
 struct State {
     open: Option<Open>,
+    /// The attempt to connect that is under way. Every call that needs it waits for the same one,
+    /// and it goes on when a call gives up waiting.
+    connecting: Option<watch::Receiver<Outcome>>,
     failures: u32,
     rests_until: Option<Instant>,
-    /// Grows with each attempt to connect that failed; what the last one said.
-    refusals: u64,
-    refusal: Option<ConnectError>,
 }
+
+/// None while the attempt is under way.
+type Outcome = Option<Result<Channel, EndpointFailure>>;
 
 struct Open {
     channel: Channel,
@@ -54,69 +62,63 @@ impl Endpoints {
             let reason = "is missing; at least one is needed".to_owned();
             return Err(ConfigError::Field { field: "endpoint", reason });
         }
-        let slot = |endpoint| {
-            let target = Target::new(endpoint, driver)?;
-            Ok(Slot { target, state: Mutex::default(), connecting: tokio::sync::Mutex::default() })
-        };
-        let slots = config.endpoints.iter().map(slot).collect::<Result<_, ConfigError>>()?;
-        Ok(Self { slots, driver, max_idle: config.max_idle })
+        let targets = config.endpoints.iter().map(|endpoint| Target::new(endpoint, driver));
+        Ok(Self::of(targets.collect::<Result<_, _>>()?, driver, config.max_idle))
     }
 
-    /// Whether there is no choice.
-    pub(crate) fn is_single(&self) -> bool {
-        self.slots.len() == 1
-    }
-
-    /// A connection to the best endpoint that can be reached before `deadline`: those that work in
-    /// the order of the configuration, then those that failed of late, then those of `last`, in this
-    /// order. With it the endpoint's number.
-    pub(crate) async fn channel(
-        &self,
-        last: &[usize],
-        deadline: Instant,
-    ) -> Result<(usize, Channel), Vec<ConnectError>> {
-        let order = self.order(last);
-        let mut errors = Vec::new();
-        for (tried, &number) in order.iter().enumerate() {
-            let slot = &self.slots[number];
-            if let Some(channel) = slot.open_channel(self.driver, self.max_idle).await {
-                return Ok((number, channel));
-            }
-            let others = &order[tried + 1..];
-            let mut limit = CONNECT_LIMIT;
-            if !others.is_empty() {
-                let left = deadline.saturating_duration_since(Instant::now());
-                limit = limit.min(left / (others.len() as u32 + 1));
-                if others.iter().any(|&other| self.slots[other].is_open()) {
-                    limit = limit.min(RETURN_LIMIT);
-                }
-            }
-            match slot.connect(limit).await {
-                Ok(channel) => return Ok((number, channel)),
-                Err(error) => errors.push(error),
-            }
+    pub(crate) fn of(targets: Vec<Target>, driver: Driver, max_idle: Duration) -> Self {
+        let slot = |target| Slot { target: Arc::new(target), state: Arc::default() };
+        Self {
+            slots: targets.into_iter().map(slot).collect(),
+            driver,
+            max_idle,
+            hedges: HedgeBudget::default(),
+            wait_spent: AtomicBool::new(false),
         }
-        Err(errors)
     }
 
-    fn order(&self, last: &[usize]) -> Vec<usize> {
-        let now = Instant::now();
-        let mut order: Vec<usize> = (0..self.slots.len()).collect();
-        order.sort_by_key(|&number| {
-            let rest = self.slots[number].state().rests_until.filter(|until| *until > now);
-            (last.iter().position(|&other| other == number), rest)
-        });
-        order
+    /// How many there are; at least one.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
     }
 
-    /// The endpoint answered.
+    /// The name of an endpoint, as it was configured.
+    pub(crate) fn name(&self, number: usize) -> &str {
+        self.slots[number].target.endpoint()
+    }
+
+    /// When an endpoint may be asked first again; none: now. Where no second one may be asked beside
+    /// it, one that failed the last time stays behind the others.
+    pub(crate) fn rest(&self, number: usize) -> (Option<Instant>, bool) {
+        let state = self.slots[number].state();
+        let rest = state.rests_until.filter(|until| *until > Instant::now());
+        (rest, state.failures > 0 && !self.hedges.is_available())
+    }
+
+    /// The open connection to an endpoint, if it may take another call.
+    pub(crate) async fn open(&self, number: usize) -> Option<Channel> {
+        self.slots[number].open_channel(self.driver, self.max_idle).await
+    }
+
+    /// A new connection to an endpoint, or the one that another call makes at the moment.
+    pub(crate) async fn connect(&self, number: usize) -> Result<Channel, EndpointFailure> {
+        self.slots[number].connect().await
+    }
+
+    /// What it means that the endpoint ended a connection with this TLS alert.
+    pub(crate) fn refused(&self, number: usize, alert: AlertDescription) -> EndpointFailure {
+        self.slots[number].target.refused(alert)
+    }
+
+    /// The endpoint answered: a call has waited with success, and the next ones may wait again.
     pub(crate) fn answered(&self, number: usize) {
+        self.wait_spent.store(false, Ordering::Relaxed);
         let mut state = self.slots[number].state();
         (state.failures, state.rests_until) = (0, None);
     }
 
-    /// The endpoint answered that it cannot serve now: the next calls go to the others first.
-    pub(crate) fn cannot_serve(&self, number: usize) {
+    /// The endpoint failed a call that another one may serve: the next calls go there first.
+    pub(crate) fn failed(&self, number: usize) {
         self.slots[number].state().rest();
     }
 
@@ -132,23 +134,22 @@ impl Endpoints {
         self.slots[number].state().retire(channel);
     }
 
-    /// Their names, for people.
-    pub(crate) fn names(&self) -> String {
-        let names: Vec<_> = self.slots.iter().map(|slot| slot.target.endpoint()).collect();
-        names.join(" or ")
+    /// Whether a call has waited its whole time without success, and none has succeeded since.
+    pub(crate) fn is_wait_spent(&self) -> bool {
+        self.wait_spent.load(Ordering::Relaxed)
+    }
+
+    /// A call has waited its whole time without success.
+    pub(crate) fn spend_wait(&self) {
+        self.wait_spent.store(true, Ordering::Relaxed);
     }
 }
 
 impl Slot {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
-    fn is_open(&self) -> bool {
-        self.state().open.as_ref().is_some_and(|open| !open.channel.is_closed())
-    }
-
-    /// The open connection, if it may take another call.
     async fn open_channel(&self, driver: Driver, max_idle: Duration) -> Option<Channel> {
         if driver == Driver::OnlyInCalls && self.state().open.is_some() {
             // What has arrived since the last call, such as its end, has not been read yet: the
@@ -169,34 +170,48 @@ impl Slot {
         Some(open.channel.clone())
     }
 
-    async fn connect(&self, limit: Duration) -> Result<Channel, ConnectError> {
-        let refusals = self.state().refusals;
-        let _alone = self.connecting.lock().await;
-        {
-            let state = self.state();
-            if let Some(open) = state.open.as_ref().filter(|open| !open.channel.is_closed()) {
-                return Ok(open.channel.clone());
-            }
-            if let Some(refusal) = state.refusal.as_ref().filter(|_| state.refusals != refusals) {
-                return Err(refusal.clone());
+    async fn connect(&self) -> Result<Channel, EndpointFailure> {
+        loop {
+            let mut outcome = match self.attempt() {
+                Ok(channel) => return Ok(channel),
+                Err(outcome) => outcome,
+            };
+            // The attempt is lost only where the runtime that made it has ended: begin another one.
+            if let Ok(outcome) = outcome.wait_for(Option::is_some).await {
+                return outcome.clone().expect("waited for");
             }
         }
-        let generation = self.target.generation();
-        let attempt = self.target.connect(limit).await;
+    }
+
+    /// The connection that was made meanwhile, or the attempt to make one.
+    fn attempt(&self) -> Result<Channel, watch::Receiver<Outcome>> {
         let mut state = self.state();
-        match attempt {
-            Ok(channel) => {
-                let used = Instant::now();
-                state.open = Some(Open { channel: channel.clone(), generation, used });
-                Ok(channel)
-            }
-            Err(error) => {
-                state.refusals += 1;
-                state.refusal = Some(error.clone());
-                state.rest();
-                Err(error)
-            }
+        if let Some(open) = state.open.as_ref().filter(|open| !open.channel.is_closed()) {
+            return Ok(open.channel.clone());
         }
+        if let Some(connecting) = state.connecting.as_ref()
+            && connecting.has_changed().is_ok()
+        {
+            return Err(connecting.clone());
+        }
+        let (tell, outcome) = watch::channel(None);
+        state.connecting = Some(outcome.clone());
+        let (target, state) = (Arc::clone(&self.target), Arc::clone(&self.state));
+        tokio::spawn(async move {
+            let generation = target.generation();
+            let connected = target.connect(CONNECT_LIMIT).await;
+            let mut state = lock(&state);
+            state.connecting = None;
+            match &connected {
+                Ok(channel) => {
+                    let (channel, used) = (channel.clone(), Instant::now());
+                    state.open = Some(Open { channel, generation, used });
+                }
+                Err(_) => state.rest(),
+            }
+            tell.send_replace(Some(connected));
+        });
+        Err(outcome)
     }
 }
 
@@ -209,9 +224,13 @@ impl State {
 
     fn rest(&mut self) {
         let rest = FIRST_REST.saturating_mul(1 << self.failures.min(8)).min(LONGEST_REST);
-        self.failures += 1;
+        self.failures = self.failures.saturating_add(1);
         self.rests_until = Some(Instant::now() + rest);
     }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Endpoints {

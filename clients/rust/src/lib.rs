@@ -20,13 +20,17 @@
 //! - [`Error`]: one error for every call, with the daemon's code, field, wait and request id
 
 pub mod blocking;
+mod certificate;
 mod channel;
 mod client;
 mod config;
 mod connect;
+mod drained;
 mod endpoints;
 mod error;
+mod hedge;
 mod retry;
+mod schedule;
 mod tls;
 
 pub use claviger_proto::v1::{Key, KeyVersion, KeyVersionState};
@@ -35,9 +39,14 @@ pub use client::{
     SignOptions, Signed, UnwrapItem, UnwrapOptions, Unwrapped, Verified, WrapOptions, Wrapped,
 };
 pub use config::{
-    Config, ConfigError, DEFAULT_MAX_IDLE, DEFAULT_PATIENCE, DEFAULT_TIMEOUT, Endpoint, TlsFiles,
+    Config, ConfigError, DEFAULT_HEDGE, DEFAULT_MAX_IDLE, DEFAULT_PATIENCE, DEFAULT_TIMEOUT,
+    Endpoint, TlsFiles,
 };
 pub use error::{Code, Error};
+
+// The tests of this crate and of its modules share their small daemon.
+#[cfg(test)]
+extern crate self as claviger_client;
 
 /// The examples of the README compile.
 #[cfg(doctest)]

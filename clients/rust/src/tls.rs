@@ -50,6 +50,11 @@ impl Identity {
         Ok(Self { files: files.clone(), state: Mutex::new(state) })
     }
 
+    /// The file with this program's certificate.
+    pub(crate) fn certificate(&self) -> &Path {
+        &self.files.certificate
+    }
+
     /// The configuration, and a number that grows when the files change. Files that are wrong, as
     /// they are for a moment while they are replaced one by one, leave the last good ones in
     /// force.

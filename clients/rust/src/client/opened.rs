@@ -13,7 +13,7 @@ impl Client {
     pub async fn opened_key(&self, name: &str) -> Result<v1::Key, Error> {
         let request = v1::GetKeyRequest { key: name.to_owned() };
         let sent_id = self.options.sent_id();
-        let mut attempts = self.attempts();
+        let mut attempts = self.attempts(true);
         let mut best: Option<v1::Key> = None;
         loop {
             let send = |c, r| async move { service(c).get_key(r).await };
@@ -31,7 +31,7 @@ impl Client {
             if is_better && best.replace(key).is_some() {
                 attempts.was_better();
             }
-            if closed == 0 || !attempts.elsewhere().await {
+            if closed == 0 || !attempts.only_others() {
                 return Ok(best.expect("a description was just kept"));
             }
         }

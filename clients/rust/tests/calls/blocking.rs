@@ -140,7 +140,7 @@ fn a_daemon_that_restarts_between_or_during_calls_is_not_noticed() {
     let Site { runtime, pki, daemon } = Site::new();
     let patience = Duration::from_mins(1);
     let config = daemon.config(pki.client(pki.ca_file()));
-    let client = Client::new(&Config { patience, timeout: patience, ..config }).unwrap();
+    let client = Client::new(&Config { wait: true, timeout: patience, ..config }).unwrap();
     client.key("a").unwrap();
     let port = runtime.block_on(daemon.stop());
     let daemon = runtime.block_on(Daemon::start_on(&pki, port, None));

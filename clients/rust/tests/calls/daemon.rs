@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls_pki_types::PrivateKeyDer;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
@@ -61,6 +61,10 @@ impl Pki {
         files
     }
 
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     fn issue(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new([name.to_owned()]).unwrap();
@@ -96,6 +100,16 @@ fn write_private(path: &Path, text: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
+/// How a daemon in memory takes a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Reach {
+    #[default]
+    Connects,
+    Refuses,
+    /// As a stopped process does.
+    NeverAnswers,
+}
+
 /// What the daemon saw of the last call and the last handshake.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
@@ -104,6 +118,8 @@ pub(crate) struct Seen {
     pub(crate) handshakes: usize,
     /// Calls of the key service, and the DER of the certificate that the client showed.
     pub(crate) calls: usize,
+    /// Calls that were cancelled before they were answered.
+    pub(crate) cancelled: usize,
     pub(crate) peer: Vec<u8>,
     pub(crate) rewraps: usize,
     pub(crate) tls: Option<(rustls::ProtocolVersion, rustls::NamedGroup)>,
@@ -157,6 +173,43 @@ impl Daemon {
         Self { port: 0, fake, task }
     }
 
+    /// One that only [`Self::dial`] reaches: without a network, and without TLS.
+    pub(crate) fn in_memory() -> Self {
+        Self { port: 0, fake: Fake::new(None), task: tokio::spawn(std::future::pending()) }
+    }
+
+    /// Connects to a daemon in memory.
+    pub(crate) async fn dial(&self) -> io::Result<DuplexStream> {
+        let reach = *self.fake.reach.lock().unwrap();
+        match reach {
+            Reach::Refuses => return Err(io::ErrorKind::ConnectionRefused.into()),
+            Reach::NeverAnswers => std::future::pending().await,
+            Reach::Connects => {}
+        }
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(self.fake.clone().serve(ours));
+        Ok(theirs)
+    }
+
+    pub(crate) fn set_reach(&self, reach: Reach) {
+        *self.fake.reach.lock().unwrap() = reach;
+    }
+
+    /// What it answers each call with from now on; none: what the key's name says.
+    pub(crate) fn set_answer(&self, answer: Option<Status>) {
+        *self.fake.answer.lock().unwrap() = answer;
+    }
+
+    /// How long each call takes from now on.
+    pub(crate) fn set_delay(&self, delay: Duration) {
+        *self.fake.delay.lock().unwrap() = delay;
+    }
+
+    /// Breaks every connection.
+    pub(crate) fn cut(&self) {
+        self.fake.cut.notify_waiters();
+    }
+
     pub(crate) fn config(&self, files: TlsFiles) -> Config {
         config(self.port, files)
     }
@@ -188,6 +241,8 @@ pub(crate) fn config(port: u16, files: TlsFiles) -> Config {
         endpoints: vec![Endpoint::Tls { host: "localhost".into(), port, files }],
         timeout: Duration::from_secs(5),
         patience: Duration::ZERO,
+        wait: false,
+        hedge: Some(claviger_client::DEFAULT_HEDGE),
         max_idle: claviger_client::DEFAULT_MAX_IDLE,
     }
 }
@@ -198,6 +253,9 @@ struct Fake {
     serving: Arc<AtomicBool>,
     opened: Arc<AtomicBool>,
     cut: Arc<Notify>,
+    reach: Arc<Mutex<Reach>>,
+    answer: Arc<Mutex<Option<Status>>>,
+    delay: Arc<Mutex<Duration>>,
     max_age: Option<Duration>,
 }
 
@@ -205,7 +263,16 @@ impl Fake {
     fn new(max_age: Option<Duration>) -> Self {
         let serving = Arc::new(AtomicBool::new(true));
         let opened = Arc::new(AtomicBool::new(true));
-        Self { seen: Arc::default(), serving, opened, cut: Arc::default(), max_age }
+        Self {
+            seen: Arc::default(),
+            serving,
+            opened,
+            cut: Arc::default(),
+            reach: Arc::default(),
+            answer: Arc::default(),
+            delay: Arc::default(),
+            max_age,
+        }
     }
 
     fn note_handshake(&self, connection: &rustls::ServerConnection) {
@@ -249,6 +316,15 @@ impl Fake {
             seen.request_id = text("x-request-id");
             seen.calls += 1;
         }
+        let delay = *self.delay.lock().unwrap();
+        if !delay.is_zero() {
+            let unanswered = Unanswered(&self.seen);
+            tokio::time::sleep(delay).await;
+            std::mem::forget(unanswered);
+        }
+        if let Some(answer) = self.answer.lock().unwrap().clone() {
+            return Err(answer);
+        }
         if !self.serving.load(Ordering::SeqCst) {
             return Err(Status::unavailable("the key is not open"));
         }
@@ -279,6 +355,15 @@ impl Fake {
         };
         status.metadata_mut().insert("x-request-id", "daemon-id".parse().unwrap());
         Err(status)
+    }
+}
+
+/// A call that is cancelled while it waits drops this.
+struct Unanswered<'a>(&'a Mutex<Seen>);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().cancelled += 1;
     }
 }
 
