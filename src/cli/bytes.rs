@@ -1,6 +1,8 @@
-//! Bytes from stdin and to stdout, without copies left behind and never to a terminal by accident.
+//! Bytes from stdin or a file and to stdout, without copies left behind and never to a terminal by accident.
 
+use std::fs::File;
 use std::io::{self, IsTerminal};
+use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -58,12 +60,14 @@ impl BytesArgs {
         Ok(value)
     }
 
-    /// Reads one value from stdin; `what` names it in errors.
-    pub fn read(&self, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        let input = read_all(what)?;
-        let value = if self.base64 || self.base64_in { decode(&input, what)? } else { input };
+    /// Reads one value from `file`, or from stdin; `what` names it in errors.
+    pub fn read(&self, file: Option<&Path>, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let input = Input::open(file, what)?;
+        let content = input.read_all(what)?;
+        let value = if self.base64 || self.base64_in { decode(&content, what)? } else { content };
         if value.is_empty() {
-            return Err(Failure::new(Exit::Data, format!("stdin holds no {what}: it is empty")));
+            let message = format!("{} holds no {what}: it is empty", input.name);
+            return Err(Failure::new(Exit::Data, message));
         }
         Ok(value)
     }
@@ -123,12 +127,16 @@ pub fn decode(text: &[u8], what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
     Ok(bytes)
 }
 
-/// Hands stdin to `take`, piece by piece, until it ends.
-pub fn each_piece(mut take: impl FnMut(&[u8])) -> Result<(), Failure> {
-    hint_at_a_terminal();
+/// Hands `file`, or stdin, to `take`, piece by piece, until it ends; `what` names it in errors.
+pub fn each_piece(
+    file: Option<&Path>,
+    what: &str,
+    mut take: impl FnMut(&[u8]),
+) -> Result<(), Failure> {
+    let input = Input::open(file, what)?;
     let mut buffer = Zeroizing::new(vec![0; MAX_INPUT]);
     loop {
-        match read_some(&mut buffer)? {
+        match input.read_some(&mut buffer)? {
             0 => return Ok(()),
             len => take(&buffer[..len]),
         }
@@ -160,32 +168,61 @@ pub fn write(mut bytes: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn read_all(what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    hint_at_a_terminal();
-    // In full size at once: a buffer that grows would leave copies behind.
-    let mut buffer = Zeroizing::new(vec![0; MAX_INPUT + 1]);
-    let mut filled = 0;
-    loop {
-        match read_some(&mut buffer[filled..])? {
-            0 => break,
-            len => filled += len,
-        }
-        if filled > MAX_INPUT {
-            let message = format!("stdin holds more than {MAX_INPUT} bytes: that is no {what}");
-            return Err(Failure::new(Exit::Data, message));
-        }
-    }
-    buffer.truncate(filled);
-    Ok(buffer)
+/// Where a value or a message comes from.
+struct Input {
+    /// None: stdin.
+    file: Option<File>,
+    /// In errors.
+    name: String,
 }
 
-fn read_some(buffer: &mut [u8]) -> Result<usize, Failure> {
-    loop {
-        match rustix::io::read(io::stdin(), &mut *buffer) {
-            Ok(len) => return Ok(len),
-            Err(Errno::INTR) => {}
-            Err(error) => {
-                return Err(Failure::new(Exit::Failure, format!("cannot read stdin: {error}")));
+impl Input {
+    /// `-` is stdin, as is no file.
+    fn open(file: Option<&Path>, what: &str) -> Result<Self, Failure> {
+        let Some(path) = file.filter(|path| *path != Path::new("-")) else {
+            hint_at_a_terminal();
+            return Ok(Self { file: None, name: "stdin".to_owned() });
+        };
+        let name = path.display().to_string();
+        let file = File::open(path).map_err(|error| {
+            Failure::new(Exit::Usage, format!("{name}: cannot read the {what}: {error}"))
+        })?;
+        Ok(Self { file: Some(file), name })
+    }
+
+    fn read_all(&self, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        // In full size at once: a buffer that grows would leave copies behind.
+        let mut buffer = Zeroizing::new(vec![0; MAX_INPUT + 1]);
+        let mut filled = 0;
+        loop {
+            match self.read_some(&mut buffer[filled..])? {
+                0 => break,
+                len => filled += len,
+            }
+            if filled > MAX_INPUT {
+                let Self { name, .. } = self;
+                let message =
+                    format!("{name} holds more than {MAX_INPUT} bytes: that is no {what}");
+                return Err(Failure::new(Exit::Data, message));
+            }
+        }
+        buffer.truncate(filled);
+        Ok(buffer)
+    }
+
+    fn read_some(&self, buffer: &mut [u8]) -> Result<usize, Failure> {
+        loop {
+            let read = match &self.file {
+                Some(file) => rustix::io::read(file, &mut *buffer),
+                None => rustix::io::read(io::stdin(), &mut *buffer),
+            };
+            match read {
+                Ok(len) => return Ok(len),
+                Err(Errno::INTR) => {}
+                Err(error) => {
+                    let message = format!("cannot read {}: {error}", self.name);
+                    return Err(Failure::new(Exit::Failure, message));
+                }
             }
         }
     }

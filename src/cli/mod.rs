@@ -6,6 +6,7 @@ pub mod certificate;
 pub mod completions;
 pub mod config;
 pub mod connection;
+pub mod daemon_user;
 pub mod demo;
 pub mod doctor;
 pub mod failure;
@@ -31,6 +32,8 @@ use clap::{Parser, Subcommand};
 
 pub use failure::{Exit, Failure};
 
+use crate::daemon::serve::protect_memory;
+
 /// What was asked for.
 #[derive(Debug, Parser)]
 #[command(
@@ -38,8 +41,7 @@ pub use failure::{Exit, Failure};
     version,
     about = "One RSA wrap/unwrap interface over PKCS#11 HSMs and cloud key services",
     after_long_help = AFTER_HELP,
-    arg_required_else_help = true,
-    disable_help_subcommand = true
+    arg_required_else_help = true
 )]
 pub struct Arguments {
     /// The command.
@@ -80,9 +82,9 @@ pub enum Command {
     Config(config::Command),
     /// Ask every backend whether each key is well, and say what to do
     Doctor(doctor::Args),
-    /// Wrap key material: stdin to stdout
+    /// Wrap key material: stdin or a file to stdout
     Wrap(wrap::Args),
-    /// Unwrap key material: stdin to stdout
+    /// Unwrap key material: stdin or a file to stdout
     Unwrap(unwrap::Args),
     /// Wrap for another key, without showing the key material: stdin to stdout, or files
     Rewrap(rewrap::Args),
@@ -107,8 +109,10 @@ pub enum Command {
     Bench(bench::Args),
     /// Print the completions of a shell
     Completions(completions::Args),
-    /// Print the manual page, or write one for each command
+    /// Print the manual page, or write one for each command and for the configuration
     Man(man::Args),
+    /// Print the version
+    Version,
 }
 
 /// What was asked for. Help, and arguments that are wrong, end the process here.
@@ -124,9 +128,24 @@ pub fn arguments() -> Arguments {
     })
 }
 
+fn version(json: bool) -> Result<(), Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    let of_machines = serde_json::json!({ "name": "claviger", "version": version });
+    bytes::print(&if json { of_machines.to_string() } else { format!("claviger {version}") })
+}
+
+/// Whether key material or a private key passes through the process of a command.
+fn handles_secrets(command: &Command) -> bool {
+    use Command::{Pki, Rewrap, Unwrap, Wrap};
+    matches!(command, Wrap(_) | Unwrap(_) | Rewrap(_) | Pki(_))
+}
+
 /// Runs the command. What it gives is the process's exit code.
 pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let json = arguments.json;
+    if handles_secrets(&arguments.command) {
+        protect_memory();
+    }
     match arguments.command {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
@@ -145,6 +164,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Bench(args) => bench::run(&args, json),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
+        Command::Version => version(json),
     }
     .map(|()| ExitCode::SUCCESS)
 }

@@ -92,7 +92,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
 
 fn rewrap_stdin(args: &Args, template: RewrapItem, json: bool) -> Result<(), Failure> {
     args.bytes.output().check(json)?;
-    let wrapped = args.bytes.read("wrapped value")?.to_vec();
+    let wrapped = args.bytes.read(None, "wrapped value")?.to_vec();
     let item = RewrapItem { wrapped, ..template };
     let rewrapped = args.connection.call(async |client| client.rewrap(&item).await)?;
     if json {

@@ -1,5 +1,7 @@
 //! `claviger sign`: hashes a message here and has its digest signed.
 
+use std::path::PathBuf;
+
 use aws_lc_rs::digest;
 use clap::builder::PossibleValuesParser;
 use claviger_client::SignOptions;
@@ -15,7 +17,7 @@ use super::failure::{Exit, Failure};
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
-  claviger sign releases --algorithm PS256 < release.tar > release.sig
+  claviger sign releases --algorithm PS256 release.tar > release.sig
   claviger sign releases --algorithm PS256 --base64 --digest $(sha256sum < file | cut -c1-64)")]
 pub struct Args {
     /// The key's name
@@ -35,8 +37,11 @@ pub struct DigestArgs {
     #[arg(long, value_name = "NAME",
         value_parser = PossibleValuesParser::new(SignAlgorithm::ALL.map(SignAlgorithm::name)))]
     algorithm: String,
-    /// The digest in hexadecimal, in the place of a message on stdin
-    #[arg(long, value_name = "HEX")]
+    /// The message [default: stdin]
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The digest in hexadecimal, in the place of a message
+    #[arg(long, value_name = "HEX", conflicts_with = "file")]
     digest: Option<String>,
     /// The version to use [default: the newest active one signs, any of them verifies]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -54,12 +59,13 @@ impl DigestArgs {
         SignOptions { key_version: self.key_version }
     }
 
-    /// The digest that was given, or that of the message on stdin.
+    /// The digest that was given, or that of the message.
     pub fn digest(&self) -> Result<Vec<u8>, Failure> {
         let algorithm: SignAlgorithm = self.algorithm.parse().expect("clap knows the names");
         let Some(hex) = &self.digest else {
             let mut context = digest::Context::new(aws_lc_digest(algorithm.hash()));
-            bytes::each_piece(|piece| context.update(piece))?;
+            let file = self.file.as_deref();
+            bytes::each_piece(file, "message", |piece| context.update(piece))?;
             return Ok(context.finish().as_ref().to_vec());
         };
         let expected = algorithm.hash().len();
@@ -70,7 +76,7 @@ impl DigestArgs {
     }
 }
 
-/// Signs what is on stdin, or a digest.
+/// Signs a message, or a digest.
 pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
     args.output.check(json)?;
     let (digest, options) = (args.digest.digest()?, args.digest.options());

@@ -1,5 +1,7 @@
 //! `claviger unwrap`: the wrapped value in, key material out.
 
+use std::path::PathBuf;
+
 use claviger_client::{UnwrapOptions, Unwrapped};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
@@ -14,11 +16,14 @@ use super::wrap::ParameterArgs;
 #[command(after_help = "\
 Examples:
   claviger unwrap user-keys < wrapped > key
-  claviger unwrap user-keys --base64-in < wrapped.txt | sha256sum
-  claviger unwrap user-keys --discard < wrapped")]
+  claviger unwrap user-keys --base64-in wrapped.txt | sha256sum
+  claviger unwrap user-keys --discard wrapped")]
 pub struct Args {
     /// The key's name
     key: String,
+    /// The wrapped value [default: stdin]
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
     /// The version that wrapped [default: those that fit are tried, newest first]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     key_version: Option<u32>,
@@ -33,12 +38,12 @@ pub struct Args {
     connection: ConnectionArgs,
 }
 
-/// Unwraps what is on stdin.
+/// Unwraps one value.
 pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
     if !args.discard {
         args.bytes.output().check(json)?;
     }
-    let wrapped = args.bytes.read("wrapped value")?;
+    let wrapped = args.bytes.read(args.file.as_deref(), "wrapped value")?;
     let options = UnwrapOptions {
         key_version: args.key_version,
         algorithm: args.parameters.algorithm(),
@@ -73,7 +78,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
     bytes::print(&line)
 }
 
-/// All that is said about key material that nobody wants to see.
+/// All that is said about key material that is not to be shown.
 fn tell(unwrapped: &Unwrapped, json: bool) -> Result<(), Failure> {
     let (len, version) = (unwrapped.key_material.len(), unwrapped.key_version);
     if json {

@@ -13,7 +13,7 @@ use super::sign::DigestArgs;
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Example:
-  claviger verify releases --algorithm PS256 --signature release.sig < release.tar")]
+  claviger verify releases --algorithm PS256 --signature release.sig release.tar")]
 pub struct Args {
     /// The key's name
     key: String,

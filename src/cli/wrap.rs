@@ -1,5 +1,7 @@
 //! `claviger wrap`: key material in, the wrapped value out.
 
+use std::path::PathBuf;
+
 use clap::builder::PossibleValuesParser;
 use claviger_client::WrapOptions;
 use claviger_provider_api::Algorithm;
@@ -14,10 +16,13 @@ use super::failure::Failure;
 #[command(after_help = "\
 Examples:
   head -c 32 /dev/urandom | claviger wrap user-keys > wrapped
-  head -c 32 /dev/urandom | claviger wrap user-keys --base64-out")]
+  claviger wrap user-keys --base64-out key > wrapped.txt")]
 pub struct Args {
     /// The key's name
     key: String,
+    /// The key material [default: stdin]
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
     #[command(flatten)]
     parameters: ParameterArgs,
     #[command(flatten)]
@@ -50,10 +55,10 @@ impl ParameterArgs {
     }
 }
 
-/// Wraps what is on stdin.
+/// Wraps one value.
 pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
     args.bytes.output().check(json)?;
-    let material = args.bytes.read("key material")?;
+    let material = args.bytes.read(args.file.as_deref(), "key material")?;
     let options =
         WrapOptions { algorithm: args.parameters.algorithm(), label: args.parameters.label() };
     let wrapped =

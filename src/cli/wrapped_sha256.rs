@@ -27,7 +27,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
     if let Some(file) = &args.file {
         stored = stored::read_file(file, "stored value")?;
     } else {
-        bytes::each_piece(|piece| stored.extend_from_slice(piece))?;
+        bytes::each_piece(None, "stored value", |piece| stored.extend_from_slice(piece))?;
     }
     let wrapped = stored::wrapped_value(&stored)?;
     let digest = hex::encode(sha256(&wrapped));
