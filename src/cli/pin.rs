@@ -8,6 +8,7 @@ use claviger_pkcs11::pin_latch::{self, LatchError, LatchedToken};
 use serde_json::json;
 
 use super::bytes;
+use super::daemon_user::{self, DaemonUser};
 use super::failure::{Exit, Failure};
 use crate::daemon::config::path_or_default;
 
@@ -48,6 +49,9 @@ pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
         Some(dir) => dir.clone(),
         None => state_dir_of(&path_or_default(args.config.clone()))?,
     };
+    if let Some(user) = DaemonUser::of(Some(&state_dir))? {
+        user.enter()?;
+    }
     let latched = pin_latch::list(&state_dir)?;
     let serials = match &args.serial {
         Some(serial) => vec![serial.clone()],
@@ -100,11 +104,7 @@ fn state_dir_of(config: &Path) -> Result<PathBuf, Failure> {
     let table: toml::Table = text
         .parse()
         .map_err(|error: toml::de::Error| wrong(format!("not TOML: {}", error.message())))?;
-    let state_dir = table.get("server").and_then(|server| server.get("state_dir"));
-    let state_dir = state_dir.and_then(toml::Value::as_str);
-    let folder = config.parent().unwrap_or(Path::new(""));
-    state_dir
-        .map(|state_dir| folder.join(state_dir))
+    daemon_user::state_dir(config, &table)
         .ok_or_else(|| wrong("[server] has no state_dir".to_owned()))
 }
 

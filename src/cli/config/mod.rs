@@ -1,5 +1,6 @@
 //! `claviger config check` and `claviger config pin`.
 
+mod pin_report;
 mod pinned_keys;
 
 use std::path::{Path, PathBuf};
@@ -8,12 +9,13 @@ use std::time::Duration;
 use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
 
 use super::bytes;
+use super::daemon_user::{DaemonUser, ask_as_the_daemon};
 use super::failure::{Exit, Failure};
 use crate::daemon::backends::{self, Providers};
 use crate::daemon::config::{Config, Replica, Version, path_or_default};
 use crate::daemon::serve::preflight::check_files;
 use crate::daemon::serve::{prepare_state_dir, protect_memory};
-use pinned_keys::{Answers, Pin, PinError, ask_backends, write_pins};
+use pinned_keys::{Answers, PinError, ask_backends, write_pins};
 
 /// How long backends may take to be left.
 const LEAVE_WAIT: Duration = Duration::from_secs(2);
@@ -23,19 +25,22 @@ const LEAVE_WAIT: Duration = Duration::from_secs(2);
 pub enum Command {
     /// Check a configuration and the files it names; touches no backend
     ///
-    /// Run it as the daemon's user: who may read a secret depends on who asks. It makes nothing: it
-    /// sees that state directory and audit file are as `serve` asks, or could be made. Whether
-    /// another process uses the audit file or a port is not looked at. The exit code is 0 where
-    /// `serve` would accept the configuration and can read every file, else 78.
-    #[command(after_help = "Example:\n  sudo -u claviger claviger config check")]
+    /// It asks as the daemon's user, since who may read a secret depends on who asks: run by root it
+    /// becomes the owner of the state directory. It makes nothing: it sees that state directory and
+    /// audit file are as `serve` asks, or could be made. Whether another process uses the audit file
+    /// or a port is not looked at. The exit code is 0 where `serve` would accept the configuration
+    /// and can read every file, else 78.
+    #[command(after_help = "Example:\n  sudo claviger config check")]
     Check(Args),
     /// Ask every backend for its public keys and fill in missing `public_key_sha256`
     ///
     /// Nothing is written unless every replica of every version without one answers, and they
     /// agree. One that is there is never changed. It logs in as `serve` does, with the same state
-    /// directory. The exit code is 0, 1 where nothing could be pinned, or 78.
-    #[command(after_help = "Example:\n  sudo -u claviger claviger config pin")]
-    Pin(Args),
+    /// directory: run by root it asks as the owner of that directory, and writes as root. A user who
+    /// may not write the file gets the lines to add. The exit code is 0 where every hash was found,
+    /// written or not, 1 where one was not, or 78.
+    #[command(after_help = "Example:\n  sudo claviger config pin")]
+    Pin(PinArgs),
 }
 
 /// The arguments of both.
@@ -46,15 +51,29 @@ pub struct Args {
     config: Option<PathBuf>,
 }
 
+/// The arguments of `claviger config pin`.
+#[derive(clap::Args, Debug)]
+pub struct PinArgs {
+    #[command(flatten)]
+    args: Args,
+    /// Print what was found as one JSON object and write nothing: what root asks the daemon's user
+    #[arg(long, hide = true)]
+    only_find: bool,
+}
+
 /// Runs the command.
 pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
     match command {
         Command::Check(args) => check(&path_or_default(args.config.clone()), json),
-        Command::Pin(args) => pin(&path_or_default(args.config.clone()), json),
+        Command::Pin(PinArgs { args, only_find }) => {
+            let path = path_or_default(args.config.clone());
+            if *only_find { find(&path) } else { pin(&path, json) }
+        }
     }
 }
 
 fn check(path: &Path, json: bool) -> Result<(), Failure> {
+    ask_as_the_daemon(path)?;
     let config = Config::load(path)?;
     // Both at once, so that nobody has to come back for the second.
     let notes = match (config.check_for_serve(), check_files(&config)) {
@@ -104,44 +123,80 @@ fn good_as_json(config: &Config, notes: &[String]) -> serde_json::Value {
 }
 
 fn pin(path: &Path, json: bool) -> Result<(), Failure> {
-    let config = Config::load(path)?;
-    let answers = pinned(&config).map_err(|error| {
-        let lines = format!("{error}\nnothing was pinned; `claviger doctor` looks at each replica and says what to do");
-        Failure::of_lines(Exit::Failure, &lines, serde_json::json!({ "reasons": error.0 }))
-    })?;
-    if json {
-        return bytes::print(&answers_as_json(&answers).to_string());
+    let user = DaemonUser::of_config(path)?;
+    // A file of its own is all this user's to read and to write.
+    if let Some(user) = user.as_ref().filter(|user| user.owns(path)) {
+        user.enter()?;
     }
-    report(&config, &answers);
-    Ok(())
+    let config = Config::load(path)?;
+    let answers = match user {
+        Some(user) if !user.owns(path) => found_by_the_daemon(path)?,
+        _ => found(&config)?,
+    };
+    let written = match answers.new.as_slice() {
+        [] => Ok(()),
+        new => write_pins(&config, new),
+    };
+    let report = pin_report::Report::new(&config, &answers, written.err());
+    if json {
+        return bytes::print(&report.to_json().to_string());
+    }
+    for silent in &answers.silent {
+        eprintln!("note: it has a pin, and did not answer: {silent}");
+    }
+    bytes::print(&report.to_text())
 }
 
-fn pinned(config: &Config) -> Result<Answers, PinError> {
+/// What the process of the daemon's user prints for the one of root that started it.
+fn find(path: &Path) -> Result<(), Failure> {
+    ask_as_the_daemon(path)?;
+    let config = Config::load(path)?;
+    bytes::print(&pin_report::to_wire(&found(&config)?).to_string())
+}
+
+/// Asks the backends in a process of the daemon's user: a vendor's module is never loaded by root, and
+/// whatever it does cannot come back to root's rights.
+fn found_by_the_daemon(path: &Path) -> Result<Answers, Failure> {
+    let failed = |error: &dyn std::error::Error| {
+        Failure::new(Exit::Failure, format!("asking as the daemon's user: {error}"))
+    };
+    let output = std::env::current_exe()
+        .and_then(|this| {
+            std::process::Command::new(this)
+                .args(["--json", "config", "pin", "--only-find", "--config"])
+                .arg(path)
+                .stdin(std::process::Stdio::null())
+                .output()
+        })
+        .map_err(|error| failed(&error))?;
+    if output.status.success() {
+        return pin_report::from_wire(&output.stdout).map_err(|error| failed(&error));
+    }
+    Err(pin_report::failure_from_wire(&output.stderr, output.status))
+}
+
+fn found(config: &Config) -> Result<Answers, Failure> {
+    ask(config).map_err(|error| {
+        let lines = format!(
+            "{error}\nno hash was written; `claviger doctor` looks at each replica and says what to do"
+        );
+        Failure::of_lines(Exit::Failure, &lines, serde_json::json!({ "reasons": error.0 }))
+    })
+}
+
+fn ask(config: &Config) -> Result<Answers, PinError> {
     let failed = |error: std::io::Error| PinError(vec![error.to_string()]);
     config.enter_environment().map_err(failed)?;
     protect_memory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let answers = runtime.map_err(failed)?.block_on(async {
         let providers = open_providers(config)?;
-        ask_backends(config, async |replica, version| ask(&providers, replica, version).await).await
+        ask_backends(config, async |replica, version| open(&providers, replica, version).await)
+            .await
     });
     // One that hangs has had its time: the process ends without it.
     let _ = backends::wait_until_left(LEAVE_WAIT);
-    let answers = answers?;
-    if !answers.new.is_empty() {
-        write_pins(config, &answers.new).map_err(|PinError(mut reasons)| {
-            let line = |pin: &Pin| {
-                format!(
-                    "found: {}: public_key_sha256 = \"{}\"",
-                    words(pin),
-                    hex::encode(pin.sha256)
-                )
-            };
-            reasons.extend(answers.new.iter().map(line));
-            PinError(reasons)
-        })?;
-    }
-    Ok(answers)
+    answers
 }
 
 fn open_providers(config: &Config) -> Result<Providers, PinError> {
@@ -154,7 +209,7 @@ fn open_providers(config: &Config) -> Result<Providers, PinError> {
         .map_err(|(name, error)| PinError(vec![format!("provider {name}: {error}")]))
 }
 
-async fn ask(
+async fn open(
     providers: &Providers,
     replica: &Replica,
     version: &Version,
@@ -171,56 +226,6 @@ async fn ask(
     let key = provider.open(&open).await?;
     PublicKey::from_spki(key.public_key().spki())
         .map_err(|error| Error::new(ErrorKind::Internal, error))
-}
-
-fn answers_as_json(answers: &Answers) -> serde_json::Value {
-    let pins = |pins: &[Pin]| -> Vec<serde_json::Value> {
-        let pin = |pin: &Pin| {
-            serde_json::json!({
-                "key": pin.key,
-                "version": pin.version,
-                "bits": pin.bits,
-                "replicas": pin.replicas,
-                "public_key_sha256": hex::encode(pin.sha256),
-            })
-        };
-        pins.iter().map(pin).collect()
-    };
-    serde_json::json!({
-        "ok": true,
-        "pinned": pins(&answers.new),
-        "unchanged": pins(&answers.confirmed),
-        "silent": answers.silent,
-    })
-}
-
-fn words(pin: &Pin) -> String {
-    let Pin { key, version, bits, replicas, .. } = pin;
-    let replicas =
-        if *replicas == 1 { "1 replica".to_owned() } else { format!("{replicas} replicas") };
-    format!("{key} version {version}, RSA-{bits}, {replicas}")
-}
-
-fn report(config: &Config, answers: &Answers) {
-    for silent in &answers.silent {
-        eprintln!("note: it has a pin, and did not answer: {silent}");
-    }
-    for pin in &answers.confirmed {
-        println!("unchanged: {}: {}", words(pin), hex::encode(pin.sha256));
-    }
-    for pin in &answers.new {
-        println!("pinned: {}: {}", words(pin), hex::encode(pin.sha256));
-    }
-    let path = config.path.display();
-    if answers.new.is_empty() {
-        println!("{path} is unchanged: every version that may be used has its pin");
-        return;
-    }
-    println!("{path} has {} more public_key_sha256.", answers.new.len());
-    println!(
-        "Confirm each hash out of band with the person who made the key, before `serve` uses it:"
-    );
-    println!("  openssl pkey -pubin -in PUBLIC_KEY.pem -outform DER | sha256sum");
 }
 
 #[cfg(all(test, feature = "software"))]

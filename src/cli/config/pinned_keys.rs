@@ -83,13 +83,18 @@ pub(super) async fn ask_backends(
                 }
             };
             let sha256 = public_key.sha256();
-            let expected = version.public_key_sha256.map(|pin| (pin, "public_key_sha256 is"));
-            let expected = expected
-                .or_else(|| found.as_ref().map(|pin| (pin.sha256, "an earlier replica has")));
+            const CHANGED: (&str, &str) =
+                ("pinned is", "find out who changed what before you touch the pin");
+            const DISAGREES: (&str, &str) = (
+                "an earlier replica has",
+                "the replicas of a version hold one key: correct the locator that is wrong",
+            );
+            let expected = version.public_key_sha256.map(|pin| (pin, CHANGED));
+            let expected = expected.or_else(|| found.as_ref().map(|pin| (pin.sha256, DISAGREES)));
             match expected {
-                Some((pin, whose)) if pin != sha256 => {
+                Some((pin, (whose, advice))) if pin != sha256 => {
                     errors.push(format!(
-                        "{place}: has the public key {}, and {whose} {}; correct whichever is wrong",
+                        "{place}: has the public key {}, and {whose} {}; {advice}",
                         hex::encode(sha256),
                         hex::encode(pin)
                     ));

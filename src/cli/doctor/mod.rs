@@ -25,6 +25,7 @@ use tokio::time::timeout;
 
 use super::bytes;
 use super::connection::parse_duration;
+use super::daemon_user::ask_as_the_daemon;
 use super::failure::{Exit, Failure};
 use crate::daemon::backends::{self, Provider};
 use crate::daemon::config::{Config, State, path_or_default};
@@ -52,8 +53,8 @@ Exit codes:
 Where several apply: 78, else 1, else 69, else 75.
 
 Examples:
-  sudo -u claviger claviger doctor
-  sudo -u claviger claviger doctor --json user-keys")]
+  sudo claviger doctor
+  sudo claviger doctor --json user-keys")]
 pub struct Args {
     /// Only these keys [default: all]
     #[arg(value_name = "KEY")]
@@ -69,7 +70,9 @@ pub struct Args {
 
 /// Examines; the exit code says how bad it is.
 pub fn run(args: &Args, json: bool) -> Result<ExitCode, Failure> {
-    let config = Config::load(&path_or_default(args.config.clone()))?;
+    let path = path_or_default(args.config.clone());
+    ask_as_the_daemon(&path)?;
+    let config = Config::load(&path)?;
     let places = places(&config, &args.keys)?;
     let failed = |error: std::io::Error| Failure::new(Exit::Failure, error.to_string());
     config.enter_environment().map_err(failed)?;

@@ -98,6 +98,17 @@ impl Config {
         read(&self.path).ok().filter(|text| sha256(text.as_bytes()) == self.sha256)
     }
 
+    /// The line in the file where a version's table begins, from 1, if that file is still the one that
+    /// was parsed.
+    pub fn line_of_version(&self, key: &str, number: u32) -> Option<usize> {
+        let text = self.text()?;
+        let path = version_paths(&self.path, &text).remove(&(key.to_owned(), number))?;
+        let report = Report::new(&self.path, &text);
+        let (root, _) = DeTable::parse_recoverable(&text);
+        let root = DeValue::Table(root.into_inner());
+        Node::root(&report, &root).lines().get(path.as_str()).copied()
+    }
+
     /// The dotted path of a version in the file, if that is still the one that was parsed.
     pub(crate) fn paths_of_versions(&self) -> BTreeMap<(String, u32), String> {
         self.text().map(|text| version_paths(&self.path, &text)).unwrap_or_default()
