@@ -7,10 +7,11 @@ use claviger_client::{Client, UnwrapOptions, WrapOptions};
 use claviger_provider_api::public_key::sha256;
 use zeroize::Zeroizing;
 
+use super::bytes;
 use super::failure::{Exit, Failure};
 #[cfg(feature = "pkcs11")]
 use super::sandbox::softhsm;
-use super::sandbox::{Backend, CLIENT, Daemon, KEY, Sandbox, write};
+use super::sandbox::{Backend, CLIENT, Daemon, KEY, Sandbox, backend_of, write};
 
 /// The arguments of `claviger demo`.
 #[derive(clap::Args, Debug)]
@@ -28,65 +29,68 @@ pub struct Args {
     #[cfg(feature = "pkcs11")]
     #[arg(long)]
     softhsm: bool,
-    /// The port of the daemon; the next one is for health and metrics. Only counts in a new DIR
-    #[arg(long, default_value_t = 8443, value_name = "PORT",
-        value_parser = clap::value_parser!(u16).range(1..=65534))]
-    port: u16,
+    /// The port of the daemon; the next one is for health and metrics [default: what DIR has, else
+    /// 8443]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=65534))]
+    port: Option<u16>,
     /// End after the five steps instead of serving until Ctrl-C
     #[arg(long)]
     once: bool,
 }
 
 impl Args {
+    /// What was asked for; without a word, what the folder was made with.
     fn backend(&self) -> Backend {
         #[cfg(feature = "pkcs11")]
         if self.softhsm {
             return Backend::SoftHsm;
         }
-        Backend::Software
+        self.dir.as_deref().and_then(backend_of).unwrap_or(Backend::Software)
     }
 }
 
+/// The port of a new folder.
+const PORT: u16 = 8443;
+
 /// Runs the demo.
 pub fn run(args: &Args) -> Result<(), Failure> {
+    let backend = args.backend();
     let dir = match &args.dir {
         Some(dir) => std::path::absolute(dir).map_err(|error| failed("the folder", &error))?,
-        None => default_dir(args.backend())?,
+        None => default_dir(backend)?,
     };
     #[cfg(feature = "pkcs11")]
-    if args.softhsm {
+    if backend == Backend::SoftHsm {
         softhsm::enter_environment(&dir)?;
     }
-    println!("Claviger demo. Everything it makes is in {}\n", dir.display());
-    let sandbox = Sandbox::open(&dir, args.port)?;
+    say(&format!("Claviger demo. Everything it makes is in {}\n", dir.display()))?;
+    let mut sandbox = Sandbox::open(&dir, PORT)?;
     let _alone = sandbox.alone()?;
-    prepare(&sandbox, args)?;
+    sandbox.check_backend(backend)?;
+    if let Some(port) = args.port {
+        sandbox.use_port(port)?;
+    }
+    prepare(&sandbox, backend)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| failed("the runtime", &error))?;
     runtime.block_on(async {
         let mut daemon = start(&sandbox).await?;
-        let told = act_as_key_connector(&sandbox).await;
-        if told.is_ok() && !args.once {
-            print_how_to_go_on(&sandbox);
-            daemon.wait().await?;
-        }
+        let told = serve(&sandbox, args, &mut daemon).await;
         daemon.stop().await?;
         told
     })
 }
 
 /// Steps 1 and 2.
-fn prepare(sandbox: &Sandbox, args: &Args) -> Result<(), Failure> {
-    sandbox.check_backend(args.backend())?;
+fn prepare(sandbox: &Sandbox, backend: Backend) -> Result<(), Failure> {
     sandbox.check_ports_are_free()?;
     sandbox.prepare_certificates()?;
-    println!(
+    say(&format!(
         "1. A development CA issues the certificates of both ends, in pki/: the daemon's, and one \
          for\n   {CLIENT}.\n"
-    );
-    let backend = args.backend();
+    ))?;
     let bits = match backend {
         Backend::Software => 3072,
         #[cfg(feature = "pkcs11")]
@@ -94,38 +98,48 @@ fn prepare(sandbox: &Sandbox, args: &Args) -> Result<(), Failure> {
     };
     let key = sandbox.prepare_key(backend, bits)?;
     let bits = key.public_key.modulus_bits();
-    match backend {
-        Backend::Software => println!(
+    say(&match backend {
+        Backend::Software => format!(
             "2. An RSA-{bits} key: keys/user-keys.pem\n   \
              It lies in a file, not in hardware: good for first steps, not for secrets.\n"
         ),
         #[cfg(feature = "pkcs11")]
-        Backend::SoftHsm => println!(
+        Backend::SoftHsm => format!(
             "2. An RSA-{bits} key in the SoftHSM token \"{}\", made inside of it: sensitive, not \
              extractable.\n",
             softhsm::LABEL
         ),
-    }
+    })?;
     sandbox.configure(&key, true)
 }
 
 async fn start(sandbox: &Sandbox) -> Result<Daemon, Failure> {
-    println!("3. The daemon starts: claviger serve --config {}", sandbox.config.display());
+    say(&format!("3. The daemon starts: claviger serve --config {}", sandbox.config.display()))?;
     let started = Instant::now();
     let daemon = Daemon::start(sandbox).await?;
-    println!(
+    say(&format!(
         "   Ready on https://localhost:{} after {} ms: mutual TLS 1.3, every call in audit.jsonl.\n",
         sandbox.port,
         started.elapsed().as_millis()
-    );
+    ))?;
     Ok(daemon)
+}
+
+/// Steps 4 and 5, and then until Ctrl-C.
+async fn serve(sandbox: &Sandbox, args: &Args, daemon: &mut Daemon) -> Result<(), Failure> {
+    act_as_key_connector(sandbox).await?;
+    if args.once {
+        return say(&how_to_remove(sandbox));
+    }
+    say(&how_to_go_on(sandbox))?;
+    daemon.wait().await
 }
 
 /// What a Key Connector does once in its life, and then at each start.
 async fn act_as_key_connector(sandbox: &Sandbox) -> Result<(), Failure> {
     let config = claviger_client::Config::from_file(&sandbox.client)?;
     let client = Client::connect(&config).await?.with_timeout(Duration::from_secs(10));
-    println!("4. A key connector makes a 32-byte key and has it wrapped.");
+    say("4. A key connector makes a 32-byte key and has it wrapped.")?;
     let mut material = Zeroizing::new([0; 32]);
     aws_lc_rs::rand::fill(&mut *material)
         .map_err(|_| Failure::new(Exit::Failure, "the system gave no random bytes"))?;
@@ -133,35 +147,34 @@ async fn act_as_key_connector(sandbox: &Sandbox) -> Result<(), Failure> {
     let wrapped = client.wrap(KEY, &*material, &WrapOptions::default()).await?;
     drop(material);
     write(&sandbox.dir.join("wrapped.bin"), &wrapped.wrapped)?;
-    println!(
+    say(&format!(
         "   {} bytes under {}, version {}, request id {}.\n   \
          It forgets the key and keeps the wrapped value: wrapped.bin\n",
         wrapped.wrapped.len(),
         wrapped.algorithm,
         wrapped.key_version,
         wrapped.request_id.as_deref().unwrap_or("none"),
-    );
-    println!("5. It restarts, and needs its key back.");
+    ))?;
+    say("5. It restarts, and needs its key back.")?;
     let started = Instant::now();
     let unwrapped = client.unwrap_key(KEY, &wrapped.wrapped, &UnwrapOptions::default()).await?;
     let took = started.elapsed();
     if sha256(&unwrapped.key_material) != fingerprint {
         return Err(Failure::new(Exit::Failure, "other bytes came back than were wrapped"));
     }
-    println!(
+    say(&format!(
         "   The same {} bytes came back after {:.1} ms, request id {}.\n",
         unwrapped.key_material.len(),
         took.as_secs_f64() * 1000.0,
         unwrapped.request_id.as_deref().unwrap_or("none"),
-    );
-    Ok(())
+    ))
 }
 
-fn print_how_to_go_on(sandbox: &Sandbox) {
+fn how_to_go_on(sandbox: &Sandbox) -> String {
     let claviger = std::env::current_exe()
         .map_or_else(|_| "claviger".to_owned(), |path| path.display().to_string());
     let (client, dir) = (sandbox.client.display(), sandbox.dir.display());
-    println!(
+    format!(
         "Go on by hand, in another terminal:\n\
          \n  \
          CLAVIGER={claviger}\n  \
@@ -171,9 +184,20 @@ fn print_how_to_go_on(sandbox: &Sandbox) {
          $CLAVIGER unwrap {KEY} --client {client} < wrapped.bin | cmp - key.bin\n  \
          tail -n 2 {dir}/audit.jsonl\n  \
          curl http://127.0.0.1:{}/metrics\n\
-         \nServing until Ctrl-C.",
+         \n{}\n\
+         Serving until Ctrl-C.",
         sandbox.operations_port,
-    );
+        how_to_remove(sandbox),
+    )
+}
+
+fn how_to_remove(sandbox: &Sandbox) -> String {
+    format!("To remove the demo: rm -r {}", sandbox.dir.display())
+}
+
+/// Prints a line. A stdout that is closed or full is a failure, which ends the daemon too.
+fn say(line: &str) -> Result<(), Failure> {
+    bytes::print(line)
 }
 
 /// `claviger/demo` in the user's data folder.

@@ -94,11 +94,12 @@ impl Daemon {
         let log = std::fs::read_to_string(&self.log).unwrap_or_default();
         let last: Vec<&str> = log.lines().rev().take(3).collect();
         let last: Vec<&str> = last.into_iter().rev().collect();
+        let log = self.log.display();
         let message = match &last[..] {
-            [] => "the daemon ended and said nothing".to_owned(),
-            lines => format!("the daemon ended: {}", lines.join(" | ")),
+            [] => format!("the daemon ended, and its log {log} is empty"),
+            lines => format!("the daemon ended; the end of {log}:\n  {}", lines.join("\n  ")),
         };
-        Failure::new(Exit::Failure, message).advise(format!("Its log is {}.", self.log.display()))
+        Failure::new(Exit::Failure, message)
     }
 }
 

@@ -21,6 +21,16 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// The one whose provider has this `type`.
+    pub(super) fn named(type_name: &str) -> Option<Self> {
+        match type_name {
+            "software" => Some(Self::Software),
+            #[cfg(feature = "pkcs11")]
+            "pkcs11" => Some(Self::SoftHsm),
+            _ => None,
+        }
+    }
+
     /// The `type` of its provider.
     pub(super) fn type_name(self) -> &'static str {
         match self {

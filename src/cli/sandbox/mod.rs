@@ -40,7 +40,7 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// A sandbox in `dir`, which is made if it is missing. `port` only counts in a new one.
+    /// A sandbox in `dir`, which is made if it is missing. `port` is for a new one.
     pub fn open(dir: &Path, port: u16) -> Result<Self, Failure> {
         make_private_dir(dir)?;
         let config = configuration_of(dir);
@@ -52,6 +52,23 @@ impl Sandbox {
             client: dir.join("client.toml"),
             port,
             operations_port: port_of("operations").unwrap_or(port.saturating_add(1)),
+        })
+    }
+
+    /// Makes `port` the daemon's, and the next one its operations listener's, in the configurations of
+    /// a folder that has some. The rest of them stays as it is.
+    pub fn use_port(&mut self, port: u16) -> Result<(), Failure> {
+        let operations = port.saturating_add(1);
+        (self.port, self.operations_port) = (port, operations);
+        if !self.config.exists() {
+            return Ok(());
+        }
+        edit(&self.config, |config| {
+            config["server"]["listen"] = array_of(format!("127.0.0.1:{port}"));
+            config["operations"]["listen"] = toml_edit::value(format!("127.0.0.1:{operations}"));
+        })?;
+        edit(&self.client, |client| {
+            client["endpoint"] = toml_edit::value(format!("https://localhost:{port}"));
         })
     }
 
@@ -75,11 +92,7 @@ impl Sandbox {
         for port in [self.port, self.operations_port] {
             TcpListener::bind(("127.0.0.1", port)).map_err(|error| {
                 let message = format!("port {port} of 127.0.0.1 is taken: {error}");
-                Failure::new(Exit::Unavailable, message).advise(if self.config.exists() {
-                    "Change it in claviger.toml and client.toml, or name another folder with --dir."
-                } else {
-                    "Name another one with --port."
-                })
+                Failure::new(Exit::Unavailable, message).advise("Name another one with --port.")
             })?;
         }
         Ok(())
@@ -194,9 +207,29 @@ private_key = "pki/key-connector.key"
     }
 }
 
+/// Changes a TOML file; comments and format are kept.
+fn edit(path: &Path, change: impl FnOnce(&mut toml_edit::DocumentMut)) -> Result<(), Failure> {
+    let shown = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| failed(&shown, &error))?;
+    let mut document = text
+        .parse::<toml_edit::DocumentMut>()
+        .map_err(|error| Failure::new(Exit::Configuration, format!("{shown}: {error}")))?;
+    change(&mut document);
+    write(path, document.to_string().as_bytes())
+}
+
+fn array_of(text: String) -> toml_edit::Item {
+    toml_edit::value(toml_edit::Array::from_iter([text]))
+}
+
 /// The folder's configuration, if it has one.
 fn configuration_of(dir: &Path) -> Option<toml::Table> {
     std::fs::read_to_string(dir.join("claviger.toml")).ok()?.parse().ok()
+}
+
+/// The kind of backend that a folder was made with, if it was.
+pub fn backend_of(dir: &Path) -> Option<Backend> {
+    Backend::named(&type_of(dir)?)
 }
 
 /// The type of the provider that the folder's configuration names.
@@ -295,7 +328,23 @@ mod tests {
             assert_eq!((kept.port, kept.operations_port), (ours, operations));
             let said = kept.check_ports_are_free().unwrap_err().to_string();
             assert!(said.contains(" of 127.0.0.1 is taken"), "{said}");
-            assert!(said.contains("claviger.toml"), "{said}");
+            assert!(said.contains("--port"), "{said}");
         }
+    }
+
+    #[test]
+    fn a_port_that_is_asked_for_replaces_the_ones_of_an_old_folder_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut sandbox = Sandbox::open(folder.path(), 8443).unwrap();
+        let config = "# mine\n[server]\nlisten = [\"127.0.0.1:8443\"]\ndrain_timeout = \"1s\" # short\n[operations]\nlisten = \"127.0.0.1:8444\"\n";
+        std::fs::write(&sandbox.config, config).unwrap();
+        std::fs::write(&sandbox.client, "endpoint = \"https://localhost:8443\"\n").unwrap();
+        sandbox.use_port(9000).unwrap();
+        let again = Sandbox::open(folder.path(), 8443).unwrap();
+        assert_eq!((again.port, again.operations_port), (9000, 9001));
+        let changed = config.replace("8443", "9000").replace("8444", "9001");
+        assert_eq!(std::fs::read_to_string(&sandbox.config).unwrap(), changed);
+        let client = std::fs::read_to_string(&sandbox.client).unwrap();
+        assert_eq!(client, "endpoint = \"https://localhost:9000\"\n");
     }
 }
