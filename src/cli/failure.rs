@@ -183,11 +183,12 @@ fn exit_of(error: &Error) -> Exit {
 fn advice_for(error: &Error) -> Option<String> {
     let from_the_daemon = error.request_id.is_some();
     Some(match error.code {
-        Code::Unavailable if from_the_daemon => "It is safe to try again.".into(),
+        // The daemon's own sentence says that it is safe to try again.
+        Code::Unavailable if from_the_daemon => return None,
         Code::Unavailable => "Check that the daemon runs and that the endpoint is right.".into(),
         Code::DeadlineExceeded => "Try again, or allow more with --timeout.".into(),
         Code::ResourceExhausted => match error.retry_after {
-            Some(wait) => format!("Try again in {wait:?}."),
+            Some(wait) => format!("Try again in {}.", in_words(wait)),
             None => "Try again later.".into(),
         },
         Code::PermissionDenied => "`claviger keys list` shows the keys you may use.".into(),
@@ -197,10 +198,28 @@ fn advice_for(error: &Error) -> Option<String> {
         }
         Code::FailedPrecondition if from_the_daemon => "Give its operator the request id.".into(),
         Code::Internal if from_the_daemon => {
-            "This is a bug of the daemon; its log says more under the request id.".into()
+            "Its log says under the request id whether the daemon or its backend is at fault."
+                .into()
         }
         _ => return None,
     })
+}
+
+/// A time to wait as a person says it, never shorter than it is: `200 ms`, `35 s`, `59 min 48 s`, `3 h`.
+pub fn in_words(wait: Duration) -> String {
+    if wait < Duration::from_secs(1) {
+        return format!("{} ms", wait.as_micros().div_ceil(1000).max(1));
+    }
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    let two = |large: u64, unit: &str, small: u64, of: &str| match small {
+        0 => format!("{large} {unit}"),
+        small => format!("{large} {unit} {small} {of}"),
+    };
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => two(seconds / 60, "min", seconds % 60, "s"),
+        _ => two(seconds / 3600, "h", seconds % 3600 / 60 + u64::from(seconds % 60 > 0), "min"),
+    }
 }
 
 fn milliseconds(wait: Duration) -> u64 {
@@ -255,6 +274,28 @@ mod tests {
     }
 
     #[test]
+    fn a_time_to_wait_is_said_in_words_and_never_too_short() {
+        for (wait, words) in [
+            (Duration::ZERO, "1 ms"),
+            (Duration::from_micros(1001), "2 ms"),
+            (Duration::from_millis(1500), "2 s"),
+            (Duration::from_secs(59), "59 s"),
+            (Duration::from_secs(120), "2 min"),
+            (Duration::from_nanos(3_587_979_100_564), "59 min 48 s"),
+            (Duration::from_secs(3600), "1 h"),
+            (Duration::from_secs(3601), "1 h 1 min"),
+        ] {
+            assert_eq!(in_words(wait), words);
+        }
+    }
+
+    #[test]
+    fn what_the_daemon_says_itself_is_not_said_twice() {
+        let said = Failure::from(error(Code::Unavailable, None)).to_text();
+        assert_eq!(said, "the queue is full (request id 0192)");
+    }
+
+    #[test]
     fn a_list_of_reasons_is_lines_for_people_and_fields_for_machines() {
         let errors = ConfigErrors::of_file("c.toml".into(), "cannot be read".into());
         let failure = Failure::from(errors);
@@ -268,7 +309,10 @@ mod tests {
     #[test]
     fn a_failure_says_what_happened_what_to_do_and_under_which_id() {
         let failure = Failure::from(error(Code::ResourceExhausted, Some("key")));
-        assert_eq!(failure.to_text(), "key: the queue is full. Try again in 2s. (request id 0192)");
+        assert_eq!(
+            failure.to_text(),
+            "key: the queue is full. Try again in 2 s. (request id 0192)"
+        );
         let json = failure.to_json();
         assert_eq!(json["error"]["code"], "RESOURCE_EXHAUSTED");
         assert_eq!(json["error"]["retry_after_ms"], 2000);

@@ -10,8 +10,9 @@ use claviger_provider_api::ErrorKind;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-const UNWRAP_FAILED: &str = "the value could not be unwrapped with this key; its MGF1 hash must be the OAEP \
-     hash (Java and Android: pass an OAEPParameterSpec)";
+/// The likely causes, the likeliest first. One text, whatever the cause was.
+const UNWRAP_FAILED: &str = "the value does not unwrap with this key: it was wrapped under another one, with another algorithm or \
+     label, or changed since (from Java: without an OAEPParameterSpec)";
 const UNAUTHENTICATED: &str = "no configured caller matches this peer";
 const PERMISSION_DENIED: &str = "no such key, or no grant for this operation on it";
 const UNAVAILABLE: &str = "the key cannot be reached at the moment; safe to retry";

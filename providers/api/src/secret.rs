@@ -68,7 +68,7 @@ pub enum SecretSource {
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file cannot be opened or read.
-    #[error("cannot read {path}", path = path.display())]
+    #[error("cannot read {path}{remedy}", path = path.display(), remedy = remedy(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -102,6 +102,18 @@ pub enum SecretError {
         /// What the provider said.
         reason: String,
     },
+}
+
+/// What to do where the system does not let this user read.
+fn remedy(error: &std::io::Error) -> String {
+    if error.kind() != std::io::ErrorKind::PermissionDenied {
+        return String::new();
+    }
+    let uid = rustix::process::geteuid().as_raw();
+    format!(
+        " as uid {uid} (chown it to that user, or chgrp it to a group of that user and chmod 640 it; \
+         its folders need x for that user)"
+    )
 }
 
 impl SecretError {

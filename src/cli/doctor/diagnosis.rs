@@ -113,6 +113,11 @@ impl Trouble {
         Self { diagnosis: NoAnswer, said, backend_request_id: None, kind }
     }
 
+    /// Whether the backend had no room.
+    pub(super) fn is_throttled(&self) -> bool {
+        matches!(self.kind, ErrorKind::Throttled { .. })
+    }
+
     /// The word for metrics and audit records.
     pub(super) fn reason(&self) -> &'static str {
         self.kind.reason()

@@ -75,6 +75,12 @@ impl<'a> Report<'a> {
         )
     }
 
+    /// Whether a replica of this provider found no room: then its quota is worth a line.
+    fn is_throttled(&self, provider: &str) -> bool {
+        let mut its = self.replicas().filter(|(place, _)| place.replica.provider == provider);
+        its.any(|(_, finding)| finding.troubles.iter().any(Trouble::is_throttled))
+    }
+
     /// For people.
     pub(super) fn to_text(&self) -> String {
         let mut text = String::new();
@@ -82,7 +88,7 @@ impl<'a> Report<'a> {
             // Writing to a String does not fail.
             let _ = examined.write(&mut text);
         }
-        for (name, type_name, _) in self.providers() {
+        for (name, type_name, _) in self.providers().filter(|(name, ..)| self.is_throttled(name)) {
             let _ = writeln!(text, "quota of {name} ({type_name}): {}", quota::hint(type_name));
         }
         match &self.latched {

@@ -215,6 +215,16 @@ pub(super) const BAD: &[(&str, &str, &str)] = &[
     ),
     (
         "off = true",
+        "file = \"stdout\"",
+        "claviger.toml:16: audit.file: is no file: a record is on the disk before its answer leaves, which no stream can promise; write file = \"/var/log/claviger/audit.jsonl\" and have your collector read that",
+    ),
+    (
+        "off = true",
+        "file = \"-\"",
+        "claviger.toml:16: audit.file: is no file: a record is on the disk before its answer leaves, which no stream can promise; write file = \"/var/log/claviger/audit.jsonl\" and have your collector read that",
+    ),
+    (
+        "off = true",
         "fiel = \"audit.jsonl\"",
         "claviger.toml:15: audit.file: is missing; write file = \"/var/log/claviger/audit.jsonl\", or off = true to go without\nclaviger.toml:16: audit.fiel: is not a known field; did you mean \"file\"?",
     ),

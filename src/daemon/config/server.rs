@@ -212,7 +212,14 @@ pub(super) fn audit(node: &Node<'_>) -> Option<Audit> {
     const WRITE: &str =
         "write file = \"/var/log/claviger/audit.jsonl\", or off = true to go without";
     let fields = node.fields(&["file", "off"])?;
-    let file = fields.optional("file").map(|node| node.file_path());
+    let file = fields.optional("file").map(|node| match node.string() {
+        Some("-" | "stdout" | "stderr" | "/dev/stdout" | "/dev/stderr") => {
+            node.error(NO_STREAM);
+            None
+        }
+        Some(_) => node.file_path(),
+        None => None,
+    });
     let off = fields.optional("off").map_or(Some(false), |node| node.boolean())?;
     match (file, off) {
         (None, true) => Some(Audit::Off),
@@ -227,6 +234,9 @@ pub(super) fn audit(node: &Node<'_>) -> Option<Audit> {
         }
     }
 }
+
+/// What an audit log cannot be.
+const NO_STREAM: &str = "is no file: a record is on the disk before its answer leaves, which no stream can promise; write file = \"/var/log/claviger/audit.jsonl\" and have your collector read that";
 
 /// `[log]`.
 pub(super) fn log(node: &Node<'_>) -> Option<Log> {

@@ -20,7 +20,7 @@ use crate::daemon::request::service::Service;
 use crate::daemon::serve::ServeError;
 use crate::daemon::serve::daemon::Daemon;
 use crate::daemon::transport::caller::Peer;
-use crate::daemon::transport::listener::{Bound, bind};
+use crate::daemon::transport::listener::{Bound, bind, cannot_listen};
 
 impl Daemon {
     pub(super) fn listen(&self) -> Result<Vec<Bound>, ServeError> {
@@ -36,8 +36,7 @@ impl Daemon {
         let Some(operations) = &config.operations else { return Ok(None) };
         let address = operations.listen;
         let listener = TcpListener::bind(address).await.map_err(|error| {
-            let text = format!("cannot listen on {address}: {error}");
-            let error = io::Error::new(error.kind(), text);
+            let error = cannot_listen(&address.to_string(), Some(address.port()), &error);
             ServeError::Listen { field: "operations.listen", error }
         })?;
         Ok(Some(listener))

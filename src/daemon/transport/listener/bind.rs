@@ -42,12 +42,24 @@ pub fn bind(listen: &Listen) -> Result<Bound> {
         Listen::Unix(path) => bind_unix(path).map(Bound::Unix),
     }
     .map_err(|error| {
-        let place = match listen {
-            Listen::Tcp(address) => address.to_string(),
-            Listen::Unix(path) => format!("unix:{}", path.display()),
+        let port = match listen {
+            Listen::Tcp(address) => Some(address.port()),
+            Listen::Unix(_) => None,
         };
-        Error::new(error.kind(), format!("cannot listen on {place}: {error}"))
+        cannot_listen(&listen.to_string(), port, &error)
     })
+}
+
+/// Why nothing listens at a place, and what to do where only root may use its port.
+pub fn cannot_listen(place: &str, port: Option<u16>, error: &Error) -> Error {
+    let remedy = match (error.kind(), port) {
+        (ErrorKind::PermissionDenied, Some(port @ 1..1024)) => format!(
+            "; port {port} needs the capability CAP_NET_BIND_SERVICE (in the systemd unit: \
+             AmbientCapabilities= and CapabilityBoundingSet=), or take one from 1024 on"
+        ),
+        _ => String::new(),
+    };
+    Error::new(error.kind(), format!("cannot listen on {place}: {error}{remedy}"))
 }
 
 impl Bound {
@@ -147,6 +159,15 @@ mod tests {
         let error = bind(&Listen::Unix(path.clone())).unwrap_err().to_string();
         assert!(error.contains("no socket") && error.contains("claviger.sock"), "{error}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_port_that_only_root_may_use_comes_with_what_to_do() {
+        let denied = Error::from(ErrorKind::PermissionDenied);
+        let said = |port| cannot_listen("0.0.0.0", Some(port), &denied).to_string();
+        assert!(said(443).contains("port 443 needs the capability CAP_NET_BIND_SERVICE"));
+        assert!(!said(8443).contains("capability"));
+        assert!(!cannot_listen("unix:/c.sock", None, &denied).to_string().contains("capability"));
     }
 
     #[tokio::test]

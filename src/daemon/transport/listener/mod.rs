@@ -30,7 +30,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tower::Service;
 
-pub use bind::{Bound, bind};
+pub use bind::{Bound, bind, cannot_listen};
 pub use stats::{ConnectionStats, Cut, HandshakeFailure};
 
 use crate::daemon::config;
