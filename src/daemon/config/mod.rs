@@ -6,6 +6,7 @@
 //! - `load`: the file itself, and what only `serve` asks for
 //! - `parse`: the sections together; `server`, `providers`, `keys`, `callers`, `grants`: each one
 //! - `reader`, `values`, `error`: values with their places, what one may look like, what is wrong
+//! - `changes`: what differs between two configurations
 
 #[cfg(all(
     test,
@@ -18,6 +19,7 @@
 ))]
 mod bad;
 mod callers;
+mod changes;
 mod error;
 mod grants;
 mod keys;
@@ -39,12 +41,14 @@ mod tests;
 mod values;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use claviger_provider_api::{Algorithm, SecretSource, SignAlgorithm};
 
+pub use self::changes::changes;
 pub use self::error::{ConfigError, ConfigErrors};
 pub(crate) use self::load::version_path;
 pub use self::load::{DEFAULT_PATH, PATH_VARIABLE, path_or_default};
@@ -116,6 +120,16 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
+impl fmt::Display for Listen {
+    /// As in the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// `[server.tls]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
@@ -143,7 +157,7 @@ pub struct Operations {
 }
 
 /// `[providers.NAME]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Provider {
     /// Whether the daemon refuses to start while this backend cannot be reached.
     pub required: bool,

@@ -5,6 +5,7 @@
 //! escaped.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
@@ -46,30 +47,58 @@ pub enum LogError {
 /// Sets the process's log up: text or JSON to stderr. Once per process; a second call changes
 /// nothing and says so. No environment variable changes the filter.
 pub fn init(config: &config::Log) -> Result<(), LogError> {
-    let subscriber = subscriber(config, std::io::stderr)?;
-    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadySet)
+    let (subscriber, refilter) = subscriber(config, std::io::stderr)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadySet)?;
+    REFILTER.set(refilter).map_err(|_| LogError::AlreadySet)
+}
+
+/// Puts the filter of `config` in force, as a reload does. The format stays as it is.
+pub fn set_filter(config: &config::Log) -> Result<(), LogError> {
+    let filter = filter(config)?;
+    if let Some(refilter) = REFILTER.get() {
+        refilter(filter);
+    }
+    Ok(())
+}
+
+/// Puts another filter in force.
+type Refilter = Box<dyn Fn(EnvFilter) + Send + Sync>;
+
+/// That of this process's log.
+static REFILTER: OnceLock<Refilter> = OnceLock::new();
+
+fn filter(config: &config::Log) -> Result<EnvFilter, LogError> {
+    let filter = EnvFilter::builder().parse(directives(&config.filter));
+    filter.map_err(|error| LogError::Filter {
+        filter: config.filter.clone(),
+        reason: error.to_string(),
+    })
 }
 
 fn subscriber<W>(
     config: &config::Log,
     writer: W,
-) -> Result<Box<dyn Subscriber + Send + Sync>, LogError>
+) -> Result<(Box<dyn Subscriber + Send + Sync>, Refilter), LogError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::builder().parse(directives(&config.filter));
-    let filter = filter.map_err(|error| LogError::Filter {
-        filter: config.filter.clone(),
-        reason: error.to_string(),
-    })?;
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer);
-    Ok(if config.json {
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(config)?)
+        .with_ansi(false)
+        .with_writer(writer);
+    if config.json {
         let json = format().json().flatten_event(true).with_span_list(false);
-        Box::new(builder.fmt_fields(JsonFields::new()).event_format(JsonLines(json)).finish())
-    } else {
-        Box::new(builder.fmt_fields(TextFields).event_format(TextLines).finish())
-    })
+        let builder = builder.fmt_fields(JsonFields::new()).event_format(JsonLines(json));
+        let builder = builder.with_filter_reloading();
+        let handle = builder.reload_handle();
+        // It fails only once there is no log any more.
+        let refilter: Refilter = Box::new(move |filter| drop(handle.reload(filter)));
+        return Ok((Box::new(builder.finish()), refilter));
+    }
+    let builder = builder.fmt_fields(TextFields).event_format(TextLines).with_filter_reloading();
+    let handle = builder.reload_handle();
+    let refilter: Refilter = Box::new(move |filter| drop(handle.reload(filter)));
+    Ok((Box::new(builder.finish()), refilter))
 }
 
 /// The operator's filter. At the level `info` libraries say what is their own to say and no more; a

@@ -21,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::daemon::backends;
-use crate::daemon::config::Config;
+use crate::daemon::config::{Config, ConfigError};
 use crate::daemon::keys::monitor;
 use crate::daemon::records::audit::Event;
 use crate::daemon::request::active::ActiveConfig;
@@ -54,10 +54,12 @@ pub fn run(options: &Options) -> Result<(), ServeError> {
 /// their own keys there.
 pub fn run_with(options: &Options, prepare: impl FnOnce(&ActiveConfig)) -> Result<(), ServeError> {
     let config = Config::load(&options.config)?;
-    config.check_for_serve()?;
-    preflight::check_own_files(&config, options.demo)?;
+    let rest = preflight::check_for_start(&config, options.demo)?;
     config.enter_environment()?;
     crate::daemon::records::log::init(&config.log)?;
+    for ConfigError { field, message, .. } in rest {
+        tracing::warn!(field, "{message}");
+    }
     protect_memory();
     scheduling::wake_without_interrupting();
     #[cfg(target_os = "linux")]

@@ -25,13 +25,41 @@ struct Findings {
     notes: Vec<String>,
 }
 
+/// What keeps `serve` from starting, told with everything else that is wrong, so that one start is enough
+/// to see it all; or, where it can start, what is wrong with the rest: a secret or a module that is missing
+/// keeps the daemon from a key, not from starting. `allow_demo` is for `claviger demo` alone.
+pub fn check_for_start(
+    config: &Config,
+    allow_demo: bool,
+) -> Result<Vec<ConfigError>, ConfigErrors> {
+    let unpinned = config.check_for_serve().err().map_or_else(Vec::new, |errors| errors.errors);
+    let mut own = Findings::default();
+    check_files_of_server(config, allow_demo, &mut own);
+    let mut all = Findings::default();
+    check_all_files(config, allow_demo, &mut all);
+    let starts = unpinned.is_empty() && own.errors.is_empty();
+    // The server's own files are among all.
+    let all = outcome(config, all).err().map_or_else(Vec::new, |errors| errors.errors);
+    if starts {
+        return Ok(all);
+    }
+    let mut errors: Vec<ConfigError> = unpinned.into_iter().chain(all).collect();
+    errors.sort_by_key(|error| error.line);
+    Err(ConfigErrors { path: config.path.clone(), errors })
+}
+
 /// Reads the files that it names and that can be judged without a backend: certificates, keys,
 /// client CAs, CRLs, secrets, denied callers; and sees that modules, folders and CAs of providers
 /// are there, and that state directory and audit file are or could be made. Makes nothing, and
 /// gives notes on what is good but worth knowing.
 pub fn check_files(config: &Config) -> Result<Vec<String>, ConfigErrors> {
     let mut findings = Findings::default();
-    check_files_of_server(config, false, &mut findings);
+    check_all_files(config, false, &mut findings);
+    outcome(config, findings)
+}
+
+fn check_all_files(config: &Config, allow_demo: bool, findings: &mut Findings) {
+    check_files_of_server(config, allow_demo, findings);
     for (name, provider) in &config.providers {
         for (option, path) in &provider.files {
             let field = format!("{}.{option}", joined("providers", name));
@@ -69,18 +97,9 @@ pub fn check_files(config: &Config) -> Result<Vec<String>, ConfigErrors> {
             findings.take(&field, certificate_of_version(certificate, version));
         }
     }
-    outcome(config, findings)
 }
 
-/// The part of it without which `serve` does not start: what `server` and `audit` name. A secret
-/// or a module that is missing keeps the daemon from a key, not from starting. `allow_demo` is
-/// for `claviger demo` alone.
-pub fn check_own_files(config: &Config, allow_demo: bool) -> Result<(), ConfigErrors> {
-    let mut findings = Findings::default();
-    check_files_of_server(config, allow_demo, &mut findings);
-    outcome(config, findings).map(|_| ())
-}
-
+/// What `server` and `audit` name, without which `serve` does not start.
 fn check_files_of_server(config: &Config, allow_demo: bool, findings: &mut Findings) {
     if let Some(tls) = &config.server.tls {
         check_tls(tls, allow_demo, findings);

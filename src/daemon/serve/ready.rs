@@ -5,6 +5,7 @@ use std::sync::Arc;
 use claviger_provider_api::ErrorKind;
 use tokio::signal::unix::Signal;
 
+use crate::daemon::keys::keyring::{Key, Version};
 use crate::daemon::keys::monitor;
 use crate::daemon::keys::replica::Condition;
 use crate::daemon::request::active::ActiveConfig;
@@ -17,11 +18,40 @@ impl Daemon {
     pub(super) async fn get_ready_and_reload(&self, mut hangup: Signal) -> Result<(), ServeError> {
         self.open_keys().await?;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        tracing::info!(version = env!("CARGO_PKG_VERSION"), "ready");
+        self.say_ready();
         loop {
             hangup.recv().await;
             self.reload().await;
         }
+    }
+
+    /// Where it listens, and how many keys serve; those that do not are named, the first of them.
+    fn say_ready(&self) {
+        const MOST: usize = 10;
+        let config = self.config.load();
+        let addresses: Vec<String> = config.server.listen.iter().map(ToString::to_string).collect();
+        let active = self.active.load();
+        let keys = &active.snapshot.keyring.keys;
+        let is_up = |key: &Key| key.usable().all(Version::is_serving);
+        let mut down: Vec<&str> =
+            keys.iter().filter(|(_, key)| !is_up(key)).map(|(name, _)| &**name).collect();
+        down.sort_unstable();
+        let up = keys.len() - down.len();
+        let more = down.len().saturating_sub(MOST);
+        let mut named = down[..down.len().min(MOST)].join(", ");
+        if more > 0 {
+            named += &format!(" and {more} more");
+        }
+        let operations = config.operations.as_ref().map(|operations| operations.listen.to_string());
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            listen = addresses.join(", "),
+            operations = operations.as_deref().unwrap_or("none"),
+            keys_up = up,
+            keys_down = down.len(),
+            down = if named.is_empty() { "none" } else { &named },
+            "ready"
+        );
     }
 
     /// Opens every key once, for at most [`OPEN_WAIT`]; what is not open by then goes on opening.

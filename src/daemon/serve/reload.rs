@@ -11,6 +11,7 @@ use crate::daemon::keys::keyring::Version;
 use crate::daemon::keys::monitor;
 use crate::daemon::keys::replica::Condition;
 use crate::daemon::records::audit::Event;
+use crate::daemon::records::log;
 use crate::daemon::request::active::{ActiveConfig, Previous};
 use crate::daemon::request::failed_unwraps::FailedUnwraps;
 use crate::daemon::serve::daemon::Daemon;
@@ -25,11 +26,11 @@ impl Daemon {
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading, now]);
         }
         match self.try_reload().await {
-            Ok(()) => {
+            Ok(changed) => {
                 let config_sha256 = self.config.load().sha256;
                 drop(self.audit.event(&Event::Reload { config_sha256: &config_sha256 }));
                 self.metrics.server.reloaded();
-                tracing::info!("configuration reloaded");
+                tracing::info!(changed = in_words(&changed), "configuration reloaded");
             }
             Err(error) => {
                 drop(self.audit.event(&Event::ReloadRefused { error: &error.to_string() }));
@@ -40,7 +41,8 @@ impl Daemon {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     }
 
-    async fn try_reload(&self) -> Result<(), ServeError> {
+    /// Gives what changed, a phrase each.
+    async fn try_reload(&self) -> Result<Vec<String>, ServeError> {
         let path = self.config_path.clone();
         let config = tokio::task::spawn_blocking(move || {
             let config = Config::load(&path)?;
@@ -72,6 +74,8 @@ impl Daemon {
             tracing::warn!("some new keys are still opening: reloaded without them");
         }
         refuse_what_breaks_a_key(&before, &active)?;
+        let changed = config::changes(&self.config.load(), &config);
+        log::set_filter(&config.log)?;
         // From here on nothing can fail.
         if let Some((state, prepared)) = tls {
             state.commit(prepared);
@@ -85,8 +89,20 @@ impl Daemon {
         self.changed.send_modify(|changes| *changes += 1);
         // A log that cannot be written fails the calls that need it, and says so; no reload.
         let _ = self.audit.reopen().await;
-        Ok(())
+        Ok(changed)
     }
+}
+
+/// What changed, for people: the first of it, and how much more.
+fn in_words(changed: &[String]) -> String {
+    const MOST: usize = 20;
+    let mut words = changed.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
+    match changed.len() {
+        0 => words = "nothing in the configuration; files were read again".to_owned(),
+        all if all > MOST => words += &format!(", and {} more", all - MOST),
+        _ => {}
+    }
+    words
 }
 
 /// A mistyped pin or locator, a wrong option of a provider, or an algorithm that the key cannot do must
@@ -143,7 +159,7 @@ fn refuse_what_needs_a_restart(old: &Config, new: &Config) -> Result<(), ServeEr
         ),
         (old.operations != new.operations, "operations"),
         (old.audit != new.audit, "audit"),
-        (old.log != new.log, "log"),
+        (old.log.json != new.log.json, "log.format"),
         (old.environment() != new.environment(), "a provider's environment"),
     ];
     match changed.into_iter().find(|(changed, _)| *changed) {
