@@ -89,7 +89,9 @@ async fn a_scrape_tells_how_the_daemon_its_keys_and_its_connections_are() {
         ("claviger_handshakes_failed_total", &[], 1.0),
         ("claviger_refusals_total", &[r#"reason="no_caller_matches""#], 1.0),
         ("claviger_config_reloads_total", &[r#"outcome="ok""#], 1.0),
-        ("claviger_config_last_reload_refused", &[], 0.0),
+        ("claviger_config_last_reload_successful", &[], 1.0),
+        ("claviger_backend_duration_seconds_count", &hsm, 1.0),
+        ("claviger_backend_operations", &hsm, 0.0),
         ("claviger_tls_stale", &[], 0.0),
         ("claviger_denied_callers_stale", &[], 0.0),
         ("claviger_audit_enabled", &[], 1.0),
@@ -99,8 +101,14 @@ async fn a_scrape_tells_how_the_daemon_its_keys_and_its_connections_are() {
         let said = daemon.metric(name, labels);
         assert!((said - value).abs() < f64::EPSILON, "{name}{labels:?}: {said}, not {value}");
     }
-    assert!(daemon.metric("claviger_key_check_age_seconds", &hsm) < 30.0);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    let checked = now - daemon.metric("claviger_key_check_timestamp_seconds", &hsm);
+    assert!((-1.0..60.0).contains(&checked), "{checked}");
+    let started = now - daemon.metric("process_start_time_seconds", &[]);
+    assert!((0.0..600.0).contains(&started), "{started}");
+    for name in ["process_resident_memory_bytes", "process_open_fds", "process_max_fds"] {
+        assert!(daemon.metric(name, &[]) > 1.0, "{name}");
+    }
     assert!(daemon.metric("claviger_certificate_not_after_timestamp_seconds", &[]) > now);
     assert!(daemon.metric("claviger_config_last_reload_timestamp_seconds", &[]) > now - 600.0);
 

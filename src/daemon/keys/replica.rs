@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::daemon::backends::Provider;
 use crate::daemon::config;
+use crate::daemon::keys::backend_calls::BackendCalls;
 
 /// A check that takes longer counts as failed.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -85,6 +86,8 @@ pub struct Replica {
     checks: Mutex<Checks>,
     checked: watch::Sender<Checked>,
     changed: watch::Sender<u64>,
+    /// What callers asked of it.
+    pub backend_calls: BackendCalls,
 }
 
 /// Numbers of checks: a check that started after a failure has a higher number than the last one
@@ -120,6 +123,7 @@ impl Replica {
             checks: Mutex::default(),
             checked: watch::Sender::new(Checked::default()),
             changed,
+            backend_calls: BackendCalls::default(),
         }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! HTTP/1.1, one request per connection. The probes tell up or down and nothing else.
 
+mod plain_text;
+mod process;
 mod scrape;
 #[cfg(test)]
 mod shipped_queries;
@@ -16,7 +18,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -192,20 +194,29 @@ async fn respond(
         "/livez" => text(StatusCode::OK, "up\n"),
         "/readyz" if state.is_ready() => text(StatusCode::OK, "up\n"),
         "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "down\n"),
-        "/metrics" if is_reader => metrics(state).await,
+        "/metrics" if is_reader => {
+            let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
+            metrics(state, plain_text::is_asked_for(accept)).await
+        }
         "/metrics" => text(StatusCode::FORBIDDEN, "not a reader\n"),
         _ => text(StatusCode::NOT_FOUND, "not here\n"),
     }
 }
 
-async fn metrics(state: &OperationsState) -> Response<Full<Bytes>> {
+/// As OpenMetrics, or as plain text.
+async fn metrics(state: &OperationsState, is_plain: bool) -> Response<Full<Bytes>> {
     let _one_at_a_time = state.rendering.acquire().await;
     let (metrics, sources) = (Arc::clone(&state.metrics), Arc::clone(&state.sources));
     // With 10,000 keys this takes long enough to be felt by calls.
     match tokio::task::spawn_blocking(move || scrape::render(&metrics, &sources)).await {
         Ok(rendered) => {
             let mut response = text(StatusCode::OK, "");
-            let content_type = HeaderValue::from_static(scrape::CONTENT_TYPE);
+            let (content_type, rendered) = if is_plain {
+                (plain_text::CONTENT_TYPE, plain_text::plain_text(&rendered))
+            } else {
+                (scrape::CONTENT_TYPE, rendered)
+            };
+            let content_type = HeaderValue::from_static(content_type);
             response.headers_mut().insert(CONTENT_TYPE, content_type);
             *response.body_mut() = Full::new(rendered.into());
             response

@@ -9,6 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
+use super::process::Process;
 use super::sources::Sources;
 use crate::daemon::records::metrics::render::{
     counter, info, plain_counter, plain_gauge, sample_counter, sample_histogram, total,
@@ -21,9 +22,10 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 /// Everything as OpenMetrics text. Takes a while with thousands of keys (about 2 KB each), and looks
 /// at the state directory: not for a thread that answers calls.
 pub(super) fn render(metrics: &Arc<Metrics>, sources: &Arc<Sources>) -> String {
-    let mut registry = Registry::with_prefix("claviger");
+    let mut registry = Registry::default();
     let scrape = Scrape { metrics: Arc::clone(metrics), sources: Arc::clone(sources) };
-    registry.register_collector(Box::new(scrape));
+    registry.sub_registry_with_prefix("claviger").register_collector(Box::new(scrape));
+    registry.register_collector(Box::new(Process));
     let mut text = String::new();
     text::encode(&mut text, &registry).expect("a String takes everything");
     text
@@ -112,9 +114,9 @@ impl Scrape {
         let help = "When the configuration in force was read";
         let at = server.last_reload.load(Ordering::Relaxed);
         plain_gauge(encoder, "config_last_reload_timestamp_seconds", help, at)?;
-        let help = "Whether the last reload was refused";
+        let help = "Whether the last reload took effect (1) or was refused (0)";
         let refused = server.last_reload_refused.load(Ordering::Relaxed);
-        plain_gauge(encoder, "config_last_reload_refused", help, refused)
+        plain_gauge(encoder, "config_last_reload_successful", help, !refused)
     }
 
     fn audit(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

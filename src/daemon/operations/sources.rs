@@ -7,12 +7,14 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::MetricType;
 use tokio::sync::watch;
 
 use crate::daemon::backends::{LatchedToken, latched_tokens};
 use crate::daemon::keys::replica::Replica;
 use crate::daemon::records::metrics::render::{
     counter, gauge, info, plain_counter, plain_gauge, sample_counter, sample_gauge,
+    sample_histogram,
 };
 use crate::daemon::records::metrics::seconds;
 use crate::daemon::request::active::ActiveConfig;
@@ -77,10 +79,29 @@ impl Sources {
         for (labels, replica) in &replicas {
             sample_gauge(&mut up, labels, replica.is_serving())?;
         }
-        let help = "Seconds since a replica's private key last did its work";
-        let mut age = gauge(encoder, "key_check_age_seconds", help)?;
+        let help = "When a replica's private key last did its work, in seconds since 1970";
+        let mut checked = gauge(encoder, "key_check_timestamp_seconds", help)?;
+        let now = SystemTime::now();
         for (labels, replica) in replicas.iter().filter(|(_, replica)| replica.key().is_some()) {
-            age.encode_family(labels)?.encode_gauge(&replica.proven_ago().as_secs_f64())?;
+            let at = now.checked_sub(replica.proven_ago()).unwrap_or(SystemTime::UNIX_EPOCH);
+            sample_gauge(&mut checked, labels, seconds(at))?;
+        }
+        let asked = || {
+            replicas
+                .iter()
+                .filter_map(|(labels, replica)| Some((labels, replica.backend_calls.measured()?)))
+        };
+        let help = "Time that a replica's backend took for an operation, its queue included";
+        let name = "backend_duration_seconds";
+        let mut durations = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (labels, measured) in asked() {
+            sample_histogram(&mut durations, labels, &measured.duration)?;
+        }
+        let help = "Operations that a replica's backend has not answered: in its queue, or running";
+        let mut unanswered = gauge(encoder, "backend_operations", help)?;
+        for (labels, measured) in asked() {
+            let count = i64::try_from(measured.unanswered()).unwrap_or(i64::MAX);
+            sample_gauge(&mut unanswered, labels, count)?;
         }
         let help = "Repairs under a replica since it was opened: session, login, module";
         let mut repairs = counter(encoder, "repairs", help)?;
@@ -354,8 +375,8 @@ mod tests {
         assert!(within_a_day("claviger_certificate_not_after_timestamp_seconds"));
         let next_update = format!("claviger_crl_next_update_timestamp_seconds{{{crl}}}");
         assert!(within_a_day(&next_update), "the first of two lists: {}", before[&next_update]);
-        let never_proven = before.keys().all(|name| !name.contains("check_age"));
-        assert!(never_proven, "a replica that was never open has no age");
+        let never_proven = before.keys().all(|name| !name.contains("check_timestamp"));
+        assert!(never_proven, "a replica that was never open has no time");
     }
 
     #[test]

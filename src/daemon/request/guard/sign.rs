@@ -60,7 +60,10 @@ async fn try_sign(
     let mut retried = false;
     loop {
         let repairs = key.repairs();
-        let error = match key.sign(digest, algorithm, record.context.call()).await {
+        let backend_call = replica.backend_calls.start();
+        let signed = key.sign(digest, algorithm, record.context.call()).await;
+        drop(backend_call);
+        let error = match signed {
             Ok(signature) => {
                 replica.proven();
                 record.backend_request_id.clone_from(&signature.backend_request_id);

@@ -217,6 +217,7 @@ async fn attempt(
     let asked_before = record.replica.is_some();
     record.reached(version, algorithm.name());
     record.replica = Some(Arc::clone(replica));
+    let backend_call = replica.backend_calls.start();
     let outcome = match &call.batch {
         Some((batch, _)) if key.batch_limit() > 1 => batch.unwrap_key(key, algorithm, call).await,
         _ => {
@@ -224,6 +225,7 @@ async fn attempt(
             key.unwrap_key(&call.wrapped, &parameters, record.context.call()).await
         }
     };
+    drop(backend_call);
     match outcome {
         Ok(Unwrapped { material, backend_request_id }) => {
             // Under RSA1_5 some tokens answer any value with random bytes: that proves nothing.
