@@ -22,6 +22,10 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let config = path_or_default(args.config.clone());
     serve::run(&Options { config, demo: args.demo }).map_err(|error| {
+        // As `config check` tells them: a line each, and fields for machines.
+        if let ServeError::Config(errors) = error {
+            return errors.into();
+        }
         let exit = match &error {
             ServeError::Required { .. } | ServeError::Listen { .. } => Exit::Unavailable,
             ServeError::System(_) => Exit::Failure,

@@ -276,7 +276,7 @@ mod tests {
         let lines = Lines::default();
         let config = config::Log { json, filter: filter.to_owned() };
         let writer = lines.clone();
-        let subscriber = subscriber(&config, move || writer.clone()).unwrap();
+        let (subscriber, _) = subscriber(&config, move || writer.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, write);
         let bytes = lines.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -397,5 +397,20 @@ mod tests {
         let config = config::Log { json: false, filter: "off".to_owned() };
         init(&config).unwrap();
         assert!(matches!(init(&config), Err(LogError::AlreadySet)));
+    }
+
+    #[test]
+    fn another_filter_acts_on_the_log_that_is_in_force() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let config = config::Log { json: false, filter: "warn".to_owned() };
+        let (subscriber, refilter) = subscriber(&config, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!("before");
+            refilter(EnvFilter::new("info"));
+            tracing::info!("after");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert!(!text.contains("before") && text.contains("after"), "{text}");
     }
 }

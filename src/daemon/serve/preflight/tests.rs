@@ -176,7 +176,9 @@ fn a_secret_that_others_may_read_and_a_file_that_is_missing_are_refused() {
 
 #[test]
 fn a_module_and_a_folder_of_keys_that_are_missing_are_both_named() {
-    let place = Place::new();
+    let mut place = Place::new();
+    let pin = format!("public_key_sha256 = \"{}\"", "33".repeat(32));
+    place.text = place.text.replace("certificate = \"other.crt\"", &pin);
     std::fs::remove_file(place.folder.path().join("libhsm.so")).unwrap();
     std::fs::remove_dir(place.folder.path().join("keys")).unwrap();
     let said = place.checked().unwrap_err();
@@ -277,15 +279,25 @@ fn an_audit_file_in_a_state_directory_that_serve_will_make_is_good() {
 
 #[test]
 fn serve_asks_for_its_own_files_and_not_for_those_of_a_backend() {
-    let place = Place::new();
+    let mut place = Place::new();
+    let pin = format!("public_key_sha256 = \"{}\"", "33".repeat(32));
+    place.text = place.text.replace("certificate = \"other.crt\"", &pin);
     std::fs::remove_file(place.folder.path().join("libhsm.so")).unwrap();
     std::fs::remove_file(place.folder.path().join("pin")).unwrap();
     assert!(place.checked().is_err());
     let path = place.folder.path().join("claviger.toml");
-    check_own_files(&Config::load(&path).unwrap(), false).unwrap();
+    let rest = check_for_start(&Config::load(&path).unwrap(), false).unwrap();
+    let fields: Vec<_> = rest.iter().map(|error| error.field.as_str()).collect();
+    assert_eq!(fields, ["providers.hsm-a.module", "providers.hsm-a.pin"], "it starts, and warns");
     std::fs::remove_file(place.folder.path().join("server.key")).unwrap();
     place.write("state", "");
-    let said = check_own_files(&Config::load(&path).unwrap(), false).unwrap_err().to_string();
+    let said = check_for_start(&Config::load(&path).unwrap(), false).unwrap_err().to_string();
     let fields: Vec<_> = said.lines().filter_map(|line| line.split(": ").nth(1)).collect();
-    assert_eq!(fields, ["server.state_dir", "server.tls.private_key"], "{said}");
+    let all = [
+        "server.state_dir",
+        "server.tls.private_key",
+        "providers.hsm-a.module",
+        "providers.hsm-a.pin",
+    ];
+    assert_eq!(fields, all, "{said}");
 }
