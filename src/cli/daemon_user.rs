@@ -41,18 +41,13 @@ impl DaemonUser {
         if owner == 0 {
             return Ok(None);
         }
-        match User::from_uid(Uid::from_raw(owner)) {
-            Ok(Some(user)) => {
-                Ok(Some(Self { name: user.name, uid: owner, gid: user.gid.as_raw() }))
-            }
-            _ => {
-                let shown = state_dir.display();
-                let message =
-                    format!("{shown} belongs to uid {owner}, who is no user of this system");
-                Err(Failure::new(Exit::Configuration, message)
-                    .advise("Make that user, or give the directory to the daemon's user."))
-            }
+        if let Ok(Some(user)) = User::from_uid(Uid::from_raw(owner)) {
+            return Ok(Some(Self { name: user.name, uid: owner, gid: user.gid.as_raw() }));
         }
+        let shown = state_dir.display();
+        let message = format!("{shown} belongs to uid {owner}, who is no user of this system");
+        Err(Failure::new(Exit::Configuration, message)
+            .advise("Make that user, or give the directory to the daemon's user."))
     }
 
     /// The user to become: known on Linux only.

@@ -218,7 +218,7 @@ pub fn in_words(wait: Duration) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => two(seconds / 60, "min", seconds % 60, "s"),
-        _ => two(seconds / 3600, "h", seconds % 3600 / 60 + u64::from(seconds % 60 > 0), "min"),
+        _ => two(seconds.div_ceil(60) / 60, "h", seconds.div_ceil(60) % 60, "min"),
     }
 }
 
@@ -280,9 +280,9 @@ mod tests {
             (Duration::from_micros(1001), "2 ms"),
             (Duration::from_millis(1500), "2 s"),
             (Duration::from_secs(59), "59 s"),
-            (Duration::from_secs(120), "2 min"),
+            (Duration::from_mins(2), "2 min"),
             (Duration::from_nanos(3_587_979_100_564), "59 min 48 s"),
-            (Duration::from_secs(3600), "1 h"),
+            (Duration::from_hours(1), "1 h"),
             (Duration::from_secs(3601), "1 h 1 min"),
         ] {
             assert_eq!(in_words(wait), words);

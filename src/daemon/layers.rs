@@ -72,7 +72,7 @@ fn imports_run_down_the_layers_only() {
                 Some(other) if other >= own => {}
                 Some(_) => wrong.push(format!("{}:{line}: imports {imported}", relative.display())),
                 None => {
-                    wrong.push(format!("{}:{line}: {imported} is no layer", relative.display()))
+                    wrong.push(format!("{}:{line}: {imported} is no layer", relative.display()));
                 }
             }
         }

@@ -51,6 +51,14 @@ impl fmt::Display for PinError {
 
 impl std::error::Error for PinError {}
 
+/// What is said of a public key that is not the pinned one, and of one that another replica does not have:
+/// whose key it is compared with, and what to do.
+const CHANGED: (&str, &str) = ("pinned is", "find out who changed what before you touch the pin");
+const DISAGREES: (&str, &str) = (
+    "an earlier replica has",
+    "the replicas of a version hold one key: correct the locator that is wrong",
+);
+
 /// Asks every replica of every version that may be used, one after the other. A version without a
 /// pin needs the same answer from all of its replicas; an answer that differs from a pin is an
 /// error too. Any error means that nothing is to be pinned.
@@ -83,12 +91,6 @@ pub(super) async fn ask_backends(
                 }
             };
             let sha256 = public_key.sha256();
-            const CHANGED: (&str, &str) =
-                ("pinned is", "find out who changed what before you touch the pin");
-            const DISAGREES: (&str, &str) = (
-                "an earlier replica has",
-                "the replicas of a version hold one key: correct the locator that is wrong",
-            );
             let expected = version.public_key_sha256.map(|pin| (pin, CHANGED));
             let expected = expected.or_else(|| found.as_ref().map(|pin| (pin.sha256, DISAGREES)));
             match expected {

@@ -38,10 +38,8 @@ impl Daemon {
         down.sort_unstable();
         let up = keys.len() - down.len();
         let more = down.len().saturating_sub(MOST);
-        let mut named = down[..down.len().min(MOST)].join(", ");
-        if more > 0 {
-            named += &format!(" and {more} more");
-        }
+        let first = down[..down.len().min(MOST)].join(", ");
+        let named = if more > 0 { format!("{first} and {more} more") } else { first };
         let operations = config.operations.as_ref().map(|operations| operations.listen.to_string());
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),

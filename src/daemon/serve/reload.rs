@@ -96,13 +96,12 @@ impl Daemon {
 /// What changed, for people: the first of it, and how much more.
 fn in_words(changed: &[String]) -> String {
     const MOST: usize = 20;
-    let mut words = changed.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
+    let first = changed.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
     match changed.len() {
-        0 => words = "nothing in the configuration; files were read again".to_owned(),
-        all if all > MOST => words += &format!(", and {} more", all - MOST),
-        _ => {}
+        0 => "nothing in the configuration; files were read again".to_owned(),
+        all if all > MOST => format!("{first}, and {} more", all - MOST),
+        _ => first,
     }
-    words
 }
 
 /// A mistyped pin or locator, a wrong option of a provider, or an algorithm that the key cannot do must
