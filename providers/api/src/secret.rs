@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::error::ErrorKind;
+use crate::cause::Cause;
+use crate::error::{Error, ErrorKind};
 
 pub use vault::{ReadSecret, SecretStore, VaultField};
 
@@ -99,6 +100,8 @@ pub enum SecretError {
         field: String,
         /// What to do about it.
         kind: ErrorKind,
+        /// What went wrong, where the provider told.
+        cause: Option<Cause>,
         /// What the provider said.
         reason: String,
     },
@@ -130,6 +133,21 @@ impl SecretError {
             } => *kind,
             Self::Io { .. } | Self::Vault { .. } => ErrorKind::Unavailable,
         }
+    }
+
+    /// What went wrong: the file or field, unless the store itself could not be asked.
+    pub fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Vault { cause, .. } if self.kind() == ErrorKind::Unavailable => *cause,
+            _ => Some(Cause::SecretFile),
+        }
+    }
+}
+
+impl From<SecretError> for Error {
+    fn from(error: SecretError) -> Self {
+        let cause = error.cause();
+        Self::new(error.kind(), error).with_cause(cause)
     }
 }
 

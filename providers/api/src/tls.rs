@@ -11,6 +11,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_platform_verifier::BuilderVerifierExt;
 
+use crate::cause::Cause;
 use crate::error::{Error, ErrorKind};
 
 /// A client's own certificate with its chain, and its private key.
@@ -23,7 +24,7 @@ pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 ///
 /// [`ErrorKind::OperatorNeeded`] with a sentence about `ca`, the system's CAs or the identity.
 pub fn client_config(ca: Option<&Path>, identity: Option<Identity>) -> Result<ClientConfig, Error> {
-    let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
+    let refuse = |reason: String| Error::needs_operator(Cause::WrongCa, reason);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -32,7 +33,7 @@ pub fn client_config(ca: Option<&Path>, identity: Option<Identity>) -> Result<Cl
         None => builder
             .with_platform_verifier()
             .map_err(|error| refuse(format!("the system's CAs cannot be used: {error}")))?,
-        Some(path) => builder.with_root_certificates(roots(path).map_err(refuse)?),
+        Some(path) => builder.with_root_certificates(roots(path, &read(path)?)?),
     };
     let mut config = match identity {
         None => builder.with_no_client_auth(),
@@ -74,16 +75,36 @@ fn is_about_certificates(error: &rustls::Error) -> bool {
     )
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, String> {
-    let unusable = |error: &dyn Display| format!("`ca` {} cannot be used: {error}", path.display());
-    let pem = std::fs::read(path).map_err(|error| unusable(&error))?;
+/// The bytes of the PEM file of an option `ca`, once every certificate in it was found good.
+///
+/// # Errors
+///
+/// [`ErrorKind::OperatorNeeded`] with a sentence that names the file.
+pub fn ca_pem(path: &Path) -> Result<Vec<u8>, Error> {
+    let pem = read(path)?;
+    roots(path, &pem).map(|_| pem)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|error| unusable(path, &error))
+}
+
+fn unusable(path: &Path, error: &dyn Display) -> Error {
+    let text = format!("`ca` {} cannot be used: {error}", path.display());
+    Error::needs_operator(Cause::WrongCa, text)
+}
+
+fn roots(path: &Path, pem: &[u8]) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| unusable(&error))?;
-        roots.add(certificate).map_err(|error| unusable(&error))?;
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate
+            .map_err(|error| unusable(path, &format_args!("it is not good PEM: {error}")))?;
+        roots.add(certificate).map_err(|error| {
+            unusable(path, &format_args!("it holds what is no CA certificate: {error}"))
+        })?;
     }
     if roots.is_empty() {
-        return Err(unusable(&"it holds no certificate in PEM form"));
+        return Err(unusable(path, &"it holds no certificate in PEM form"));
     }
     Ok(roots)
 }

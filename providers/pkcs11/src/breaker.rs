@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::Error;
 
 const SHORTEST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
@@ -17,21 +17,20 @@ pub(crate) struct Breaker(Mutex<Option<Open>>);
 struct Open {
     failures: u32,
     until: Instant,
-    kind: ErrorKind,
-    text: String,
+    cause: Error,
 }
 
 impl Breaker {
     /// Why a call is refused, while the breaker is open.
     pub(crate) fn refusal(&self) -> Option<Error> {
-        self.state().as_ref().map(|open| Error::new(open.kind, open.text.clone()))
+        self.state().as_ref().map(|open| open.cause.repeated())
     }
 
     /// Why even a check is refused: it is too early.
     pub(crate) fn too_early(&self, now: Instant) -> Option<Error> {
         let state = self.state();
         let open = state.as_ref().filter(|open| now < open.until)?;
-        Some(Error::new(open.kind, open.text.clone()))
+        Some(open.cause.repeated())
     }
 
     /// Opens it after a check failed, for longer each time: 0.5, 1, 2, … 30 s and up to a quarter
@@ -40,12 +39,8 @@ impl Breaker {
         let mut state = self.state();
         let failures = state.as_ref().map_or(0, |open| open.failures + 1);
         let pause = SHORTEST.saturating_mul(1 << failures.min(10)).min(LONGEST);
-        *state = Some(Open {
-            failures,
-            until: now + pause + jitter(pause),
-            kind: cause.kind(),
-            text: cause.to_string(),
-        });
+        *state =
+            Some(Open { failures, until: now + pause + jitter(pause), cause: cause.repeated() });
     }
 
     /// Closes it; whether it was open.
@@ -68,6 +63,7 @@ fn jitter(pause: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use claviger_provider_api::ErrorKind;
 
     fn cause() -> Error {
         Error::new(ErrorKind::Unavailable, "the token is gone")

@@ -22,6 +22,7 @@ mod opening;
 mod operation;
 pub mod pin_latch;
 mod recovery;
+mod registration;
 mod token;
 mod token_key;
 pub mod uri;
@@ -32,12 +33,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use claviger_provider_api::{Error, ErrorKind, OpenKey, WrappingKey};
+use claviger_provider_api::{Cause, Error, ErrorKind, OpenKey, WrappingKey};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 pub use config::Config;
 pub use module::wait_until_left;
+pub use registration::PROVIDER_TYPE;
 
 use module::InUse;
 use opening::Request;
@@ -78,7 +80,9 @@ impl Provider {
             algorithms: open.algorithms.to_vec(),
             sign_algorithms: open.sign_algorithms.to_vec(),
         };
-        let slow = |_| unavailable("the module did not open the key within 60 s");
+        let slow = |_| {
+            unavailable("the module did not open the key within 60 s").with_cause(Cause::NoAnswer)
+        };
         let turn = timeout(OPEN_LIMIT, Arc::clone(&self.opening).lock_owned()).await;
         let turn = turn.map_err(slow)?;
         let (reply, answer) = oneshot::channel();

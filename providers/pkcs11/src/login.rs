@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use claviger_provider_api::{Error, ErrorKind, Secret, SecretSource};
+use claviger_provider_api::{Cause, Error, ErrorKind, Secret, SecretSource};
 use cryptoki::context::Function;
 use cryptoki::error::{Error as CryptokiError, RvError};
 use cryptoki::session::UserType;
@@ -68,7 +68,8 @@ pub(crate) fn log_in(
     let token = info.label();
     refuse_by_flags(info, credentials.user)?;
     let Some(state_dir) = &credentials.state_dir else {
-        return Err(LoginFault::NotMade(operator(
+        return Err(LoginFault::NotMade(Error::needs_operator(
+            Cause::StateDirectory,
             "no PIN is used without a state directory, where a refused one is remembered: set \
              server.state_dir",
         )));
@@ -121,11 +122,13 @@ pub(crate) fn log_in(
     recorded(attempt.refused());
     let serial = info.serial_number();
     tracing::error!(token, serial, %returned, "login refused; this PIN is not tried again");
-    Err(LoginFault::Made(operator(format!(
+    let cause = if rv == RvError::PinLocked { Cause::PinLocked } else { Cause::PinWrong };
+    let text = format!(
         "the token {token:?} refused the login ({returned}); this PIN is not tried again, so that the \
          token does not lock: put the right one into its file, or run `claviger pin clear --serial \
          {serial:?}` if this one is right"
-    ))))
+    );
+    Err(LoginFault::Made(Error::needs_operator(cause, text)))
 }
 
 /// Whether the token's flags, read again after a login without an outcome, say that it counted a
@@ -178,15 +181,19 @@ fn refuse_by_flags(info: &TokenInfo, user: User) -> Result<(), Error> {
     };
     let token = info.label();
     if locked {
-        return Err(operator(format!(
-            "the PIN of token {token:?} is locked: unlock it with the vendor's tools"
-        )));
+        return Err(Error::needs_operator(
+            Cause::PinLocked,
+            format!("the PIN of token {token:?} is locked: unlock it with the vendor's tools"),
+        ));
     }
     if final_try {
-        return Err(operator(format!(
-            "token {token:?} says that one more wrong PIN locks it, so none is sent: log in once by \
+        return Err(Error::needs_operator(
+            Cause::PinLocked,
+            format!(
+                "token {token:?} says that one more wrong PIN locks it, so none is sent: log in once by \
              hand with the right PIN, which resets the count"
-        )));
+            ),
+        ));
     }
     if low {
         tracing::warn!(token, "a wrong PIN was sent to this token since the last login");
@@ -206,10 +213,10 @@ fn pin(info: &TokenInfo, credentials: &Credentials) -> Result<Secret, Error> {
         return Ok(Secret::new(Zeroizing::new(b"protected-path".to_vec())));
     }
     let source = credentials.pin.as_ref().ok_or_else(|| operator("no PIN is configured"))?;
-    let pin = source.read_blocking().map_err(|error| Error::new(error.kind(), error))?;
+    let pin = source.read_blocking()?;
     let pin = pin.without_line_end();
     if pin.expose().is_empty() {
-        return Err(operator("the PIN is empty; it was not sent"));
+        return Err(Error::needs_operator(Cause::SecretFile, "the PIN is empty; it was not sent"));
     }
     Ok(pin)
 }
@@ -219,7 +226,17 @@ fn latched(error: LatchError) -> Error {
         LatchError::Busy { .. } => ErrorKind::Unavailable,
         _ => ErrorKind::OperatorNeeded,
     };
-    Error::new(kind, error)
+    let cause = match &error {
+        LatchError::SamePin { .. }
+        | LatchError::Exhausted { .. }
+        | LatchError::Unreadable { .. } => Some(Cause::PinLatched),
+        LatchError::StateDir { .. }
+        | LatchError::NotDurable { .. }
+        | LatchError::Outcome { .. }
+        | LatchError::Io { .. } => Some(Cause::StateDirectory),
+        LatchError::Busy { .. } | LatchError::Serial(_) => None,
+    };
+    Error::new(kind, error).with_cause(cause)
 }
 
 /// An outcome that cannot be recorded leaves the attempt counted, which is the safe side.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::{Cause, Error, ErrorKind};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as CryptokiError, RvError};
 use cryptoki::session::{Session, SessionState};
@@ -91,15 +91,15 @@ impl Module {
     pub(crate) fn acquire(path: &Path) -> Result<Lease, Error> {
         let canonical = path.canonicalize().map_err(|error| {
             let text = format!("cannot find the module {}: {error}", path.display());
-            Error::new(ErrorKind::OperatorNeeded, text)
+            Error::needs_operator(Cause::ModuleUnusable, text)
         })?;
         let known = lock(&MODULES).get(&canonical).copied();
         let module = if let Some(module) = known {
             module
         } else {
             let loaded = Self::load(canonical.clone()).map_err(|error| {
-                let text = format!("cannot load the module {}: {error}", canonical.display());
-                Error::new(error.kind(), text)
+                let what = format_args!("cannot load the module {}", canonical.display());
+                error.in_context(what).with_cause(Cause::ModuleUnusable)
             })?;
             *lock(&MODULES).entry(canonical).or_insert_with(|| Box::leak(Box::new(loaded)))
         };
@@ -202,9 +202,9 @@ impl Module {
             Ok(()) => gate.ours = true,
             Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => gate.ours = false,
             Err(error) => {
-                let error = from_cryptoki(error);
-                let text = format!("cannot initialise {}: {error}", self.path.display());
-                return Err(Error::new(error.kind(), text));
+                let what = format_args!("cannot initialise {}", self.path.display());
+                let error = from_cryptoki(error).in_context(what);
+                return Err(error.with_cause(Cause::ModuleUnusable));
             }
         }
         gate.initialised = true;
@@ -372,6 +372,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = Module::acquire(file.path()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OperatorNeeded);
+        assert_eq!(error.cause(), Some(Cause::ModuleUnusable));
         assert!(error.to_string().contains("cannot load the module"), "{error}");
     }
 }

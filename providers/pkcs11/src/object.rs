@@ -1,6 +1,6 @@
 //! A private key among the objects of a token: found by its locator, checked before it is used.
 
-use claviger_provider_api::{Error, ErrorKind, PublicKey};
+use claviger_provider_api::{Cause, Error, ErrorKind, PublicKey};
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
 
@@ -104,21 +104,21 @@ impl Attributes {
     fn check(&self, wanted: &Wanted) -> Result<(), Error> {
         let locator = &wanted.locator;
         if self.rsa != Some(true) {
-            return Err(operator(format!("{locator} is no RSA key (CKA_KEY_TYPE)")));
+            return Err(unfit(format!("{locator} is no RSA key (CKA_KEY_TYPE)")));
         }
         for (needed, told, name, list) in [
             (wanted.decrypt, self.decrypt, "CKA_DECRYPT", "algorithms"),
             (wanted.sign, self.sign, "CKA_SIGN", "sign_algorithms"),
         ] {
             if needed && told == Some(false) {
-                return Err(operator(format!(
+                return Err(unfit(format!(
                     "{locator} may not be used so: its {name} is false; set it in the token or take \
                      {list} out of the key's configuration"
                 )));
             }
         }
         if self.always_authenticate == Some(true) {
-            return Err(operator(format!(
+            return Err(unfit(format!(
                 "{locator} wants a PIN for each operation (CKA_ALWAYS_AUTHENTICATE), which a service \
                  cannot give; create the key without it"
             )));
@@ -129,10 +129,13 @@ impl Attributes {
                 (_, Some(false)) => "can be read in the token (CKA_SENSITIVE is false)",
                 _ => "does not tell whether it can be taken out (CKA_EXTRACTABLE, CKA_SENSITIVE)",
             };
-            return Err(operator(format!(
-                "{locator} {what}: import or create it sensitive and not extractable, or set \
+            return Err(Error::needs_operator(
+                Cause::ExtractableRefused,
+                format!(
+                    "{locator} {what}: import or create it sensitive and not extractable, or set \
                  allow_extractable = true if that is meant"
-            )));
+                ),
+            ));
         }
         Ok(())
     }
@@ -164,7 +167,7 @@ impl Attributes {
                 (public_modulus, exponent)
             }
         };
-        PublicKey::from_components(&modulus, &exponent).map_err(operator)
+        PublicKey::from_components(&modulus, &exponent).map_err(unfit)
     }
 }
 
@@ -189,6 +192,11 @@ fn no_public_half() -> Error {
         "the token does not tell the key's modulus and public exponent, and there is no single public \
          key object with the same CKA_ID: import the public key under the private key's id",
     )
+}
+
+/// A key of another type, or made for another use.
+fn unfit(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::needs_operator(Cause::KeyUnfit, source)
 }
 
 fn operator(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {

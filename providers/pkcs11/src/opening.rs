@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use claviger_provider_api::{
-    Algorithm, Algorithms, Canary, Error, ErrorKind, KeyMaterial, OpenKey, Parameters, PublicKey,
-    SignAlgorithm, Signature,
+    Algorithm, Algorithms, Canary, Cause, Error, ErrorKind, KeyMaterial, OpenKey, Parameters,
+    PublicKey, SignAlgorithm, Signature,
 };
 use cryptoki::object::ObjectHandle;
 use zeroize::Zeroizing;
@@ -87,8 +87,9 @@ impl Proof<'_> {
     fn unwraps(&mut self, canary: &Canary) -> Result<(), Error> {
         for (algorithm, wrapped) in canary.wrapped() {
             let operation = Operation::unwrap(wrapped, &Parameters::of(algorithm), self.oaep);
-            let material = self.run(operation).map_err(|error| self.refusal(algorithm, &error))?;
-            canary.accept(&KeyMaterial::new(material))?;
+            let material = self.run(operation);
+            let proof = material.and_then(|material| canary.accept(&KeyMaterial::new(material)));
+            proof.map_err(|error| self.refusal(algorithm, error))?;
         }
         Ok(())
     }
@@ -103,7 +104,7 @@ impl Proof<'_> {
                     "{algorithm} does not work with this key in this token: {error} ({mechanism}); \
                      take it out of the key's sign_algorithms"
                 );
-                Error::new(probe_kind(&error), text)
+                probed(error, text)
             })?;
             let signature = Signature::without_request_id(signature.to_vec());
             canary.accept_signature(self.public_key, algorithm, &signature)?;
@@ -158,7 +159,7 @@ impl Proof<'_> {
         outcome.map_err(Failure::into_error)
     }
 
-    fn refusal(&self, algorithm: Algorithm, error: &Error) -> Error {
+    fn refusal(&self, algorithm: Algorithm, error: Error) -> Error {
         let mechanism = mechanism_name(algorithm, self.oaep);
         let advice = match (algorithm.hash(), self.oaep) {
             (Some(_), Oaep::Native) => {
@@ -170,7 +171,7 @@ impl Proof<'_> {
         let text = format!(
             "{algorithm} does not work with this key in this token: {error} ({mechanism}){advice}"
         );
-        Error::new(probe_kind(error), text)
+        probed(error, text)
     }
 }
 
@@ -179,10 +180,15 @@ fn says_nothing_of_the_label(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Throttled { .. })
 }
 
-/// A canary is good: what the token finds wrong with it, it finds wrong with the algorithm.
-fn probe_kind(error: &Error) -> ErrorKind {
+/// A canary is good: what the token finds wrong with it, it finds wrong with the algorithm. What
+/// failed for another reason keeps that reason's kind and cause.
+fn probed(error: Error, text: String) -> Error {
     match error.kind() {
-        ErrorKind::UnwrapFailed => ErrorKind::OperatorNeeded,
-        kind => kind,
+        ErrorKind::UnwrapFailed => Error::needs_operator(Cause::AlgorithmNotOffered, text),
+        ErrorKind::OperatorNeeded if error.cause().is_none() => {
+            Error::needs_operator(Cause::AlgorithmNotOffered, text)
+        }
+        ErrorKind::Internal => error.retold(ErrorKind::OperatorNeeded, text),
+        kind => error.retold(kind, text),
     }
 }

@@ -81,7 +81,7 @@ fn serve(state: &Arc<TokenState>, requests: &Receiver<CheckRequest>) {
                 Err(Error::new(ErrorKind::Internal, "a check of the token panicked"))
             });
             for reply in replies {
-                let copy = outcome.as_ref().copied().map_err(copy);
+                let copy = outcome.as_ref().copied().map_err(Error::repeated);
                 // The caller may have gone.
                 drop(reply.send(copy));
             }
@@ -233,8 +233,4 @@ fn wake_neighbours(state: &Arc<TokenState>) {
             tracing::debug!("a neighbour's checks are full; its next one finds out by itself");
         }
     }
-}
-
-fn copy(error: &Error) -> Error {
-    Error::new(error.kind(), error.to_string())
 }

@@ -7,7 +7,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use claviger_provider_api::queue::FairQueue;
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::{Cause, Error, ErrorKind};
 use cryptoki::slot::{Limit, Slot, TokenInfo};
 
 use crate::config::{Config, Login, TokenName, User};
@@ -338,7 +338,7 @@ fn find_slot(module: &'static Module, name: &TokenName) -> Result<(Slot, TokenIn
             };
             let path = module.path().display();
             let text = format!("no token with {name} in {path}; present: {present}");
-            Err(Error::new(ErrorKind::Unavailable, text))
+            Err(Error::new(ErrorKind::Unavailable, text).with_cause(Cause::TokenAbsent))
         }
         many => {
             let text =

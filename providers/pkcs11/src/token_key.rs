@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use claviger_provider_api::{
-    Canary, Error, ErrorKind, KeyMaterial, Parameters, PublicKey, Signature,
+    Canary, Cause, Error, ErrorKind, KeyMaterial, Parameters, PublicKey, Signature,
 };
 use cryptoki::object::ObjectHandle;
 
@@ -83,8 +83,8 @@ impl TokenKey {
             return Err(KeyFault::Missing { logged_in });
         };
         if found.public_key.sha256() != self.public_key.sha256() {
-            return Err(KeyFault::Final(Error::new(
-                ErrorKind::OperatorNeeded,
+            return Err(KeyFault::Final(Error::needs_operator(
+                Cause::AnotherKey,
                 format!(
                     "{} is another key now: its public key has the SHA-256 {}, not {}; nothing is \
                      unwrapped with it",
@@ -121,7 +121,9 @@ impl TokenKey {
         };
         outcome.map_err(|error| match error.kind() {
             // A canary is good: whatever the token says about it, the token is at fault.
-            ErrorKind::UnwrapFailed => Error::new(ErrorKind::Unavailable, error),
+            ErrorKind::UnwrapFailed => {
+                Error::new(ErrorKind::Unavailable, error).with_cause(Cause::BackendFailing)
+            }
             _ => error,
         })
     }
@@ -141,8 +143,8 @@ impl KeyFault {
 pub(crate) fn missing(wanted: &Wanted, logged_in: bool) -> Error {
     let locator = &wanted.locator;
     if logged_in {
-        Error::new(
-            ErrorKind::OperatorNeeded,
+        Error::needs_operator(
+            Cause::KeyAbsent,
             format!(
                 "the token has no private key {locator} for this user (`pkcs11-tool --login -O` \
                  lists what it has)"

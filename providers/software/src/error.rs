@@ -1,15 +1,17 @@
 //! From what is wrong with a key file to the one error of every provider.
 
 use std::error::Error as StdError;
-use std::fmt;
+use std::{fmt, io};
 
-use claviger_provider_api::{Error, ErrorKind, SecretError, SecretSource};
+use claviger_provider_api::{Cause, Error, ErrorKind, SecretError, SecretSource};
 
 /// Why a key file gave no key. The sentences follow the file's name and say what to do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
     #[error("cannot be used")]
     Read(#[source] SecretError),
+    #[error("is empty")]
+    Empty,
     #[error("needs the passphrase, which cannot be read")]
     Passphrase(#[source] SecretError),
     #[error("is encrypted; give the provider a `passphrase`, such as {{ file = \"…\" }}")]
@@ -53,7 +55,31 @@ pub(crate) fn of_file(source: &SecretSource, failure: FileError) -> Error {
         FileError::Read(error) | FileError::Passphrase(error) => error.kind(),
         _ => ErrorKind::OperatorNeeded,
     };
-    Error::new(kind, InFile { source: source.to_string(), failure })
+    let cause = cause(&failure);
+    Error::new(kind, InFile { source: source.to_string(), failure }).with_cause(cause)
+}
+
+fn cause(failure: &FileError) -> Option<Cause> {
+    match failure {
+        // The file is the key: if it is not there, the key is not.
+        FileError::Read(SecretError::Io { source, .. })
+            if source.kind() == io::ErrorKind::NotFound =>
+        {
+            Some(Cause::KeyAbsent)
+        }
+        FileError::Read(error) | FileError::Passphrase(error) => error.cause(),
+        FileError::Empty | FileError::PassphraseNotText => Some(Cause::SecretFile),
+        FileError::NoPassphrase | FileError::WrongPassphrase => Some(Cause::CredentialsRefused),
+        FileError::OldEncryption(_)
+        | FileError::UnknownEncryption(_)
+        | FileError::UnknownForm
+        | FileError::NotBase64
+        | FileError::NoPrivateKey(_)
+        | FileError::SeveralKeys(_)
+        | FileError::NotRsa(_)
+        | FileError::Damaged { .. }
+        | FileError::Refused(_) => Some(Cause::KeyUnfit),
+    }
 }
 
 /// A failure with its file's name; its causes are the failure's own.
@@ -84,27 +110,32 @@ pub(crate) fn unwrap_failed() -> Error {
 mod tests {
     use super::*;
 
-    use std::io;
-
     fn io_error(kind: io::ErrorKind) -> FileError {
         FileError::Read(SecretError::Io { path: "key.pem".into(), source: kind.into() })
     }
 
     #[test]
-    fn each_failure_has_its_kind() {
+    fn each_failure_has_its_kind_and_its_cause() {
+        use ErrorKind::{OperatorNeeded, Unavailable};
+        let unsafe_file = || SecretError::Unsafe { path: "key.pem".into(), reason: "chmod".into() };
         let no_credential = SecretError::NoCredential("passphrase".into());
         let table = [
-            (io_error(io::ErrorKind::NotFound), ErrorKind::OperatorNeeded),
-            (io_error(io::ErrorKind::PermissionDenied), ErrorKind::OperatorNeeded),
-            (io_error(io::ErrorKind::StaleNetworkFileHandle), ErrorKind::Unavailable),
-            (io_error(io::ErrorKind::TimedOut), ErrorKind::Unavailable),
-            (FileError::Passphrase(no_credential), ErrorKind::OperatorNeeded),
-            (FileError::WrongPassphrase, ErrorKind::OperatorNeeded),
-            (FileError::SeveralKeys(2), ErrorKind::OperatorNeeded),
+            (io_error(io::ErrorKind::NotFound), OperatorNeeded, Some(Cause::KeyAbsent)),
+            (io_error(io::ErrorKind::PermissionDenied), OperatorNeeded, Some(Cause::SecretFile)),
+            (io_error(io::ErrorKind::StaleNetworkFileHandle), Unavailable, Some(Cause::SecretFile)),
+            (io_error(io::ErrorKind::TimedOut), Unavailable, Some(Cause::SecretFile)),
+            (FileError::Read(unsafe_file()), OperatorNeeded, Some(Cause::SecretFile)),
+            (FileError::Passphrase(unsafe_file()), OperatorNeeded, Some(Cause::SecretFile)),
+            (FileError::Passphrase(no_credential), OperatorNeeded, Some(Cause::SecretFile)),
+            (FileError::Empty, OperatorNeeded, Some(Cause::SecretFile)),
+            (FileError::WrongPassphrase, OperatorNeeded, Some(Cause::CredentialsRefused)),
+            (FileError::NoPassphrase, OperatorNeeded, Some(Cause::CredentialsRefused)),
+            (FileError::SeveralKeys(2), OperatorNeeded, Some(Cause::KeyUnfit)),
+            (FileError::NotRsa("EC".into()), OperatorNeeded, Some(Cause::KeyUnfit)),
         ];
-        for (failure, kind) in table {
+        for (failure, kind, cause) in table {
             let error = of_file(&SecretSource::File("/keys/key.pem".into()), failure);
-            assert_eq!(error.kind(), kind, "{error}");
+            assert_eq!((error.kind(), error.cause()), (kind, cause), "{error}");
             assert!(error.to_string().starts_with("key file /keys/key.pem "), "{error}");
         }
     }

@@ -27,6 +27,9 @@ pub(crate) fn read(
     passphrase: Option<&SecretSource>,
 ) -> Result<Pkcs8, FileError> {
     let mut file = source.read_blocking().map_err(FileError::Read)?;
+    if file.expose().iter().all(u8::is_ascii_whitespace) {
+        return Err(FileError::Empty);
+    }
     if matches!(source, SecretSource::Vault(_)) && !pem::is_pem(file.expose()) {
         file = from_base64(file.expose())?;
     }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use claviger_provider_api::{
-    Algorithm, Call, CallerSlot, Error, ErrorKind, KeyMaterial, OpenKey, Parameters, ReadSecret,
-    Secret, SecretSource, SecretStore, VaultField, WrappingKey,
+    Algorithm, Call, CallerSlot, Error, ErrorKind, KeyMaterial, OpenKey, Parameters, Provider as _,
+    ReadSecret, Secret, SecretSource, SecretStore, VaultField, WrappingKey,
 };
 use claviger_software::{Config, Provider};
 use tempfile::TempDir;
@@ -73,7 +73,7 @@ impl Folder {
             sign_algorithms: &[],
             public_key_sha256: None,
         };
-        Provider::new("files", &config, None)?.open(&open).await
+        Provider::new("files", &config)?.open(&open).await
     }
 
     /// Opens with or without the passphrase and compares with the key that was made.
@@ -137,7 +137,7 @@ async fn open_from_store(value: &[u8], passphrase: &[u8]) -> Result<Arc<dyn Wrap
         sign_algorithms: &[],
         public_key_sha256: None,
     };
-    Provider::new("files", &config, None)?.open(&open).await
+    Provider::new("files", &config)?.open(&open).await
 }
 
 #[tokio::test]
@@ -319,7 +319,8 @@ async fn garbage_and_torn_files_are_refused() {
     folder.write("text", b"this is no key at all\n");
     folder.write("random", &[0xa5; 300]);
     folder.write("ber", &[0x30, 0x80, 2, 1, 3, 0, 0]);
-    for file in ["empty", "text", "random"] {
+    folder.expect_refused("empty", None, "is empty").await;
+    for file in ["text", "random"] {
         folder.expect_refused(file, None, "no key in a known form").await;
     }
     folder.expect_refused("ber", None, "indefinite lengths").await;
@@ -379,16 +380,18 @@ async fn a_deadline_that_passed_is_said_so_and_harms_nobody() {
 }
 
 #[tokio::test]
-async fn nothing_printed_about_a_key_tells_its_file_or_its_private_half() {
+async fn what_is_printed_about_a_key_is_its_file_and_its_public_half() {
     let folder = Folder::new();
     let key = folder.open_with("key.pem", None).await.unwrap();
     let printed = format!("{key:?}");
-    assert_eq!(printed, format!("SoftwareKey({:?})", key.public_key()));
+    let file = folder.path().join("key.pem");
+    let expected = format!("OpenedKey(key file {}, {:?})", file.display(), key.public_key());
+    assert_eq!(printed, expected);
     let config = Config {
         directory: Some(PathBuf::from("/keys")),
         passphrase: Some(SecretSource::File("/run/passphrase".into())),
         files: BTreeMap::new(),
     };
-    let provider = format!("{:?}", Provider::new("files", &config, None).unwrap());
+    let provider = format!("{:?}", Provider::new("files", &config).unwrap());
     assert!(provider.contains("/run/passphrase") && !provider.contains("correct horse"));
 }

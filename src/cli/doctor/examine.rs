@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use claviger_provider_api::{
-    Algorithm, Call, CallerSlot, Canary, Error, OpenKey, Parameters, SignAlgorithm, WrappingKey,
+    Algorithm, Call, CallerSlot, Canary, Error, OpenKey, Parameters, Provider, SignAlgorithm,
+    WrappingKey,
 };
 
 use super::diagnosis::{Diagnosis, Trouble};
-use crate::daemon::backends::Provider;
 use crate::daemon::config::{Replica, Version};
 
 /// How long one private-key operation may take.
@@ -72,7 +72,7 @@ impl Finding {
 
 /// Examines a replica. The key that it gives is open: as long as one is, a token stays logged in.
 pub(super) async fn examine(
-    provider: &Provider,
+    provider: &dyn Provider,
     place: &Place<'_>,
 ) -> (Finding, Option<Arc<dyn WrappingKey>>) {
     let begun = Instant::now();
@@ -122,7 +122,7 @@ fn failures(proofs: &Proofs) -> impl Iterator<Item = &Error> {
 
 /// Opens the key with no algorithm, and with each alone: which of them work.
 async fn one_by_one(
-    provider: &Provider,
+    provider: &dyn Provider,
     whole: &OpenKey<'_>,
 ) -> (Option<Arc<dyn WrappingKey>>, Proofs) {
     let bare = OpenKey { algorithms: &[], sign_algorithms: &[], ..*whole };

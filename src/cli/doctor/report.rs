@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use super::diagnosis::{Steps, Trouble};
 use super::examine::{Finding, Found, Place};
-use super::quota;
 use crate::cli::failure::Exit;
 use crate::daemon::backends::LatchedToken;
 use crate::daemon::config::{Config, State, Version};
@@ -81,6 +80,11 @@ impl<'a> Report<'a> {
         its.any(|(_, finding)| finding.troubles.iter().any(Trouble::is_throttled))
     }
 
+    /// What the backends of a provider's type allow by default.
+    fn quota(&self, provider: &str) -> &'static str {
+        self.config.providers[provider].config.provider_type().quota
+    }
+
     /// For people.
     pub(super) fn to_text(&self) -> String {
         let mut text = String::new();
@@ -89,7 +93,8 @@ impl<'a> Report<'a> {
             let _ = examined.write(&mut text);
         }
         for (name, type_name, _) in self.providers().filter(|(name, ..)| self.is_throttled(name)) {
-            let _ = writeln!(text, "quota of {name} ({type_name}): {}", quota::hint(type_name));
+            let quota = self.quota(name);
+            let _ = writeln!(text, "quota of {name} ({type_name}): {quota}");
         }
         match &self.latched {
             Ok(tokens) => {
@@ -131,7 +136,7 @@ impl<'a> Report<'a> {
         let providers: Vec<Value> = self
             .providers()
             .map(|(name, type_name, hardware)| {
-                let quota = quota::hint(type_name);
+                let quota = self.quota(name);
                 json!({ "provider": name, "type": type_name, "hardware": hardware, "quota": quota })
             })
             .collect();

@@ -53,7 +53,8 @@ pub async fn watch(in_force: impl Fn() -> Arc<Replicas>) {
             watched = Arc::downgrade(&in_force);
         }
         for (provider, replicas) in in_force.by_provider() {
-            let billed = in_force.providers.get(provider).is_some_and(|(c, _)| c.is_billed());
+            let billed =
+                in_force.providers.get(provider).is_some_and(|(c, _)| c.provider_type().is_billed);
             let prove_every = if billed { PROVE_BILLED_EVERY } else { PROVE_EVERY };
             let mut due = due(&replicas, Instant::now(), prove_every, &mut failing);
             // Those that failed before say nothing about their neighbours.
