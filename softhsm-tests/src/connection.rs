@@ -25,7 +25,7 @@ use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, ProtocolVersion, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tonic::Code;
@@ -183,14 +183,18 @@ impl Connection {
     }
 
     /// Sends `body` as it is to `path`, with further `headers`, and waits for all of the answer. A
-    /// header that gRPC always has is replaced, or left out if its new value is empty.
+    /// header that gRPC always has is replaced, or left out if its new value is empty; `:method` is the
+    /// method, where it is not POST.
     pub async fn call(
         &self,
         path: &str,
         body: Bytes,
         headers: &[(&str, &str)],
     ) -> Result<Answer, ConnectionError> {
-        let mut request = Request::post(format!("https://localhost{path}"));
+        let method = headers.iter().find(|(name, _)| *name == ":method");
+        let mut request = Request::builder()
+            .method(method.map_or("POST", |(_, method)| method))
+            .uri(format!("https://localhost{path}"));
         for (name, value) in [("content-type", "application/grpc"), ("te", "trailers")] {
             match headers.iter().find(|(other, _)| *other == name) {
                 Some((_, "")) => {}
@@ -199,7 +203,7 @@ impl Connection {
             }
         }
         for (name, value) in
-            headers.iter().filter(|(name, _)| !["content-type", "te"].contains(name))
+            headers.iter().filter(|(name, _)| ![":method", "content-type", "te"].contains(name))
         {
             request = request.header(*name, *value);
         }
@@ -316,6 +320,19 @@ pub fn client_config(
     config.resumption = Resumption::disabled();
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
+}
+
+/// A connection that has begun HTTP/2; nothing is read from it after the daemon's first byte.
+pub async fn deaf(
+    address: SocketAddr,
+    config: ClientConfig,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, ConnectionError> {
+    let tcp = TcpStream::connect(address).await?;
+    let name = ServerName::try_from("localhost")?;
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+    stream.read_u8().await?;
+    Ok(stream)
 }
 
 /// The same as a tonic channel, for streams (health Watch, reflection) and generated clients.

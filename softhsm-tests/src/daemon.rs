@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus};
+use std::process::{Child, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -58,14 +58,22 @@ impl Daemon {
 
     /// Writes the site's configuration and starts the daemon, without waiting for anything.
     pub fn spawn(site: &Site) -> Self {
+        Self::spawn_by(site, r#"exec "$0" "$@""#, Stdio::null())
+    }
+
+    /// The same by a shell script, whose arguments are the command: `ulimit -n 256; exec "$0" "$@"`.
+    pub fn spawn_by(site: &Site, script: &str, stdin: Stdio) -> Self {
         site.write();
         let log = site.path("stderr.log");
         let file = File::options().create(true).append(true).open(&log);
-        let child = command(claviger())
+        let child = command("sh")
+            .args(["-c", script])
+            .arg(claviger())
             .args(["serve", "--config"])
             .arg(site.configuration_file())
             .envs(site.environment().iter().cloned())
-            .stdout(std::process::Stdio::null())
+            .stdin(stdin)
+            .stdout(Stdio::null())
             .stderr(file.expect("the site's folder is writable"))
             .spawn()
             .expect("the binary starts");

@@ -89,6 +89,17 @@ impl Scene {
             .unwrap_or_else(|error| panic!("no connection: {error}\n{}", daemon.log()))
     }
 
+    /// So many connections of the caller that have begun HTTP/2 and read nothing from then on.
+    pub async fn deaf(&self, daemon: &Daemon, connections: usize) -> Vec<impl Send + use<>> {
+        let mut deaf = Vec::new();
+        for _ in 0..connections {
+            let config =
+                crate::connection::client_config(self.site.pki.ca_der(), Some(&self.caller));
+            deaf.push(crate::connection::deaf(daemon.address(), config.unwrap()).await.unwrap());
+        }
+        deaf
+    }
+
     /// The Rust client's configuration for the caller, who takes every UNAVAILABLE for an answer.
     pub fn client_config(&self, daemon: &Daemon) -> Config {
         client_config(&self.site, daemon, &self.caller)

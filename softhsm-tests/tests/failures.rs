@@ -552,7 +552,14 @@ async fn what_no_client_should_send_gets_only_the_contracts_codes() {
         ),
         ("bad protobuf", UNWRAP.into(), frame(&[0xff; 40]), vec![], Code::InvalidArgument),
         ("bad UTF-8", UNWRAP.into(), bad_utf8, vec![], Code::InvalidArgument),
-        ("no frame", UNWRAP.into(), Bytes::new(), vec![], Code::InvalidArgument),
+        ("no message", UNWRAP.into(), Bytes::new(), vec![], Code::Unimplemented),
+        (
+            "two messages",
+            UNWRAP.into(),
+            [&good[..], &good[..]].concat().into(),
+            vec![],
+            Code::Unimplemented,
+        ),
         ("half a frame", UNWRAP.into(), good.slice(..20), vec![], Code::InvalidArgument),
         ("a header of a frame", UNWRAP.into(), good.slice(..3), vec![], Code::InvalidArgument),
         (
@@ -600,18 +607,41 @@ async fn what_no_client_should_send_gets_only_the_contracts_codes() {
             "{answer:?}"
         );
     }
+    // And 405 for what is no POST.
+    for method in ["GET", "PUT", "OPTIONS", "HEAD"] {
+        let answer = connection.call(UNWRAP, good.clone(), &[(":method", method)]).await.unwrap();
+        assert_eq!(
+            (answer.http_status.as_u16(), &answer.headers["allow"]),
+            (405, &"POST".parse().unwrap())
+        );
+        assert_field(&answer, ":method");
+    }
+    let long = "m".repeat(9000);
+    let answer = connection.call(UNWRAP, good.clone(), &[("x-long", &long)]).await.unwrap();
+    assert_eq!(answer.http_status, 200, "no HTTP 431: {answer:?}");
+    assert_field(&answer, "metadata");
+    for reflection in ["v1", "v1alpha"] {
+        let path = format!("/grpc.reflection.{reflection}.ServerReflection/ServerReflectionInfo");
+        // ServerReflectionRequest { list_services: "" }: any number of messages may come.
+        let list = frame(&[0x3a, 0]);
+        let body = [&list[..], &list[..]].concat().into();
+        let answer = connection.call(&path, body, &[]).await.unwrap();
+        assert_eq!(answer.code(), Code::Ok, "{reflection}: {answer}");
+        let body = String::from_utf8_lossy(&answer.body).into_owned();
+        assert_eq!(body.matches("claviger.v1.KeyService").count(), 2, "{reflection}: {body}");
+    }
     // The connection serves on, and what was refused was counted.
     let answer = connection.call(UNWRAP, good, &[]).await.unwrap();
     assert_eq!(answer.code(), Code::Ok);
     assert!(answer.request_id().is_some() && !answer.headers.contains_key("date"), "{answer:?}");
     assert!(daemon.metric("claviger_refusals_total", &["reason=\"unimplemented\""]) >= 4.0);
-    assert!(daemon.metric("claviger_refusals_total", &["reason=\"unreadable_message\""]) >= 8.0);
+    assert!(daemon.metric("claviger_refusals_total", &["reason=\"unreadable_message\""]) >= 7.0);
     let exit = daemon.terminate();
     assert_eq!(exit.code, Some(0), "{}", exit.log);
     let records = site.audit_records();
     let counted: u64 = records.iter().filter_map(|record| record["refusals"].as_u64()).sum();
     let own = records.iter().filter(|record| record["event"] == "refusal").count() as u64;
-    assert_eq!(own + counted, 19, "each refusal is in the audit log, alone or counted");
+    assert_eq!(own + counted, 25, "each refusal is in the audit log, alone or counted");
 }
 
 #[tokio::test(flavor = "multi_thread")]

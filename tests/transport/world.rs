@@ -13,7 +13,10 @@ use bytes::Bytes;
 use claviger::daemon::config::{self, Identity, Limits, Listen, Match};
 use claviger::daemon::transport::caller::{Callers, Peer, PeerAddress};
 use claviger::daemon::transport::denied::DeniedCallers;
-use claviger::daemon::transport::listener::{ConnectionSettings, ConnectionStats, Transport, bind};
+use claviger::daemon::transport::descriptors::Descriptors;
+use claviger::daemon::transport::listener::{
+    Bound, Call, ConnectionSettings, ConnectionStats, Inherited, Transport, bind,
+};
 use claviger::daemon::transport::tls::TlsState;
 use claviger::pki::{Ca, CaOptions, ClientName, Issued};
 use http::{Request, Response};
@@ -39,6 +42,9 @@ pub(crate) const SECOND_CALLER: &str = "kc.example.org";
 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// How long the peer has for an answer to `/kept`.
+pub(crate) const KEPT: Duration = Duration::from_millis(500);
+
 /// The files of a daemon.
 pub(crate) struct Files {
     pub(crate) directory: tempfile::TempDir,
@@ -53,6 +59,7 @@ pub(crate) struct World {
     pub(crate) address: SocketAddr,
     pub(crate) stats: Arc<ConnectionStats>,
     pub(crate) served: Arc<AtomicUsize>,
+    kept: Arc<AtomicUsize>,
     /// Lets the calls to `/slow` end.
     pub(crate) release: Arc<Notify>,
     pub(crate) shutdown: Option<oneshot::Sender<()>>,
@@ -164,6 +171,7 @@ pub(crate) fn settings() -> ConnectionSettings {
         max_streams: 128,
         max_connection_age: Duration::from_hours(1),
         drain_timeout: Duration::from_secs(10),
+        descriptors: Descriptors::raise(100, 0).unwrap(),
     }
 }
 
@@ -192,22 +200,42 @@ impl World {
     ) -> Self {
         let denied = DeniedCallers::open(denied).unwrap();
         let transport = Transport::new(Some(tls.clone()), denied.clone(), settings);
-        let bound = bind(&Listen::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
+        let bound = listen("127.0.0.1:0");
         let address = bound.local_addr().unwrap();
-        let (served, release) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+        let (served, kept) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let release = Arc::new(Notify::new());
         let (shutdown, stop) = oneshot::channel::<()>();
-        let service =
-            whoami(Arc::new(callers(several_cas)), denied, served.clone(), release.clone());
+        let service = whoami(
+            Arc::new(callers(several_cas)),
+            denied,
+            [&served, &kept].map(Arc::clone),
+            release.clone(),
+        );
         let serving = transport.clone();
         let task = tokio::spawn(async move {
             serving.serve(vec![bound], service, async move { drop(stop.await) }).await
         });
         let stats = transport.stats();
-        Self { transport, tls, address, stats, served, release, shutdown: Some(shutdown), task }
+        Self {
+            transport,
+            tls,
+            address,
+            stats,
+            served,
+            kept,
+            release,
+            shutdown: Some(shutdown),
+            task,
+        }
     }
 
     pub(crate) fn served(&self) -> usize {
         self.served.load(Ordering::SeqCst)
+    }
+
+    /// Calls to `/kept` that are in flight.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.load(Ordering::SeqCst)
     }
 
     /// Connects and asks once.
@@ -226,12 +254,33 @@ impl World {
     }
 }
 
+/// A socket of this process's own.
+pub(crate) fn listen(address: &str) -> Bound {
+    bind(&Listen::Tcp(address.parse().unwrap()), &[], &mut Inherited::default()).unwrap()
+}
+
+/// One more, until it is dropped.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// A service that answers with the caller's index, counting whom it knows; it asks for each call
 /// whether its caller is denied, as the daemon's does.
 pub(crate) fn whoami(
     callers: Arc<Callers>,
     denied: Arc<DeniedCallers>,
-    served: Arc<AtomicUsize>,
+    [served, kept]: [Arc<AtomicUsize>; 2],
     release: Arc<Notify>,
 ) -> impl tower::Service<
     Request<Incoming>,
@@ -243,7 +292,7 @@ pub(crate) fn whoami(
 + 'static {
     tower::service_fn(move |request: Request<Incoming>| {
         let (callers, denied) = (callers.clone(), denied.clone());
-        let (served, release) = (served.clone(), release.clone());
+        let (served, kept, release) = (served.clone(), kept.clone(), release.clone());
         async move {
             let peer = request.extensions().get::<Arc<Peer>>().unwrap().clone();
             let answer = match (callers.identify(&peer), peer.address) {
@@ -255,6 +304,10 @@ pub(crate) fn whoami(
                 }
                 (Err(error), _) => format!("unidentified: {error}"),
             };
+            if request.uri().path() == "/kept" {
+                let call = request.extensions().get::<Arc<Call>>().unwrap();
+                call.keep(Some(Instant::now() + KEPT), Counted::new(kept));
+            }
             if request.uri().path() == "/slow" {
                 release.notified().await;
             }

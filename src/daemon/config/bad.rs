@@ -65,6 +65,11 @@ pub(super) const BAD: &[(&str, &str, &str)] = &[
     ),
     (
         "\"unix:claviger.sock\"]",
+        "\"unix:claviger.sock\",\n  \"[::]:8443\", \"0.0.0.0:8443\"]",
+        "claviger.toml:4: server.listen[3]: overlaps with 127.0.0.1:8443; leave one of them out",
+    ),
+    (
+        "\"unix:claviger.sock\"]",
         "\"unix:/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"]",
         "claviger.toml:3: server.listen[1]: is a path of 121 bytes; a Unix socket's path has at most 107: write a shorter one",
     ),
@@ -182,6 +187,11 @@ pub(super) const BAD: &[(&str, &str, &str)] = &[
         "listen = \"127.0.0.1:9443\"",
         "listen = \"127.0.0.1:8443\"",
         "claviger.toml:12: operations.listen: is in server.listen too; write another port",
+    ),
+    (
+        "listen = \"127.0.0.1:9443\"",
+        "listen = \"0.0.0.0:8443\"",
+        "claviger.toml:12: operations.listen: overlaps with 127.0.0.1:8443 in server.listen; write another port",
     ),
     (
         "readers = [\"prometheus\"]",

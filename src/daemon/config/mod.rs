@@ -91,13 +91,14 @@ pub struct Server {
     pub tls: Option<Tls>,
     /// Whether authenticated callers may use server reflection. Default: true.
     pub reflection: bool,
-    /// Open connections in all; more are closed at accept. Default: 16384.
+    /// Open connections in all; beyond it an idle one makes room, or else the new one is closed.
+    /// Fewer, where there are not so many file descriptors. Default: 16384.
     pub max_connections: usize,
     /// Open connections of one identity or uid, and handshakes of one address; more are closed.
     /// Default: a quarter of `max_connections`, and at least 16.
     pub max_connections_per_caller: usize,
-    /// Calls in flight in all; more are RESOURCE_EXHAUSTED, and so are those of one caller beyond an
-    /// eighth of it, at least 128. Default: 1024.
+    /// Calls in flight in all; of one caller an eighth of it, at least 128. More wait for room. Default:
+    /// 1024.
     pub max_concurrent_calls: usize,
     /// Streams of one connection. Default: 128.
     pub max_streams_per_connection: u32,
@@ -107,7 +108,9 @@ pub struct Server {
     pub handshake_timeout: Duration,
     /// After this a connection is asked to go (GOAWAY) and its calls may end. Default: 1 h.
     pub max_connection_age: Duration,
-    /// How long a drain waits for calls in flight. Default: 30 s.
+    /// How long connections are still accepted after `/readyz` has gone down. Default: 0 s.
+    pub drain_delay: Duration,
+    /// How long a drain waits for calls without an answer. Default: 30 s.
     pub drain_timeout: Duration,
 }
 

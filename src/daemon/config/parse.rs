@@ -11,8 +11,8 @@ use super::error::ConfigErrors;
 use super::keys::keys;
 use super::providers::providers;
 use super::reader::{Node, Report, nearest};
-use super::server::{audit, log, operations, server};
-use super::{Caller, Config, Listen, Log, Operations, Server};
+use super::server::{audit, log, operations, overlapping, server};
+use super::{Caller, Config, Log, Operations, Server};
 
 impl Config {
     /// Parses and checks `text`. `path` is where it came from: it is named in errors, and relative
@@ -109,8 +109,13 @@ fn check_operations(
         if !operations.listen.ip().is_loopback() && server.tls.is_none() {
             listen.error("is not on loopback, where /metrics needs TLS; add [server.tls], or write \"127.0.0.1:9443\"");
         }
-        if server.listen.contains(&Listen::Tcp(operations.listen)) {
-            listen.error("is in server.listen too; write another port");
+        match overlapping(operations.listen, &server.listen) {
+            Some(same) if same == operations.listen => {
+                listen.error("is in server.listen too; write another port");
+            }
+            Some(other) => listen
+                .error(format_args!("overlaps with {other} in server.listen; write another port")),
+            None => {}
         }
     }
     // A caller that is wrong itself still has its name.

@@ -30,6 +30,7 @@ pub(super) fn server(node: &Node<'_>) -> Option<Server> {
         "max_handshakes",
         "handshake_timeout",
         "max_connection_age",
+        "drain_delay",
         "drain_timeout",
     ])?;
     let at_least_one = |name, default| {
@@ -57,6 +58,10 @@ pub(super) fn server(node: &Node<'_>) -> Option<Server> {
     let max_handshakes = at_least_one("max_handshakes", 256);
     let handshake_timeout = duration(&fields, "handshake_timeout", Duration::from_secs(5));
     let max_connection_age = duration(&fields, "max_connection_age", Duration::from_hours(1));
+    let drain_delay = match fields.optional("drain_delay") {
+        None => Some(Duration::ZERO),
+        Some(node) => node.parsed(values::duration),
+    };
     let drain_timeout = match fields.optional("drain_timeout") {
         None => Some(Duration::from_secs(30)),
         Some(node) => node.parsed(values::duration),
@@ -74,6 +79,7 @@ pub(super) fn server(node: &Node<'_>) -> Option<Server> {
         max_handshakes: max_handshakes? as usize,
         handshake_timeout: handshake_timeout?,
         max_connection_age: max_connection_age?,
+        drain_delay: drain_delay?,
         drain_timeout: drain_timeout?,
     })
 }
@@ -94,10 +100,28 @@ fn listen(node: &Node<'_>) -> Option<Vec<Listen>> {
         let Some(socket) = item.string().and_then(|text| socket(item, text)) else { continue };
         if let Some(first) = seen.insert(format!("{socket:?}"), item.path().to_owned()) {
             item.error(format_args!("is the same as {first}; leave one of them out"));
+        } else if let Listen::Tcp(address) = &socket
+            && let Some(other) = overlapping(*address, &sockets)
+        {
+            item.error(format_args!("overlaps with {other}; leave one of them out"));
         }
         sockets.push(socket);
     }
     (sockets.len() == items.len()).then_some(sockets)
+}
+
+/// The socket among those that takes this address too: the system lets only one listen. IPv4 and
+/// IPv6 may share a port.
+pub(super) fn overlapping(address: SocketAddr, sockets: &[Listen]) -> Option<SocketAddr> {
+    let tcp = sockets.iter().filter_map(|socket| match socket {
+        Listen::Tcp(other) => Some(*other),
+        Listen::Unix(_) => None,
+    });
+    tcp.filter(|other| other.port() == address.port() && address.port() != 0).find(|other| {
+        let (one, two) = (address.ip(), other.ip());
+        one.is_ipv4() == two.is_ipv4()
+            && (one == two || one.is_unspecified() || two.is_unspecified())
+    })
 }
 
 fn socket(node: &Node<'_>, text: &str) -> Option<Listen> {

@@ -156,6 +156,7 @@ fn what_is_left_out_has_its_documented_default() {
         max_handshakes: 256,
         handshake_timeout: Duration::from_secs(5),
         max_connection_age: Duration::from_hours(1),
+        drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(30),
     };
     assert_eq!(config.server, expected);
@@ -375,6 +376,7 @@ fn the_example_says_what_every_option_is() {
         "max_handshakes",
         "handshake_timeout",
         "max_connection_age",
+        "drain_delay",
         "drain_timeout",
         "certificate",
         "private_key",

@@ -9,7 +9,6 @@ mod scrape;
 mod shipped_queries;
 mod sources;
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -28,18 +27,20 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::daemon::records::metrics::Metrics;
 use crate::daemon::request::health::Phase;
+use crate::daemon::transport::descriptors::Descriptors;
+use crate::daemon::transport::listener::{Capacity, Entered, Entrance};
 
 pub use sources::Sources;
 
-/// A probe or a scrape takes far less; beyond this number the oldest connection is closed.
-const MOST_CONNECTIONS: usize = 64;
+/// TLS handshakes at a time.
+const HANDSHAKES: usize = 64;
 /// For a TLS handshake, and for a request's head.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// For all of a connection.
@@ -79,6 +80,7 @@ pub async fn serve(
     tls: Option<TlsSource>,
     authorise: Authorise,
     state: Arc<OperationsState>,
+    descriptors: Descriptors,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let address = listener.local_addr()?;
@@ -86,24 +88,20 @@ pub async fn serve(
     if tls.is_none() {
         tracing::info!(%address, "operations listener without TLS: /metrics is open to this host");
     }
+    let most = descriptors.for_operations();
+    let capacity = Capacity { connections: most, of_one_source: most.div_ceil(2) };
+    let entrance = Arc::new(Entrance::new(HANDSHAKES, descriptors));
     let mut shutdown = pin!(shutdown);
-    let mut connections = Connections::default();
+    let mut connections = JoinSet::new();
     loop {
-        let stream = tokio::select! {
+        let entered = tokio::select! {
             () = &mut shutdown => return Ok(()),
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    // Out of descriptors, most likely: others must close first.
-                    tracing::warn!(%error, "operations listener cannot accept");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            },
+            entered = entrance.accept(&listener, || capacity) => entered,
         };
-        let tls = tls.as_ref().map(|source| TlsAcceptor::from(source()));
-        let answer = connection(stream, tls, Arc::clone(&authorise), Arc::clone(&state));
-        connections.spawn(tokio::time::timeout(CONNECTION_TIMEOUT, answer));
+        while connections.try_join_next().is_some() {}
+        let served =
+            connection(entrance.clone(), entered, tls.clone(), authorise.clone(), state.clone());
+        connections.spawn(tokio::time::timeout(CONNECTION_TIMEOUT, served));
     }
 }
 
@@ -115,47 +113,33 @@ fn check_address(address: SocketAddr, has_tls: bool) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, reason))
 }
 
-/// Open connections, oldest first. At `MOST_CONNECTIONS` the oldest one is aborted, so that a health
-/// probe always gets in.
-#[derive(Default)]
-struct Connections(VecDeque<AbortHandle>);
-
-impl Connections {
-    fn spawn(&mut self, connection: impl Future<Output: Send> + Send + 'static) {
-        if self.0.len() >= MOST_CONNECTIONS {
-            self.0.retain(|connection| !connection.is_finished());
-        }
-        if self.0.len() >= MOST_CONNECTIONS
-            && let Some(oldest) = self.0.pop_front()
-        {
-            oldest.abort();
-        }
-        self.0.push_back(tokio::spawn(connection).abort_handle());
-    }
-}
-
-impl Drop for Connections {
-    fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
-    }
-}
-
+/// Serves one connection, unless others need its place.
 async fn connection(
-    stream: TcpStream,
-    tls: Option<TlsAcceptor>,
+    entrance: Arc<Entrance>,
+    entered: Entered,
+    tls: Option<TlsSource>,
     authorise: Authorise,
     state: Arc<OperationsState>,
 ) {
+    let Entered { stream, address, place } = entered;
     let _ = stream.set_nodelay(true);
-    let Some(tls) = tls else { return answer(stream, true, state).await };
-    match tokio::time::timeout(START_TIMEOUT, tls.accept(stream)).await {
-        Ok(Ok(stream)) => {
-            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-            let is_reader = !chain.is_empty() && authorise(chain);
-            answer(stream, is_reader, state).await;
-        }
-        Ok(Err(error)) => tracing::debug!(%error, "operations listener: handshake failed"),
-        Err(_) => tracing::debug!("operations listener: handshake too slow"),
+    let served = async {
+        let Some(tls) = tls else {
+            tokio::time::timeout(START_TIMEOUT, place.first_byte(&stream)).await.ok()?.ok()?;
+            answer(stream, true, state).await;
+            return Some(());
+        };
+        let acceptor = || TlsAcceptor::from(tls());
+        let handshake = entrance.handshake_or_log(stream, address, &place, acceptor);
+        let stream = tokio::time::timeout(START_TIMEOUT, handshake).await.ok()?.ok()?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let is_reader = !chain.is_empty() && authorise(chain);
+        answer(stream, is_reader, state).await;
+        Some(())
+    };
+    tokio::select! {
+        _ = served => {}
+        () = place.crowded_out() => {}
     }
 }
 

@@ -19,8 +19,9 @@ use crate::daemon::records::metrics::render::{
 use crate::daemon::records::metrics::seconds;
 use crate::daemon::request::active::ActiveConfig;
 use crate::daemon::request::health::Phase;
-use crate::daemon::request::policy::InFlight;
+use crate::daemon::request::in_flight::InFlight;
 use crate::daemon::transport::denied::DeniedCallers;
+use crate::daemon::transport::descriptors::Descriptors;
 use crate::daemon::transport::listener::{ConnectionStats, Cut, HandshakeFailure};
 use crate::daemon::transport::tls::TlsState;
 
@@ -37,6 +38,8 @@ pub struct Sources {
     pub in_flight: Arc<InFlight>,
     /// What happened to connections.
     pub connections: Arc<ConnectionStats>,
+    /// How many file descriptors there may be.
+    pub descriptors: Descriptors,
     /// Certificates and CRLs in force.
     pub tls: Option<Arc<TlsState>>,
     /// The list in force.
@@ -57,6 +60,7 @@ impl Sources {
         self.providers(encoder)?;
         self.pins(encoder)?;
         self.connections(encoder)?;
+        self.descriptors(encoder)?;
         self.tls(encoder)?;
         self.denied(encoder)?;
         let help = "Whether there is an audit log (1) or `off = true` (0)";
@@ -69,7 +73,10 @@ impl Sources {
         plain_gauge(encoder, "ready", help, phase == Phase::Ready)?;
         let help = "Whether the daemon ends and waits for its last calls";
         plain_gauge(encoder, "draining", help, phase == Phase::Draining)?;
-        plain_gauge(encoder, "calls_in_flight", "Calls in flight", self.in_flight.total())
+        let help = "Calls whose answers have not left yet";
+        plain_gauge(encoder, "calls_in_flight", help, self.in_flight.total())?;
+        let help = "Calls that wait for room among the calls in flight";
+        plain_gauge(encoder, "calls_waiting", help, self.in_flight.waiting())
     }
 
     fn replicas(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -153,6 +160,8 @@ impl Sources {
         for reason in Cut::ALL {
             sample_counter(&mut cuts, &[("reason", reason.name())], stats.cut(reason))?;
         }
+        let help = "Answers whose stream was reset, because the peer did not take them in time";
+        plain_counter(encoder, "answers_unread", help, stats.unread())?;
         plain_counter(encoder, "handshakes", "TLS handshakes that succeeded", stats.handshakes())?;
         let help = "Connections that did not get as far as their first call";
         let mut failed = counter(encoder, "handshakes_failed", help)?;
@@ -160,6 +169,14 @@ impl Sources {
             sample_counter(&mut failed, &[("reason", reason.name())], stats.failed(reason))?;
         }
         Ok(())
+    }
+
+    fn descriptors(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        if let Some(open) = Descriptors::open() {
+            plain_gauge(encoder, "file_descriptors", "Open file descriptors", open)?;
+        }
+        let help = "File descriptors that the daemon may have open";
+        plain_gauge(encoder, "file_descriptors_limit", help, self.descriptors.limit())
     }
 
     fn tls(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -248,6 +265,7 @@ impl Sources {
             phase,
             in_flight: Arc::new(InFlight::new(8)),
             connections: Arc::default(),
+            descriptors: Descriptors::raise(16, 1).unwrap(),
             tls: None,
             denied: DeniedCallers::open(config.server.denied_callers.as_deref()).unwrap(),
             audit_enabled: false,
@@ -261,10 +279,13 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
+    use futures::FutureExt;
+
     use super::*;
     use crate::daemon::operations::scrape::render;
     use crate::daemon::operations::scrape::tests::series;
     use crate::daemon::records::metrics::Metrics;
+    use crate::daemon::request::in_flight::CallerCalls;
     use crate::pki::{Ca, CaOptions};
 
     /// A configuration whose files are in `folder`.
@@ -335,8 +356,10 @@ mod tests {
         let (mut sources, phases) = Sources::of(&configuration(folder.path()), &metrics);
         sources.tls = Some(tls(folder.path()));
         let sources = Arc::new(sources);
-        let caller = Arc::default();
-        let _call = sources.in_flight.start(&caller).unwrap();
+        let caller = Arc::new(CallerCalls::new(8));
+        let soon = std::time::Instant::now() + Duration::from_secs(1);
+        let started = sources.in_flight.start(&caller, soon).now_or_never();
+        let _call = started.expect("there is room").unwrap();
         let before = series(&render(&metrics, &sources));
         phases.send_replace(Phase::Draining);
         let after = series(&render(&metrics, &sources));
@@ -349,6 +372,8 @@ mod tests {
             (r#"provider_info{provider="hsm",type="pkcs11",hardware="true"}"#, 1.0),
             (r#"provider_info{provider="files",type="software",hardware="false"}"#, 1.0),
             ("calls_in_flight", 1.0),
+            ("calls_waiting", 0.0),
+            ("answers_unread_total", 0.0),
             ("ready", 0.0),
             ("draining", 0.0),
             ("audit_enabled", 0.0),

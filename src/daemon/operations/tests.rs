@@ -6,9 +6,14 @@ use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::{PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 
 use super::*;
+
+fn descriptors() -> Descriptors {
+    Descriptors::raise(16, 1).unwrap()
+}
 
 struct Running {
     address: SocketAddr,
@@ -29,7 +34,7 @@ impl Running {
         let shutdown = async {
             let _ = stopped.await;
         };
-        let served = tokio::spawn(serve(listener, tls, authorise, state, shutdown));
+        let served = tokio::spawn(serve(listener, tls, authorise, state, descriptors(), shutdown));
         Self { address, phase, stop: Some(stop), served }
     }
 
@@ -123,7 +128,7 @@ async fn a_client_that_does_not_finish_its_head_is_cut() {
 async fn held_connections_do_not_keep_a_probe_away() {
     let running = Running::plain().await;
     let mut held = Vec::new();
-    for _ in 0..MOST_CONNECTIONS + 10 {
+    for _ in 0..descriptors().for_operations() + 10 {
         held.push(running.connect().await);
     }
     let started = Instant::now();
@@ -229,4 +234,38 @@ async fn with_tls_only_readers_get_the_metrics_and_everybody_the_probes() {
     assert_eq!(pki.get(&running, "/metrics", None).await, refused);
     assert_eq!(pki.get(&running, "/livez", None).await.0, 200);
     assert!(!running.ask("GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.contains("200 OK"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bare_connections_without_end_from_the_probes_own_address_keep_no_probe_away() {
+    let pki = Pki::new();
+    let config = pki.server();
+    let authorise: Authorise = Arc::new(|_| false);
+    let running = Running::start(Some(Arc::new(move || Arc::clone(&config))), authorise).await;
+    let address = running.address;
+    let flood = std::thread::spawn(move || {
+        let mut held = std::collections::VecDeque::new();
+        let begun = Instant::now();
+        let mut connections = 0;
+        while begun.elapsed() < Duration::from_secs(3) {
+            held.push_back(std::net::TcpStream::connect(address));
+            connections += 1;
+            if held.len() > 400 {
+                held.pop_front();
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        connections
+    });
+    let (begun, mut slowest) = (Instant::now(), Duration::ZERO);
+    let mut probes = 0;
+    while begun.elapsed() < Duration::from_secs(3) {
+        let start = Instant::now();
+        assert_eq!(pki.get(&running, "/livez", None).await.0, 200);
+        slowest = slowest.max(start.elapsed());
+        probes += 1;
+    }
+    let connections = flood.join().unwrap();
+    assert!(connections > 1000 && probes > 10, "{connections} connections, {probes} probes");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 }

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 
 use claviger_provider_api::PublicKey;
 use tokio::sync::watch;
@@ -16,6 +15,7 @@ use crate::daemon::keys::replica::{Replica, Specification};
 use crate::daemon::keys::replicas::Replicas;
 use crate::daemon::records::metrics::Metrics;
 use crate::daemon::request::budget::Budget;
+use crate::daemon::request::in_flight::CallerCalls;
 use crate::daemon::request::policy::{self, Caller, Granted};
 use crate::daemon::transport::caller::{CallerIndex, Callers, Peer, Unidentified};
 
@@ -52,7 +52,7 @@ pub struct ActiveConfig {
     pub replicas: Arc<Replicas>,
     /// By caller and key; under the empty name of a key that of lists.
     pub budgets: HashMap<(String, String), Arc<Budget>>,
-    in_flight: HashMap<Arc<str>, Arc<AtomicU32>>,
+    calls: HashMap<Arc<str>, Arc<CallerCalls>>,
     /// The limits of budgets that are older than this configuration.
     limits: Vec<(Arc<Budget>, config::Limits)>,
 }
@@ -134,7 +134,8 @@ impl ActiveConfig {
             keyring.keys.insert(name.clone(), Arc::new(key));
         }
         let mut budgets = HashMap::new();
-        let mut in_flight = HashMap::new();
+        let mut calls = HashMap::new();
+        let most = config.server.max_concurrent_calls;
         let mut limits = Vec::new();
         let policies = (0..)
             .zip(&config.callers)
@@ -145,14 +146,16 @@ impl ActiveConfig {
                     let budget = previous.active.and_then(|active| active.budgets.get(&place));
                     limits.extend(budget.map(|budget| (Arc::clone(budget), caller.limits)));
                 }
-                build_caller(index, caller, &keyring, previous, &mut budgets, &mut in_flight)
+                let built = build_caller(index, caller, &keyring, previous, &mut budgets, most);
+                calls.insert(Arc::clone(&built.name), Arc::clone(&built.calls));
+                built
             })
             .collect();
         let several_cas = config.server.tls.as_ref().is_some_and(|tls| tls.client_ca.len() > 1);
         let callers = Callers::new(&config.callers, several_cas);
         let snapshot = Arc::new(Snapshot { callers, policies, keyring });
         let replicas = Arc::new(Replicas { providers, by_specification: replicas });
-        Ok(Self { snapshot, replicas, budgets, in_flight, limits })
+        Ok(Self { snapshot, replicas, budgets, calls, limits })
     }
 
     /// Budgets outlive a reload; their limits change when it is certain.
@@ -251,7 +254,7 @@ fn build_caller(
     keyring: &Keyring,
     previous: &Previous<'_>,
     budgets: &mut HashMap<(String, String), Arc<Budget>>,
-    in_flight: &mut HashMap<Arc<str>, Arc<AtomicU32>>,
+    most_calls: usize,
 ) -> Arc<Caller> {
     let mut grants: HashMap<String, Granted> = HashMap::new();
     for grant in &caller.grants {
@@ -276,17 +279,9 @@ fn build_caller(
     let listing = build_budget(&place, caller.limits, previous);
     budgets.insert(place, Arc::clone(&listing));
     let name: Arc<str> = caller.name.as_str().into();
-    let before = previous.active.and_then(|active| active.in_flight.get(&name));
-    let calls = before.map(Arc::clone).unwrap_or_default();
-    in_flight.insert(Arc::clone(&name), Arc::clone(&calls));
-    Arc::new(Caller {
-        name,
-        slot: policy::slot(index),
-        grants,
-        readable,
-        listing,
-        in_flight: calls,
-    })
+    let before = previous.active.and_then(|active| active.calls.get(&name)).map(Arc::clone);
+    let calls = before.unwrap_or_else(|| Arc::new(CallerCalls::new(most_calls)));
+    Arc::new(Caller { name, slot: policy::slot(index), grants, readable, listing, calls })
 }
 
 fn build_budget(

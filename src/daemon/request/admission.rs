@@ -2,17 +2,15 @@
 //! contract's status codes on the wire.
 
 use std::convert::Infallible;
-use std::fmt::Write;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -22,16 +20,26 @@ use crate::daemon::records::audit::{Audit, Record};
 use crate::daemon::records::metrics::Metrics;
 use crate::daemon::request::active::Snapshot;
 use crate::daemon::request::call::{CallContext, DEFAULT_DEADLINE};
-use crate::daemon::request::policy::{InFlight, StartedCall};
+use crate::daemon::request::in_flight::InFlight;
+use crate::daemon::request::one_message::OneMessage;
 use crate::daemon::request::status_trailers::ContractTrailers;
 use crate::daemon::status::{Failure, in_contract};
 use crate::daemon::transport::caller::Peer;
 use crate::daemon::transport::denied::DeniedCallers;
+use crate::daemon::transport::listener::Call;
 
 /// Services whose answers are in the contract already.
 const OUR_SERVICES: &str = "/claviger.v1.";
-/// A longer deadline than this is cut to it.
+/// Methods that take any number of messages.
+const REFLECTION: &str = "/grpc.reflection.";
+/// A longer deadline than this is cut to it, but for streams.
 const MAX_DEADLINE: Duration = Duration::from_mins(5);
+/// How long after the deadline an answer may take to leave.
+const UNTIL_LEFT: Duration = Duration::from_secs(1);
+/// What the headers of a call may take, counted as RFC 9113, section 6.5.2, does.
+const MAX_METADATA: usize = 8 << 10;
+const TIMEOUT: &str = "grpc-timeout";
+const METHOD: &str = ":method";
 /// The longest `x-request-id` of a caller's that is recorded.
 const MAX_CALLER_REQUEST_ID: usize = 64;
 
@@ -54,10 +62,6 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Calls in flight.
     pub in_flight: Arc<InFlight>,
-    /// The first half of each request id: this process.
-    pub instance: String,
-    /// The second half: this call.
-    pub calls: AtomicU64,
 }
 
 impl Admission {
@@ -77,44 +81,57 @@ impl tower::Service<Request<Incoming>> for Admission {
     }
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
-        let request_id = self.shared.request_id();
-        match self.shared.admit(&request, &request_id) {
-            Err(failure) => Box::pin(std::future::ready(Ok(refusal(failure, &request_id)))),
-            Ok((context, in_flight)) => {
-                let deadline = context.deadline;
-                let shared = Arc::clone(&self.shared);
-                request.extensions_mut().insert(Arc::clone(&context));
-                let ours = request.uri().path().starts_with(OUR_SERVICES);
-                let answered = tower::Service::call(&mut self.routes, request);
-                Box::pin(async move {
-                    let answered = tokio::time::timeout_at(deadline.into(), answered).await;
-                    let Ok(response) = answered else {
-                        return Ok(answer(Failure::DeadlineExceeded.into(), &request_id));
-                    };
-                    let Ok(mut response) = response;
-                    if let Some((status, reason)) = of_the_framework(response.headers()) {
-                        shared.refused(&context, status.code(), reason);
-                        return Ok(answer(status, &request_id));
-                    }
-                    add_request_id(response.headers_mut(), &request_id);
-                    if ours {
-                        return Ok(response);
-                    }
-                    Ok(response.map(|body| ContractTrailers::around(body, in_flight)))
-                })
+        let request_id = request_id();
+        let context = match self.shared.admit(&request, &request_id) {
+            Ok(context) => context,
+            Err(failure) => {
+                return Box::pin(std::future::ready(Ok(refusal(failure, &request_id))));
             }
-        }
+        };
+        let (shared, mut routes) = (Arc::clone(&self.shared), self.routes.clone());
+        Box::pin(async move {
+            let started = shared.in_flight.start(&context.caller.calls, context.deadline).await;
+            let started = match started {
+                Ok(started) => started,
+                Err(failure) => {
+                    shared.refused(&context, failure.code(), failure.reason());
+                    return Ok(answer(failure.into(), &request_id));
+                }
+            };
+            let path = request.uri().path();
+            let ours = path.starts_with(OUR_SERVICES);
+            let many = path.starts_with(REFLECTION);
+            let stream_deadline = stream_deadline(request.headers());
+            if let Some(call) = request.extensions_mut().remove::<Arc<Call>>() {
+                let until = if ours { Some(context.deadline) } else { stream_deadline };
+                call.keep(until.map(|until| until + UNTIL_LEFT), started);
+            }
+            request.extensions_mut().insert(Arc::clone(&context));
+            let deadline = context.deadline;
+            let answered = if many {
+                tower::Service::call(&mut routes, request)
+            } else {
+                tower::Service::call(&mut routes, request.map(OneMessage::of))
+            };
+            let answered = tokio::time::timeout_at(deadline.into(), answered).await;
+            let Ok(response) = answered else {
+                return Ok(answer(Failure::DeadlineExceeded.into(), &request_id));
+            };
+            let Ok(mut response) = response;
+            if let Some((status, reason)) = of_the_framework(response.headers()) {
+                shared.refused(&context, status.code(), reason);
+                return Ok(answer(status, &request_id));
+            }
+            add_request_id(response.headers_mut(), &request_id);
+            if ours {
+                return Ok(response);
+            }
+            Ok(response.map(|body| ContractTrailers::around(body, stream_deadline)))
+        })
     }
 }
 
 impl Shared {
-    fn request_id(&self) -> Arc<str> {
-        let mut id = String::with_capacity(self.instance.len() + 17);
-        let call = self.calls.fetch_add(1, Ordering::Relaxed);
-        write!(id, "{}-{call:x}", self.instance).expect("writing to a String");
-        id.into()
-    }
-
     /// Counts and records a call that ended before it reached the service.
     fn refused(&self, context: &CallContext, code: Code, reason: &'static str) {
         self.metrics.server.refused(reason);
@@ -127,7 +144,7 @@ impl Shared {
         &self,
         request: &Request<Incoming>,
         request_id: &Arc<str>,
-    ) -> Result<(Arc<CallContext>, StartedCall), Failure> {
+    ) -> Result<Arc<CallContext>, Failure> {
         let peer = request.extensions().get::<Arc<Peer>>().ok_or(Failure::Internal)?;
         let snapshot = self.snapshot.load();
         let caller_request_id = caller_request_id(request.headers());
@@ -156,9 +173,8 @@ impl Shared {
             let reason = failure.reason();
             refuse(failure, Some(&caller.name), reason)
         };
-        check_content_type(request.headers()).map_err(refuse)?;
-        let timeout = deadline(request.headers()).map_err(refuse)?;
-        let in_flight = self.in_flight.start(&caller.in_flight).map_err(refuse)?;
+        check_head(request).map_err(refuse)?;
+        let timeout = deadline(request.headers()).map_err(refuse)?.min(MAX_DEADLINE);
         let context = CallContext {
             request_id: Arc::clone(request_id),
             caller_request_id,
@@ -167,8 +183,30 @@ impl Shared {
             caller: Arc::clone(caller),
             deadline: Instant::now() + timeout,
         };
-        Ok((Arc::new(context), in_flight))
+        Ok(Arc::new(context))
     }
+}
+
+/// 128 random bits: unique, and silent about how many calls there were before.
+fn request_id() -> Arc<str> {
+    let mut id = [0; 16];
+    aws_lc_rs::rand::fill(&mut id).expect("where there is no randomness there is no TLS either");
+    hex::encode(id).into()
+}
+
+/// A call is a POST with headers of a bearable size and gRPC's content type.
+fn check_head(request: &Request<Incoming>) -> Result<(), Failure> {
+    if request.method() != Method::POST {
+        return Err(Failure::Field { field: METHOD, allowed: "must be POST".into() });
+    }
+    let headers = request.headers();
+    let fields = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+    let size: usize = fields.sum();
+    if size > MAX_METADATA {
+        let allowed = format!("must take at most {MAX_METADATA} bytes, not {size}");
+        return Err(Failure::Field { field: "metadata", allowed });
+    }
+    check_content_type(headers)
 }
 
 /// Only gRPC with protobuf is spoken here (gRPC over HTTP/2, "Content-Type").
@@ -186,9 +224,9 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Failure> {
 
 /// `grpc-timeout`: one to eight digits and a unit (gRPC over HTTP/2, "Timeout").
 fn deadline(headers: &HeaderMap) -> Result<Duration, Failure> {
-    let Some(value) = headers.get("grpc-timeout") else { return Ok(DEFAULT_DEADLINE) };
+    let Some(value) = headers.get(TIMEOUT) else { return Ok(DEFAULT_DEADLINE) };
     let bad = || Failure::Field {
-        field: "grpc-timeout",
+        field: TIMEOUT,
         allowed: "must be one to eight digits and a unit of H, M, S, m, u or n".into(),
     };
     let (digits, unit) = match value.as_bytes() {
@@ -211,7 +249,16 @@ fn deadline(headers: &HeaderMap) -> Result<Duration, Failure> {
         b'n' => Duration::from_nanos(number),
         _ => return Err(bad()),
     };
-    Ok(timeout.min(MAX_DEADLINE))
+    Ok(timeout)
+}
+
+/// When a stream ends, if its caller says so. Else it goes on as long as its connection.
+fn stream_deadline(headers: &HeaderMap) -> Option<Instant> {
+    headers
+        .contains_key(TIMEOUT)
+        .then(|| deadline(headers).ok())
+        .flatten()
+        .map(|timeout| Instant::now() + timeout)
 }
 
 /// The caller's own request id, if it is printable and at most 64 characters.
@@ -246,10 +293,18 @@ fn of_the_framework(headers: &HeaderMap) -> Option<(Status, &'static str)> {
 
 /// What is no gRPC call is refused in HTTP's words too, for clients that know nothing else.
 fn refusal(failure: Failure, request_id: &str) -> Response<Body> {
-    let is_no_call = matches!(failure, Failure::Field { field: "content-type", .. });
+    let field = match &failure {
+        Failure::Field { field, .. } => *field,
+        _ => "",
+    };
     let mut response = answer(failure.into(), request_id);
-    if is_no_call {
-        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    match field {
+        METHOD => {
+            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        }
+        "content-type" => *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        _ => {}
     }
     response
 }
@@ -279,7 +334,7 @@ mod tests {
         assert_eq!(deadline(&HeaderMap::new()), Ok(DEFAULT_DEADLINE));
         let read = |value| deadline(&headers("grpc-timeout", value));
         assert_eq!(read("250m"), Ok(Duration::from_millis(250)));
-        assert_eq!(read("99999999H"), Ok(MAX_DEADLINE));
+        assert_eq!(read("99999999H"), Ok(Duration::from_hours(99_999_999)));
         for bad in ["", "5", "S", "123456789S", "-1S", "1x", "1.5S"] {
             let failure = read(bad).unwrap_err();
             assert!(matches!(failure, Failure::Field { field: "grpc-timeout", .. }), "{bad}");

@@ -5,6 +5,7 @@
 //! of the steps, attribution, audit record) -> [`policy`] and [`budget`] (may it) ->
 //! [`keyring`](crate::daemon::keys::keyring) (which version) -> replica -> the provider's `key.rs`.
 //!
+//! - [`in_flight`]: room for calls; `one_message`: a call has exactly one, but for streams
 //! - [`call`]: what a call carries: caller, peer, request id, deadline
 //! - [`active`]: the callers, grants and keys in force
 //! - [`failed_unwraps`]: what is spent of `failed_unwraps`, kept over restarts
@@ -17,6 +18,8 @@ pub mod call;
 pub mod failed_unwraps;
 pub mod guard;
 pub mod health;
+pub mod in_flight;
+mod one_message;
 pub mod policy;
 pub mod service;
 mod status_trailers;

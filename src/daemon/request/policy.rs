@@ -2,17 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use claviger_provider_api::CallerSlot;
 
 use crate::daemon::config::{self, Operation, PublicKeys};
 use crate::daemon::keys::keyring::Key;
 use crate::daemon::request::budget::Budget;
-use crate::daemon::status::{Exhausted, Failure};
-
-/// Calls that one caller may have in flight before the total counts for it.
-const ALWAYS_IN_FLIGHT: u32 = 8;
+use crate::daemon::request::in_flight::CallerCalls;
+use crate::daemon::status::Failure;
 
 /// One configured caller.
 #[derive(Debug)]
@@ -27,8 +24,8 @@ pub struct Caller {
     pub readable: Vec<String>,
     /// What it may spend on lists of keys; kept over reloads.
     pub listing: Arc<Budget>,
-    /// Its calls in flight; kept over reloads.
-    pub in_flight: Arc<AtomicU32>,
+    /// Its calls in flight and waiting; kept over reloads.
+    pub calls: Arc<CallerCalls>,
 }
 
 /// What one caller may do with one key: the sum of its grants.
@@ -160,71 +157,4 @@ impl Caller {
 /// The slot of the caller at `index` in the configuration; slot 0 is the daemon itself.
 pub fn slot(index: usize) -> CallerSlot {
     CallerSlot(index as u32 + 1)
-}
-
-/// Calls in flight, of all callers and of each. No caller can take the last room of another: the
-/// total counts only for callers that already have some in flight.
-#[derive(Debug)]
-pub struct InFlight {
-    total: AtomicU32,
-    most: u32,
-    most_of_one: u32,
-}
-
-impl InFlight {
-    /// Room for `most` calls, an eighth of it (at least 128) for one caller.
-    pub fn new(most: usize) -> Self {
-        let most = u32::try_from(most).unwrap_or(u32::MAX);
-        Self { total: AtomicU32::new(0), most, most_of_one: (most / 8).max(128) }
-    }
-
-    /// Starts a call.
-    pub fn start(self: &Arc<Self>, caller: &Arc<AtomicU32>) -> Result<StartedCall, Failure> {
-        let started = StartedCall { in_flight: Arc::clone(self), caller: Arc::clone(caller) };
-        let of_caller = caller.fetch_add(1, Ordering::Relaxed) + 1;
-        let total = self.total.fetch_add(1, Ordering::Relaxed) + 1;
-        let refused =
-            of_caller > self.most_of_one || (total > self.most && of_caller > ALWAYS_IN_FLIGHT);
-        if refused {
-            let retry_after = std::time::Duration::from_millis(100);
-            return Err(Failure::Exhausted { what: Exhausted::Calls, retry_after });
-        }
-        Ok(started)
-    }
-
-    /// How many calls are in flight.
-    pub fn total(&self) -> u32 {
-        self.total.load(Ordering::Relaxed)
-    }
-}
-
-/// A call in flight; it ends when this is dropped.
-#[derive(Debug)]
-pub struct StartedCall {
-    in_flight: Arc<InFlight>,
-    caller: Arc<AtomicU32>,
-}
-
-impl Drop for StartedCall {
-    fn drop(&mut self) {
-        self.caller.fetch_sub(1, Ordering::Relaxed);
-        self.in_flight.total.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_house_still_has_room_for_a_caller_with_nothing_in_flight() {
-        let in_flight = Arc::new(InFlight::new(128));
-        let (hog, quiet) = (Arc::default(), Arc::default());
-        let held: Vec<_> = (0..128).map(|_| in_flight.start(&hog).unwrap()).collect();
-        assert!(in_flight.start(&hog).is_err());
-        assert_eq!(in_flight.total(), 128);
-        let one = in_flight.start(&quiet).unwrap();
-        drop((held, one));
-        assert_eq!(in_flight.total(), 0);
-    }
 }

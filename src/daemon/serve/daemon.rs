@@ -13,10 +13,11 @@ use crate::daemon::records::metrics::Metrics;
 use crate::daemon::request::active::{ActiveConfig, Previous, Snapshot};
 use crate::daemon::request::failed_unwraps::{FailedUnwraps, FailedUnwrapsFile};
 use crate::daemon::request::health::Phase;
-use crate::daemon::request::policy::InFlight;
+use crate::daemon::request::in_flight::InFlight;
 use crate::daemon::serve::host::prepare_state_dir;
 use crate::daemon::serve::{Options, ServeError};
 use crate::daemon::transport::denied::DeniedCallers;
+use crate::daemon::transport::descriptors::Descriptors;
 use crate::daemon::transport::listener::{ConnectionSettings, Transport};
 use crate::daemon::transport::tls::TlsState;
 
@@ -32,6 +33,7 @@ pub(super) struct Daemon {
     pub(super) tls: Option<Arc<TlsState>>,
     pub(super) transport: Transport,
     pub(super) in_flight: Arc<InFlight>,
+    pub(super) descriptors: Descriptors,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) changed: watch::Sender<u64>,
     pub(super) spent: Option<Arc<tokio::sync::Mutex<FailedUnwrapsFile>>>,
@@ -55,7 +57,9 @@ impl Daemon {
         let denied = DeniedCallers::open(config.server.denied_callers.as_deref())?;
         let tls = config.server.tls.as_ref();
         let tls = tls.map(|tls| TlsState::open(tls, options.demo)).transpose()?;
-        let settings = ConnectionSettings::from(&config.server);
+        let providers = config.providers.len();
+        let descriptors = Descriptors::raise(config.server.max_connections, providers)?;
+        let settings = ConnectionSettings::new(&config.server, descriptors);
         let transport = Transport::new(tls.clone(), Arc::clone(&denied), settings);
         let changed = watch::Sender::new(0);
         let previous =
@@ -71,6 +75,7 @@ impl Daemon {
             denied,
             tls,
             transport,
+            descriptors,
             phase: watch::Sender::new(Phase::Starting),
             changed,
             spent,

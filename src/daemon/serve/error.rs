@@ -44,6 +44,12 @@ pub enum ServeError {
         /// Where, and what the system said.
         error: io::Error,
     },
+    /// What a service manager passed.
+    #[error("LISTEN_FDS: {error}")]
+    Inherited {
+        /// What is wrong with it.
+        error: io::Error,
+    },
     /// A provider with `required = true` does not serve.
     #[error("providers.{provider} is required and does not serve: {reason}")]
     Required {

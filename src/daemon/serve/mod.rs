@@ -27,6 +27,7 @@ use crate::daemon::records::audit::Event;
 use crate::daemon::request::active::ActiveConfig;
 use crate::daemon::request::health::Phase;
 use crate::daemon::serve::daemon::Daemon;
+use crate::daemon::transport::listener::Inherited;
 
 pub use error::ServeError;
 pub use host::{check_state_dir, prepare_state_dir, protect_memory};
@@ -67,13 +68,15 @@ pub fn run_with(options: &Options, prepare: impl FnOnce(&ActiveConfig)) -> Resul
         use rustix::process::{Signal, set_parent_process_death_signal};
         set_parent_process_death_signal(Some(Signal::TERM)).map_err(io::Error::from)?;
     }
+    // Before there are other threads.
+    let inherited = Inherited::take_over().map_err(|error| ServeError::Inherited { error })?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // The keys' own threads do the work: half of the cores are plenty for the sockets.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads((cores / 2).max(1))
         .enable_all()
         .build()?;
-    let outcome = runtime.block_on(serve(config, options, prepare));
+    let outcome = runtime.block_on(serve(config, options, inherited, prepare));
     runtime.shutdown_timeout(LEAVE_WAIT);
     if !backends::wait_until_left(LEAVE_WAIT) {
         tracing::warn!("a backend is still at work: the process ends without it");
@@ -84,6 +87,7 @@ pub fn run_with(options: &Options, prepare: impl FnOnce(&ActiveConfig)) -> Resul
 async fn serve(
     config: Config,
     options: &Options,
+    inherited: Inherited,
     prepare: impl FnOnce(&ActiveConfig),
 ) -> Result<(), ServeError> {
     let daemon = Daemon::start(config, options)?;
@@ -91,14 +95,13 @@ async fn serve(
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let hangup = signal(SignalKind::hangup())?;
-    let sockets = daemon.listen()?;
-    let operations = daemon.listen_for_operations().await?;
+    let ports = daemon.listen(inherited)?;
     daemon.say_what_is_unusual();
     let config_sha256 = daemon.config.load().sha256;
     daemon.audit.event(&Event::Start { config_sha256: &config_sha256 }).await?;
-    let mut serving = tokio::spawn(daemon.clone().serve_connections(sockets));
+    let mut serving = tokio::spawn(daemon.clone().serve_connections(ports.callers));
     // Until the very end: during a drain `/readyz` says down.
-    let mut operations = tokio::spawn(daemon.clone().serve_operations(operations));
+    let mut operations = tokio::spawn(daemon.clone().serve_operations(ports.operations));
     let mut background = JoinSet::new();
     let active = Arc::clone(&daemon.active);
     background.spawn(monitor::watch(move || Arc::clone(&active.load().replicas)));

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
 use claviger_proto::v1::key_service_server::KeyServiceServer;
@@ -11,6 +10,7 @@ use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 
+use crate::daemon::config::Listen;
 use crate::daemon::operations::Sources;
 use crate::daemon::operations::{self, Authorise, OperationsState, TlsSource};
 use crate::daemon::request::admission::{Admission, Shared};
@@ -20,26 +20,30 @@ use crate::daemon::request::service::Service;
 use crate::daemon::serve::ServeError;
 use crate::daemon::serve::daemon::Daemon;
 use crate::daemon::transport::caller::Peer;
-use crate::daemon::transport::listener::{Bound, bind, cannot_listen};
+use crate::daemon::transport::listener::{Bound, Inherited, bind};
+
+/// What the daemon listens on.
+pub(super) struct Ports {
+    pub(super) callers: Vec<Bound>,
+    pub(super) operations: Option<TcpListener>,
+}
 
 impl Daemon {
-    pub(super) fn listen(&self) -> Result<Vec<Bound>, ServeError> {
+    /// Opens every port, but for those that a service manager has opened already.
+    pub(super) fn listen(&self, mut inherited: Inherited) -> Result<Ports, ServeError> {
         let config = self.config.load();
-        let bind = |listen| {
-            bind(listen).map_err(|error| ServeError::Listen { field: "server.listen", error })
-        };
-        config.server.listen.iter().map(bind).collect()
-    }
-
-    pub(super) async fn listen_for_operations(&self) -> Result<Option<TcpListener>, ServeError> {
-        let config = self.config.load();
-        let Some(operations) = &config.operations else { return Ok(None) };
-        let address = operations.listen;
-        let listener = TcpListener::bind(address).await.map_err(|error| {
-            let error = cannot_listen(&address.to_string(), Some(address.port()), &error);
-            ServeError::Listen { field: "operations.listen", error }
-        })?;
-        Ok(Some(listener))
+        let failed = |field| move |error| ServeError::Listen { field, error };
+        let operations =
+            config.operations.as_ref().map(|operations| Listen::Tcp(operations.listen));
+        let all: Vec<Listen> =
+            config.server.listen.iter().cloned().chain(operations.clone()).collect();
+        let mut bind = |one: &Listen| bind(one, &all, &mut inherited);
+        let callers = config.server.listen.iter().map(&mut bind).collect::<io::Result<_>>();
+        let callers = callers.map_err(failed("server.listen"))?;
+        let operations = operations.as_ref().map(bind).transpose();
+        let operations = operations.map_err(failed("operations.listen"))?.and_then(Bound::into_tcp);
+        inherited.all_taken().map_err(failed("server.listen"))?;
+        Ok(Ports { callers, operations })
     }
 
     pub(super) async fn serve_connections(self, sockets: Vec<Bound>) -> io::Result<()> {
@@ -49,8 +53,6 @@ impl Daemon {
             audit: Arc::clone(&self.audit),
             metrics: Arc::clone(&self.metrics),
             in_flight: Arc::clone(&self.in_flight),
-            instance: format!("{:x}", uuid::Uuid::now_v7().as_u64_pair().1),
-            calls: AtomicU64::new(0),
         };
         let front = Admission::new(self.routes(), Arc::new(shared));
         self.transport.serve(sockets, front, self.draining()).await
@@ -66,7 +68,8 @@ impl Daemon {
         let state = Arc::new(OperationsState::new(Arc::clone(&self.metrics), self.sources()));
         let daemon = self.clone();
         let authorise: Authorise = Arc::new(move |chain| daemon.may_read_metrics(chain));
-        operations::serve(listener, source, authorise, state, std::future::pending()).await
+        let (descriptors, never) = (self.descriptors, std::future::pending());
+        operations::serve(listener, source, authorise, state, descriptors, never).await
     }
 
     fn routes(&self) -> Routes {
@@ -83,14 +86,12 @@ impl Daemon {
         .max_decoding_message_size(claviger_proto::MAX_MESSAGE_BYTES);
         let mut routes = Routes::new(keys).add_service(health);
         if self.config.load().server.reflection {
-            let reflection = tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(claviger_proto::DESCRIPTOR_SET)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-                .build_v1()
-                .expect("the descriptor set was made by our own build")
-                .max_decoding_message_size(claviger_proto::MAX_MESSAGE_BYTES)
-                .max_encoding_message_size(claviger_proto::MAX_MESSAGE_BYTES);
-            routes = routes.add_service(reflection);
+            // grpcui, grpc_cli and Python's client still ask for the older version.
+            let v1 = reflection().build_v1().expect(OWN_BUILD);
+            let v1alpha = reflection().build_v1alpha().expect(OWN_BUILD);
+            routes = routes
+                .add_service(v1.max_decoding_message_size(claviger_proto::MAX_MESSAGE_BYTES))
+                .add_service(v1alpha.max_decoding_message_size(claviger_proto::MAX_MESSAGE_BYTES));
         }
         routes.prepare()
     }
@@ -102,6 +103,7 @@ impl Daemon {
             phase: self.phase.subscribe(),
             in_flight: Arc::clone(&self.in_flight),
             connections: self.transport.stats(),
+            descriptors: self.descriptors,
             tls: self.tls.clone(),
             denied: Arc::clone(&self.denied),
             audit_enabled: self.audit.is_on(),
@@ -120,11 +122,22 @@ impl Daemon {
         caller.is_some_and(|caller| operations.readers.iter().any(|name| **name == *caller.name))
     }
 
-    /// Ends when the drain begins.
+    /// Ends when no more connections are to be accepted.
     fn draining(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut phase = self.phase.subscribe();
+        let config = Arc::clone(&self.config);
         async move {
             let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+            // Time for balancers to see that this daemon is not ready.
+            tokio::time::sleep(config.load().server.drain_delay).await;
         }
     }
+}
+
+const OWN_BUILD: &str = "the descriptor sets were made by our own build";
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(claviger_proto::DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }

@@ -84,7 +84,7 @@ impl Daemon {
         active.put_limits_in_force();
         self.snapshot.store(Arc::clone(&active.snapshot));
         self.active.store(active);
-        self.transport.configure(ConnectionSettings::from(&config.server));
+        self.transport.configure(ConnectionSettings::new(&config.server, self.descriptors));
         self.config.store(Arc::new(config));
         self.changed.send_modify(|changes| *changes += 1);
         // A log that cannot be written fails the calls that need it, and says so; no reload.

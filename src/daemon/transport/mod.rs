@@ -4,9 +4,11 @@
 //! - [`tls`]: the server's certificate, client CAs, CRLs, read again when they change on disk
 //! - [`caller`]: which caller of the configuration a peer is
 //! - [`denied`]: the list of callers that are refused whatever their certificate says
+//! - [`descriptors`]: how many file descriptors there may be, and who leaves the last ones to whom
 
 pub mod caller;
 pub mod denied;
+pub mod descriptors;
 mod file_stamp;
 pub mod listener;
 pub mod tls;

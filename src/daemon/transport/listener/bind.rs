@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
 
+use super::inherited::Inherited;
 use crate::daemon::config::Listen;
 
 /// Connections that wait to be accepted; the system may allow fewer.
@@ -31,27 +32,32 @@ pub struct BoundUnix {
     file: Option<(u64, u64)>,
 }
 
-/// Opens a socket. To be called inside a Tokio runtime.
+/// Opens a socket, or takes the one that was passed. To be called inside a Tokio runtime.
 ///
 /// A Unix socket gets mode 0660 whatever the umask; who may connect is a matter of its folder and
 /// group, who may call of the peer's uid. A file that an ended process has left is removed first,
 /// but only if it is a socket and nobody answers there.
-pub fn bind(listen: &Listen) -> Result<Bound> {
-    match listen {
-        Listen::Tcp(address) => bind_tcp(*address).map(Bound::Tcp),
-        Listen::Unix(path) => bind_unix(path).map(Bound::Unix),
-    }
-    .map_err(|error| {
-        let port = match listen {
+///
+/// `[::]` takes IPv4 connections as well, unless an IPv4 address among `all` has the same port.
+pub fn bind(one: &Listen, all: &[Listen], inherited: &mut Inherited) -> Result<Bound> {
+    let bound = inherited.take(one).and_then(|passed| match (passed, one) {
+        (Some(passed), _) => Ok(passed),
+        (None, Listen::Tcp(address)) => {
+            bind_tcp(*address, shares_port_with_ipv4(*address, all)).map(Bound::Tcp)
+        }
+        (None, Listen::Unix(path)) => bind_unix(path).map(Bound::Unix),
+    });
+    bound.map_err(|error| {
+        let port = match one {
             Listen::Tcp(address) => Some(address.port()),
             Listen::Unix(_) => None,
         };
-        cannot_listen(&listen.to_string(), port, &error)
+        cannot_listen(&one.to_string(), port, &error)
     })
 }
 
 /// Why nothing listens at a place, and what to do where only root may use its port.
-pub fn cannot_listen(place: &str, port: Option<u16>, error: &Error) -> Error {
+fn cannot_listen(place: &str, port: Option<u16>, error: &Error) -> Error {
     let remedy = match (error.kind(), port) {
         (ErrorKind::PermissionDenied, Some(port @ 1..1024)) => format!(
             "; port {port} needs the capability CAP_NET_BIND_SERVICE (in the systemd unit: \
@@ -62,13 +68,38 @@ pub fn cannot_listen(place: &str, port: Option<u16>, error: &Error) -> Error {
     Error::new(error.kind(), format!("cannot listen on {place}: {error}{remedy}"))
 }
 
+fn shares_port_with_ipv4(address: SocketAddr, all: &[Listen]) -> bool {
+    address.is_ipv6()
+        && all.iter().any(|other| match other {
+            Listen::Tcp(other) => other.is_ipv4() && other.port() == address.port(),
+            Listen::Unix(_) => false,
+        })
+}
+
 impl Bound {
+    /// The TCP socket, if it is one.
+    pub fn into_tcp(self) -> Option<TcpListener> {
+        match self {
+            Self::Tcp(listener) => Some(listener),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// The TCP address, with the port that the system chose where 0 was asked for.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr().ok(),
             Self::Unix(_) => None,
         }
+    }
+}
+
+impl BoundUnix {
+    /// Of a socket whose file belongs to another.
+    pub(super) fn inherited(listener: std::os::unix::net::UnixListener) -> Result<Self> {
+        listener.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(listener)?;
+        Ok(Self { listener, path: PathBuf::new(), file: None })
     }
 }
 
@@ -80,8 +111,11 @@ impl Drop for BoundUnix {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> Result<TcpListener> {
+fn bind_tcp(address: SocketAddr, ipv6_only: bool) -> Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if ipv6_only {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+    }
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -123,6 +157,10 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn bind(listen: &Listen) -> Result<Bound> {
+        super::bind(listen, &[], &mut Inherited::default())
+    }
 
     fn socket() -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
@@ -176,5 +214,21 @@ mod tests {
         let address = first.local_addr().unwrap();
         let error = bind(&Listen::Tcp(address)).unwrap_err().to_string();
         assert!(error.contains(&address.to_string()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn both_families_listen_on_one_port() {
+        let any = bind(&Listen::Tcp("0.0.0.0:0".parse().unwrap())).unwrap();
+        let port = any.local_addr().unwrap().port();
+        drop(any);
+        let listen = ["0.0.0.0", "[::]"].map(|ip| format!("{ip}:{port}").parse().unwrap());
+        let listen = listen.map(Listen::Tcp);
+        for order in [[0, 1], [1, 0]] {
+            let listen = order.map(|index| listen[index].clone());
+            let bound = listen
+                .each_ref()
+                .map(|one| super::bind(one, &listen, &mut Inherited::default()).unwrap());
+            drop(bound);
+        }
     }
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use http::Request;
+use http::{Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -17,6 +18,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tower::util::{Oneshot, ServiceExt};
 
+use super::calls::{AnswerBody, Answering, Calls, StreamTasks};
+use super::entrance::Entered;
 use super::lifetime::Lifetime;
 use super::live::{Command, Place, Signal};
 use super::refusal::Refusal;
@@ -28,44 +31,47 @@ use crate::daemon::transport::caller::Peer;
 /// A dead peer is noticed after both together; idle connections cost one small frame a minute.
 const PING_INTERVAL: Duration = Duration::from_mins(1);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// Requests carry a few short headers.
-const MAX_HEADER_LIST: u32 = 8 << 10;
+/// Requests carry a few short headers. What is above is answered by the HTTP/2 library, with HTTP
+/// 431; below it the service has its own, smaller limit, and answers in its own words.
+const MAX_HEADER_LIST: u32 = 64 << 10;
 /// Streams that a peer resets before they were served (CVE-2023-44487), and that we reset for the
 /// peer's errors; more end the connection.
 const MAX_RESET_STREAMS: usize = 20;
 const MAX_LOCAL_ERROR_RESETS: usize = 128;
-/// A message has 64 KiB at most: one fits a stream's window, four the connection's.
-const STREAM_WINDOW: u32 = 128 << 10;
+/// A message has 64 KiB at most: one fits a stream's window, nearly four the connection's. What a
+/// call sends while it waits for room takes no more than the former.
+const STREAM_WINDOW: u32 = 66 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
 const SEND_BUFFER: usize = 128 << 10;
+/// How long after GOAWAY a connection stays whose calls have their answers: for the answer to the
+/// ping that comes with it, and for calls that are on their way.
+const LEAVE_TIME: Duration = Duration::from_millis(500);
 /// Connections that a denied caller may have: enough to be told so.
 const DENIED_SHARE: usize = 4;
 
-pub(super) async fn serve_tcp<S: Answer>(
-    shared: Arc<Shared>,
-    stream: TcpStream,
-    address: SocketAddr,
-    place: Place,
-    service: S,
-) {
+pub(super) async fn serve_tcp<S: Answer>(shared: Arc<Shared>, entered: Entered, service: S) {
+    let Entered { stream, address, place } = entered;
     let _ = stream.set_nodelay(true);
     let allowed = shared.settings.load().handshake_timeout;
     // Boxed, like the connection that comes of it: the task itself stays small, and the memory of a
     // handshake is free again after it.
     let admission = Box::pin(async {
         let (stream, peer) = handshake(&shared, stream, address, &place).await?;
-        shared.stats.count_handshake();
-        Ok(open(&shared, stream, peer, service))
+        shared.entrance.stats.count_handshake();
+        Ok(open(&shared, &place, stream, peer, service))
     });
     let outcome = tokio::select! {
         outcome = timeout(allowed, admission) => {
             outcome.unwrap_or(Err(Refusal::from(HandshakeFailure::Timeout)))
         }
-        _ = place.signal.received() => Err(HandshakeFailure::Shutdown.into()),
+        command = place.signal.received() => Err(match command {
+            Command::Cut(Cut::Crowded) => HandshakeFailure::Crowded,
+            Command::Cut(_) | Command::Drain => HandshakeFailure::Shutdown,
+        }.into()),
     };
     match outcome {
         Ok(opened) => serve(&shared, &place, opened).await,
-        Err(refusal) => refusal.record(&shared, address),
+        Err(refusal) => refusal.record(&shared.entrance, address),
     }
 }
 
@@ -76,20 +82,19 @@ pub(super) async fn serve_unix<S: Answer>(
     service: S,
 ) {
     let Ok(credentials) = stream.peer_cred() else {
-        shared.stats.count_failed(HandshakeFailure::Protocol);
+        shared.entrance.stats.count_failed(HandshakeFailure::Protocol);
         return;
     };
     let peer = Arc::new(Peer::with_uid(credentials.uid(), credentials.pid()));
     if let Err(refusal) = admit(&shared, &place, &peer) {
-        refusal.record(&shared, peer.address);
+        refusal.record(&shared.entrance, peer.address);
         return;
     }
-    let opened = open(&shared, stream, peer, service);
+    let opened = open(&shared, &place, stream, peer, service);
     serve(&shared, &place, opened).await;
 }
 
-/// TLS, and who it is. Nothing here costs more than a socket until the peer has sent its first
-/// bytes: only then it waits for one of its source's places.
+/// TLS, and who it is.
 async fn handshake(
     shared: &Shared,
     stream: TcpStream,
@@ -97,12 +102,9 @@ async fn handshake(
     place: &Place,
 ) -> Result<(TlsStream<TcpStream>, Arc<Peer>), Refusal> {
     let tls = shared.tls.as_ref().ok_or(HandshakeFailure::Protocol)?;
-    stream.peek(&mut [0]).await.map_err(|_| HandshakeFailure::PeerLeft)?;
-    let accept = async {
-        let acceptor = TlsAcceptor::from(tls.load().server_config());
-        acceptor.accept(stream).await.map_err(Refusal::from)
-    };
-    let stream = shared.handshakes.run(address.ip().into(), accept).await?;
+    let acceptor = || TlsAcceptor::from(tls.load().server_config());
+    let source = address.ip().into();
+    let stream = shared.entrance.handshake(stream, source, place, acceptor).await?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     loop {
         let (trust, now) = (tls.load().trust().clone(), SystemTime::now());
@@ -138,10 +140,11 @@ struct Opened<C> {
     lifetime: Lifetime,
 }
 
-type Http2<I, S> = http2::Connection<TokioIo<Lingering<I>>, WithPeer<S>, TokioExecutor>;
+type Http2<I, S> = http2::Connection<TokioIo<Lingering<I>>, OfConnection<S>, StreamTasks>;
 
 fn open<I: AsyncRead + AsyncWrite + Send + Unpin + 'static, S: Answer>(
     shared: &Shared,
+    place: &Place,
     io: I,
     peer: Arc<Peer>,
     service: S,
@@ -150,8 +153,10 @@ fn open<I: AsyncRead + AsyncWrite + Send + Unpin + 'static, S: Answer>(
     let heard = Arc::new(AtomicBool::new(false));
     let lifetime = Lifetime::new(&settings, &peer);
     let io = TokioIo::new(Lingering::new(io, heard.clone()));
-    let service = WithPeer { peer, service };
-    let connection = Box::pin(http2_settings(&settings).serve_connection(io, service));
+    let calls = place.calls.clone();
+    let tasks = StreamTasks { calls: calls.clone(), stats: shared.entrance.stats.clone() };
+    let service = OfConnection { peer, calls, service };
+    let connection = Box::pin(http2_settings(&settings, tasks).serve_connection(io, service));
     Opened { connection, heard, lifetime }
 }
 
@@ -161,49 +166,67 @@ async fn serve<I: AsyncRead + AsyncWrite + Send + Unpin + 'static, S: Answer>(
     opened: Opened<Http2<I, S>>,
 ) {
     let Opened { mut connection, heard, lifetime } = opened;
+    let (signal, calls): (&Signal, &Calls) = (&place.signal, &place.calls);
     let mut stage = Stage::Silent;
     let silent_until = lifetime.silent_until.min(lifetime.cut_at);
     let mut timer = pin!(sleep_until(lifetime.go_away_at.min(silent_until)));
-    let signal: &Signal = &place.signal;
     let cut = loop {
-        tokio::select! {
+        let leave = tokio::select! {
             biased;
             command = signal.received() => match command {
-                Command::Drain => connection.as_mut().graceful_shutdown(),
+                Command::Drain => Some(Leaving { by: lifetime.cut_at, reason: Cut::Shutdown }),
                 Command::Cut(reason) => break Some(reason),
             },
             () = timer.as_mut() => match stage {
                 Stage::Silent if heard.load(Ordering::Relaxed) => {
                     stage = Stage::Serving;
                     timer.as_mut().reset(lifetime.go_away_at);
+                    None
                 }
                 // Before its preface a client cannot be told to go.
                 Stage::Silent if Instant::now() < silent_until => {
                     timer.as_mut().reset(silent_until);
+                    None
                 }
                 Stage::Silent => break Some(Cut::Silent),
                 Stage::Serving => {
-                    connection.as_mut().graceful_shutdown();
-                    stage = Stage::Leaving;
-                    timer.as_mut().reset(lifetime.cut_at);
+                    Some(Leaving { by: lifetime.cut_at, reason: lifetime.cut_for })
                 }
-                Stage::Leaving => break Some(lifetime.cut_for),
+                Stage::Leaving(leaving) if leaving.is_over(calls) => break Some(leaving.reason),
+                Stage::Leaving(leaving) => {
+                    timer.as_mut().reset(leaving.by);
+                    None
+                }
             },
+            () = calls.last_answered(), if matches!(stage, Stage::Leaving(_)) => {
+                if let Stage::Leaving(leaving) = stage {
+                    timer.as_mut().reset(leaving.until(calls));
+                }
+                None
+            }
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
                     tracing::debug!(%error, "connection ended");
                 }
                 break None;
             }
+        };
+        if let Some(leaving) = leave {
+            connection.as_mut().graceful_shutdown();
+            stage = Stage::Leaving(leaving);
+            timer.as_mut().reset(leaving.until(calls));
         }
     };
     if let Some(reason) = cut {
-        shared.stats.count_cut(reason);
+        shared.entrance.stats.count_cut(reason);
     }
 }
 
-fn http2_settings(settings: &ConnectionSettings) -> http2::Builder<TokioExecutor> {
-    let mut http2 = http2::Builder::new(TokioExecutor::new());
+fn http2_settings(
+    settings: &ConnectionSettings,
+    tasks: StreamTasks,
+) -> http2::Builder<StreamTasks> {
+    let mut http2 = http2::Builder::new(tasks);
     http2
         .timer(TokioTimer::new())
         .auto_date_header(false)
@@ -225,25 +248,48 @@ enum Stage {
     Silent,
     Serving,
     /// GOAWAY was sent.
-    Leaving,
+    Leaving(Leaving),
 }
 
-/// The service, with the connection's peer in each request.
-struct WithPeer<S> {
+/// When a connection that was asked to go has to be gone.
+#[derive(Clone, Copy, Debug)]
+struct Leaving {
+    by: Instant,
+    reason: Cut,
+}
+
+impl Leaving {
+    /// The peer has [`LEAVE_TIME`] from its last answer on; as long as one is outstanding, it is
+    /// waited for.
+    fn until(self, calls: &Calls) -> Instant {
+        if calls.all_answered() { self.by.min(Instant::now() + LEAVE_TIME) } else { self.by }
+    }
+
+    fn is_over(self, calls: &Calls) -> bool {
+        calls.all_answered() || Instant::now() >= self.by
+    }
+}
+
+/// The service of one connection: each request knows its peer, and is a call of the connection.
+struct OfConnection<S> {
     peer: Arc<Peer>,
+    calls: Arc<Calls>,
     service: S,
 }
 
-impl<S> hyper::service::Service<Request<Incoming>> for WithPeer<S>
+impl<S, B> hyper::service::Service<Request<Incoming>> for OfConnection<S>
 where
-    S: tower::Service<Request<Incoming>> + Clone,
+    S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone,
+    B: Body,
 {
-    type Response = S::Response;
+    type Response = Response<AnswerBody<B>>;
     type Error = S::Error;
-    type Future = Oneshot<S, Request<Incoming>>;
+    type Future = Answering<Oneshot<S, Request<Incoming>>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let call = self.calls.begin();
         request.extensions_mut().insert(self.peer.clone());
-        self.service.clone().oneshot(request)
+        request.extensions_mut().insert(call.clone());
+        Answering::new(self.service.clone().oneshot(request), call)
     }
 }

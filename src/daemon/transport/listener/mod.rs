@@ -4,13 +4,17 @@
 //! - [`mod@bind`]: the sockets, opened before anything is served
 //! - `connection`, one connection's life, in one task; `stream`, what is under its HTTP/2; `lifetime`,
 //!   how long it may take; `refusal`, why it never began
-//! - `handshakes`: the places of handshakes, shared among those who connect
+//! - [`entrance`]: who is let in; `handshakes`: the places of handshakes, shared among those who connect
 //! - `live`: all open connections, to drain them, cut them, and verify them again
+//! - [`calls`]: the calls of one connection, in flight until their answers have left
 //! - [`stats`]: what happened, counted
 
 pub mod bind;
+pub mod calls;
 mod connection;
+pub mod entrance;
 mod handshakes;
+pub mod inherited;
 mod lifetime;
 mod live;
 mod refusal;
@@ -30,21 +34,21 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tower::Service;
 
-pub use bind::{Bound, bind, cannot_listen};
+pub use bind::{Bound, bind};
+pub use calls::Call;
+pub use entrance::{Capacity, Entered, Entrance};
+pub use inherited::Inherited;
 pub use stats::{ConnectionStats, Cut, HandshakeFailure};
 
 use crate::daemon::config;
 use crate::daemon::transport::denied::DeniedCallers;
+use crate::daemon::transport::descriptors::Descriptors;
 use crate::daemon::transport::tls::TlsState;
 use bind::BoundUnix;
-use handshakes::{Handshakes, Source};
-use live::{Command, Live};
-use stats::LogLimit;
+use live::Command;
 
 /// How often files are looked at: what changes in them acts within two of these.
 const POLL: Duration = Duration::from_millis(400);
-/// How long accepting rests when the system has no file descriptors left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long connections that were cut may take to be gone.
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -89,20 +93,36 @@ pub struct ConnectionSettings {
     pub max_streams: u32,
     /// After this, more or less a tenth, a connection is asked to go; 30 s later it is cut.
     pub max_connection_age: Duration,
-    /// How long a drain waits for calls in flight.
+    /// How long a drain waits for calls without an answer.
     pub drain_timeout: Duration,
+    /// What connections share with files.
+    pub descriptors: Descriptors,
 }
 
-impl From<&config::Server> for ConnectionSettings {
-    fn from(server: &config::Server) -> Self {
+impl ConnectionSettings {
+    /// What `[server]` says, as far as there are file descriptors for it.
+    pub fn new(server: &config::Server, descriptors: Descriptors) -> Self {
+        let (most, of_one) = (server.max_connections, server.max_connections_per_caller);
+        let max_connections = most.min(descriptors.for_connections());
+        let max_connections_per_caller =
+            if max_connections < most { of_one.min((max_connections / 4).max(1)) } else { of_one };
+        if max_connections < most {
+            tracing::warn!(
+                limit = descriptors.limit(),
+                max_connections,
+                max_connections_per_caller,
+                "server.max_connections = {most} is more than there are file descriptors for:                  fewer connections are let in; raise LimitNOFILE= in the unit, or `ulimit -n`"
+            );
+        }
         Self {
-            max_connections: server.max_connections,
-            max_connections_per_caller: server.max_connections_per_caller,
+            max_connections,
+            max_connections_per_caller,
             max_handshakes: server.max_handshakes,
             handshake_timeout: server.handshake_timeout,
             max_streams: server.max_streams_per_connection,
             max_connection_age: server.max_connection_age,
             drain_timeout: server.drain_timeout,
+            descriptors,
         }
     }
 }
@@ -118,10 +138,7 @@ struct Shared {
     tls: Option<Arc<TlsState>>,
     denied: Arc<DeniedCallers>,
     settings: ArcSwap<ConnectionSettings>,
-    handshakes: Handshakes,
-    live: Arc<Live>,
-    stats: Arc<ConnectionStats>,
-    log_limit: LogLimit,
+    entrance: Entrance,
     looked_at: Mutex<InForce>,
 }
 
@@ -141,16 +158,12 @@ impl Transport {
         denied: Arc<DeniedCallers>,
         settings: ConnectionSettings,
     ) -> Self {
-        let stats = Arc::new(ConnectionStats::default());
         let looked_at = Mutex::new(InForce::now(tls.as_deref(), &denied));
         let shared = Arc::new(Shared {
             tls,
             denied,
             settings: ArcSwap::from_pointee(settings),
-            handshakes: Handshakes::new(places(&settings)),
-            live: Live::new(stats.clone()),
-            stats,
-            log_limit: LogLimit::new(),
+            entrance: Entrance::new(places(&settings), settings.descriptors),
             looked_at,
         });
         Self { shared }
@@ -158,17 +171,19 @@ impl Transport {
 
     /// What happened to connections since the start.
     pub fn stats(&self) -> Arc<ConnectionStats> {
-        self.shared.stats.clone()
+        self.shared.entrance.stats.clone()
     }
 
     /// New settings, for connections from now on. To be called inside a Tokio runtime.
     pub fn configure(&self, settings: ConnectionSettings) {
         self.shared.settings.store(Arc::new(settings));
-        self.shared.handshakes.resize(places(&settings));
+        self.shared.entrance.handshakes.resize(places(&settings));
     }
 
-    /// Serves until `shutdown` ends, then drains: no new connections, GOAWAY to the open ones, and
-    /// after `drain_timeout` the rest is cut. Each request carries an `Arc<Peer>` as an extension.
+    /// Serves until `shutdown` ends, then drains: no new connections, and GOAWAY to the open ones. A
+    /// connection without a call that waits for its answer has half a second to leave; after
+    /// `drain_timeout` the rest is cut. Each request carries an `Arc<Peer>` and an `Arc<Call>` as
+    /// extensions.
     ///
     /// While it runs, the files of TLS and of the denied callers are looked at, and every open
     /// connection is verified again when client CAs, CRLs or denied callers have changed, or a CRL
@@ -219,16 +234,8 @@ impl Transport {
 
 async fn accept_tcp<S: Answer>(shared: Arc<Shared>, listener: TcpListener, service: S) {
     loop {
-        match listener.accept().await {
-            Ok((stream, address)) => {
-                let source = address.ip().into();
-                let Some(place) = shared.enter(Some(source)) else { continue };
-                let task =
-                    connection::serve_tcp(shared.clone(), stream, address, place, service.clone());
-                tokio::spawn(task);
-            }
-            Err(error) => shared.accept_failed(&error).await,
-        }
+        let entered = shared.entrance.accept(&listener, || shared.capacity()).await;
+        tokio::spawn(connection::serve_tcp(shared.clone(), entered, service.clone()));
     }
 }
 
@@ -236,11 +243,13 @@ async fn accept_unix<S: Answer>(shared: Arc<Shared>, bound: BoundUnix, service: 
     loop {
         match bound.listener.accept().await {
             Ok((stream, _)) => {
-                let Some(place) = shared.enter(None) else { continue };
+                let capacity = shared.capacity();
+                let place = shared.entrance.enter(&stream, None, capacity).await;
+                let Some(place) = place else { continue };
                 let task = connection::serve_unix(shared.clone(), stream, place, service.clone());
                 tokio::spawn(task);
             }
-            Err(error) => shared.accept_failed(&error).await,
+            Err(error) => shared.entrance.accept_failed(&error).await,
         }
     }
 }
@@ -262,39 +271,12 @@ fn places(settings: &ConnectionSettings) -> usize {
 }
 
 impl Shared {
-    fn enter(&self, source: Option<Source>) -> Option<live::Place> {
+    fn capacity(&self) -> Capacity {
         let settings = self.settings.load();
-        let (most, share) = (settings.max_connections, settings.max_connections_per_caller);
-        let full = match self.live.enter(most, share, source) {
-            Ok(place) => {
-                self.stats.count_accepted();
-                return Some(place);
-            }
-            Err(full) => full,
-        };
-        self.stats.count_refused_at_cap();
-        if self.log_limit.allows() {
-            let address = source.map(tracing::field::display);
-            tracing::warn!(address, reason = full.reason(), "connection refused");
+        Capacity {
+            connections: settings.max_connections,
+            of_one_source: settings.max_connections_per_caller,
         }
-        None
-    }
-
-    /// An accept that failed is a matter of one peer, or of the system's means: never of the loop.
-    async fn accept_failed(&self, error: &io::Error) {
-        self.stats.count_accept_error();
-        if matches!(
-            error.kind(),
-            io::ErrorKind::ConnectionAborted
-                | io::ErrorKind::ConnectionReset
-                | io::ErrorKind::Interrupted
-        ) {
-            return;
-        }
-        if self.log_limit.allows() {
-            tracing::error!(%error, "accepting connections failed; trying again");
-        }
-        tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 
     fn look(&self) {
@@ -302,6 +284,7 @@ impl Shared {
             tls.poll();
         }
         self.denied.poll();
+        self.entrance.live.cut_overdue();
         let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
         // Taken before the connections are: who comes later asks for himself.
         let now = InForce::now(self.tls.as_deref(), &self.denied);
@@ -313,7 +296,7 @@ impl Shared {
 
     fn look_at_peers(&self) {
         let trust = self.tls.as_ref().map(|tls| tls.load().trust().clone());
-        for (signal, peer) in self.live.identified() {
+        for (signal, peer) in self.entrance.live.identified() {
             let refused = match (&peer.certificate, &trust) {
                 (Some(certificate), Some(trust)) => trust
                     .verify(certificate.chain(), SystemTime::now())
@@ -333,12 +316,15 @@ impl Shared {
     }
 
     async fn drain(&self) {
-        self.live.send_all(Command::Drain);
+        self.entrance.live.send_all(Command::Drain);
         let timeout = self.settings.load().drain_timeout;
-        if tokio::time::timeout(timeout, self.live.emptied()).await.is_err() {
-            tracing::warn!(open = self.stats.open(), "drain is over: open connections are cut");
-            self.live.send_all(Command::Cut(Cut::Shutdown));
-            let _ = tokio::time::timeout(CUT_TIMEOUT, self.live.emptied()).await;
+        if tokio::time::timeout(timeout, self.entrance.live.emptied()).await.is_err() {
+            tracing::warn!(
+                open = self.entrance.stats.open(),
+                "drain is over: open connections are cut"
+            );
+            self.entrance.live.send_all(Command::Cut(Cut::Shutdown));
+            let _ = tokio::time::timeout(CUT_TIMEOUT, self.entrance.live.emptied()).await;
         }
     }
 }

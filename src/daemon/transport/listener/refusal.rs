@@ -4,7 +4,7 @@ use std::{fmt, io};
 
 use rustls::{AlertDescription, CertificateError};
 
-use super::Shared;
+use super::entrance::Entrance;
 use super::stats::HandshakeFailure;
 use crate::daemon::transport::caller::Peer;
 
@@ -20,14 +20,14 @@ impl Refusal {
         Self { reason, detail: peer.identity().unwrap_or_default().into_owned() }
     }
 
-    pub(super) fn record(self, shared: &Shared, address: impl fmt::Display) {
-        shared.stats.count_failed(self.reason);
+    pub(super) fn record(self, entrance: &Entrance, address: impl fmt::Display) {
+        entrance.stats.count_failed(self.reason);
         let reason = self.reason.name();
         match self.reason {
-            HandshakeFailure::PeerLeft | HandshakeFailure::Shutdown => {
+            HandshakeFailure::PeerLeft | HandshakeFailure::Crowded | HandshakeFailure::Shutdown => {
                 tracing::debug!(%address, reason, "no handshake");
             }
-            _ if shared.log_limit.allows() => {
+            _ if entrance.log_limit.allows() => {
                 tracing::info!(%address, reason, detail = self.detail, "handshake refused");
             }
             _ => {}

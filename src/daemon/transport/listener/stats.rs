@@ -13,6 +13,7 @@ pub struct ConnectionStats {
     open: AtomicU64,
     failures: [AtomicU64; HandshakeFailure::ALL.len()],
     cuts: [AtomicU64; Cut::ALL.len()],
+    unread: AtomicU64,
 }
 
 /// Why a connection did not get as far as its first request.
@@ -42,6 +43,8 @@ pub enum HandshakeFailure {
     BadCertificate,
     /// The peer has as many connections as one caller may.
     TooMany,
+    /// It had sent nothing yet when room was needed.
+    Crowded,
     /// Anything else that is not TLS as it should be.
     Protocol,
     /// The daemon ends.
@@ -51,7 +54,7 @@ pub enum HandshakeFailure {
 /// Why a connection that served requests was ended by us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cut {
-    /// It reached its maximum age, and was asked to go first.
+    /// It reached its maximum age, was asked to go and did not leave in time.
     Age,
     /// Its certificate expired.
     Expired,
@@ -61,13 +64,17 @@ pub enum Cut {
     Denied,
     /// It opened and then sent no HTTP/2.
     Silent,
-    /// The drain was over.
+    /// It left an answer unread until after the call's deadline.
+    Unread,
+    /// It had no call in flight when room was needed, and its peer had the most connections.
+    Crowded,
+    /// The daemon ends, and it did not leave in time.
     Shutdown,
 }
 
 impl HandshakeFailure {
     /// Every reason, for metrics.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Timeout,
         Self::Stalled,
         Self::PeerLeft,
@@ -80,6 +87,7 @@ impl HandshakeFailure {
         Self::RevocationUnknown,
         Self::BadCertificate,
         Self::TooMany,
+        Self::Crowded,
         Self::Protocol,
         Self::Shutdown,
     ];
@@ -99,6 +107,7 @@ impl HandshakeFailure {
             Self::RevocationUnknown => "revocation_unknown",
             Self::BadCertificate => "bad_certificate",
             Self::TooMany => "too_many",
+            Self::Crowded => "crowded",
             Self::Protocol => "protocol",
             Self::Shutdown => "shutdown",
         }
@@ -107,8 +116,16 @@ impl HandshakeFailure {
 
 impl Cut {
     /// Every reason, for metrics.
-    pub const ALL: [Self; 6] =
-        [Self::Age, Self::Expired, Self::NotTrusted, Self::Denied, Self::Silent, Self::Shutdown];
+    pub const ALL: [Self; 8] = [
+        Self::Age,
+        Self::Expired,
+        Self::NotTrusted,
+        Self::Denied,
+        Self::Silent,
+        Self::Unread,
+        Self::Crowded,
+        Self::Shutdown,
+    ];
 
     /// The word in metrics and log.
     pub fn name(self) -> &'static str {
@@ -118,6 +135,8 @@ impl Cut {
             Self::NotTrusted => "not_trusted",
             Self::Denied => "denied",
             Self::Silent => "silent",
+            Self::Unread => "unread",
+            Self::Crowded => "crowded",
             Self::Shutdown => "shutdown",
         }
     }
@@ -158,6 +177,15 @@ impl ConnectionStats {
     /// Connections that were ended for this reason.
     pub fn cut(&self, reason: Cut) -> u64 {
         self.cuts[reason as usize].load(Ordering::Relaxed)
+    }
+
+    /// Answers whose stream was reset, because the peer did not take them in time.
+    pub fn unread(&self) -> u64 {
+        self.unread.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_unread(&self) {
+        self.unread.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn count_accepted(&self) {

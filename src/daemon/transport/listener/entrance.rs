@@ -1,0 +1,172 @@
+//! What lets connections in, for each listener: how many there may be, in all and of one source,
+//! who goes when there is no room, and how many handshakes go on.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::HandshakeFailure;
+use super::handshakes::{Handshakes, Source};
+use super::live::{Full, Live, Place};
+use super::refusal::Refusal;
+use super::stats::{ConnectionStats, LogLimit};
+use crate::daemon::transport::descriptors::{Descriptors, Room};
+
+/// How long accepting rests when the system has no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many connections are let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Open connections in all; an older one makes room if it can, else more are closed at accept.
+    pub connections: usize,
+    /// Handshakes of one source that go on; from then on its oldest that has sent nothing goes.
+    pub of_one_source: usize,
+}
+
+/// What lets the connections of one or more listeners in.
+#[derive(Debug)]
+pub struct Entrance {
+    pub(super) live: Arc<Live>,
+    pub(super) handshakes: Handshakes,
+    pub(super) stats: Arc<ConnectionStats>,
+    pub(super) log_limit: LogLimit,
+    descriptors: Descriptors,
+}
+
+/// A TCP connection that was let in.
+#[derive(Debug)]
+pub struct Entered {
+    /// The socket.
+    pub stream: TcpStream,
+    /// The peer's address.
+    pub address: SocketAddr,
+    /// Its place among the others; free again when it is dropped.
+    pub place: Place,
+}
+
+impl Entrance {
+    /// Nobody is in yet; so many `handshakes` may go on at a time.
+    pub fn new(handshakes: usize, descriptors: Descriptors) -> Self {
+        let stats = Arc::new(ConnectionStats::default());
+        Self {
+            live: Live::new(Arc::clone(&stats)),
+            handshakes: Handshakes::new(handshakes),
+            stats,
+            log_limit: LogLimit::new(),
+            descriptors,
+        }
+    }
+
+    /// The next connection that is let in.
+    pub async fn accept(&self, listener: &TcpListener, capacity: impl Fn() -> Capacity) -> Entered {
+        loop {
+            match listener.accept().await {
+                Ok((stream, address)) => {
+                    let source = Some(address.ip().into());
+                    if let Some(place) = self.enter(&stream, source, capacity()).await {
+                        return Entered { stream, address, place };
+                    }
+                }
+                Err(error) => self.accept_failed(&error).await,
+            }
+        }
+    }
+
+    /// Takes a place for a connection, if there is one.
+    pub(super) async fn enter(
+        &self,
+        stream: &impl AsFd,
+        source: Option<Source>,
+        capacity: Capacity,
+    ) -> Option<Place> {
+        let full = match self.take_place(stream, source, capacity) {
+            Ok(place) => {
+                self.stats.count_accepted();
+                if self.live.is_making_room() {
+                    // What was cut has to close before more are accepted.
+                    tokio::task::yield_now().await;
+                }
+                return Some(place);
+            }
+            Err(full) => full,
+        };
+        self.stats.count_refused_at_cap();
+        if self.log_limit.allows() {
+            let address = source.map(tracing::field::display);
+            tracing::warn!(address, reason = full.reason(), "connection refused");
+        }
+        None
+    }
+
+    fn take_place(
+        &self,
+        stream: &impl AsFd,
+        source: Option<Source>,
+        capacity: Capacity,
+    ) -> Result<Place, Full> {
+        let room = self.descriptors.left(stream.as_fd());
+        if room != Room::Enough {
+            let found = self.live.make_room();
+            if room == Room::None || !found {
+                return Err(Full::Descriptors);
+            }
+        }
+        self.live.enter(capacity.connections, capacity.of_one_source, source)
+    }
+
+    /// An accept that failed is a matter of one peer, or of the system's means: never of the loop.
+    pub(super) async fn accept_failed(&self, error: &io::Error) {
+        self.stats.count_accept_error();
+        if matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::Interrupted
+        ) {
+            return;
+        }
+        let made_room = self.live.make_room();
+        if self.log_limit.allows() {
+            tracing::error!(%error, made_room, "accepting connections failed; trying again");
+        }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+
+    /// TLS, in one of the source's places for handshakes, as soon as the peer has sent something.
+    ///
+    /// # Errors
+    /// Why there was no handshake; it was counted and logged.
+    pub async fn handshake_or_log(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        place: &Place,
+        acceptor: impl FnOnce() -> TlsAcceptor,
+    ) -> Result<TlsStream<TcpStream>, HandshakeFailure> {
+        let stream = self.handshake(stream, address.ip().into(), place, acceptor).await;
+        stream.map_err(|refusal| {
+            let reason = refusal.reason;
+            refusal.record(self, address);
+            reason
+        })
+    }
+
+    pub(super) async fn handshake(
+        &self,
+        stream: TcpStream,
+        source: Source,
+        place: &Place,
+        acceptor: impl FnOnce() -> TlsAcceptor,
+    ) -> Result<TlsStream<TcpStream>, Refusal> {
+        place.first_byte(&stream).await?;
+        let accept = async { acceptor().accept(stream).await.map_err(Refusal::from) };
+        self.handshakes.run(source, accept).await
+    }
+}
