@@ -122,3 +122,24 @@ fn a_socket_that_a_killed_daemon_left_behind_is_taken_over() {
     let output = unwrap_as(uid, &socket, &scene.wrapped);
     assert!(output.status.success(), "{}\n{}", stderr(&output), daemon.log());
 }
+
+/// gRPC's C core sends the socket's path as authority, percent-encoded.
+#[test]
+fn grpcs_c_core_is_served_over_the_socket() {
+    let uid = uid_of_the_client();
+    let (mut scene, socket) = scene_for(uid);
+    let daemon = scene.start();
+    let script = "import grpc, sys\n\
+        from grpc_health.v1 import health_pb2, health_pb2_grpc\n\
+        channel = grpc.insecure_channel('unix:' + sys.argv[1])\n\
+        try:\n    \
+            print(health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20))\n\
+        except grpc.RpcError as error:\n    \
+            print(error.code().name, error.details())\n";
+    let mut python = command(softhsm_tests::python::interpreter());
+    let output = python.args(["-c", script]).arg(&socket).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    // Root is never a caller, and is told so: its call was read.
+    let expected = if is_root() { "UNAUTHENTICATED no configured caller" } else { "SERVING" };
+    assert!(said.contains(expected), "{said}{}\n{}", stderr(&output), daemon.log());
+}

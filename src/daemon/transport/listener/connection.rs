@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tower::util::{Oneshot, ServiceExt};
 
+use super::authority::AnyAuthority;
 use super::calls::{AnswerBody, Answering, Calls, StreamTasks};
 use super::entrance::Entered;
 use super::lifetime::Lifetime;
@@ -90,7 +91,7 @@ pub(super) async fn serve_unix<S: Answer>(
         refusal.record(&shared.entrance, peer.address);
         return;
     }
-    let opened = open(&shared, &place, stream, peer, service);
+    let opened = open(&shared, &place, AnyAuthority::new(stream), peer, service);
     serve(&shared, &place, opened).await;
 }
 

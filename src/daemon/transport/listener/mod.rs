@@ -9,6 +9,7 @@
 //! - [`calls`]: the calls of one connection, in flight until their answers have left
 //! - [`stats`]: what happened, counted
 
+mod authority;
 pub mod bind;
 pub mod calls;
 mod connection;
