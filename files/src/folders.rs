@@ -16,8 +16,9 @@ const STICKY: u32 = 0o1000;
 
 /// Checks every folder from `/` to the file, along symbolic links too: owned by root or by the user
 /// of this process, and writable by nobody else. A sticky folder, such as `/tmp` or the root of a
-/// Kubernetes volume, may be writable by all, since only an owner replaces what is in it; what lies
-/// in it must then be owned by root or us. A last part that does not exist is no error.
+/// Kubernetes volume, may be writable by all, since only an owner replaces what is in it: folders and
+/// links in it must be owned by root or us as everywhere, and so must the file itself. A folder of our
+/// own may be writable by a group that we are alone in. A last part that does not exist is no error.
 pub fn check_folders(path: &Path) -> Result<(), FileError> {
     let io = |source| FileError::Io { path: path.to_owned(), source };
     let refused = |reason: String| FileError::refused(path, reason);
@@ -69,7 +70,8 @@ pub fn check_folder(folder: &Path) -> Result<(), String> {
         .map_err(|error| format!("the folder {shown} cannot be looked at: {error}"))?;
     owned(folder, &found)?;
     let mode = found.mode() & 0o7777;
-    if mode & 0o022 != 0 && mode & STICKY == 0 {
+    let group_only = mode & 0o022 == 0o020 && is_private_group(&found);
+    if mode & 0o022 != 0 && mode & STICKY == 0 && !group_only {
         return Err(format!(
             "the folder {shown} has mode {mode:o}, which lets others put another file in its \
              place; chmod go-w {shown}"
@@ -90,6 +92,35 @@ fn owned(path: &Path, found: &Metadata) -> Result<(), String> {
         path.display(),
         found.uid()
     ))
+}
+
+/// Whether the folder is our own and its group has no other member: `umask 002` makes such folders
+/// where each user has a group of their own. Told from `/etc/passwd` and `/etc/group`; a group that
+/// is not in them is not private.
+fn is_private_group(folder: &Metadata) -> bool {
+    let own_uid = rustix::process::geteuid().as_raw();
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    folder.uid() == own_uid
+        && only_member(&read("/etc/passwd"), &read("/etc/group"), own_uid, folder.gid())
+}
+
+/// Whether `uid` is the only user of the group (passwd(5), group(5)).
+fn only_member(passwd: &str, group: &str, uid: u32, gid: u32) -> bool {
+    let (uid, gid) = (uid.to_string(), gid.to_string());
+    let rows = |text: &'_ str| -> Vec<Vec<String>> {
+        text.lines().map(|line| line.split(':').map(str::to_owned).collect()).collect()
+    };
+    let users = rows(passwd);
+    let ours = |name: &str| users.iter().any(|user| user[0] == name && user.get(2) == Some(&uid));
+    let primary = users.iter().filter(|user| user.get(3) == Some(&gid));
+    let groups = rows(group);
+    let mut found = groups.iter().filter(|group| group.get(2) == Some(&gid)).peekable();
+    found.peek().is_some()
+        && primary.clone().all(|user| user.get(2) == Some(&uid))
+        && found.all(|group| {
+            let members = group.get(3).map_or("", String::as_str);
+            members.split(',').all(|name| name.is_empty() || ours(name))
+        })
 }
 
 fn parts(path: &Path) -> VecDeque<OsString> {
@@ -122,7 +153,7 @@ mod tests {
         write(&file, "").unwrap();
         check_folders(&file).unwrap();
         for folder in [&above, &below] {
-            for open in [0o775, 0o757, 0o777] {
+            for open in [0o757, 0o777] {
                 mode(folder, open);
                 let said = check_folders(&file).unwrap_err().to_string();
                 let advice = format!("chmod go-w {}", folder.display());
@@ -160,6 +191,23 @@ mod tests {
         check_folders(&root.path().join("missing/ca.pem")).unwrap();
         mode(root.path(), 0o777);
         check_folders(&root.path().join("missing/ca.pem")).unwrap_err();
+    }
+
+    #[test]
+    fn a_group_is_private_when_both_files_name_no_other_user_of_it() {
+        let passwd = "root:x:0:0::/:/bin/sh\nann:x:1000:1000::/:\nbob:x:1001:1001::/:\n";
+        for (group, expected) in [
+            ("ann:x:1000:\n", true),
+            ("ann:x:1000:ann\n", true),
+            ("ann:x:1000:ann,bob\n", false),
+            ("ann:x:1000:stranger\n", false),
+            ("other:x:1001:\n", false),
+            ("", false),
+        ] {
+            assert_eq!(only_member(passwd, group, 1000, 1000), expected, "{group:?}");
+        }
+        let shared = format!("{passwd}eve:x:1002:1000::/:\n");
+        assert!(!only_member(&shared, "ann:x:1000:\n", 1000, 1000));
     }
 
     #[test]

@@ -58,8 +58,25 @@ pub fn crls(file: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, P
     }
 }
 
-/// The one private key of a file; certificates and parameters may stand beside it.
+/// The one private key of a file that is not encrypted; certificates and parameters may stand
+/// beside it. The caller zeroes it, or hands it to rustls or rcgen, which do.
 pub fn private_key(file: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
+    let Block { label, line, has_encryption_header, der } = private_key_block(file)?;
+    if has_encryption_header || label == "ENCRYPTED PRIVATE KEY" {
+        return Err(PemError::Encrypted { line });
+    }
+    let der = der.to_vec();
+    match label.as_str() {
+        "PRIVATE KEY" => Ok(PrivatePkcs8KeyDer::from(der).into()),
+        "RSA PRIVATE KEY" => Ok(PrivatePkcs1KeyDer::from(der).into()),
+        "EC PRIVATE KEY" => Ok(PrivateSec1KeyDer::from(der).into()),
+        _ => Err(PemError::UnknownKey { line, label }),
+    }
+}
+
+/// The block of the one private key of a file, encrypted or not; certificates and parameters may
+/// stand beside it.
+pub fn private_key_block(file: &[u8]) -> Result<Block, PemError> {
     const WANTED: &str = "private key";
     let (mut found, mut labels) = (None, Vec::new());
     for block in blocks(file)? {
@@ -74,19 +91,7 @@ pub fn private_key(file: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
             return Err(unexpected(block, WANTED));
         }
     }
-    let Block { label, line, has_encryption_header, der } =
-        found.ok_or(PemError::Nothing { wanted: WANTED, labels })?;
-    if has_encryption_header || label == "ENCRYPTED PRIVATE KEY" {
-        return Err(PemError::Encrypted { line });
-    }
-    // Its owner zeroes it: rustls and rcgen take it over.
-    let der = der.to_vec();
-    match label.as_str() {
-        "PRIVATE KEY" => Ok(PrivatePkcs8KeyDer::from(der).into()),
-        "RSA PRIVATE KEY" => Ok(PrivatePkcs1KeyDer::from(der).into()),
-        "EC PRIVATE KEY" => Ok(PrivateSec1KeyDer::from(der).into()),
-        _ => Err(PemError::UnknownKey { line, label }),
-    }
+    found.ok_or(PemError::Nothing { wanted: WANTED, labels })
 }
 
 /// The one public key (SPKI, `PUBLIC KEY`) of a file that holds nothing else.

@@ -6,8 +6,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use claviger_files::pem::{self, Beside};
 use rustls::{AlertDescription, ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_platform_verifier::BuilderVerifierExt;
 
@@ -76,14 +76,12 @@ fn is_about_certificates(error: &rustls::Error) -> bool {
 
 fn roots(path: &Path) -> Result<RootCertStore, String> {
     let unusable = |error: &dyn Display| format!("`ca` {} cannot be used: {error}", path.display());
-    let pem = std::fs::read(path).map_err(|error| unusable(&error))?;
+    let file = std::fs::read(path).map_err(|error| unusable(&error))?;
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| unusable(&error))?;
+    for certificate in
+        pem::certificates(&file, Beside::Nothing).map_err(|error| unusable(&error))?
+    {
         roots.add(certificate).map_err(|error| unusable(&error))?;
-    }
-    if roots.is_empty() {
-        return Err(unusable(&"it holds no certificate in PEM form"));
     }
     Ok(roots)
 }
@@ -103,7 +101,7 @@ mod tests {
         let refusal = || client_config(Some(&path), None).unwrap_err();
         assert!(refusal().to_string().contains("ca.crt cannot be used: No such file"));
         std::fs::write(&path, "no PEM").unwrap();
-        assert!(refusal().to_string().ends_with("it holds no certificate in PEM form"));
+        assert!(refusal().to_string().ends_with("it holds no certificate in PEM"));
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         std::fs::write(&path, broken).unwrap();
         assert!(refusal().to_string().contains("ca.crt cannot be used: "));

@@ -11,10 +11,9 @@ use aws_sdk_kms::config::timeout::TimeoutConfig;
 use aws_sdk_kms::config::{AppName, BehaviorVersion, IdentityCache, Region, SharedHttpClient};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
+use claviger_files::pem::{self, Beside};
 use claviger_provider_api::{Error, ErrorKind};
 use rustls::RootCertStore;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 
 use crate::config::Config;
 use crate::credentials;
@@ -142,22 +141,21 @@ async fn http_client(ca: Option<&Path>) -> Result<SharedHttpClient, Error> {
     let refuse =
         |kind, reason: String| Error::new(kind, format!("the CA file {} {reason}", path.display()));
     let operator = |reason: String| refuse(ErrorKind::OperatorNeeded, reason);
-    let pem = tokio::fs::read(path)
+    let file = tokio::fs::read(path)
         .await
         .map_err(|error| operator(format!("cannot be read: {error}")))?;
-    // The SDK panics on what it cannot parse, so it is parsed here first.
+    // The SDK panics on what it cannot parse, so it gets only what was parsed here.
+    let mut good = String::new();
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate =
-            certificate.map_err(|error| operator(format!("is not good PEM: {error}")))?;
+    let certificates = pem::certificates(&file, Beside::Nothing)
+        .map_err(|error| operator(format!("cannot be used: {error}")))?;
+    for certificate in certificates {
+        good += &pem::encode("CERTIFICATE", &certificate);
         roots
             .add(certificate)
             .map_err(|error| operator(format!("holds what is no CA certificate: {error}")))?;
     }
-    if roots.is_empty() {
-        return Err(operator("holds no certificate in PEM".to_owned()));
-    }
-    let trust = TrustStore::empty().with_pem_certificate(pem);
+    let trust = TrustStore::empty().with_pem_certificate(good);
     let context = TlsContext::builder()
         .with_trust_store(trust)
         .build()

@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use claviger_files::pem::PemError;
 use claviger_provider_api::{Error, ErrorKind, SecretError, SecretSource};
 
 /// Why a key file gave no key. The sentences follow the file's name and say what to do.
@@ -20,7 +21,8 @@ pub(crate) enum FileError {
     PassphraseNotText,
     #[error(
         "is encrypted in an old way ({0}); write it again with \
-         `openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW`"
+         `openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW`; \
+         where openssl refuses to read it, add `-provider legacy -provider default`"
     )]
     OldEncryption(&'static str),
     #[error("is encrypted in a way that is not known here: {0}")]
@@ -34,6 +36,8 @@ pub(crate) enum FileError {
         "is neither PEM nor base64; store it anew with `base64 -w0 FILE | vault kv patch … FIELD=-`"
     )]
     NotBase64,
+    #[error("cannot be used: {0}")]
+    Pem(#[from] PemError),
     #[error("holds {0} and no private key")]
     NoPrivateKey(String),
     #[error("holds {0} RSA private keys; put the one to use into a file of its own")]

@@ -5,6 +5,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use claviger_files::pem::{self, Block};
 use claviger_provider_api::{Secret, SecretSource};
 use p12_keystore::Pkcs12Archive;
 use pkcs8::der::asn1::{AnyRef, OctetStringRef};
@@ -14,7 +15,6 @@ use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef, SecretDocument};
 use zeroize::Zeroizing;
 
 use crate::error::FileError;
-use crate::pem;
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
@@ -49,14 +49,14 @@ fn from_base64(text: &[u8]) -> Result<Secret, FileError> {
 }
 
 fn from_pem(file: &[u8], passphrase: Option<&SecretSource>) -> Result<Pkcs8, FileError> {
-    let section = pem::private_key(file)?;
-    if section.has_encryption_header() {
+    let Block { label, has_encryption_header, der, .. } = pem::private_key_block(file)?;
+    if has_encryption_header {
         return Err(FileError::OldEncryption("DEK-Info in the PEM header"));
     }
-    match section.label {
-        "PRIVATE KEY" => from_pkcs8(&section.decode()?),
-        "ENCRYPTED PRIVATE KEY" => from_encrypted_pkcs8(&section.decode()?, passphrase),
-        "RSA PRIVATE KEY" => from_pkcs1(&section.decode()?),
+    match label.as_str() {
+        "PRIVATE KEY" => from_pkcs8(&der),
+        "ENCRYPTED PRIVATE KEY" => from_encrypted_pkcs8(&der, passphrase),
+        "RSA PRIVATE KEY" => from_pkcs1(&der),
         other => Err(FileError::NotRsa(other.to_owned())),
     }
 }
@@ -136,11 +136,11 @@ fn from_pkcs1(der: &[u8]) -> Result<Pkcs8, FileError> {
 
 fn from_encrypted_pkcs8(der: &[u8], passphrase: Option<&SecretSource>) -> Result<Pkcs8, FileError> {
     use pkcs8::pkcs5::Error as Pkcs5;
-    let info = EncryptedPrivateKeyInfoRef::try_from(der)
-        .map_err(|error| FileError::UnknownEncryption(error.to_string()))?;
-    if matches!(info.encryption_algorithm, pkcs8::pkcs5::EncryptionScheme::Pbes1(_)) {
+    if is_pbes1(der) {
         return Err(FileError::OldEncryption("PBES1"));
     }
+    let info = EncryptedPrivateKeyInfoRef::try_from(der)
+        .map_err(|error| FileError::UnknownEncryption(error.to_string()))?;
     let source = passphrase.ok_or(FileError::NoPassphrase)?;
     let passphrase = source.read_blocking().map_err(FileError::Passphrase)?.without_line_end();
     match info.decrypt(passphrase.expose()) {
@@ -150,6 +150,17 @@ fn from_encrypted_pkcs8(der: &[u8], passphrase: Option<&SecretSource>) -> Result
         )) => Err(FileError::UnknownEncryption(error.to_string())),
         Err(_) => Err(FileError::WrongPassphrase),
     }
+}
+
+/// Whether EncryptedPrivateKeyInfo names one of the schemes before PBES2: those of PKCS#5 (RFC 8018
+/// appendix A.3) or of PKCS#12 (RFC 7292 appendix C).
+fn is_pbes1(der: &[u8]) -> bool {
+    let oid = AnyRef::from_der(der)
+        .and_then(|outer| AlgorithmIdentifierRef::decode(&mut SliceReader::new(outer.value())?));
+    let oid = oid.map(|algorithm| algorithm.oid.to_string()).unwrap_or_default();
+    let pkcs5 = oid.strip_prefix("1.2.840.113549.1.5.");
+    pkcs5.is_some_and(|scheme| matches!(scheme, "1" | "3" | "4" | "6" | "10" | "11"))
+        || oid.starts_with("1.2.840.113549.1.12.1.")
 }
 
 /// A PFX without a configured passphrase is tried with the empty one, which .NET writes when it is

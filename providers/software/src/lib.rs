@@ -9,7 +9,6 @@
 mod error;
 mod file;
 mod key;
-mod pem;
 mod workers;
 
 use std::collections::BTreeMap;

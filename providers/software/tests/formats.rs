@@ -186,6 +186,10 @@ async fn a_key_among_certificates_in_one_pem_opens() {
     let folder = Folder::new();
     folder.append(&["certificate.pem", "key.pem", "certificate.pem"], "bundle.pem");
     folder.expect_opens("bundle.pem", None).await;
+    // As Windows' editors save it.
+    let text = fs::read_to_string(folder.path().join("bundle.pem")).unwrap();
+    folder.write("windows.pem", format!("\u{feff}{}", text.replace('\n', "\r\n")).as_bytes());
+    folder.expect_opens("windows.pem", None).await;
 }
 
 #[tokio::test]
@@ -268,6 +272,13 @@ async fn old_encryption_is_refused_with_the_command_that_renews_it() {
          -provider legacy -provider default",
     );
     folder.expect_refused("pbes1.pem", Some("passphrase"), "openssl pkcs8 -topk8 -v2").await;
+    // The schemes of PKCS#12, which OpenSSL before 1.1 wrote for PKCS#8 too.
+    folder.openssl(
+        "pkcs8 -topk8 -in key.pem -out pbe.pem -passout file:passphrase -v1 PBE-SHA1-3DES",
+    );
+    folder.expect_refused("pbe.pem", Some("passphrase"), "openssl pkcs8 -topk8 -v2").await;
+    folder.openssl("pkcs8 -topk8 -in key.pem -outform DER -out pbe.der -passout file:passphrase -v1 PBE-SHA1-3DES");
+    folder.expect_refused("pbe.der", Some("passphrase"), "openssl pkcs8 -topk8 -v2").await;
 }
 
 #[tokio::test]
@@ -298,10 +309,10 @@ async fn files_without_exactly_one_key_are_refused() {
     folder.openssl("pkey -in key.pem -pubout -outform DER -out public.der");
     let certificates = "pkcs12 -export -nokeys -in certificate.pem -passout file:passphrase";
     folder.openssl(&format!("{certificates} -out certificates.pfx"));
-    folder.expect_refused("two.pem", None, "holds 2 RSA private keys").await;
-    folder.expect_refused("certificate.pem", None, "no private key").await;
+    folder.expect_refused("two.pem", None, "line 29: a second private key").await;
+    folder.expect_refused("certificate.pem", None, "no private key in PEM; it holds CERT").await;
     folder.expect_refused("certificate.der", None, "no private key").await;
-    folder.expect_refused("public.pem", None, "no private key").await;
+    folder.expect_refused("public.pem", None, "line 1: it holds PUBLIC KEY").await;
     folder.expect_refused("public.der", None, "no private key").await;
     let passphrase = Some("passphrase");
     folder.expect_refused("certificates.pfx", passphrase, "no private key").await;

@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use claviger_files::pem::{self, Beside};
 use claviger_provider_api::{Error, ErrorKind, secret, tls};
 use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Method, StatusCode};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -203,18 +202,12 @@ async fn whole_body(mut response: reqwest::Response) -> Result<Zeroizing<Vec<u8>
 fn client_certificate(certificate: &Certificate) -> Result<tls::Identity, String> {
     let path = certificate.certificate.display();
     let unusable = |error: &dyn std::fmt::Display| format!("`certificate` {path}: {error}");
-    let pem = std::fs::read(&certificate.certificate).map_err(|error| unusable(&error))?;
-    let chain = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| unusable(&error))?;
-    if chain.is_empty() {
-        return Err(unusable(&"it holds no certificate in PEM form"));
-    }
-    let pem: secret::Secret = certificate
+    let file = std::fs::read(&certificate.certificate).map_err(|error| unusable(&error))?;
+    let chain = pem::certificates(&file, Beside::Keys).map_err(|error| unusable(&error))?;
+    let file: secret::Secret = certificate
         .private_key
         .read_blocking()
         .map_err(|error| format!("`private_key`: {}", Error::new(ErrorKind::Internal, error)))?;
-    let key = PrivateKeyDer::from_pem_slice(pem.expose())
-        .map_err(|_| "`private_key` holds no private key in PEM form".to_owned())?;
+    let key = pem::private_key(file.expose()).map_err(|error| format!("`private_key`: {error}"))?;
     Ok((chain, key))
 }

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 
 use claviger_provider_api::{Error, ErrorKind, PublicKey};
-use rustls_pki_types::SubjectPublicKeyInfoDer;
-use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -75,8 +73,8 @@ fn version(data: &Description, locator: &Locator) -> Result<Version, Error> {
     let Some(pem) = version.get("public_key").and_then(Value::as_str) else {
         return Err(Failure::Malformed("a version without public_key".into()).into());
     };
-    let spki = SubjectPublicKeyInfoDer::from_pem_slice(pem.as_bytes())
-        .map_err(|error| Failure::Malformed(format!("a public key that is no PEM: {error:?}")))?;
+    let spki = claviger_files::pem::public_key(pem.as_bytes())
+        .map_err(|error| Failure::Malformed(format!("a public key that is no PEM: {error}")))?;
     let public_key = PublicKey::from_spki(&spki)
         .map_err(|error| Error::new(ErrorKind::OperatorNeeded, error))?;
     Ok(Version { public_key, exportable: data.exportable || data.allow_plaintext_backup })
