@@ -7,7 +7,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use claviger_files::pem::{self, Block};
 use claviger_provider_api::{Secret, SecretSource};
-use p12_keystore::Pkcs12Archive;
 use pkcs8::der::asn1::{AnyRef, OctetStringRef};
 use pkcs8::der::{Decode, SliceReader, Tag, Tagged};
 use pkcs8::spki::{AlgorithmIdentifierRef, ObjectIdentifier};
@@ -15,6 +14,7 @@ use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef, SecretDocument};
 use zeroize::Zeroizing;
 
 use crate::error::FileError;
+use crate::pkcs12;
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
@@ -163,29 +163,23 @@ fn is_pbes1(der: &[u8]) -> bool {
         || oid.starts_with("1.2.840.113549.1.12.1.")
 }
 
-/// A PFX without a configured passphrase is tried with the empty one, which .NET writes when it is
-/// given none.
 fn from_pkcs12(der: &[u8], passphrase: Option<&SecretSource>) -> Result<Pkcs8, FileError> {
     let read = |source: &SecretSource| source.read_blocking().map(Secret::without_line_end);
     let secret = passphrase.map(read).transpose().map_err(FileError::Passphrase)?;
-    let text = std::str::from_utf8(secret.as_ref().map_or(&[], |secret| secret.expose()))
-        .map_err(|_| FileError::PassphraseNotText)?;
-    let archive = Pkcs12Archive::from_pkcs12(der, text).map_err(|error| match error {
-        p12_keystore::error::Error::MacError(_) if secret.is_none() => FileError::NoPassphrase,
-        p12_keystore::error::Error::MacError(_) => FileError::WrongPassphrase,
-        p12_keystore::error::Error::UnsupportedEncryptionScheme => {
-            FileError::UnknownEncryption("not PBES2, 3DES or RC2-40".to_owned())
-        }
-        other => FileError::Damaged { what: "PKCS#12 file", reason: other.to_string() },
-    })?;
-    let mut rsa = archive.keys.iter().filter(|bag| bag.key.oid() == RSA);
+    let text = secret.as_ref().map(|secret| std::str::from_utf8(secret.expose())).transpose();
+    let keys = pkcs12::private_keys(der, text.map_err(|_| FileError::PassphraseNotText)?)?;
+    let is_rsa = |key: &&Pkcs8| {
+        PrivateKeyInfoRef::try_from(key.as_slice()).is_ok_and(|key| key.algorithm.oid == RSA)
+    };
+    let mut rsa = keys.iter().filter(is_rsa);
     match (rsa.next(), rsa.count()) {
-        (Some(bag), 0) => from_pkcs8(bag.key.as_der()),
+        (Some(key), 0) => from_pkcs8(key),
         (Some(_), more) => Err(FileError::SeveralKeys(more + 1)),
-        (None, _) => Err(match archive.keys.first() {
-            Some(bag) => FileError::NotRsa(kind_of_key(bag.key.oid())),
-            None => FileError::NoPrivateKey(format!("{} certificates", archive.certs.len())),
-        }),
+        (None, _) => match keys.first() {
+            // An error that names its kind.
+            Some(other) => from_pkcs8(other),
+            None => Err(FileError::NoPrivateKey("certificates".to_owned())),
+        },
     }
 }
 

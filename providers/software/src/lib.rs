@@ -9,6 +9,7 @@
 mod error;
 mod file;
 mod key;
+mod pkcs12;
 mod workers;
 
 use std::collections::BTreeMap;

@@ -245,6 +245,55 @@ async fn a_pfx_with_an_empty_passphrase_needs_none() {
     folder.expect_opens("e.pfx", None).await;
 }
 
+fn testdata(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata").join(name)).unwrap()
+}
+
+#[tokio::test]
+async fn a_pfx_made_without_any_password_opens_without_and_with_an_empty_one() {
+    let folder = Folder::new();
+    folder.write("null.p12", &testdata("dotnet-null-password.p12"));
+    folder.write("empty-passphrase", b"");
+    for passphrase in [None, Some("empty-passphrase")] {
+        let key = folder.open_with("null.p12", passphrase).await.unwrap();
+        key.check().await.unwrap();
+    }
+    folder.expect_refused("null.p12", Some("passphrase"), "is not opened by").await;
+    let mut changed = testdata("dotnet-null-password.p12");
+    changed[1000] ^= 1;
+    folder.write("changed.p12", &changed);
+    folder.expect_refused("changed.p12", None, "is encrypted; give the provider").await;
+}
+
+#[tokio::test]
+async fn a_pfx_with_a_pbmac1_opens_with_its_password_only() {
+    let folder = Folder::new();
+    folder.write("pbmac1.p12", &testdata("pbmac1.p12"));
+    folder.write("secret", b"secret-1\n");
+    let key = folder.open_with("pbmac1.p12", Some("secret")).await.unwrap();
+    key.check().await.unwrap();
+    folder.expect_refused("pbmac1.p12", Some("passphrase"), "is not opened by").await;
+    folder.expect_refused("pbmac1.p12", None, "is encrypted; give the provider").await;
+    let mut changed = testdata("pbmac1.p12");
+    changed[2000] ^= 1;
+    folder.write("changed.p12", &changed);
+    folder.expect_refused("changed.p12", Some("secret"), "is not opened by").await;
+}
+
+#[tokio::test]
+async fn a_pfx_without_a_mac_tells_a_wrong_passphrase_from_damage() {
+    let folder = Folder::new();
+    folder.write("wrong", b"battery staple\n");
+    let export =
+        "pkcs12 -export -inkey key.pem -in certificate.pem -passout file:passphrase -nomac";
+    folder.openssl(&format!("{export} -out modern.pfx"));
+    folder.openssl(&format!("{export} -legacy -out legacy.pfx"));
+    for file in ["modern.pfx", "legacy.pfx"] {
+        folder.expect_opens(file, Some("passphrase")).await;
+        folder.expect_refused(file, Some("wrong"), "is not opened by").await;
+    }
+}
+
 #[tokio::test]
 async fn a_wrong_passphrase_and_a_missing_one_are_told_apart() {
     let folder = Folder::new();
