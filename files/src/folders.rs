@@ -15,7 +15,7 @@ const MAX_LINKS: usize = 40;
 const STICKY: u32 = 0o1000;
 
 /// Checks every folder from `/` to the file, along symbolic links too: owned by root or by the user
-/// of this process, and writable by nobody else. A sticky folder, such as `/tmp` or the root of a
+/// of this process, and not writable by others. A sticky folder, such as `/tmp` or the root of a
 /// Kubernetes volume, may be writable by all, since only an owner replaces what is in it: folders and
 /// links in it must be owned by root or us as everywhere, and so must the file itself. A folder of our
 /// own may be writable by a group that we are alone in. A last part that does not exist is no error.
@@ -33,11 +33,8 @@ pub fn check_folders(path: &Path) -> Result<(), FileError> {
             continue;
         }
         let next = folder.join(&part);
-        let found = match std::fs::symlink_metadata(&next) {
-            Ok(found) => found,
-            // Opening it fails too, and says why.
-            Err(_) => return Ok(()),
-        };
+        // Opening it fails too then, and says why.
+        let Ok(found) = std::fs::symlink_metadata(&next) else { return Ok(()) };
         if found.is_symlink() {
             owned(&next, &found).map_err(refused)?;
             links += 1;
@@ -178,7 +175,10 @@ mod tests {
             let _ = std::fs::remove_file(&link);
             symlink(target, &link).unwrap();
             let said = check_folders(&link).unwrap_err().to_string();
-            assert!(said.contains("closed/ca.pem") && said.contains("/open has mode 777"), "{said}");
+            assert!(
+                said.contains("closed/ca.pem") && said.contains("/open has mode 777"),
+                "{said}"
+            );
         }
         symlink(at("loop"), at("loop")).unwrap();
         let said = check_folders(&at("loop")).unwrap_err().to_string();

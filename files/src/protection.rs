@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use zeroize::Zeroizing;
 
-/// How a file must be protected. In each case it is a regular file, owned by root or by the user of
-/// this process, that neither its group nor others can write. Symbolic links are followed:
-/// Kubernetes and systemd use them.
+/// How a file must be protected. In each case it is a regular file; in all but the first it is owned
+/// by root or by the user of this process, and neither its group nor others can write it. Symbolic
+/// links are followed: Kubernetes and systemd use them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protection {
+    /// Any owner and mode: what is in it is held against something that is trusted, as a certificate
+    /// is against its private key.
+    Public,
     /// Everybody may read it: configuration, certificates, revocation lists, denied callers.
     Trusted,
     /// Others cannot read it, and its group only if it is a group of this process: keys, PINs.
@@ -85,6 +88,9 @@ pub fn read(
 fn judge(file: &Metadata, protection: Protection) -> Result<(), String> {
     if !file.is_file() {
         return Err("it is not a regular file".to_owned());
+    }
+    if protection == Protection::Public {
+        return Ok(());
     }
     let (own_uid, mode) = (rustix::process::geteuid().as_raw(), file.mode() & 0o777);
     if file.uid() != 0 && file.uid() != own_uid {

@@ -14,6 +14,8 @@ pub enum NewMode {
     /// Mode, owner and group of the file that is replaced. A symbolic link stays, and the file that
     /// it leads to is replaced.
     AsBefore,
+    /// What the umask leaves of 0666, as for any file that a command makes.
+    ByUmask,
 }
 
 /// Makes a file that does not exist yet, durably.
@@ -23,7 +25,7 @@ pub enum NewMode {
 /// [`io::ErrorKind::AlreadyExists`] where it exists; nothing is written then.
 pub fn create(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    write_and_sync(&mut file, content, mode).inspect_err(|_| {
+    write_and_sync(&mut file, content, Some(mode)).inspect_err(|_| {
         let _ = std::fs::remove_file(path);
     })?;
     sync_folder(path)
@@ -44,17 +46,19 @@ pub fn replace_unless(
 ) -> io::Result<()> {
     let path = match mode {
         NewMode::AsBefore => path.canonicalize()?,
-        NewMode::Exactly(_) => path.to_owned(),
+        NewMode::Exactly(_) | NewMode::ByUmask => path.to_owned(),
     };
     let temporary = temporary(&path)?;
     // What a crash has left under the same process id.
     let _ = std::fs::remove_file(&temporary);
     let written = (|| {
+        let at_first = if mode == NewMode::ByUmask { 0o666 } else { 0o600 };
         let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+            OpenOptions::new().write(true).create_new(true).mode(at_first).open(&temporary)?;
         let mode = match mode {
-            NewMode::Exactly(mode) => mode,
-            NewMode::AsBefore => take_owner_of(&file, &path)?,
+            NewMode::Exactly(mode) => Some(mode),
+            NewMode::AsBefore => Some(take_owner_of(&file, &path)?),
+            NewMode::ByUmask => None,
         };
         write_and_sync(&mut file, content, mode)?;
         objection(&path)?;
@@ -76,9 +80,11 @@ fn take_owner_of(file: &File, path: &Path) -> io::Result<u32> {
     Ok(before.mode() & 0o7777)
 }
 
-fn write_and_sync(file: &mut File, content: &[u8], mode: u32) -> io::Result<()> {
+fn write_and_sync(file: &mut File, content: &[u8], mode: Option<u32>) -> io::Result<()> {
     file.write_all(content)?;
-    file.set_permissions(PermissionsExt::from_mode(mode))?;
+    if let Some(mode) = mode {
+        file.set_permissions(PermissionsExt::from_mode(mode))?;
+    }
     file.sync_all()
 }
 

@@ -96,7 +96,10 @@ fn client_config(files: &TlsFiles) -> Result<ClientConfig, ConfigError> {
         .expect("aws-lc-rs speaks TLS 1.3")
         .with_root_certificates(roots(&files.ca)?);
     let mut config = builder
-        .with_client_auth_cert(certificates(&files.certificate, Beside::Keys)?, private_key(&files.private_key)?)
+        .with_client_auth_cert(
+            certificates(&files.certificate, Beside::Keys)?,
+            private_key(&files.private_key)?,
+        )
         .map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
                 let certificate = files.certificate.display();
@@ -231,7 +234,10 @@ mod tests {
         let missing = folder.path().join("missing.pem");
         for (files, expected) in [
             (TlsFiles { ca: missing.clone(), ..good.clone() }, "missing.pem: No such file"),
-            (TlsFiles { ca: good.private_key.clone(), ..good.clone() }, "it holds PRIVATE KEY, where only certificate belongs"),
+            (
+                TlsFiles { ca: good.private_key.clone(), ..good.clone() },
+                "it holds PRIVATE KEY, where only certificate belongs",
+            ),
             (TlsFiles { private_key: folder.path().into(), ..good.clone() }, "not a regular file"),
             (
                 TlsFiles { private_key: other, ..good.clone() },

@@ -21,10 +21,7 @@ pub enum Beside {
 }
 
 /// Every certificate of a file; at least one.
-pub fn certificates(
-    file: &[u8],
-    beside: Beside,
-) -> Result<Vec<CertificateDer<'static>>, PemError> {
+pub fn certificates(file: &[u8], beside: Beside) -> Result<Vec<CertificateDer<'static>>, PemError> {
     const WANTED: &str = "certificate";
     let mut found = Vec::new();
     let mut labels = Vec::new();
@@ -52,10 +49,10 @@ pub fn crls(file: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, P
         }
         found.push(CertificateRevocationListDer::from(block.der.to_vec()));
     }
-    match found.is_empty() {
-        true => Err(PemError::Nothing { wanted: WANTED, labels: Vec::new() }),
-        false => Ok(found),
+    if found.is_empty() {
+        return Err(PemError::Nothing { wanted: WANTED, labels: Vec::new() });
     }
+    Ok(found)
 }
 
 /// The one private key of a file that is not encrypted; certificates and parameters may stand
@@ -170,7 +167,7 @@ mod tests {
     fn certificates_are_taken_under_each_of_their_labels() {
         let file: String = CERTIFICATE.iter().map(|label| pem(label, DER)).collect();
         let found = certificates(file.as_bytes(), Beside::Nothing).unwrap();
-        assert_eq!(found, [&DER[..]; 3].map(CertificateDer::from));
+        assert_eq!(found, [DER; 3].map(CertificateDer::from));
     }
 
     #[test]

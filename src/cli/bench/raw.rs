@@ -139,8 +139,7 @@ mod software {
     use std::sync::Arc;
 
     use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, PrivateDecryptingKey};
-    use rustls_pki_types::PrivatePkcs8KeyDer;
-    use rustls_pki_types::pem::PemObject;
+    use claviger_files::{Protection, pem};
 
     use super::{Failure, Sandbox, SandboxKey, Unwrap, failed};
 
@@ -151,9 +150,10 @@ mod software {
         threads: usize,
     ) -> Result<Vec<Unwrap>, Failure> {
         let path = sandbox.dir.join("keys").join(&key.locator);
-        let der =
-            PrivatePkcs8KeyDer::from_pem_file(&path).map_err(|error| failed("the key", &error))?;
-        let private = PrivateDecryptingKey::from_pkcs8(der.secret_pkcs8_der())
+        let file = claviger_files::read(&path, Protection::Secret, 1 << 20)
+            .map_err(|error| failed("the key", &error))?;
+        let key = pem::private_key_block(&file).map_err(|error| failed("the key", &error))?;
+        let private = PrivateDecryptingKey::from_pkcs8(&key.der)
             .map_err(|error| failed("the key", &error))?;
         let private =
             OaepPrivateDecryptingKey::new(private).map_err(|error| failed("the key", &error))?;

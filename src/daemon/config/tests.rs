@@ -569,16 +569,21 @@ fn only_root_or_its_owner_may_write_the_file_and_everybody_may_read_it() {
     for mode in [0o660, 0o664, 0o602, 0o666, 0o622] {
         set_mode(mode);
         let error = Config::load(&path).unwrap_err().to_string();
-        let expected = format!("has mode {mode:o}, which lets others change it; chmod go-w it");
+        let expected = format!("is refused: mode {mode:o} lets others write it; chmod 644 it");
         assert_eq!(error, format!("{}: {expected}", path.display()));
     }
+    set_mode(0o644);
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let error = Config::load(&path).unwrap_err().to_string();
+    let expected = format!("chmod go-w {}", folder.path().display());
+    assert!(error.contains("is refused: the folder") && error.ends_with(&expected), "{error}");
 }
 
 #[test]
 fn what_cannot_be_read_is_refused_in_words() {
     let folder = tempfile::tempdir().unwrap();
     let error = Config::load(folder.path()).unwrap_err().to_string();
-    assert!(error.ends_with("is not a regular file"), "{error}");
+    assert!(error.ends_with("is refused: it is not a regular file"), "{error}");
     let error = Config::load(&folder.path().join("none.toml")).unwrap_err().to_string();
     assert!(error.contains("cannot be read: No such file"), "{error}");
     let latin = folder.path().join("latin.toml");
