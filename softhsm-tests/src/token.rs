@@ -194,6 +194,11 @@ impl Token {
         &self.serial
     }
 
+    /// The token's label.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
     /// A file with the PIN, mode 0600.
     pub fn pin_file(&self) -> &Path {
         &self.pin_file

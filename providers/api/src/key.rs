@@ -40,6 +40,13 @@ pub trait WrappingKey: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Uses that the backend allows with this key and that the configuration does not ask for, as the
+    /// backend names them, such as `CKA_SIGN`; empty where it does not tell. A key should be able to do
+    /// no more than it is for.
+    fn unneeded_rights(&self) -> &[String] {
+        &[]
+    }
+
     /// How often something under this key was repaired since it was opened (a session, a login,
     /// a module). An operation that failed while this number changed may be tried once more.
     fn repairs(&self) -> u64;

@@ -4,10 +4,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::{Cause, Error, ErrorKind};
 
 const SHORTEST: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST: Duration = Duration::from_secs(2);
 
 /// One key's breaker. Only checks open and close it, never a caller's value.
 #[derive(Debug, Default)]
@@ -18,24 +18,25 @@ struct Open {
     failures: u32,
     until: Instant,
     kind: ErrorKind,
+    cause: Option<Cause>,
     text: String,
 }
 
 impl Breaker {
     /// Why a call is refused, while the breaker is open.
     pub(crate) fn refusal(&self) -> Option<Error> {
-        self.state().as_ref().map(|open| Error::new(open.kind, open.text.clone()))
+        self.state().as_ref().map(Open::error)
     }
 
     /// Why even a check is refused: it is too early.
     pub(crate) fn too_early(&self, now: Instant) -> Option<Error> {
         let state = self.state();
         let open = state.as_ref().filter(|open| now < open.until)?;
-        Some(Error::new(open.kind, open.text.clone()))
+        Some(open.error())
     }
 
-    /// Opens it after a check failed, for longer each time: 0.5, 1, 2, … 30 s and up to a quarter
-    /// more.
+    /// Opens it after a check failed, for longer each time: 0.5, 1, 2, 2, … s and up to a quarter more.
+    /// No longer, so that a token that is back soon serves.
     pub(crate) fn open(&self, now: Instant, cause: &Error) {
         let mut state = self.state();
         let failures = state.as_ref().map_or(0, |open| open.failures + 1);
@@ -44,6 +45,7 @@ impl Breaker {
             failures,
             until: now + pause + jitter(pause),
             kind: cause.kind(),
+            cause: cause.cause(),
             text: cause.to_string(),
         });
     }
@@ -55,6 +57,12 @@ impl Breaker {
 
     fn state(&self) -> MutexGuard<'_, Option<Open>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Open {
+    fn error(&self) -> Error {
+        Error::new(self.kind, self.text.clone()).with_cause(self.cause)
     }
 }
 
@@ -89,10 +97,10 @@ mod tests {
     }
 
     #[test]
-    fn each_failed_check_waits_longer_for_the_next_up_to_half_a_minute() {
+    fn each_failed_check_waits_longer_for_the_next_up_to_two_seconds() {
         let breaker = Breaker::default();
         let now = Instant::now();
-        for pause in [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0] {
+        for pause in [0.5, 1.0, 2.0, 2.0, 2.0] {
             breaker.open(now, &cause());
             let (shortest, longest) = (pause - 0.001, pause * 1.25 + 0.001);
             assert!(

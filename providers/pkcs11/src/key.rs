@@ -12,12 +12,12 @@ use claviger_provider_api::{
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
+use crate::check_request::CheckRequest;
 use crate::config::Oaep;
+use crate::job::Job;
 use crate::operation::Operation;
-use crate::recovery::CheckRequest;
 use crate::token::TokenHandle;
 use crate::token_key::TokenKey;
-use crate::worker::Job;
 
 /// How long a check may take: a module that hangs must not hold up its caller.
 const CHECK_LIMIT: Duration = Duration::from_secs(30);
@@ -33,6 +33,8 @@ pub(crate) struct Key {
     labels: Algorithms,
     /// As the token told when the key was opened.
     extractable: Option<bool>,
+    /// As the token told then.
+    unneeded_rights: Vec<String>,
 }
 
 impl Key {
@@ -44,8 +46,9 @@ impl Key {
         sign_algorithms: SignAlgorithms,
         labels: Algorithms,
         extractable: Option<bool>,
+        unneeded_rights: Vec<String>,
     ) -> Self {
-        Self { on_token, token, algorithms, sign_algorithms, labels, extractable }
+        Self { on_token, token, algorithms, sign_algorithms, labels, extractable, unneeded_rights }
     }
 
     async fn submit(&self, operation: Operation, call: Call) -> Result<Zeroizing<Vec<u8>>, Error> {
@@ -123,6 +126,10 @@ impl WrappingKey for Key {
 
     fn extractable(&self) -> Option<bool> {
         self.extractable
+    }
+
+    fn unneeded_rights(&self) -> &[String] {
+        &self.unneeded_rights
     }
 
     fn repairs(&self) -> u64 {

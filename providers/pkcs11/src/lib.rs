@@ -2,19 +2,28 @@
 //!
 //! - `config`: the options; [`uri`]: locators
 //! - `opening`: from a locator to an open key; `key`: the open key
-//! - `worker`: session threads, fed by a queue; `operation`: what they do; `decrypt`: the calls
-//!   themselves; [`oaep`]: padding removed in software
-//! - `module`: the process-wide table of modules; `token`: a token that is logged in to; `login` and
-//!   [`pin_latch`]: no second try with a PIN that failed; `token_key` and `object`: a key on a token
-//! - `recovery`: checks and repairs; `breaker`: when repairs failed
+//! - `connect`: from a token's name to a token that is logged in to; `find_token` and `token_info`: among
+//!   the slots of a module; `login` and [`pin_latch`]: no second try with a PIN that failed; `token`: the
+//!   table of the tokens in use; `token_state`: what is shared on one; `login_epoch`: since which login
+//! - `token_key` and `object`: a key on a token
+//! - `worker`: session threads, fed by a queue of `job`s; `operation`: what they do; [`oaep`]: padding
+//!   removed in software
+//! - `module`: the process-wide table of modules; `functions`: those of its functions that are called
+//!   directly
+//! - `recovery`: checks and repairs, asked for by a `check_request`; `breaker`: when repairs failed
 //! - `error`: what return values mean
 
 mod breaker;
+mod check_request;
 mod config;
-mod decrypt;
+mod connect;
 mod error;
+mod find_token;
+mod functions;
+mod job;
 mod key;
 mod login;
+mod login_epoch;
 mod module;
 pub mod oaep;
 mod object;
@@ -23,7 +32,9 @@ mod operation;
 pub mod pin_latch;
 mod recovery;
 mod token;
+mod token_info;
 mod token_key;
+mod token_state;
 pub mod uri;
 mod worker;
 
@@ -38,6 +49,7 @@ use tokio::time::timeout;
 
 pub use config::Config;
 pub use module::wait_until_left;
+pub use token_info::TokenIdentity;
 
 use module::InUse;
 use opening::Request;

@@ -11,12 +11,14 @@ use cryptoki::object::ObjectHandle;
 use zeroize::Zeroizing;
 
 use crate::config::{Config, Oaep};
+use crate::connect::connect;
 use crate::key::Key;
+use crate::login_epoch::LoginEpoch;
 use crate::module::OpenSession;
 use crate::object::{self, Wanted};
 use crate::operation::{Failure, Operation, mechanism_name};
-use crate::token::{LoginEpoch, Token, TokenState};
-use crate::token_key::{TokenKey, missing};
+use crate::token_key::{KeyFault, TokenKey, missing};
+use crate::token_state::TokenState;
 use crate::uri::Locator;
 
 /// What to open, owned, so that it can go to a thread of its own.
@@ -31,7 +33,7 @@ pub(crate) struct Request {
 /// Opens a key. Blocks in the module. A failure leaves nothing behind.
 pub(crate) fn open(request: Request) -> Result<Key, Error> {
     let Request { config, state_dir, locator, algorithms, sign_algorithms } = request;
-    let token = Token::connect(&config, state_dir)?;
+    let token = connect(&config, state_dir)?;
     let state = token.state();
     let wanted = Wanted {
         locator,
@@ -41,7 +43,8 @@ pub(crate) fn open(request: Request) -> Result<Key, Error> {
     };
     let (epoch, session) = state.open_session()?;
     let Some(found) = object::find(&session, &wanted)? else {
-        return Err(missing(&wanted, state.sees_private_objects(&session)?));
+        let fault = missing(&session, &wanted.locator, state.needs_login());
+        return Err(KeyFault::into_error(fault));
     };
     let names = wanted.locator.to_string();
     let open = OpenKey {
@@ -64,12 +67,12 @@ pub(crate) fn open(request: Request) -> Result<Key, Error> {
     let labels = proof.labels(&algorithms, &canary)?;
     drop(proof);
     let handle = (epoch, found.object);
-    let extractable = found.extractable;
+    let (extractable, unneeded_rights) = (found.extractable, found.unneeded_rights);
     let key = state
         .add(|index| TokenKey::new(index, wanted, found.public_key, canary, config.oaep, handle));
     let algorithms = algorithms.into_iter().collect();
     let sign_algorithms = sign_algorithms.into_iter().collect();
-    Ok(Key::new(key, token, algorithms, sign_algorithms, labels, extractable))
+    Ok(Key::new(key, token, algorithms, sign_algorithms, labels, extractable, unneeded_rights))
 }
 
 /// Trial operations with a key that is being opened.

@@ -93,7 +93,7 @@ impl<'a> Report<'a> {
         }
         match &self.latched {
             Ok(tokens) => {
-                for LatchedToken { serial, is_shut, is_exhausted } in tokens {
+                for LatchedToken { serial, label, is_shut, is_exhausted } in tokens {
                     let what = if *is_exhausted {
                         "no login until `claviger pin clear`, whatever its PIN file holds"
                     } else if *is_shut {
@@ -101,7 +101,11 @@ impl<'a> Report<'a> {
                     } else {
                         "a login to it did not end; the same PIN is tried once more"
                     };
-                    let _ = writeln!(text, "PIN latch of token {}: {what}", clean(serial));
+                    let (label, serial) = (clean(label), clean(serial));
+                    let _ = writeln!(
+                        text,
+                        "PIN latch of token {label:?} (serial number {serial:?}): {what}"
+                    );
                 }
             }
             Err(error) => {
@@ -136,8 +140,10 @@ impl<'a> Report<'a> {
             })
             .collect();
         let latched = self.latched.as_ref().ok().map(|tokens| {
-            let token =
-                |token: &LatchedToken| json!({ "serial": token.serial, "shut": token.is_shut });
+            let token = |token: &LatchedToken| {
+                let LatchedToken { serial, label, is_shut, .. } = token;
+                json!({ "serial": serial, "label": label, "shut": is_shut })
+            };
             tokens.iter().map(token).collect::<Vec<_>>()
         });
         json!({

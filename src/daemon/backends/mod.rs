@@ -176,8 +176,10 @@ pub fn wait_until_left(limit: Duration) -> bool {
 /// A token with login attempts that did not succeed.
 #[derive(Clone, Debug)]
 pub struct LatchedToken {
-    /// Its serial number.
+    /// Its serial number, which it may share with others.
     pub serial: String,
+    /// Its label; empty where only the serial number is on record.
+    pub label: String,
     /// Whether nobody logs in until an operator acts.
     pub is_shut: bool,
     /// Whether not even another PIN is tried.
@@ -187,15 +189,25 @@ pub struct LatchedToken {
 /// Tokens with login attempts that did not succeed. Looks at the state directory.
 pub fn latched_tokens(state_dir: &Path) -> Result<Vec<LatchedToken>, String> {
     #[cfg(feature = "pkcs11")]
-    let tokens = claviger_pkcs11::pin_latch::list(state_dir)
-        .map_err(|error| error.to_string())?
-        .into_iter()
-        .map(|token| LatchedToken {
-            is_shut: token.is_latched(),
-            is_exhausted: token.is_exhausted(),
-            serial: token.serial,
-        })
-        .collect();
+    let tokens = {
+        let mut tokens: Vec<LatchedToken> = Vec::new();
+        let listed = claviger_pkcs11::pin_latch::list(state_dir);
+        for token in listed.map_err(|error| error.to_string())? {
+            let (is_shut, is_exhausted) = (token.is_latched(), token.is_exhausted());
+            match tokens.last_mut() {
+                // Another user of the same token.
+                Some(last) if (&last.serial, &last.label) == (&token.serial, &token.label) => {
+                    last.is_shut |= is_shut;
+                    last.is_exhausted |= is_exhausted;
+                }
+                _ => {
+                    let (serial, label) = (token.serial, token.label);
+                    tokens.push(LatchedToken { serial, label, is_shut, is_exhausted });
+                }
+            }
+        }
+        tokens
+    };
     #[cfg(not(feature = "pkcs11"))]
     let (tokens, _) = (Vec::new(), state_dir);
     Ok(tokens)

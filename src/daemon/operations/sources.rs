@@ -129,12 +129,13 @@ impl Sources {
         let Some(state_dir) = &self.state_dir else { return Ok(()) };
         let tokens = latched_tokens(state_dir).unwrap_or_else(|error| {
             tracing::error!(error, "PIN latches cannot be read");
-            vec![LatchedToken { serial: String::new(), is_shut: true, is_exhausted: true }]
+            let [serial, label] = [const { String::new() }; 2];
+            vec![LatchedToken { serial, label, is_shut: true, is_exhausted: true }]
         });
         let help = "Whether a refused PIN keeps a token shut until an operator acts";
         let mut latched = gauge(encoder, "pin_latched", help)?;
-        for LatchedToken { serial, is_shut, .. } in tokens {
-            sample_gauge(&mut latched, &[("serial", serial)], is_shut)?;
+        for LatchedToken { serial, label, is_shut, .. } in tokens {
+            sample_gauge(&mut latched, &[("serial", serial), ("token", label)], is_shut)?;
         }
         Ok(())
     }
@@ -398,12 +399,24 @@ mod tests {
         assert_eq!(latched(), []);
         let latch = claviger_pkcs11::pin_latch::Latch::new(&state_dir);
         let pin = claviger_provider_api::Secret::new(b"1234".to_vec().into());
-        let attempt = latch.attempt("0123", &pin).unwrap();
-        assert_eq!(latched(), [("{serial=\"0123\"}".to_owned(), 0.0)], "no outcome yet");
+        let owner = |label: &str| claviger_pkcs11::pin_latch::PinOwner {
+            token: claviger_pkcs11::TokenIdentity {
+                label: label.to_owned(),
+                serial: "0123".to_owned(),
+                manufacturer: String::new(),
+                model: String::new(),
+            },
+            user: "user".to_owned(),
+        };
+        let attempt = latch.attempt(&owner("a"), &pin).unwrap();
+        let of_token = |label: &str| format!("{{serial=\"0123\",token=\"{label}\"}}");
+        assert_eq!(latched(), [(of_token("a"), 0.0)], "no outcome yet");
         attempt.refused().unwrap();
-        assert_eq!(latched(), [("{serial=\"0123\"}".to_owned(), 1.0)]);
+        // Tokens that share a serial number are two series.
+        drop(latch.attempt(&owner("b"), &pin).unwrap());
+        assert_eq!(latched(), [(of_token("a"), 1.0), (of_token("b"), 0.0)]);
         std::fs::set_permissions(state_dir.join("pin"), std::fs::Permissions::from_mode(0o777))
             .unwrap();
-        assert_eq!(latched(), [("{serial=\"\"}".to_owned(), 1.0)]);
+        assert_eq!(latched(), [("{serial=\"\",token=\"\"}".to_owned(), 1.0)]);
     }
 }
