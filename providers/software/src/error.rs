@@ -42,7 +42,7 @@ pub(crate) enum FileError {
     NotRsa(String),
     #[error("is a damaged {what}: {reason}")]
     Damaged { what: &'static str, reason: String },
-    #[error("holds an RSA key that is refused ({0}); 2048 to 8192 bits are supported")]
+    #[error("holds an RSA key that is refused: {0}")]
     Refused(String),
 }
 

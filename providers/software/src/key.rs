@@ -18,6 +18,9 @@ use claviger_provider_api::{
     OpenKey, Parameters, PublicKey, SignAlgorithm, SignAlgorithms, Signature, Unwrapped,
     WrappingKey,
 };
+use pkcs8::PrivateKeyInfoRef;
+use pkcs8::der::asn1::{AnyRef, UintRef};
+use pkcs8::der::{Decode, SliceReader};
 use zeroize::Zeroizing;
 
 use crate::error::{FileError, unwrap_failed};
@@ -163,7 +166,10 @@ impl Private {
     /// Takes PKCS#8, DER.
     pub(crate) fn new(pkcs8: &[u8]) -> Result<Self, FileError> {
         let refused = |reason: &dyn ToString| FileError::Refused(reason.to_string());
-        let key = PrivateDecryptingKey::from_pkcs8(pkcs8).map_err(|error| refused(&error))?;
+        let key = PrivateDecryptingKey::from_pkcs8(pkcs8).map_err(|error| {
+            // aws-lc does not say why.
+            unsupported(pkcs8).unwrap_or_else(|| refused(&error))
+        })?;
         let spki = key.public_key().as_der().map_err(|error| refused(&error))?;
         Ok(Self {
             public_key: PublicKey::from_spki(spki.as_ref()).map_err(|error| refused(&error))?,
@@ -202,6 +208,22 @@ impl Private {
         self.signing.sign_digest(encoding(algorithm), &digest, &mut signature).map_err(failed)?;
         Ok(Signature::without_request_id(signature))
     }
+}
+
+/// Why an RSA key is not supported, by what is in it: more than two primes (RFC 8017 appendix A.1.2),
+/// its size, its public exponent. None if none of these is it.
+fn unsupported(pkcs8: &[u8]) -> Option<FileError> {
+    let info = PrivateKeyInfoRef::try_from(pkcs8).ok()?;
+    let sequence = AnyRef::from_der(info.private_key.as_bytes()).ok()?;
+    let mut fields = SliceReader::new(sequence.value()).ok()?;
+    let version = u8::decode(&mut fields).ok()?;
+    if version == 1 {
+        return Some(FileError::Refused("it has more than two primes".to_owned()));
+    }
+    let modulus = UintRef::decode(&mut fields).ok()?;
+    let exponent = UintRef::decode(&mut fields).ok()?;
+    let error = PublicKey::from_components(modulus.as_bytes(), exponent.as_bytes()).err()?;
+    Some(FileError::Refused(error.to_string()))
 }
 
 /// The longest modulus that aws-lc and [`PublicKey`] take, in bytes.

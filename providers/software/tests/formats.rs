@@ -287,6 +287,13 @@ async fn keys_of_other_kinds_are_refused_by_name() {
     folder.expect_refused("ed25519.pem", None, "another kind (Ed25519)").await;
     folder.expect_refused("pss.pem", None, "another kind (RSA for PSS signatures only)").await;
     folder.expect_refused("small.pem", None, "2048 to 8192 bits").await;
+    // What is wrong with these is not their size.
+    let three = "-pkeyopt rsa_keygen_primes:3 -pkeyopt rsa_keygen_bits:2048 -out three.pem";
+    folder.openssl(&format!("genpkey -algorithm RSA {three}"));
+    folder.expect_refused("three.pem", None, "is refused: it has more than two primes").await;
+    let exponent = "-pkeyopt rsa_keygen_pubexp:1099511627777 -out exponent.pem";
+    folder.openssl(&format!("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 {exponent}"));
+    folder.expect_refused("exponent.pem", None, "its public exponent of 41 bits").await;
 }
 
 #[tokio::test]
