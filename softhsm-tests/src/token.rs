@@ -194,11 +194,6 @@ impl Token {
         &self.serial
     }
 
-    /// The token's label.
-    pub fn label(&self) -> &str {
-        &self.label
-    }
-
     /// A file with the PIN, mode 0600.
     pub fn pin_file(&self) -> &Path {
         &self.pin_file
@@ -278,6 +273,16 @@ impl Token {
     /// Brings it back.
     pub fn bring_back(&self) {
         fs::rename(self.storage.with_extension("away"), &self.storage).expect("it was taken away");
+    }
+
+    /// Puts another store in the place of this token's, and its own in the other's place.
+    pub fn exchange_stores(&self, other: &Self) {
+        let aside = self.storage.with_extension("aside");
+        for (from, to) in
+            [(&self.storage, &aside), (&other.storage, &self.storage), (&aside, &other.storage)]
+        {
+            fs::rename(from, to).expect("both stores are on one file system");
+        }
     }
 
     /// Takes this token alone away from a SoftHSM store that it shares with others.
