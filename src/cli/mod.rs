@@ -21,6 +21,7 @@ pub mod sandbox;
 pub mod serve;
 pub mod sign;
 pub mod stored;
+mod unneeded_rights;
 pub mod unwrap;
 pub mod verify;
 pub mod wrap;

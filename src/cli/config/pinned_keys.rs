@@ -22,6 +22,8 @@ pub(super) struct Answers {
     pub confirmed: Vec<Pin>,
     /// Replicas of pinned versions that did not answer, in words.
     pub silent: Vec<String>,
+    /// What else an operator should know of the keys that were found.
+    pub notes: Vec<String>,
 }
 
 /// The public key of a version.

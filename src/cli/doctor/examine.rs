@@ -47,6 +47,8 @@ pub(super) struct Found {
     pub(super) sha256: [u8; 32],
     /// Whether its backend would hand it out; none where it does not tell.
     pub(super) extractable: Option<bool>,
+    /// What its backend allows with it and the configuration does not ask for.
+    pub(super) unneeded_rights: Vec<String>,
     /// Which algorithms its backend gave canaries back with.
     pub(super) proofs: Proofs,
     /// How long unwraps took, shortest first; none for a key that only signs.
@@ -84,6 +86,7 @@ pub(super) async fn examine(
         public_key_sha256: *public_key_sha256,
     };
     let mut troubles = Vec::new();
+    let mut as_configured = true;
     let (key, proofs, unwraps) = match provider.open(&whole).await {
         Ok(key) => match prove(&*key, &whole).await {
             Ok((proofs, unwraps)) => {
@@ -100,6 +103,7 @@ pub(super) async fn examine(
             let the_rest_may_work = trouble.diagnosis == Diagnosis::AlgorithmNotOffered;
             troubles.push(trouble);
             if the_rest_may_work {
+                as_configured = false;
                 let (key, proofs) = one_by_one(provider, &whole).await;
                 (key, proofs, Vec::new())
             } else {
@@ -111,7 +115,10 @@ pub(super) async fn examine(
         let sha256 = key.public_key().sha256();
         troubles.extend(Trouble::of_pin(sha256, *public_key_sha256));
         let (bits, extractable) = (key.public_key().modulus_bits(), key.extractable());
-        Found { bits, sha256, extractable, proofs, unwraps }
+        // One that was opened for less needs less.
+        let unneeded_rights = as_configured.then(|| key.unneeded_rights().to_vec());
+        let unneeded_rights = unneeded_rights.unwrap_or_default();
+        Found { bits, sha256, extractable, unneeded_rights, proofs, unwraps }
     });
     (Finding { found, troubles, took: begun.elapsed() }, key)
 }

@@ -9,6 +9,7 @@ use super::diagnosis::{Steps, Trouble};
 use super::examine::{Finding, Found, Place};
 use super::quota;
 use crate::cli::failure::Exit;
+use crate::cli::unneeded_rights;
 use crate::daemon::backends::LatchedToken;
 use crate::daemon::config::{Config, State, Version};
 use crate::daemon::records::log::is_deceptive;
@@ -183,6 +184,9 @@ impl Examined<'_> {
             writeln!(text, "  {verdict}  {}  {}", replica.provider, clean(&replica.locator))?;
             if let Some(found) = &finding.found {
                 writeln!(text, "        {}", found.words())?;
+                if let Some(note) = unneeded_rights::note(&found.unneeded_rights) {
+                    writeln!(text, "        note: {note}")?;
+                }
             }
             for trouble in &finding.troubles {
                 let said = clean(&trouble.said);
@@ -273,6 +277,7 @@ fn replica_json(place: &Place<'_>, finding: &Finding) -> Value {
         "modulus_bits": found.map(|found| found.bits),
         "public_key_sha256": found.map(|found| hex::encode(found.sha256)),
         "extractable": found.and_then(|found| found.extractable),
+        "unneeded_rights": found.map_or(&[][..], |found| &found.unneeded_rights),
         "algorithms": found.map_or(Vec::new(), |found| found.proofs.iter().map(proof).collect()),
         "unwrap_ms": found.and_then(|found| {
             let (min, median) = (found.unwraps.first()?, median(&found.unwraps)?);
