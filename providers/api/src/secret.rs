@@ -276,4 +276,19 @@ mod tests {
             Err(SecretError::Unsafe { .. } | SecretError::Io { .. })
         ));
     }
+
+    #[test]
+    fn a_file_that_this_user_may_not_read_comes_with_what_to_do() {
+        let path = PathBuf::from("/etc/claviger/pin");
+        let denied = std::io::ErrorKind::PermissionDenied.into();
+        let said = SecretError::Io { path: path.clone(), source: denied }.to_string();
+        let own = rustix::process::geteuid().as_raw();
+        assert!(
+            said.starts_with(&format!("cannot read /etc/claviger/pin as uid {own} (chown")),
+            "{said}"
+        );
+        let missing = std::io::ErrorKind::NotFound.into();
+        let said = SecretError::Io { path, source: missing }.to_string();
+        assert_eq!(said, "cannot read /etc/claviger/pin");
+    }
 }
