@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::bytes::{self, BytesArgs};
 use super::connection::ConnectionArgs;
-use super::failure::{Exit, Failure};
+use super::failure::{self, Exit, Failure};
 use super::rewrap::describe;
 use super::stored;
 
@@ -152,7 +152,7 @@ async fn rewrap_all(
                 0 => String::new(),
                 failed => format!(", {failed} failed"),
             };
-            eprintln!("{done} of {total} rewrapped{failures}");
+            failure::tell(&format!("{done} of {total} rewrapped{failures}"));
         }
         tokio::time::sleep(pause).await;
     }
@@ -184,7 +184,7 @@ fn size(item: &RewrapItem) -> usize {
 
 fn report(plan: &Plan<'_>, file: &Path, failure: &Failure) -> Result<(), Failure> {
     if !plan.json {
-        eprintln!("{}: {failure}", file.display());
+        failure::tell(&format!("{}: {failure}", file.display()));
         return Ok(());
     }
     let mut line = failure.to_json();

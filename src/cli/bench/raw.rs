@@ -11,6 +11,7 @@ use claviger_provider_api::{Algorithm, KeyMaterial, Parameters, PublicKey};
 
 use super::cpu;
 use super::load::{Begun, Counter, SETTLE, Sample};
+use crate::cli::bytes;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::sandbox::{Backend, Sandbox, SandboxKey};
 
@@ -85,12 +86,12 @@ pub(super) fn serve(dir: &Path, backend: Backend, bits: u16) -> Result<(), Failu
         #[cfg(feature = "pkcs11")]
         Backend::SoftHsm => token::unwraps(&sandbox, &wrapped, cpu::cores())?,
     };
-    println!("ready");
+    bytes::print("ready")?;
     for order in std::io::stdin().lock().lines() {
         let milliseconds = order.ok().and_then(|order| order.trim().parse().ok());
         let Some(milliseconds) = milliseconds else { break };
         let sample = measure(&mut unwraps, Duration::from_millis(milliseconds))?;
-        println!("{}", serde_json::to_string(&sample).expect("numbers can be written"));
+        bytes::print(&serde_json::to_string(&sample).expect("numbers can be written"))?;
     }
     Ok(())
 }
