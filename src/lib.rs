@@ -20,3 +20,4 @@ compile_error!("Claviger runs on Linux, and builds on macOS; Windows is not supp
 pub mod cli;
 pub mod daemon;
 pub mod pki;
+pub mod spiffe;

@@ -6,9 +6,10 @@
 
 mod database;
 mod error;
-mod files;
 mod given;
 mod over_key;
+mod renewal;
+mod request;
 #[cfg(test)]
 mod tests;
 
@@ -17,26 +18,27 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use claviger_files::NewMode;
+use claviger_files::pem::{self, Beside};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    RevokedCertParams, SanType, SerialNumber,
+    PublicKeyData, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 use zeroize::Zeroizing;
 
-use crate::daemon::transport::caller::is_spiffe_id;
+use crate::spiffe;
 pub use database::IssuedRecord;
 use database::{Database, Locked};
 pub use error::PkiError;
-pub use files::write_replacing;
-use files::{io, write_new};
+use error::{io, write_new};
 use given::CaFiles;
 pub use given::GivenCa;
 pub use over_key::{OverKey, SignWithKey};
+pub use request::CertificateRequest;
 
 /// The organisation in the name of a demo's CA: `serve` refuses what comes from it.
 pub const DEMO_ORGANISATION: &str = "Claviger demo, never trust";
@@ -60,7 +62,8 @@ pub struct Ca {
 /// What a new CA is to be.
 #[derive(Clone, Debug)]
 pub struct CaOptions {
-    /// The name in its certificates.
+    /// The name in its certificates. Two CAs of one name confuse clients and people: a certificate
+    /// of the one then has a bad signature for the other.
     pub common_name: String,
     /// How long its certificate lasts.
     pub validity: Duration,
@@ -70,7 +73,10 @@ pub struct CaOptions {
 
 impl Default for CaOptions {
     fn default() -> Self {
-        let common_name = "Claviger development CA".to_owned();
+        let mut own = [0; 4];
+        // Without random numbers `Ca::create` fails, and says so.
+        let _ = aws_lc_rs::rand::fill(&mut own);
+        let common_name = format!("Claviger development CA {}", hex::encode(own));
         Self { common_name, validity: DEFAULT_CA_VALIDITY, demo: false }
     }
 }
@@ -82,6 +88,17 @@ pub enum ClientName {
     Spiffe(String),
     /// A DNS SAN.
     Dns(String),
+}
+
+/// A new certificate for a key that is elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// The certificate, PEM.
+    pub certificate_pem: String,
+    /// Its serial number: 32 hexadecimal digits.
+    pub serial: String,
+    /// When it ends.
+    pub not_after: OffsetDateTime,
 }
 
 /// A new certificate with its key.
@@ -140,37 +157,32 @@ impl Ca {
 
     /// Issues a server's certificate for DNS names and IP addresses; at least one.
     pub fn issue_server(&self, names: &[String], validity: Duration) -> Result<Issued, PkiError> {
-        if names.is_empty() {
-            return Err(PkiError::Invalid("a server needs at least one name".to_owned()));
-        }
-        let sans = names.iter().map(|name| match name.parse::<IpAddr>() {
-            Ok(address) => Ok(SanType::IpAddress(address)),
-            Err(_) => dns_san(name),
-        });
-        let sans = sans.collect::<Result<Vec<_>, _>>()?;
-        self.issue(&names[0], sans, ExtendedKeyUsagePurpose::ServerAuth, validity)
+        self.issue(&Leaf::server(names)?, validity)
     }
 
     /// Issues a client's certificate.
     pub fn issue_client(&self, name: &ClientName, validity: Duration) -> Result<Issued, PkiError> {
-        let (label, san) = match name {
-            ClientName::Spiffe(id) if is_spiffe_id(id) => {
-                let san = SanType::URI(id.as_str().try_into()?);
-                (id.rsplit('/').next().unwrap_or(id), san)
-            }
-            ClientName::Spiffe(id) => {
-                return Err(PkiError::Invalid(format!(
-                    "{id:?} is no SPIFFE ID; write spiffe://trust-domain/path in plain characters"
-                )));
-            }
-            ClientName::Dns(name) if name.contains('*') => {
-                return Err(PkiError::Invalid(format!(
-                    "{name:?}: a wildcard is nobody's identity"
-                )));
-            }
-            ClientName::Dns(name) => (name.as_str(), dns_san(name)?),
-        };
-        self.issue(label, vec![san], ExtendedKeyUsagePurpose::ClientAuth, validity)
+        self.issue(&Leaf::client(name)?, validity)
+    }
+
+    /// Signs a server's certificate for the key of a request.
+    pub fn sign_server(
+        &self,
+        names: &[String],
+        request: &CertificateRequest,
+        validity: Duration,
+    ) -> Result<Signed, PkiError> {
+        self.sign(&Leaf::server(names)?, &request.public_key, validity)
+    }
+
+    /// Signs a client's certificate for the key of a request.
+    pub fn sign_client(
+        &self,
+        name: &ClientName,
+        request: &CertificateRequest,
+        validity: Duration,
+    ) -> Result<Signed, PkiError> {
+        self.sign(&Leaf::client(name)?, &request.public_key, validity)
     }
 
     /// Revokes a certificate by its serial number: hexadecimal digits, colons allowed. The CRL has
@@ -193,9 +205,9 @@ impl Ca {
 
     /// Revokes a certificate, given in PEM.
     pub fn revoke_certificate(&self, pem: &[u8]) -> Result<bool, PkiError> {
-        let invalid = |_| PkiError::Invalid("this is no certificate in PEM".to_owned());
-        let der = CertificateDer::from_pem_slice(pem).map_err(invalid)?;
-        let (_, certificate) = X509Certificate::from_der(&der)
+        let chain = pem::certificates(pem, Beside::Keys)
+            .map_err(|error| PkiError::Invalid(error.to_string()))?;
+        let (_, certificate) = X509Certificate::from_der(&chain[0])
             .map_err(|_| PkiError::Invalid("this certificate is not X.509".to_owned()))?;
         self.revoke_serial(&hex::encode(certificate.raw_serial()))
     }
@@ -205,11 +217,25 @@ impl Ca {
         Ok(Locked::open(&self.directory)?.read()?.issued)
     }
 
+    /// Makes a new CRL with every revoked certificate that has not ended by itself, and puts it into
+    /// `ca.crl`. `validity` becomes that of later lists too; without one, a list lasts as long as
+    /// the one before, and the first one [`DEFAULT_CRL_VALIDITY`].
+    pub fn write_crl(&self, validity: Option<Duration>) -> Result<(PathBuf, Duration), PkiError> {
+        let path = self.directory.join("ca.crl");
+        let before = Locked::open(&self.directory)?.read()?.crl_seconds.map(Duration::from_secs);
+        let validity = validity.or(before).unwrap_or(DEFAULT_CRL_VALIDITY);
+        let crl = self.crl(validity)?;
+        claviger_files::replace(&path, crl.as_bytes(), NewMode::Exactly(0o644))
+            .map_err(io(&path))?;
+        Ok((path, validity))
+    }
+
     /// Makes a new CRL, PEM, with every revoked certificate that has not ended by itself.
     pub fn crl(&self, validity: Duration) -> Result<String, PkiError> {
         let locked = Locked::open(&self.directory)?;
         let mut database = locked.read()?;
         database.crl_number += 1;
+        database.crl_seconds = Some(validity.as_secs());
         locked.write(&database)?;
         let now = OffsetDateTime::now_utc();
         let revoked =
@@ -237,43 +263,89 @@ impl Ca {
         Ok(parameters.signed_by(&self.issuer)?.pem()?)
     }
 
-    fn issue(
+    fn issue(&self, leaf: &Leaf, validity: Duration) -> Result<Issued, PkiError> {
+        let key = KeyPair::generate()?;
+        let Signed { certificate_pem, serial, not_after } = self.sign(leaf, &key, validity)?;
+        let private_key_pem = Zeroizing::new(key.serialize_pem());
+        Ok(Issued { certificate_pem, private_key_pem, serial, not_after })
+    }
+
+    fn sign(
         &self,
-        label: &str,
-        names: Vec<SanType>,
-        usage: ExtendedKeyUsagePurpose,
+        leaf: &Leaf,
+        public_key: &impl PublicKeyData,
         validity: Duration,
-    ) -> Result<Issued, PkiError> {
+    ) -> Result<Signed, PkiError> {
         let mut parameters = CertificateParams::default();
         let serial = random_serial()?;
         // X.520 allows a common name of 64 characters.
-        let label: String = label.chars().take(64).collect();
+        let label: String = leaf.label.chars().take(64).collect();
         parameters.distinguished_name = name(&label, None);
-        parameters.subject_alt_names = names;
+        parameters.subject_alt_names.clone_from(&leaf.names);
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        parameters.extended_key_usages = vec![usage];
+        parameters.extended_key_usages = vec![leaf.usage.clone()];
         parameters.use_authority_key_identifier_extension = true;
         parameters.serial_number = Some(serial.clone());
         set_validity(&mut parameters, validity)?;
-        let key = KeyPair::generate()?;
-        let certificate_pem = parameters.signed_by(&key, &self.issuer)?.pem();
-        let issued = Issued {
-            certificate_pem,
-            private_key_pem: Zeroizing::new(key.serialize_pem()),
+        let signed = Signed {
+            certificate_pem: parameters.signed_by(public_key, &self.issuer)?.pem(),
             serial: hex::encode(serial.as_ref()),
             not_after: parameters.not_after,
         };
-        // Recorded before anybody has the key: what is not on record cannot be revoked.
+        // Recorded before it is handed out: what is not on record cannot be revoked.
         let locked = Locked::open(&self.directory)?;
         let mut database = locked.read()?;
         database.issued.push(IssuedRecord {
-            serial: issued.serial.clone(),
+            serial: signed.serial.clone(),
             name: label,
-            not_after: issued.not_after.unix_timestamp(),
+            not_after: signed.not_after.unix_timestamp(),
             revoked_at: None,
         });
         locked.write(&database)?;
-        Ok(issued)
+        Ok(signed)
+    }
+}
+
+/// What a certificate that is no CA's says.
+struct Leaf {
+    label: String,
+    names: Vec<SanType>,
+    usage: ExtendedKeyUsagePurpose,
+}
+
+impl Leaf {
+    fn server(names: &[String]) -> Result<Self, PkiError> {
+        let Some(first) = names.first() else {
+            return Err(PkiError::Invalid("a server needs at least one name".to_owned()));
+        };
+        let sans = names.iter().map(|name| match name.parse::<IpAddr>() {
+            Ok(address) => Ok(SanType::IpAddress(address)),
+            Err(_) => dns_san(name),
+        });
+        let names = sans.collect::<Result<_, _>>()?;
+        Ok(Self { label: first.clone(), names, usage: ExtendedKeyUsagePurpose::ServerAuth })
+    }
+
+    fn client(name: &ClientName) -> Result<Self, PkiError> {
+        let (label, san) = match name {
+            ClientName::Spiffe(id) if spiffe::is_id(id) => {
+                let san = SanType::URI(id.as_str().try_into()?);
+                (id.rsplit('/').next().unwrap_or(id), san)
+            }
+            ClientName::Spiffe(id) => {
+                return Err(PkiError::Invalid(format!(
+                    "{id:?} is no SPIFFE ID; write spiffe://trust-domain/path in plain characters"
+                )));
+            }
+            ClientName::Dns(name) if name.contains('*') => {
+                return Err(PkiError::Invalid(format!(
+                    "{name:?}: a wildcard does not identify a client"
+                )));
+            }
+            ClientName::Dns(name) => (name.as_str(), dns_san(name)?),
+        };
+        let usage = ExtendedKeyUsagePurpose::ClientAuth;
+        Ok(Self { label: label.to_owned(), names: vec![san], usage })
     }
 }
 
@@ -286,6 +358,13 @@ impl std::fmt::Debug for Ca {
 impl std::fmt::Debug for Issued {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Issued").field("serial", &self.serial).finish_non_exhaustive()
+    }
+}
+
+impl Signed {
+    /// Writes the certificate (mode 0644) into a new file; never over an old one.
+    pub fn write(&self, certificate: &Path) -> Result<(), PkiError> {
+        write_new(certificate, 0o644, self.certificate_pem.as_bytes())
     }
 }
 

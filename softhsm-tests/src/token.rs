@@ -275,6 +275,16 @@ impl Token {
         fs::rename(self.storage.with_extension("away"), &self.storage).expect("it was taken away");
     }
 
+    /// Puts another store in the place of this token's, and its own in the other's place.
+    pub fn exchange_stores(&self, other: &Self) {
+        let aside = self.storage.with_extension("aside");
+        for (from, to) in
+            [(&self.storage, &aside), (&other.storage, &self.storage), (&aside, &other.storage)]
+        {
+            fs::rename(from, to).expect("both stores are on one file system");
+        }
+    }
+
     /// Takes this token alone away from a SoftHSM store that it shares with others.
     pub fn take_away_alone(&self) {
         let (here, away) = self.own_places();

@@ -124,7 +124,10 @@ fn a_wrong_pin_is_sent_once_over_three_runs_and_the_latch_is_named() {
         assert_eq!(words, expected, "{report:#}");
         let first = replica(&report, KEY, 0);
         assert_eq!((&first["reachable"], &first["authenticated"]), (&json!(true), &json!(false)));
-        assert_eq!(report["latched_tokens"], json!([{ "serial": token.serial(), "shut": true }]));
+        assert_eq!(
+            report["latched_tokens"],
+            json!([{ "serial": token.serial(), "label": token.label(), "shut": true }])
+        );
     }
     let text = String::from_utf8(run(&scene.site, &[KEY]).stdout).unwrap();
     for said in ["latched-pin: ", "do: ", "claviger pin clear", "reached: yes, logged in: no"] {

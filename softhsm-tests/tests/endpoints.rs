@@ -60,7 +60,7 @@ impl Callers {
 }
 
 fn patient(config: Config) -> Config {
-    Config { timeout: PATIENCE, patience: PATIENCE, ..config }
+    Config { timeout: PATIENCE, wait: true, ..config }
 }
 
 #[test]

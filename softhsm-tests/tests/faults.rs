@@ -466,6 +466,31 @@ async fn a_token_that_breaks_costs_its_neighbour_in_the_same_module_no_call() {
     serving(&scene, &daemon).await;
 }
 
+/// Another token with the same label and PIN, and another key or none under the key's label: as when
+/// a wrong folder was mounted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_right_token_serves_within_five_seconds_after_a_wrong_one_was_in_its_place() {
+    let token = Token::softhsm();
+    let mut scene = Scene::on(&token);
+    scene.site.set("providers.hsm-a.token", toml::toml! { label = "claviger-test" });
+    let daemon = scene.start();
+    serving(&scene, &daemon).await;
+    for name in [KEY, "something-else"] {
+        let wrong = Token::softhsm();
+        wrong.import(&RsaKey::generate(2048), name, "01");
+        token.exchange_stores(&wrong);
+        scene.wait_for(&daemon, Code::FailedPrecondition).await;
+        // Until the pauses between checks have grown to their longest.
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        assert_eq!(scene.ask(&daemon).await, Code::FailedPrecondition);
+        token.exchange_stores(&wrong);
+        let back = Instant::now();
+        scene.wait_for(&daemon, Code::Ok).await;
+        let took = back.elapsed();
+        assert!(took < Duration::from_secs(5), "{name}: {took:?}\n{}", daemon.log());
+    }
+}
+
 /// Faults of all kinds under load, in an order that is the same each time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_breaks_under_load_no_answer_is_wrong_and_all_is_well_afterwards() {

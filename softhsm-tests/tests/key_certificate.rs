@@ -199,8 +199,8 @@ fn a_ca_that_openssl_made_signs_so_that_openssl_verifies_and_keeps_no_books() {
         ("ec.crt", "rsa.key", 78, "rsa.key cannot be used: it is not the key of "),
         ("leaf.crt", "rsa.key", 78, "it is no CA: its basicConstraints do not say CA:TRUE"),
         ("no-sign.crt", "rsa.key", 78, "its keyUsage does not have keyCertSign"),
-        ("rsa.crt", "locked.key", 78, "it holds no private key in PEM without a passphrase"),
-        ("rsa.key", "rsa.key", 78, "it holds no certificate in PEM"),
+        ("rsa.crt", "locked.key", 78, "its private key is encrypted"),
+        ("rsa.key", "rsa.key", 78, "it holds no certificate in PEM; it holds"),
         ("dc.crt", "rsa.key", 2, "the CA's name cannot be repeated: it has a part twice"),
         ("none.crt", "rsa.key", 1, "none.crt: No such file"),
     ] {

@@ -1,10 +1,11 @@
 //! `deploy/key-connector/`: its files are read and the commands of its page are run as they stand
-//! there, from a PFX file and from AWS KMS to SoftHSM; the same 32 bytes come out at the end.
+//! there, in a `bwdata` folder as Bitwarden's installer lays it out: a first start on each kind of store,
+//! and a move from a PFX file and from AWS KMS to SoftHSM, at whose end the same 32 bytes come out.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -38,6 +39,20 @@ fn steps(name: &str) -> String {
     rest.split_once("\n```").unwrap().0.to_owned()
 }
 
+/// Where the page takes the installer's folder to be, on the host and in the container.
+const BWDATA: &str = "/opt/bitwarden/bwdata";
+const IN_CONTAINER: &str = "/etc/bitwarden/key-connector/claviger";
+/// The settings that the installer writes at first, but for the password of its PFX file.
+const SETTINGS: &str = "\
+keyConnectorSettings__webVaultUri=https://vault.example.org
+keyConnectorSettings__identityServerUri=http://identity:5000
+keyConnectorSettings__database__provider=json
+keyConnectorSettings__database__jsonFilePath=/etc/bitwarden/key-connector/data.json
+keyConnectorSettings__rsaKey__provider=certificate
+keyConnectorSettings__certificate__provider=filesystem
+keyConnectorSettings__certificate__filesystemPath=/etc/bitwarden/key-connector/bwkc.pfx
+";
+
 /// The host of a Key Connector and of its daemon, with both systems' folders in a site.
 struct Host {
     site: Site,
@@ -46,6 +61,8 @@ struct Host {
     new: RsaKey,
     /// What the Key Connector keeps.
     material: Vec<u8>,
+    /// What the commands' own clients need, such as `PGHOST`.
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Host {
@@ -56,9 +73,23 @@ impl Host {
         let new = RsaKey::generate(3072);
         token.import(&new, "user-keys", "01");
         site.token("hsm", &token);
-        for folder in ["bitwarden", "bitwarden/claviger", "claviger"] {
+        let folders =
+            ["bwdata", "bwdata/env", "bwdata/key-connector", "bwdata/key-connector/claviger"];
+        for folder in folders.into_iter().chain(["claviger"]) {
             fs::create_dir(site.path(folder)).unwrap();
         }
+        // As who installed; root may give the files to another user.
+        let own = rustix::process::geteuid().as_raw();
+        let ids = if own == 0 {
+            "LOCAL_UID=1000\nLOCAL_GID=1000\n".to_owned()
+        } else {
+            format!("LOCAL_UID={own}\n")
+        };
+        fs::write(site.path("bwdata/env/uid.env"), ids).unwrap();
+        let settings = format!(
+            "{SETTINGS}keyConnectorSettings__certificate__filesystemPassword={PFX_PASSWORD}\n"
+        );
+        site.file("bwdata/env/key-connector.override.env", &settings, 0o600);
         let text = format!("{}\n{more}", file("claviger.toml"));
         let documented: Table = here(&site, &text).parse().unwrap();
         let mut configuration = documented;
@@ -70,12 +101,17 @@ impl Host {
         assert_eq!(providers["hsm"]["type"].as_str(), Some("pkcs11"));
         providers.insert("hsm".into(), site.configuration["providers"]["hsm"].clone());
         site.configuration = configuration;
-        Self { site, _token: token, new, material: random(32) }
+        Self { site, _token: token, new, material: random(32), environment: Vec::new() }
     }
 
     /// The Key Connector's folder.
     fn bitwarden(&self, name: &str) -> PathBuf {
-        self.site.path("bitwarden").join(name)
+        self.site.path("bwdata/key-connector").join(name)
+    }
+
+    /// The Key Connector's settings.
+    fn settings(&self) -> String {
+        fs::read_to_string(self.site.path("bwdata/env/key-connector.override.env")).unwrap()
     }
 
     /// A Key Connector's JSON database with one wrapped key and one user.
@@ -95,7 +131,7 @@ impl Host {
     fn clients(&self) {
         let folder = self.bitwarden("claviger");
         fs::write(folder.join("ca.crt"), self.site.pki.ca_pem()).unwrap();
-        for name in ["key-connector", "migration"] {
+        for name in ["key-connector", "migration", "seed"] {
             let name_of = vec![uri(&format!("spiffe://example.org/{name}"))];
             let month = std::time::Duration::from_hours(30 * 24);
             let identity = self.site.pki.client_with(name_of, month);
@@ -103,7 +139,8 @@ impl Host {
             assert_eq!(certificate, folder.join(format!("{name}.crt")));
             assert_eq!(private_key, folder.join(format!("{name}.key")));
         }
-        for name in ["client.toml", "migration.toml", "pkcs11.toml", "rehearse"] {
+        let files = ["client.toml", "migration.toml", "seed.toml", "pkcs11.toml", "rehearse"];
+        for name in files.into_iter().chain(["key-connector.env"]) {
             fs::write(folder.join(name), here(&self.site, &file(name))).unwrap();
         }
         std::os::unix::fs::symlink(library(), folder.join("libclaviger_pkcs11.so")).unwrap();
@@ -116,9 +153,9 @@ impl Host {
         shell
             .args(["-euc", &here(&self.site, script)])
             .env("PATH", format!("{programs}:{path}"))
-            .env("PFX_PASSWORD", PFX_PASSWORD)
             .env("CLAVIGER_CONFIG", self.site.configuration_file())
-            .envs(self.site.environment().iter().cloned());
+            .envs(self.site.environment().iter().cloned())
+            .envs(self.environment.iter().cloned());
         shell
     }
 
@@ -189,8 +226,11 @@ impl Host {
         let opened = self.new.unwrap_oaep(&value, Algorithm::RsaOaep, b"").expect("OAEP, SHA-1");
         assert_eq!(opened, self.material, "the same 32 bytes");
         // And as the Key Connector asks for them, from the row as it is stored.
-        let unwrap = "jq --raw-output .symmetricKey /etc/bitwarden/data.json | claviger unwrap user-keys --base64-in --client /etc/bitwarden/claviger/client.toml";
+        let unwrap = "cd /opt/bitwarden/bwdata/key-connector && jq --raw-output .symmetricKey data.json | claviger unwrap user-keys --base64-in --client claviger/client.toml";
         assert_eq!(run(&mut self.command(unwrap)).stdout, self.material);
+        let before_settings = self.settings();
+        self.run("settings");
+        self.the_settings_are_those_of_the_page();
 
         self.the_daily_rehearsal_works();
         self.the_certificate_is_over_the_new_key();
@@ -219,6 +259,24 @@ impl Host {
 
         self.run("rollback");
         assert_eq!(self.stored(), before);
+        assert_eq!(self.settings(), before_settings);
+    }
+
+    /// Each of them once, and of the installer's those that have other names.
+    fn the_settings_are_those_of_the_page(&self) {
+        let settings = self.settings();
+        let mut names: Vec<&str> =
+            settings.lines().map(|line| line.split_once('=').unwrap().0).collect();
+        names.sort_unstable();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all, "{settings}");
+        let ours = here(&self.site, &file("key-connector.env"));
+        for line in ours.lines().filter(|line| !line.starts_with('#')) {
+            assert!(settings.lines().any(|other| other == line), "{line}");
+        }
+        assert!(settings.contains("database__provider=json\n"), "{settings}");
+        assert!(!settings.contains(PFX_PASSWORD), "{settings}");
     }
 
     /// The commands of the page, of the systemd unit and of the Kubernetes job; and what each part
@@ -242,7 +300,11 @@ impl Host {
         let port = self.site.address().port();
         let [a, b] =
             ["localhost", "127.0.0.1"].map(|host| format!("https://{host}:{port} unwraps"));
-        let [shows, module] = ["the module shows user-keys", "the module unwraps"];
+        let [row, shows, module] = [
+            "one row is stored, and it is wrapped.txt",
+            "the module shows user-keys",
+            "the module unwraps",
+        ];
         let lasts = "key-connector.crt lasts two weeks and more";
         for script in [by_the_page, by_the_unit.to_owned(), by_the_job.join(" ")] {
             let output = self.command(&script).output().unwrap();
@@ -250,7 +312,7 @@ impl Host {
             assert_eq!(output.status.code(), Some(0), "{output:?}");
             assert_eq!(
                 said,
-                [shows, module, "pkcs11.toml names daemons", &a, &b, lasts].map(ok),
+                [row, shows, module, "pkcs11.toml names daemons", &a, &b, lasts].map(ok),
                 "{output:?}"
             );
             let printed = String::from_utf8(output.stdout).unwrap();
@@ -276,10 +338,15 @@ impl Host {
         let failed = self.rehearsal_with("pkcs11.toml", &there, nobody);
         assert_eq!(fails(&failed), [format!("{nobody} unwraps")], "{failed:?}");
 
+        let failed = self.rehearsal_with("stored", "../data.json", "../data.json; echo another");
+        assert_eq!(fails(&failed), [row], "{failed:?}");
+        let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+        assert!(said.contains("2 rows are stored") && said.contains("cannot sign in"), "{said}");
+
         let other = STANDARD.encode(random(384));
         let stored = fs::read_to_string(self.bitwarden("claviger/wrapped.txt")).unwrap();
         let failed = self.rehearsal_with("wrapped.txt", stored.trim(), &other);
-        assert_eq!(fails(&failed), [module, &a, &b], "{failed:?}");
+        assert_eq!(fails(&failed), [row, module, &a, &b], "{failed:?}");
         // What `docker logs` shows of it: the reason, and the id to look for.
         let log = String::from_utf8(failed.stderr).unwrap();
         let line = log.lines().find(|line| line.starts_with("claviger-pkcs11[")).unwrap_or("");
@@ -327,7 +394,7 @@ impl Host {
 
     /// Its grant has "read" too: `keys show` is the page's word on health.
     fn narrow_is_no_hindrance_to_reading(&self) {
-        let show = "claviger keys show user-keys --client /etc/bitwarden/claviger/client.toml";
+        let show = "claviger keys show user-keys --client /opt/bitwarden/bwdata/key-connector/claviger/client.toml";
         let shown = String::from_utf8(run(&mut self.command(show)).stdout).unwrap();
         assert!(shown.contains("serving"), "{shown}");
     }
@@ -349,18 +416,21 @@ fn ok(what: &str) -> (String, bool) {
     (what.to_owned(), true)
 }
 
-/// What failed, where all six were tried.
+/// What failed, where all seven were tried.
 fn fails(output: &Output) -> Vec<String> {
     let tried = rehearsed(output);
-    assert_eq!(tried.len(), 6, "{output:?}");
+    assert_eq!(tried.len(), 7, "{output:?}");
     tried.into_iter().filter(|(_, is_ok)| !is_ok).map(|(what, _)| what).collect()
 }
 
 /// A text of the page with the system's folders and the daemon's address as they are here.
 fn here(site: &Site, text: &str) -> String {
     let folder = |name: &str| site.path(name).to_str().unwrap().to_owned();
-    text.replace("/etc/bitwarden", &folder("bitwarden"))
+    text.replace(BWDATA, &folder("bwdata"))
+        .replace("/etc/bitwarden/key-connector", &folder("bwdata/key-connector"))
         .replace("/etc/claviger", &folder("claviger"))
+        // The daemon of the tests runs as their own user.
+        .replace(" -g claviger", "")
         .replace("claviger-a.example.org:8443", &format!("localhost:{}", site.address().port()))
         .replace("claviger-b.example.org:8443", &format!("127.0.0.1:{}", site.address().port()))
 }
@@ -385,9 +455,9 @@ fn a_key_connector_moves_from_its_pfx_file_to_softhsm_by_the_steps_of_the_page()
     let mut host = Host::new(&file("move-from-pfx.toml"));
     // As its own documentation makes the PFX.
     let script = format!(
-        "cd /etc/bitwarden
+        "cd /opt/bitwarden/bwdata/key-connector
         openssl req -x509 -newkey rsa:2048 -sha256 -nodes -keyout bwkc.key -out bwkc.crt -subj '/CN=Bitwarden Key Connector' -days 36500 2> /dev/null
-        openssl pkcs12 -export -out ./key.pfx -inkey bwkc.key -in bwkc.crt -passout 'pass:{PFX_PASSWORD}'
+        openssl pkcs12 -export -out ./bwkc.pfx -inkey bwkc.key -in bwkc.crt -passout 'pass:{PFX_PASSWORD}'
         rm bwkc.key"
     );
     run(&mut host.command(&script));
@@ -395,6 +465,132 @@ fn a_key_connector_moves_from_its_pfx_file_to_softhsm_by_the_steps_of_the_page()
     let old = openssl_wrap(&host, &["-certin", "-inkey", certificate.to_str().unwrap()], &[]);
     host.run("old-pfx");
     host.move_over(&old);
+}
+
+/// A new installation with the value made and stored by the steps of the page; gives the host, its daemon
+/// and the value.
+fn seeded(store: &str, prepare: &str) -> (Host, Daemon, String) {
+    seeded_on(Host::new(&file("first-start.toml")), store, prepare)
+}
+
+fn seeded_on(mut host: Host, store: &str, prepare: &str) -> (Host, Daemon, String) {
+    let daemon = host.serve();
+    run(&mut host.command(prepare));
+    let hash = host.hash("seed");
+    host.narrow("key-connector", &hash);
+    host.reload(&daemon);
+    host.run(store);
+    host.run("owner");
+    let read = "cd /opt/bitwarden/bwdata/key-connector/claviger && sh stored";
+    let stored = String::from_utf8(run(&mut host.command(read)).stdout).unwrap();
+    let value = STANDARD.decode(stored.trim()).unwrap();
+    let opened = host.new.unwrap_oaep(&value, Algorithm::RsaOaep, b"").expect("OAEP, SHA-1");
+    assert_eq!(opened.len(), 32, "what a Key Connector would have made");
+    // Its certificate opens this one value, by the module too.
+    let output = host.command(&steps("rehearse")).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    (host, daemon, stored)
+}
+
+#[test]
+fn a_first_start_with_the_json_file_finds_the_one_value_that_was_seeded() {
+    let (host, _daemon, stored) = seeded("seed-json", "true");
+    assert_eq!(host.stored()["symmetricKey"], stored.trim());
+    // A value that is there is never written over.
+    assert!(!host.command(&steps("seed-json")).output().unwrap().status.success());
+    assert_eq!(host.stored()["symmetricKey"], stored.trim());
+}
+
+/// The table as the Key Connector makes it at its first start, where the store is SQL.
+const TABLE: &str =
+    "CREATE TABLE \"ApplicationDatas\" (\"Id\" INTEGER PRIMARY KEY, \"SymmetricKey\" TEXT)";
+
+#[test]
+fn a_first_start_with_sqlite_finds_the_one_value_that_was_seeded() {
+    let table = format!("sqlite3 /opt/bitwarden/bwdata/key-connector/key-connector.db '{TABLE}'");
+    let (host, _daemon, stored) = seeded("seed-sqlite", &table);
+    // A second time adds no row.
+    host.run("seed-sqlite");
+    let read = "cd /opt/bitwarden/bwdata/key-connector/claviger && sh stored";
+    assert_eq!(run(&mut host.command(read)).stdout, stored.as_bytes());
+}
+
+/// A database server of its own, which ends with this.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts a server and waits until `client` reaches it.
+fn server(host: &Host, start: &str, client: &str) -> Server {
+    let child = host.command(start).spawn().unwrap();
+    let server = Server(child);
+    let begun = std::time::Instant::now();
+    while !host.command(client).output().unwrap().status.success() {
+        assert!(begun.elapsed().as_secs() < 60, "{client}");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    server
+}
+
+#[test]
+#[ignore = "needs the Debian package postgresql, whose server it starts in a folder of its own; and root"]
+fn a_first_start_with_postgresql_finds_the_one_value_that_was_seeded() {
+    let mut host = Host::new(&file("first-start.toml"));
+    let folder = host.site.path("postgresql");
+    fs::create_dir(&folder).unwrap();
+    let shown = folder.display().to_string();
+    // Its server refuses to run as root.
+    run(&mut host.command(&format!(
+        "chmod a+x {}; chown nobody {shown}; cd {shown}
+        setpriv --reuid=nobody --clear-groups $(ls -d /usr/lib/postgresql/*/bin/initdb) --auth=trust --username=kc --pgdata={shown}/data",
+        host.site.path("").display()
+    )));
+    host.environment = vec![
+        ("PGHOST", shown.clone()),
+        ("PGUSER", "kc".to_owned()),
+        ("PGDATABASE", "postgres".to_owned()),
+    ];
+    let start = format!(
+        "cd {shown}; exec setpriv --reuid=nobody --clear-groups $(ls -d /usr/lib/postgresql/*/bin/postgres) -D {shown}/data -k {shown} -c listen_addresses="
+    );
+    let _server = server(&host, &start, "psql --command 'SELECT 1'");
+    let table = TABLE.replace("INTEGER PRIMARY KEY", "SERIAL PRIMARY KEY");
+    let (host, _daemon, stored) =
+        seeded_on(host, "seed-postgresql", &format!("psql --command '{table}'"));
+    host.run("seed-postgresql");
+    let read = "cd /opt/bitwarden/bwdata/key-connector/claviger && sh stored";
+    assert_eq!(run(&mut host.command(read)).stdout, stored.as_bytes());
+}
+
+#[test]
+#[ignore = "needs the Debian packages mariadb-server and mariadb-client, whose server it starts in a folder of its own"]
+fn a_first_start_with_mariadb_finds_the_one_value_that_was_seeded() {
+    let mut host = Host::new(&file("first-start.toml"));
+    let folder = host.site.path("mariadb");
+    fs::create_dir(&folder).unwrap();
+    let shown = folder.display().to_string();
+    let options = format!("[client]\nsocket={shown}/sock\nuser=root\n[mysql]\ndatabase=kc\n");
+    host.site.file("mariadb/.my.cnf", &options, 0o600);
+    host.environment = vec![("HOME", shown.clone())];
+    run(&mut host.command(&format!(
+        "mariadb-install-db --no-defaults --user=$(id -un) --datadir={shown}/data --skip-test-db --auth-root-authentication-method=normal > /dev/null"
+    )));
+    let start = format!(
+        "exec mariadbd --no-defaults --user=$(id -un) --datadir={shown}/data --socket={shown}/sock --skip-networking --pid-file={shown}/pid 2> {shown}/log"
+    );
+    let create = format!("mariadb --no-defaults --socket={shown}/sock --user=root --execute");
+    let _server = server(&host, &start, &format!("{create} 'CREATE DATABASE IF NOT EXISTS kc'"));
+    let table = TABLE.replace('"', "").replace("INTEGER", "INTEGER AUTO_INCREMENT");
+    let (host, _daemon, stored) =
+        seeded_on(host, "seed-mariadb", &format!("mariadb --execute '{table}'"));
+    host.run("seed-mariadb");
+    let read = "cd /opt/bitwarden/bwdata/key-connector/claviger && sh stored";
+    assert_eq!(run(&mut host.command(read)).stdout, stored.as_bytes());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -440,17 +636,16 @@ fn the_files_agree_with_each_other() {
     );
     assert_eq!(key["label"].as_str(), Some(rsa("pkcs11PrivateKeyLabel")));
     assert_eq!(token["serial"].as_str(), Some(rsa("pkcs11SlotTokenSerialNumber")));
-    assert_eq!(settings["CLAVIGER_PKCS11_CONF"], "/etc/bitwarden/claviger/pkcs11.toml");
-    let folder = "/etc/bitwarden/claviger";
-    for name in ["client.toml", "migration.toml"] {
+    assert_eq!(settings["CLAVIGER_PKCS11_CONF"], format!("{IN_CONTAINER}/pkcs11.toml"));
+    let folder = IN_CONTAINER;
+    for name in ["client.toml", "migration.toml", "seed.toml"] {
         let client: Table = file(name).parse().unwrap();
         assert_eq!(client["endpoint"], token["endpoints"], "{name}");
     }
     let client: Table = file("client.toml").parse().unwrap();
     for name in ["ca", "certificate", "private_key"] {
-        // The module takes relative paths from its file's folder.
-        let path = format!("{folder}/{}", token[name].as_str().unwrap());
-        assert_eq!(client[name].as_str(), Some(&*path));
+        // Both take relative paths from their file's folder.
+        assert_eq!(client[name], token[name]);
     }
     // The rehearsal loads what the Key Connector loads, and asks for what it asks for.
     assert_eq!(module["log"].as_str(), Some("stderr"), "`docker logs` tells why");
@@ -465,11 +660,11 @@ fn the_files_agree_with_each_other() {
     ] {
         assert!(rehearse.contains(&option), "{option}");
     }
-    // Everything that is said to be in the folder is mounted with it.
+    // What is in the folder is mounted with the one above it, and the user is set.
     let compose = file("compose.yaml");
-    assert!(
-        compose.contains(&format!("{folder}:{folder}:ro")) && compose.contains("key-connector.env")
-    );
+    let mounted = folder.strip_suffix("/claviger").unwrap();
+    assert!(compose.contains(&format!("- ./key-connector:{mounted}\n")), "{compose}");
+    assert!(compose.contains("key-connector.env") && compose.contains("LOCAL_UID: "), "{compose}");
     for setting in ["pkcs11LibraryPath"].map(rsa) {
         assert!(setting.starts_with(folder), "{setting}");
     }

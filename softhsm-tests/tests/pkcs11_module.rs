@@ -284,9 +284,9 @@ fn two_daemons_that_are_killed_together_and_come_back_together_are_no_error_for_
     for _ in 0..3 {
         let mut host = Looping::start(&module);
         host.more(10, &module);
-        // The one that the host does not use goes first, so that a call loses one connection.
-        other.kill();
+        // A call loses the connection to one, goes to the other, and loses that one too.
         one.kill();
+        other.kill();
         one = Daemon::spawn(&first.site);
         other = Daemon::spawn(&second.site);
         host.more(10, &module);

@@ -10,7 +10,7 @@ use clap::Args;
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
-use super::failure::{Exit, Failure};
+use super::failure::{self, Exit, Failure};
 
 /// The most that is read where a whole value is expected; far above the longest of them.
 const MAX_INPUT: usize = 64 * 1024;
@@ -157,6 +157,7 @@ pub fn write(mut bytes: &[u8]) -> Result<(), Failure> {
         match rustix::io::write(io::stdout(), bytes) {
             Ok(len) => bytes = &bytes[len..],
             Err(Errno::INTR) => {}
+            Err(Errno::PIPE) => return Err(Failure::closed()),
             Err(error) => {
                 return Err(Failure::new(
                     Exit::Failure,
@@ -230,7 +231,7 @@ impl Input {
 
 fn hint_at_a_terminal() {
     if io::stdin().is_terminal() {
-        eprintln!("reading from the terminal; end with Ctrl-D");
+        failure::tell("reading from the terminal; end with Ctrl-D");
     }
 }
 

@@ -33,6 +33,10 @@ pub struct ConnectionArgs {
     /// How long to wait for the answer: 500ms, 10s, 2m
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     timeout: Duration,
+    /// In the place of --timeout: keep trying for so long while the daemon or the key's backend
+    /// cannot be reached, or has no room
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "timeout")]
+    wait: Option<Duration>,
     /// Your own id for this call, recorded by the daemon beside its own
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
@@ -44,9 +48,13 @@ impl ConnectionArgs {
         &self,
         call: impl AsyncFnOnce(&Client) -> Result<T, Error>,
     ) -> Result<T, Failure> {
-        // A command on a terminal is to fail at once where nothing listens.
-        let patience = Duration::ZERO;
-        let config = Config { timeout: self.timeout, patience, ..self.config()? };
+        let config = Config {
+            timeout: self.wait.unwrap_or(self.timeout),
+            // Without --wait a person learns at once that nothing can be reached.
+            patience: Duration::ZERO,
+            wait: self.wait.is_some(),
+            ..self.config()?
+        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -1,6 +1,7 @@
 //! Why a command failed: one or two sentences for people, fields for machines, an exit code.
 
 use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -28,6 +29,9 @@ pub enum Exit {
     Denied = 77,
     /// A configuration or a file must be changed.
     Configuration = 78,
+    /// The reader of stdout has gone; what a shell shows for a program that SIGPIPE ended. Nothing
+    /// is said.
+    Closed = 141,
 }
 
 impl Exit {
@@ -35,7 +39,7 @@ impl Exit {
     /// what may succeed when it is repeated.
     #[must_use]
     pub fn or_worse(self, other: Self) -> Self {
-        const WORST_FIRST: [Exit; 7] = [
+        const WORST_FIRST: [Exit; 8] = [
             Exit::Configuration,
             Exit::Denied,
             Exit::Usage,
@@ -43,6 +47,7 @@ impl Exit {
             Exit::Failure,
             Exit::Unavailable,
             Exit::TryAgain,
+            Exit::Closed,
         ];
         let place = |exit| WORST_FIRST.iter().position(|worse| *worse == exit);
         if place(other) < place(self) { other } else { self }
@@ -71,6 +76,11 @@ impl Failure {
         Self { of_lines: Some(fields), ..Self::new(exit, lines.to_string()) }
     }
 
+    /// The reader of stdout has gone: the command ends without a word.
+    pub fn closed() -> Self {
+        Self::new(Exit::Closed, "stdout is closed")
+    }
+
     /// The same, with a sentence that says what to do.
     #[must_use]
     pub fn advise(self, advice: impl Into<String>) -> Self {
@@ -84,12 +94,15 @@ impl Failure {
 
     /// Tells it on stderr; gives the exit code.
     pub fn report(&self, json: bool) -> ExitCode {
-        if json {
-            eprintln!("{}", self.to_json());
-        } else if self.of_lines.is_some() {
-            eprintln!("{}", self.message);
-        } else {
-            eprintln!("error: {}", self.to_text());
+        if self.exit != Exit::Closed {
+            let text = if json {
+                self.to_json().to_string()
+            } else if self.of_lines.is_some() {
+                self.message.clone()
+            } else {
+                format!("error: {}", self.to_text())
+            };
+            tell(&text);
         }
         ExitCode::from(self.exit as u8)
     }
@@ -122,6 +135,11 @@ impl Failure {
         }
         json
     }
+}
+
+/// Writes a line to stderr. One that is closed has no reader to miss it.
+pub fn tell(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 impl fmt::Display for Failure {

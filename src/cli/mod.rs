@@ -8,6 +8,7 @@ pub mod config;
 pub mod connection;
 pub mod daemon_user;
 pub mod demo;
+pub mod deny;
 pub mod doctor;
 pub mod failure;
 pub mod keys;
@@ -19,8 +20,10 @@ pub mod rewrap;
 pub mod rewrap_files;
 pub mod sandbox;
 pub mod serve;
+mod server_option;
 pub mod sign;
 pub mod stored;
+mod unneeded_rights;
 pub mod unwrap;
 pub mod verify;
 pub mod wrap;
@@ -98,6 +101,9 @@ pub enum Command {
     /// Print the SHA-256 of a stored wrapped value, for a narrow grant
     #[command(name = "wrapped-sha256")]
     WrappedSha256(wrapped_sha256::Args),
+    /// Refuse callers at once: edit the list of denied callers
+    #[command(subcommand)]
+    Deny(deny::Command),
     /// Forget failed logins to a PKCS#11 token
     #[cfg(feature = "pkcs11")]
     #[command(subcommand)]
@@ -158,6 +164,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Verify(args) => verify::run(&args, json),
         Command::Keys(command) => keys::run(&command, json),
         Command::WrappedSha256(args) => wrapped_sha256::run(&args, json),
+        Command::Deny(command) => deny::run(&command, json),
         #[cfg(feature = "pkcs11")]
         Command::Pin(command) => pin::run(&command, json),
         Command::Pki(command) => pki::run(&command, json),

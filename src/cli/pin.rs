@@ -34,7 +34,7 @@ pub struct ClearArgs {
     /// The daemon's state directory itself
     #[arg(long, value_name = "DIR", conflicts_with = "config")]
     state_dir: Option<PathBuf>,
-    /// The token's serial number
+    /// The token's serial number; all tokens that share it are meant
     #[arg(long, group = "which")]
     serial: Option<String>,
     /// Every token that has failed logins
@@ -53,10 +53,11 @@ pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
         user.enter()?;
     }
     let latched = pin_latch::list(&state_dir)?;
-    let serials = match &args.serial {
+    let mut serials: Vec<_> = match &args.serial {
         Some(serial) => vec![serial.clone()],
         None => latched.iter().map(|token| token.serial.clone()).collect(),
     };
+    serials.dedup();
     let mut cleared = Vec::new();
     for serial in serials {
         if pin_latch::clear(&state_dir, &serial)? {
@@ -89,8 +90,11 @@ fn nothing_to_clear(serial: &str, latched: &[LatchedToken], state_dir: &Path) ->
 fn describe(token: &LatchedToken) -> String {
     let minutes =
         SystemTime::now().duration_since(token.since).map_or(0, |since| since.as_secs() / 60);
-    let LatchedToken { serial, attempts, refused, .. } = token;
-    format!("{serial:?} ({attempts} logins, {refused} refused, the first {minutes} minutes ago)")
+    let LatchedToken { serial, label, attempts, refused, .. } = token;
+    format!(
+        "{serial:?} (token {label:?}, {attempts} logins, {refused} refused, the first {minutes} minutes \
+         ago)"
+    )
 }
 
 /// Reads `server.state_dir` and nothing else: a PIN can be cleared while the rest is being changed.

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
 use super::bytes;
 use super::failure::{Exit, Failure};
-use crate::pki::{self, Ca, CaOptions, ClientName, Issued, PkiError};
+use crate::pki::{Ca, CaOptions, CertificateRequest, ClientName, Issued, IssuedRecord, PkiError};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -29,7 +30,8 @@ pub enum Command {
     #[command(after_help = "\
 Examples:
   claviger pki issue ./pki --server localhost --server 127.0.0.1 --out server
-  claviger pki issue ./pki --spiffe spiffe://example.org/key-connector --out key-connector")]
+  claviger pki issue ./pki --spiffe spiffe://example.org/key-connector --out key-connector
+  claviger pki issue ./pki --dns kc.example.org --request kc.csr --out kc")]
     Issue(IssueArgs),
     /// Revoke a certificate and make the revocation list anew
     #[command(after_help = "\
@@ -37,11 +39,34 @@ Examples:
   claviger pki revoke ./pki --certificate key-connector.crt
   claviger pki revoke ./pki --serial 5f0c…")]
     Revoke(RevokeArgs),
-    /// Make the revocation list anew before it ends, after 7 days
-    #[command(after_help = "Example:\n  claviger pki crl ./pki")]
+    /// Issue a certificate again, for a new key: the same names, a later end
+    #[command(after_help = "\
+Example:
+  claviger pki renew ./pki --certificate key-connector.crt --out key-connector-2027")]
+    Renew(RenewArgs),
+    /// Show what was issued: serial, name, end, and whether it is revoked
+    #[command(after_help = "\
+Examples:
+  claviger pki list ./pki
+  claviger pki list ./pki --all --json")]
+    List {
+        /// The CA's folder
+        dir: PathBuf,
+        /// Those that have ended, too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Make the revocation list anew before it ends
+    #[command(after_help = "\
+Examples:
+  claviger pki crl ./pki
+  claviger pki crl ./pki --days 30")]
     Crl {
         /// The CA's folder
         dir: PathBuf,
+        /// How long this list and later ones last [default: as long as the one before; at first 7]
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: Option<u32>,
     },
 }
 
@@ -52,10 +77,29 @@ pub struct IssueArgs {
     dir: PathBuf,
     #[command(flatten)]
     subject: Subject,
-    /// Where to write: PATH.crt and PATH.key, neither of which may exist
+    /// For the key of this request (PKCS#10, PEM or DER); its names and extensions are not looked at
+    #[arg(long, value_name = "FILE")]
+    request: Option<PathBuf>,
+    /// Where to write: PATH.crt and, without --request, PATH.key, neither of which may exist
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
     /// How long the certificate lasts
+    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=36500))]
+    days: u32,
+}
+
+/// The arguments of `claviger pki renew`.
+#[derive(clap::Args, Debug)]
+pub struct RenewArgs {
+    /// The CA's folder
+    dir: PathBuf,
+    /// The certificate to renew, PEM; it stays valid until it ends or is revoked
+    #[arg(long, value_name = "FILE")]
+    certificate: PathBuf,
+    /// Where to write: PATH.crt and PATH.key, neither of which may exist
+    #[arg(long, value_name = "PATH")]
+    out: PathBuf,
+    /// How long the new certificate lasts
     #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=36500))]
     days: u32,
 }
@@ -94,10 +138,9 @@ pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
         Command::Init { dir, name } => init(dir, name.as_deref()),
         Command::Issue(args) => issue(args),
         Command::Revoke(args) => revoke(args),
-        Command::Crl { dir } => {
-            let crl = write_crl(&Ca::load(dir)?, dir)?;
-            Ok((format!("wrote {crl}"), json!({ "crl": crl })))
-        }
+        Command::Renew(args) => renew(args),
+        Command::List { dir, all } => list(&Ca::load(dir)?, *all),
+        Command::Crl { dir, days } => crl(&Ca::load(dir)?, *days),
     }?;
     bytes::print(&if json { result.to_string() } else { text })
 }
@@ -108,7 +151,7 @@ fn init(dir: &Path, name: Option<&str>) -> Result<(String, Value), Failure> {
         name.clone_into(&mut options.common_name);
     }
     let ca = Ca::create(dir, &options)?;
-    let crl = write_crl(&ca, dir)?;
+    let crl = ca.write_crl(None)?.0.display().to_string();
     let certificate = dir.join("ca.crt").display().to_string();
     let text = format!("wrote {certificate} (give it to servers and clients) and {crl}");
     Ok((text, json!({ "certificate": certificate, "crl": crl })))
@@ -119,48 +162,115 @@ fn issue(args: &IssueArgs) -> Result<(String, Value), Failure> {
     let validity = DAY * args.days;
     let Subject { server, spiffe, dns } = &args.subject;
     let client = spiffe.clone().map(ClientName::Spiffe).or(dns.clone().map(ClientName::Dns));
+    if let Some(file) = &args.request {
+        let request = CertificateRequest::parse(&read(file, "--request")?)?;
+        let signed = match &client {
+            Some(name) => ca.sign_client(name, &request, validity)?,
+            None => ca.sign_server(server, &request, validity)?,
+        };
+        let certificate = with_suffix(&args.out, "crt");
+        signed.write(&certificate)?;
+        return Ok(told(&certificate, None, &signed.serial, signed.not_after));
+    }
     let issued = match &client {
         Some(name) => ca.issue_client(name, validity)?,
         None => ca.issue_server(server, validity)?,
     };
-    let [certificate, private_key] = ["crt", "key"].map(|kind| with_suffix(&args.out, kind));
+    written(&issued, &args.out)
+}
+
+fn renew(args: &RenewArgs) -> Result<(String, Value), Failure> {
+    let old = read(&args.certificate, "--certificate")?;
+    let issued = Ca::load(&args.dir)?.renew(&old, DAY * args.days)?;
+    written(&issued, &args.out)
+}
+
+/// Writes certificate and key, and tells so.
+fn written(issued: &Issued, out: &Path) -> Result<(String, Value), Failure> {
+    let [certificate, private_key] = ["crt", "key"].map(|kind| with_suffix(out, kind));
     issued.write(&certificate, &private_key)?;
-    let (certificate, private_key) = (certificate.display(), private_key.display());
-    let Issued { serial, not_after, .. } = &issued;
-    let until = not_after.date();
-    let text = format!("wrote {certificate} and {private_key}: serial {serial}, until {until}");
-    let result = json!({
-        "certificate": certificate.to_string(),
-        "private_key": private_key.to_string(),
+    Ok(told(&certificate, Some(&private_key), &issued.serial, issued.not_after))
+}
+
+fn told(
+    certificate: &Path,
+    private_key: Option<&Path>,
+    serial: &str,
+    not_after: OffsetDateTime,
+) -> (String, Value) {
+    let shown = certificate.display();
+    let and = private_key.map_or(String::new(), |key| format!(" and {}", key.display()));
+    let text = format!("wrote {shown}{and}: serial {serial}, until {}", not_after.date());
+    let mut result = json!({
+        "certificate": shown.to_string(),
         "serial": serial,
         "not_after": not_after.unix_timestamp(),
     });
-    Ok((text, result))
+    if let Some(key) = private_key {
+        result["private_key"] = json!(key.display().to_string());
+    }
+    (text, result)
+}
+
+fn list(ca: &Ca, all: bool) -> Result<(String, Value), Failure> {
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let mut issued = ca.issued()?;
+    issued.retain(|record| all || record.not_after > now);
+    let date = |seconds| OffsetDateTime::from_unix_timestamp(seconds).map(OffsetDateTime::date);
+    let state = |record: &IssuedRecord| match record.revoked_at {
+        Some(_) => "revoked",
+        None if record.not_after <= now => "ended",
+        None => "valid",
+    };
+    let line = |record: &IssuedRecord| {
+        let until = date(record.not_after).map_or_else(|_| "?".to_owned(), |day| day.to_string());
+        format!("{}  {until}  {:<7}  {}", record.serial, state(record), record.name)
+    };
+    let lines: Vec<_> = issued.iter().map(line).collect();
+    let text = if lines.is_empty() {
+        "nothing was issued that has not ended".to_owned()
+    } else {
+        lines.join("\n")
+    };
+    let objects: Vec<_> = issued
+        .iter()
+        .map(|record| {
+            json!({
+                "serial": record.serial,
+                "name": record.name,
+                "not_after": record.not_after,
+                "revoked_at": record.revoked_at,
+                "state": state(record),
+            })
+        })
+        .collect();
+    Ok((text, json!({ "issued": objects })))
+}
+
+fn crl(ca: &Ca, days: Option<u32>) -> Result<(String, Value), Failure> {
+    let (path, validity) = ca.write_crl(days.map(|days| DAY * days))?;
+    let (path, days) = (path.display().to_string(), validity.as_secs() / DAY.as_secs());
+    Ok((format!("wrote {path}: for {days} days"), json!({ "crl": path, "days": days })))
+}
+
+fn read(file: &Path, option: &str) -> Result<Vec<u8>, Failure> {
+    std::fs::read(file).map_err(|error| {
+        let file = file.display();
+        Failure::new(Exit::Usage, format!("{option}: cannot read {file}: {error}"))
+    })
 }
 
 fn revoke(args: &RevokeArgs) -> Result<(String, Value), Failure> {
     let ca = Ca::load(&args.dir)?;
     let newly = match (&args.serial, &args.certificate) {
         (Some(serial), _) => ca.revoke_serial(serial)?,
-        (None, Some(file)) => {
-            let pem = std::fs::read(file).map_err(|error| {
-                let file = file.display();
-                Failure::new(Exit::Usage, format!("--certificate: cannot read {file}: {error}"))
-            })?;
-            ca.revoke_certificate(&pem)?
-        }
+        (None, Some(file)) => ca.revoke_certificate(&read(file, "--certificate")?)?,
         (None, None) => unreachable!("clap requires one of them"),
     };
-    let crl = write_crl(&ca, &args.dir)?;
+    let crl = ca.write_crl(None)?.0.display().to_string();
     let what = if newly { "revoked" } else { "was revoked before" };
     let text = format!("{what}; wrote {crl}, which the daemon must be given");
     Ok((text, json!({ "newly_revoked": newly, "crl": crl })))
-}
-
-fn write_crl(ca: &Ca, dir: &Path) -> Result<String, Failure> {
-    let path = dir.join("ca.crl");
-    pki::write_replacing(&path, ca.crl(pki::DEFAULT_CRL_VALIDITY)?.as_bytes())?;
-    Ok(path.display().to_string())
 }
 
 /// Appends: `kc.example.org` becomes `kc.example.org.crt`.

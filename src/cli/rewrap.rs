@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::PossibleValuesParser;
 use claviger_client::{Recipient, RewrapItem, RewrapSource, RewrapTarget, Rewrapped};
+use claviger_files::pem::{self, Beside};
 use claviger_provider_api::{Algorithm, PublicKey};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer};
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -141,25 +140,27 @@ fn template(args: &Args) -> Result<RewrapItem, Failure> {
     })
 }
 
+/// The end of the label of every certificate's block.
+const CERTIFICATE: &[u8] = b"CERTIFICATE-----";
+
 /// The SubjectPublicKeyInfo in a file: a public key in PEM or DER, or a certificate in PEM.
 fn read_public_key(path: &Path) -> Result<Vec<u8>, Failure> {
     let content = stored::read_file(path, "public key")?;
     let refused = |reason: String| {
         Failure::new(Exit::Usage, format!("--to-public-key: {}: {reason}", path.display()))
     };
-    let key = if content.trim_ascii_start().starts_with(b"-----BEGIN") {
-        if let Ok(spki) = SubjectPublicKeyInfoDer::from_pem_slice(&content) {
-            PublicKey::from_spki(&spki)
-        } else {
-            let certificate = CertificateDer::from_pem_slice(&content).map_err(|_| {
-                refused("holds neither a PUBLIC KEY nor a CERTIFICATE in PEM".to_owned())
-            })?;
-            let (_, certificate) = X509Certificate::from_der(&certificate)
-                .map_err(|_| refused("its certificate is not X.509".to_owned()))?;
-            PublicKey::from_spki(certificate.public_key().raw)
-        }
-    } else {
+    let key = if !pem::is_pem(&content) {
         PublicKey::from_spki(&content)
+    } else if content.windows(CERTIFICATE.len()).any(|part| part == CERTIFICATE) {
+        let chain = pem::certificates(&content, Beside::Nothing)
+            .map_err(|error| refused(error.to_string()))?;
+        let (_, certificate) = X509Certificate::from_der(&chain[0])
+            .map_err(|_| refused("its certificate is not X.509".to_owned()))?;
+        PublicKey::from_spki(certificate.public_key().raw)
+    } else {
+        PublicKey::from_spki(
+            &pem::public_key(&content).map_err(|error| refused(error.to_string()))?,
+        )
     };
     let key = key.map_err(|error| refused(error.to_string()))?;
     Ok(key.spki().to_vec())

@@ -1,17 +1,17 @@
 //! `claviger rewrap FILE...`: many values, batch by batch, with progress; what is done stays done.
 
 use std::collections::{HashSet, VecDeque};
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use claviger_client::{Client, Code, Recipient, RewrapItem};
+use claviger_files::NewMode;
 use serde_json::json;
 
 use super::bytes::{self, BytesArgs};
 use super::connection::ConnectionArgs;
-use super::failure::{Exit, Failure};
+use super::failure::{self, Exit, Failure};
 use super::rewrap::describe;
 use super::stored;
 
@@ -118,11 +118,8 @@ async fn rewrap_all(
         for (job, result) in batch.into_iter().zip(results) {
             match result {
                 Ok(rewrapped) => {
-                    write_result(
-                        plan.folder,
-                        &job.result,
-                        &plan.bytes.output().encoded(&rewrapped.wrapped),
-                    )?;
+                    let encoded = plan.bytes.output().encoded(&rewrapped.wrapped);
+                    write_result(&job.result, &encoded)?;
                     done += 1;
                     if plan.json {
                         let mut line = describe(&rewrapped);
@@ -152,7 +149,7 @@ async fn rewrap_all(
                 0 => String::new(),
                 failed => format!(", {failed} failed"),
             };
-            eprintln!("{done} of {total} rewrapped{failures}");
+            failure::tell(&format!("{done} of {total} rewrapped{failures}"));
         }
         tokio::time::sleep(pause).await;
     }
@@ -184,7 +181,7 @@ fn size(item: &RewrapItem) -> usize {
 
 fn report(plan: &Plan<'_>, file: &Path, failure: &Failure) -> Result<(), Failure> {
     if !plan.json {
-        eprintln!("{}: {failure}", file.display());
+        failure::tell(&format!("{}: {failure}", file.display()));
         return Ok(());
     }
     let mut line = failure.to_json();
@@ -193,18 +190,8 @@ fn report(plan: &Plan<'_>, file: &Path, failure: &Failure) -> Result<(), Failure
 }
 
 /// Whole or not at all, after a power cut too: `--resume` believes what it finds.
-fn write_result(folder: &Path, path: &Path, content: &[u8]) -> Result<(), Failure> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&partial)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)?;
-        File::open(folder)?.sync_all()
-    };
-    write().map_err(|error| {
+fn write_result(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    claviger_files::replace(path, content, NewMode::ByUmask).map_err(|error| {
         Failure::new(Exit::Failure, format!("{}: cannot be written: {error}", path.display()))
     })
 }

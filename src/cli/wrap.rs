@@ -6,23 +6,29 @@ use clap::builder::PossibleValuesParser;
 use claviger_client::WrapOptions;
 use claviger_provider_api::Algorithm;
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use super::bytes::{self, BytesArgs};
 use super::connection::ConnectionArgs;
-use super::failure::Failure;
+use super::failure::{Exit, Failure};
 
 /// The arguments of `claviger wrap`.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Examples:
   head -c 32 /dev/urandom | claviger wrap user-keys > wrapped
-  claviger wrap user-keys --base64-out key > wrapped.txt")]
+  claviger wrap user-keys --base64-out key > wrapped.txt
+  claviger wrap user-keys --generate 32 --base64")]
 pub struct Args {
     /// The key's name
     key: String,
     /// The key material [default: stdin]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
+    /// In the place of an input: wrap so many random bytes (1 to 1024), which are never shown
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024),
+        conflicts_with_all = ["file", "base64_in"])]
+    generate: Option<u16>,
     #[command(flatten)]
     parameters: ParameterArgs,
     #[command(flatten)]
@@ -55,10 +61,13 @@ impl ParameterArgs {
     }
 }
 
-/// Wraps one value.
+/// Wraps one value, given or made.
 pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
     args.bytes.output().check(json)?;
-    let material = args.bytes.read(args.file.as_deref(), "key material")?;
+    let material = match args.generate {
+        Some(length) => random(length)?,
+        None => args.bytes.read(args.file.as_deref(), "key material")?,
+    };
     let options =
         WrapOptions { algorithm: args.parameters.algorithm(), label: args.parameters.label() };
     let wrapped =
@@ -73,4 +82,12 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
         "request_id": wrapped.request_id,
     });
     bytes::print(&result.to_string())
+}
+
+/// Random bytes, zeroed when dropped.
+fn random(length: u16) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let mut bytes = Zeroizing::new(vec![0; length.into()]);
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| Failure::new(Exit::Failure, "the system gives no random bytes"))?;
+    Ok(bytes)
 }

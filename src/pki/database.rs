@@ -4,9 +4,10 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use claviger_files::NewMode;
 use serde::{Deserialize, Serialize};
 
-use super::{PkiError, io, write_new};
+use super::{PkiError, io};
 
 /// One issued certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub struct IssuedRecord {
 #[serde(deny_unknown_fields)]
 pub(super) struct Database {
     pub(super) crl_number: u64,
+    /// How long the last list lasts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) crl_seconds: Option<u64>,
     pub(super) issued: Vec<IssuedRecord>,
 }
 
@@ -63,11 +67,7 @@ impl Locked {
     }
 
     pub(super) fn write(&self, database: &Database) -> Result<(), PkiError> {
-        let new = self.path.with_extension("json.new");
-        // What a crash has left; nobody else is here.
-        let _ = std::fs::remove_file(&new);
         let bytes = serde_json::to_vec_pretty(database).expect("plain data becomes JSON");
-        write_new(&new, 0o600, &bytes)?;
-        std::fs::rename(&new, &self.path).map_err(io(&self.path))
+        claviger_files::replace(&self.path, &bytes, NewMode::Exactly(0o600)).map_err(io(&self.path))
     }
 }

@@ -43,6 +43,18 @@ pub enum PkiError {
     Generate(#[from] rcgen::Error),
 }
 
+/// Makes a file that does not exist yet.
+pub(super) fn write_new(path: &Path, mode: u32, content: &[u8]) -> Result<(), PkiError> {
+    claviger_files::create(path, content, mode).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => PkiError::FileExists(path.to_owned()),
+        _ => io(path)(error),
+    })
+}
+
+pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> PkiError {
+    move |source| PkiError::Io { path: path.to_owned(), source }
+}
+
 impl PkiError {
     pub(super) fn damaged(path: &Path, reason: impl Into<String>) -> Self {
         Self::Damaged { path: path.to_owned(), reason: reason.into() }

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
+use claviger_files::pem::{self, Beside};
 use rcgen::{Issuer, KeyPair};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
@@ -67,15 +67,15 @@ pub(super) struct CaFiles {
 
 impl CaFiles {
     pub(super) fn read(certificate_path: &Path, key_path: &Path) -> Result<Self, PkiError> {
-        let certificate_pem =
-            std::fs::read_to_string(certificate_path).map_err(io(certificate_path))?;
-        let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
-            .map_err(|_| PkiError::damaged(certificate_path, "it holds no certificate in PEM"))?;
+        let file = std::fs::read(certificate_path).map_err(io(certificate_path))?;
+        let chain = pem::certificates(&file, Beside::Keys)
+            .map_err(|error| PkiError::damaged(certificate_path, error.to_string()))?;
+        let certificate = chain[0].clone();
+        let certificate_pem = pem::encode("CERTIFICATE", &certificate);
         let key_pem = claviger_provider_api::secret::read_secret_file(key_path)?;
-        let key =
-            PrivateKeyDer::from_pem_slice(key_pem.expose()).map(Zeroizing::new).map_err(|_| {
-                PkiError::damaged(key_path, "it holds no private key in PEM without a passphrase")
-            })?;
+        let key = pem::private_key(key_pem.expose())
+            .map(Zeroizing::new)
+            .map_err(|error| PkiError::damaged(key_path, error.to_string()))?;
         let key = KeyPair::try_from(&*key).map_err(|_| {
             PkiError::damaged(
                 key_path,

@@ -16,7 +16,7 @@ fn ca(demo: bool) -> (tempfile::TempDir, Ca) {
 }
 
 fn der(pem: &str) -> CertificateDer<'static> {
-    CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+    pem::certificates(pem.as_bytes(), Beside::Nothing).unwrap().remove(0)
 }
 
 fn revoked(crl: &str) -> Vec<String> {
@@ -93,4 +93,86 @@ fn another_cas_key_is_noticed() {
     std::fs::copy(second.path().join("ca/ca.key"), first.path().join("ca/ca.key")).unwrap();
     let error = Ca::load(&first.path().join("ca")).unwrap_err();
     assert!(matches!(error, PkiError::Damaged { .. }), "{error}");
+}
+
+#[test]
+fn each_ca_bears_a_name_of_its_own() {
+    let subject = |ca: &Ca| {
+        let der = der(ca.certificate_pem());
+        X509Certificate::from_der(&der).unwrap().1.subject().to_string()
+    };
+    let ((_one, one), (_two, two)) = (ca(false), ca(false));
+    assert_ne!(subject(&one), subject(&two));
+    assert!(subject(&one).starts_with("CN=Claviger development CA "), "{}", subject(&one));
+}
+
+#[test]
+fn a_renewed_certificate_says_the_same_under_a_new_key_and_serial() {
+    let (_directory, ca) = ca(false);
+    let names = ["kc.example.org".to_owned(), "10.0.0.1".to_owned(), "::1".to_owned()];
+    let server = ca.issue_server(&names, DAY).unwrap();
+    let client = ClientName::Spiffe("spiffe://a/kc".to_owned());
+    let client = ca.issue_client(&client, DAY).unwrap();
+    for old in [server, client] {
+        let new = ca.renew(old.certificate_pem.as_bytes(), 2 * DAY).unwrap();
+        let (old_der, new_der) = (der(&old.certificate_pem), der(&new.certificate_pem));
+        let parse = |der| X509Certificate::from_der(der).unwrap().1;
+        let (before, after) = (parse(&old_der), parse(&new_der));
+        assert_eq!(before.subject(), after.subject());
+        let says = |of: &X509Certificate<'_>| {
+            let names = of.subject_alternative_name().unwrap().unwrap();
+            let usage = of.extended_key_usage().unwrap().unwrap();
+            format!("{:?} {:?}", names.value, usage.value)
+        };
+        assert_eq!(says(&before), says(&after));
+        assert_ne!(before.public_key().raw, after.public_key().raw);
+        assert_ne!(old.serial, new.serial);
+        ca.revoke_serial(&old.serial).unwrap();
+        let again = ca.renew(old.certificate_pem.as_bytes(), DAY).unwrap_err().to_string();
+        assert!(again.contains("is revoked"), "{again}");
+    }
+    let (_other, other) = self::ca(false);
+    let foreign = other.issue_server(&names, DAY).unwrap();
+    let said = ca.renew(foreign.certificate_pem.as_bytes(), DAY).unwrap_err().to_string();
+    assert!(said.contains("has issued no certificate"), "{said}");
+}
+
+#[test]
+fn a_request_gives_its_key_and_none_of_its_names() {
+    let (_directory, ca) = ca(false);
+    let key = KeyPair::generate().unwrap();
+    let mut wanted = CertificateParams::new(["other.example.org".to_owned()]).unwrap();
+    wanted.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let asked = wanted.serialize_request(&key).unwrap();
+    let client = ClientName::Dns("kc.example.org".to_owned());
+    for file in [asked.pem().unwrap().into_bytes(), asked.der().to_vec()] {
+        let request = CertificateRequest::parse(&file).unwrap();
+        let signed = ca.sign_client(&client, &request, DAY).unwrap();
+        let der = der(&signed.certificate_pem);
+        let (_, made) = X509Certificate::from_der(&der).unwrap();
+        assert_eq!(made.public_key().subject_public_key.data, key.public_key_raw());
+        assert!(!made.is_ca());
+        let names = format!("{:?}", made.subject_alternative_name().unwrap().unwrap().value);
+        assert!(names.contains("kc.example.org") && !names.contains("other"), "{names}");
+        assert_eq!(ca.issued().unwrap().last().unwrap().serial, signed.serial);
+    }
+    let mut forged = asked.der().to_vec();
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    let said = CertificateRequest::parse(&forged).unwrap_err().to_string();
+    assert!(said.contains("signature is not by its own key"), "{said}");
+    for (file, expected) in [("", "not PKCS#10"), (ca.certificate_pem(), "it holds CERTIFICATE")] {
+        let said = CertificateRequest::parse(file.as_bytes()).unwrap_err().to_string();
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[test]
+fn a_list_lasts_as_long_as_the_one_before_unless_told_otherwise() {
+    let (_directory, ca) = ca(false);
+    assert_eq!(ca.write_crl(None).unwrap().1, DEFAULT_CRL_VALIDITY);
+    assert_eq!(ca.write_crl(Some(30 * DAY)).unwrap().1, 30 * DAY);
+    let (path, validity) = ca.write_crl(None).unwrap();
+    assert_eq!(validity, 30 * DAY);
+    assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o644);
 }

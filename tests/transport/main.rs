@@ -4,4 +4,5 @@ mod answers;
 mod certificates;
 mod changes;
 mod connections;
+mod openssl;
 mod world;

@@ -42,6 +42,8 @@ pub(crate) const SECOND_CALLER: &str = "kc.example.org";
 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// The common name of the daemon's CA of clients.
+pub(crate) const CA_NAME: &str = "clients";
 /// How long the peer has for an answer to `/kept`.
 pub(crate) const KEPT: Duration = Duration::from_millis(500);
 
@@ -71,7 +73,8 @@ impl Files {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
-        let ca = Ca::create(&at("ca"), &CaOptions::default()).unwrap();
+        let options = CaOptions { common_name: CA_NAME.to_owned(), ..CaOptions::default() };
+        let ca = Ca::create(&at("ca"), &options).unwrap();
         let config = config::Tls {
             certificate: at("server.crt"),
             private_key: at("server.key"),

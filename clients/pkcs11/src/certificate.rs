@@ -1,8 +1,7 @@
 //! An X.509 certificate for a key, taken apart into what its object shows.
 
+use claviger_files::pem::{self, Beside};
 use claviger_provider_api::PublicKey;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
 
@@ -21,10 +20,9 @@ pub(crate) struct Certificate {
 impl Certificate {
     /// From PEM (the first certificate of it) or DER.
     pub(crate) fn parse(content: &[u8]) -> Result<Self, String> {
-        let der = if content.windows(11).any(|text| text == b"-----BEGIN ") {
-            CertificateDer::from_pem_slice(content)
-                .map_err(|_| "holds no PEM certificate (-----BEGIN CERTIFICATE-----)".to_owned())?
-                .to_vec()
+        let der = if pem::is_pem(content) {
+            let chain = pem::certificates(content, Beside::Keys);
+            chain.map_err(|error| format!("cannot be used: {error}"))?[0].to_vec()
         } else {
             content.to_vec()
         };

@@ -105,8 +105,8 @@ struct RawKey {
     certificate: Option<PathBuf>,
 }
 
-/// Reads the file that the environment names, or the system-wide one. Nobody names one by accident:
-/// where that one is wrong and does not say where to log, stderr is told, once in a process.
+/// Reads the file that the environment names, or the system-wide one. A file is not named by
+/// accident: where it is wrong and does not say where to log, stderr is told, once in a process.
 pub(crate) fn load() -> Found {
     static TOLD: AtomicBool = AtomicBool::new(false);
     let named = if crate::host_process::is_privileged() { None } else { env::var_os(VARIABLE) };

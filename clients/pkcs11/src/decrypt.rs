@@ -35,7 +35,7 @@ impl Decrypt {
     }
 
     /// Unwraps. The length that is told without asking the daemon is the modulus's: no key material
-    /// is longer, and nobody learns more than that from it.
+    /// is longer, and the host learns no more than that from it.
     pub(crate) fn run(&mut self, slot: &Slot, wrapped: &[u8], output: &mut Output<u8>) -> Result {
         let kept = self.kept.take().filter(|kept| kept.wrapped == wrapped);
         if kept.is_none() && (output.asks_for_length() || output.room() == 0) {

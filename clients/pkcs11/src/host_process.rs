@@ -1,4 +1,4 @@
-//! Being a guest in a foreign process: its signals, its privileges.
+//! The process that has loaded the module: its signals, its privileges.
 
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -95,7 +95,7 @@ mod tests {
         let mut ends = [0; 2];
         // SAFETY: there is room for two descriptors.
         assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
-        // SAFETY: both descriptors were just opened and belong to nobody else.
+        // SAFETY: both descriptors were just opened and have no other owner.
         let [reader, mut writer] = ends.map(|fd| unsafe { std::fs::File::from_raw_fd(fd) });
         drop(reader);
         for _ in 0..3 {

@@ -129,7 +129,7 @@ fn parse<T: std::str::FromStr, S: FromIterator<T>>(names: &[String]) -> S {
 }
 
 /// The configured certificate, else the daemon's. One for another key would make programs wrap what
-/// nobody can unwrap: it is not shown.
+/// cannot be unwrapped: it is not shown.
 fn certificate<'a>(
     look: &config::Key,
     shown: &claviger_client::KeyVersion,

@@ -1,6 +1,6 @@
 //! The Claviger daemon as a PKCS#11 module: `libclaviger_pkcs11.so`.
 //!
-//! It is a guest in a foreign process: no thread of its own, nothing before the first
+//! What it keeps to in its host's process: no thread of its own, nothing before the first
 //! `C_Initialize`, no output that the configuration does not ask for, no panic that leaves it.
 //!
 //! A call goes through four layers:

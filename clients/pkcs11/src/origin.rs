@@ -59,7 +59,7 @@ fn wiped_on_fork() -> Option<*mut AtomicU64> {
     let (protection, flags) =
         (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     let length = size_of::<AtomicU64>();
-    // SAFETY: a new mapping of a page that is nobody else's.
+    // SAFETY: a new mapping, used by nothing else.
     unsafe {
         let page = libc::mmap(null_mut(), length, protection, flags, -1, 0);
         if page == libc::MAP_FAILED {

@@ -64,7 +64,7 @@ fn enter() -> &'static Process {
         match CURRENT.compare_exchange(before, process, Ordering::AcqRel, Ordering::Acquire) {
             Ok(null) if null.is_null() => panic::set_hook(Box::new(|panic| log::write(panic))),
             Ok(_) => {}
-            // SAFETY: nobody else has seen it.
+            // SAFETY: no other thread has seen it.
             Err(_) => drop(unsafe { Box::from_raw(process) }),
         }
     }

@@ -1,9 +1,9 @@
 //! The calls for programs without a runtime of their own.
 //!
-//! A [`Client`] is a guest in its process: it has no thread of its own at any time, and nothing of
-//! it runs between two calls. The threads that call share one connection to each endpoint; one of
+//! A [`Client`] has no thread of its own at any time, and nothing of it runs between two calls. The threads that call share one connection to each endpoint; one of
 //! them drives it for all, and hands that on when its own call has ended.
 
+use std::os::unix::fs::MetadataExt;
 use std::process;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -25,8 +25,8 @@ use crate::{
 /// The blocking counterpart of [`crate::Client`], with the same methods. Cheap to clone; clones
 /// share the connections.
 ///
-/// - Between calls nobody answers the daemon, which cuts such a connection after a while: one that
-///   was idle for longer than [`Config::max_idle`] is replaced before a call.
+/// - Between calls the daemon's pings are not answered, and it cuts such a connection after a while:
+///   one that was idle for longer than [`Config::max_idle`] is replaced before a call.
 /// - Host names are looked up by the calling thread. The system's resolver cannot be interrupted:
 ///   where the deadline must hold even while name servers are down, configure addresses.
 /// - After a fork the child begins anew, with connections of its own. It leaves alone what it
@@ -52,8 +52,24 @@ struct Shared {
 /// The connections of one process, and what drives them.
 #[derive(Debug)]
 struct Engine {
-    process: u32,
+    process: ProcessId,
     parts: Option<Parts>,
+}
+
+/// A process: its number, and the PID namespace in which it has it. A child of fork in a namespace of
+/// its own may have its parent's number (unshare(2), CLONE_NEWPID).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ProcessId {
+    number: u32,
+    namespace: Option<u64>,
+}
+
+impl ProcessId {
+    fn here() -> Self {
+        let namespace = std::fs::metadata("/proc/self/ns/pid");
+        let namespace = namespace.ok().map(|namespace| namespace.ino());
+        Self { number: process::id(), namespace }
+    }
 }
 
 #[derive(Debug)]
@@ -198,7 +214,7 @@ impl Shared {
     /// touches nothing, not even a lock, which another thread may have held in that moment.
     fn engine(&self) -> Result<Arc<Engine>, ConfigError> {
         let mut engine = self.engine.load_full();
-        while engine.process != process::id() {
+        while engine.process != ProcessId::here() {
             let own = Arc::new(Engine::new(&self.config)?);
             self.engine.compare_and_swap(&engine, own);
             engine = self.engine.load_full();
@@ -211,14 +227,14 @@ impl Engine {
     fn new(config: &Config) -> Result<Self, ConfigError> {
         let endpoints = Arc::new(Endpoints::new(config, Driver::OnlyInCalls)?);
         let parts = Parts { endpoints, runtime: OnceLock::new() };
-        Ok(Self { process: process::id(), parts: Some(parts) })
+        Ok(Self { process: ProcessId::here(), parts: Some(parts) })
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
         let Some(parts) = self.parts.take() else { return };
-        if self.process == process::id() {
+        if self.process == ProcessId::here() {
             drop(parts.endpoints);
             if let Some(runtime) = parts.runtime.into_inner() {
                 runtime.shutdown_background();

@@ -1,23 +1,25 @@
 //! TLS 1.3 with a client certificate, from three PEM files that are read again when they change.
 
 use std::fs;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use claviger_files::pem::{self, Beside, PemError};
+use claviger_files::{FileError, Protection};
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use zeroize::Zeroizing;
 
 use crate::config::{ConfigError, TlsFiles};
 
 /// How often a look at the files is worth its system calls.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The largest private key's file, in bytes.
+const MAX_KEY_FILE: u64 = 1 << 20;
 
 /// What a connection needs, as the files have it now.
 pub(crate) struct Identity {
@@ -94,7 +96,10 @@ fn client_config(files: &TlsFiles) -> Result<ClientConfig, ConfigError> {
         .expect("aws-lc-rs speaks TLS 1.3")
         .with_root_certificates(roots(&files.ca)?);
     let mut config = builder
-        .with_client_auth_cert(certificates(&files.certificate)?, private_key(&files.private_key)?)
+        .with_client_auth_cert(
+            certificates(&files.certificate, Beside::Keys)?,
+            private_key(&files.private_key)?,
+        )
         .map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
                 let certificate = files.certificate.display();
@@ -121,7 +126,7 @@ fn provider() -> CryptoProvider {
 
 fn roots(path: &Path) -> Result<RootCertStore, ConfigError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    for certificate in certificates(path, Beside::Nothing)? {
         roots
             .add(certificate)
             .map_err(|error| invalid(path, format!("not a CA certificate: {error}")))?;
@@ -129,38 +134,22 @@ fn roots(path: &Path) -> Result<RootCertStore, ConfigError> {
     Ok(roots)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
-    let pem = fs::read(path).map_err(|error| unreadable(path, &error))?;
-    let certificates = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| invalid(path, format!("not PEM: {error}")))?;
-    if certificates.is_empty() {
-        return Err(invalid(path, "holds no PEM certificate (-----BEGIN CERTIFICATE-----)".into()));
-    }
-    Ok(certificates)
+fn certificates(path: &Path, beside: Beside) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+    let file = fs::read(path).map_err(|error| unreadable(path, &error))?;
+    pem::certificates(&file, beside).map_err(|error| not_usable(path, &error))
 }
 
-/// Reads the private key once, into a buffer of its size that is zeroed.
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ConfigError> {
-    let unreadable = |error| unreadable(path, &error);
-    if !fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err(invalid(path, "is not a regular file".into()));
-    }
-    let mut file = fs::File::open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
-    let mode = metadata.mode() & 0o777;
-    if mode & 0o027 != 0 {
-        let reason = format!("mode {mode:o} lets others at this private key; chmod 600 it");
-        return Err(invalid(path, reason));
-    }
-    let mut pem = Zeroizing::new(vec![0; metadata.len() as usize]);
-    file.read_exact(&mut pem).map_err(unreadable)?;
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|_| {
-        invalid(
-            path,
-            "holds no PEM private key that is not encrypted (PKCS#8, PKCS#1, SEC1)".into(),
-        )
-    })
+    let file = claviger_files::read(path, Protection::Secret, MAX_KEY_FILE);
+    let file = file.map_err(|error| match error {
+        FileError::Io { source, .. } => unreadable(path, &source),
+        FileError::Refused { reason, .. } => invalid(path, reason),
+    })?;
+    pem::private_key(&file).map_err(|error| not_usable(path, &error))
+}
+
+fn not_usable(path: &Path, error: &PemError) -> ConfigError {
+    invalid(path, error.to_string())
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> ConfigError {
@@ -245,7 +234,10 @@ mod tests {
         let missing = folder.path().join("missing.pem");
         for (files, expected) in [
             (TlsFiles { ca: missing.clone(), ..good.clone() }, "missing.pem: No such file"),
-            (TlsFiles { ca: good.private_key.clone(), ..good.clone() }, "holds no PEM certificate"),
+            (
+                TlsFiles { ca: good.private_key.clone(), ..good.clone() },
+                "it holds PRIVATE KEY, where only certificate belongs",
+            ),
             (TlsFiles { private_key: folder.path().into(), ..good.clone() }, "not a regular file"),
             (
                 TlsFiles { private_key: other, ..good.clone() },
@@ -257,6 +249,6 @@ mod tests {
         }
         fs::write(&good.private_key, "no key").unwrap();
         let error = client_config(&good).unwrap_err().to_string();
-        assert!(error.contains("client.key: holds no PEM private key"), "{error}");
+        assert!(error.contains("client.key: it holds no private key in PEM"), "{error}");
     }
 }

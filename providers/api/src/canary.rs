@@ -4,6 +4,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::rand;
 
 use crate::algorithm::{Algorithm, SignAlgorithm};
+use crate::cause::Cause;
 use crate::error::{Error, ErrorKind};
 use crate::key::{OpenKey, Parameters};
 use crate::material::{Digest, KeyMaterial, Signature};
@@ -45,6 +46,7 @@ impl Canary {
     pub fn accept(&self, material: &KeyMaterial) -> Result<(), Error> {
         verify_slices_are_equal(material.expose(), &self.material).map_err(|_| {
             Error::new(ErrorKind::Internal, "the backend unwrapped a canary to other bytes")
+                .with_cause(Cause::WrongAnswer)
         })
     }
 
@@ -72,7 +74,7 @@ impl Canary {
             return Ok(());
         }
         let text = format!("the backend's {algorithm} signature over a canary does not verify");
-        Err(Error::new(ErrorKind::Internal, text))
+        Err(Error::new(ErrorKind::Internal, text).with_cause(Cause::WrongAnswer))
     }
 }
 

@@ -28,6 +28,8 @@ pub enum Cause {
     KeyAbsent,
     /// The backend has the key and does not let anyone use it: disabled, soft-deleted, expired.
     KeyDisabled,
+    /// Several keys of the backend match the locator.
+    KeyAmbiguous,
     /// The key is of another type or size, or was made for another use.
     KeyUnfit,
     /// Another public key than the pinned one lies here.

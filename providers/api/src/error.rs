@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::cause::Cause;
+use crate::foreign;
 
 /// Why an operation failed, as far as anybody but the operator needs to know. Closed: it is
 /// matched without a wildcard where it becomes a gRPC status.
@@ -94,6 +95,35 @@ impl Error {
         self
     }
 
+    /// Another kind and sentence for the same event: its cause and the backend's request id stay.
+    #[must_use]
+    pub fn retold(
+        self,
+        kind: ErrorKind,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self { kind, source: source.into(), ..self }
+    }
+
+    /// The same error with a sentence before it that says what failed: `what: source`.
+    #[must_use]
+    pub fn in_context(self, what: impl fmt::Display) -> Self {
+        let text = format!("{what}: {self}");
+        let kind = self.kind;
+        self.retold(kind, text)
+    }
+
+    /// The same error for another call that waited for the same event.
+    #[must_use]
+    pub fn repeated(&self) -> Self {
+        Self {
+            kind: self.kind,
+            cause: self.cause,
+            source: self.to_string().into(),
+            backend_request_id: self.backend_request_id.clone(),
+        }
+    }
+
     /// The other key, where one was found in place of the pinned one.
     pub fn another_key(&self) -> Option<&AnotherKey> {
         self.source.downcast_ref()
@@ -133,15 +163,9 @@ pub struct AnotherKey {
 }
 
 impl fmt::Display for Error {
-    /// The source and all its causes in one line.
+    /// The source and all its causes in one line, each said once.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.source)?;
-        let mut cause = self.source.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        f.write_str(&foreign::chain(&*self.source))
     }
 }
 

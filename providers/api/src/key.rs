@@ -12,9 +12,24 @@ use crate::public_key::PublicKey;
 
 /// An RSA key pair whose private half stays in its backend.
 ///
-/// Callers have checked that the algorithm is in [`WrappingKey::algorithms`] and that `wrapped` is
-/// exactly as long as the modulus and its value below it; a key checks again only what would
-/// otherwise reach memory it must not.
+/// What every key answers, whatever its backend; the conformance suite asks for it and
+/// [`crate::OpenedKey`] does it:
+///
+/// | asked for | answer |
+/// |---|---|
+/// | an algorithm that was not listed at open | `Internal`: the daemon checks that first |
+/// | a label that the key does not take | `OperatorNeeded`: another backend is needed |
+/// | a value that is not as long as the modulus or not below it | `UnwrapFailed`, without the backend |
+/// | a digest of another hash than the algorithm's | `Internal`: the daemon checks that first |
+/// | anything after the deadline | `DeadlineExceeded`, without the backend |
+/// | a canary at open that fails on its value | `OperatorNeeded`, [`crate::Cause::AlgorithmNotOffered`], "take it off the list" |
+/// | a canary at open that fails for another reason | that reason's kind and cause; `OperatorNeeded` where it was `Internal` |
+/// | a canary at open or in a check that is late | `Unavailable`, [`crate::Cause::NoAnswer`]: it was the daemon's deadline |
+/// | a canary in a check that fails on its value | `Unavailable`, or `OperatorNeeded` where another key lies there |
+/// | a signature that does not verify | `Internal`; it is not given out |
+///
+/// An error keeps the backend's request id through all of this, and what a server said stays one
+/// line without control characters ([`crate::foreign::printable`]).
 #[async_trait]
 pub trait WrappingKey: fmt::Debug + Send + Sync {
     /// The public half. Wrapping and verifying happen on it, in software, for every backend.
@@ -38,6 +53,13 @@ pub trait WrappingKey: fmt::Debug + Send + Sync {
     /// none where the backend does not tell.
     fn extractable(&self) -> Option<bool> {
         None
+    }
+
+    /// Uses that the backend allows with this key and that the configuration does not ask for, as the
+    /// backend names them, such as `CKA_SIGN`; empty where it does not tell. A key should be able to do
+    /// no more than it is for.
+    fn unneeded_rights(&self) -> &[String] {
+        &[]
     }
 
     /// How often something under this key was repaired since it was opened (a session, a login,

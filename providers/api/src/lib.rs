@@ -9,6 +9,10 @@
 //! - [`material`]: [`KeyMaterial`], [`Digest`], [`Signature`]: what goes in and comes out
 //! - [`canary`]: values whose unwrapping proves that a key works
 //! - [`secret`]: PINs and passphrases, and the files and stores they are read from
+//! - [`opened_key`]: what every key does the same way around what only its backend can do
+//! - [`provider`]: what a provider is; [`options`]: options that several have
+//! - [`foreign`]: what a server or a library said, made fit for one line of a log
+//! - `http` (feature): the HTTP client of providers that speak to a service themselves
 //! - [`queue`]: bounded queues, one per caller, served in turn, for providers that own threads
 //! - `tls` (feature): TLS towards a service, for providers that speak HTTP
 //! - [`error`]: one [`Error`], with a closed set of kinds; [`cause`]: what went wrong, as a closed
@@ -18,8 +22,14 @@ pub mod algorithm;
 pub mod canary;
 pub mod cause;
 pub mod error;
+pub mod foreign;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod key;
 pub mod material;
+pub mod opened_key;
+pub mod options;
+pub mod provider;
 pub mod public_key;
 pub mod queue;
 pub mod secret;
@@ -32,5 +42,8 @@ pub use cause::Cause;
 pub use error::{AnotherKey, Error, ErrorKind};
 pub use key::{BatchItem, Call, CallerSlot, OpenKey, Parameters, Unwrapped, WrappingKey};
 pub use material::{Digest, KeyMaterial, Signature};
+pub use opened_key::{BackendKey, OpenedKey};
+pub use options::Timeout;
+pub use provider::{Options, Provider, ProviderType};
 pub use public_key::{PublicKey, PublicKeyError};
 pub use secret::{ReadSecret, Secret, SecretError, SecretSource, SecretStore, VaultField};

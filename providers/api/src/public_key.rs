@@ -39,12 +39,24 @@ pub enum PublicKeyError {
     /// Not a SubjectPublicKeyInfo of an RSA key.
     #[error("not an RSA public key in SubjectPublicKeyInfo form (RFC 5280 section 4.1)")]
     NotRsaSpki,
-    /// A size or exponent outside of what is supported.
-    #[error("RSA key of {bits} bits refused: 2048 to 8192 bits and an odd exponent are supported")]
-    Unsupported {
+    /// A modulus of another size.
+    #[error("RSA key of {bits} bits refused: 2048 to 8192 bits are supported")]
+    Size {
         /// The modulus's length in bits.
         bits: usize,
     },
+    /// A public exponent that is even, below 3, or longer than the cryptographic library takes.
+    #[error(
+        "RSA key refused for its public exponent of {bits} bits: an odd one of 2 to 33 bits is \
+         supported, and 65537 is what nearly all keys have"
+    )]
+    Exponent {
+        /// The public exponent's length in bits.
+        bits: usize,
+    },
+    /// A modulus that is no product of two primes, such as an even one.
+    #[error("RSA key refused: its modulus is not one that a pair of primes gives")]
+    Modulus,
     /// The material does not fit under this key and algorithm.
     #[error("{algorithm} under this key takes at most {max} bytes of key material, not {len}")]
     TooLong {
@@ -80,27 +92,25 @@ impl PublicKey {
     pub fn from_components(modulus: &[u8], exponent: &[u8]) -> Result<Self, PublicKeyError> {
         let modulus = without_leading_zeros(modulus).to_vec();
         let exponent = without_leading_zeros(exponent).to_vec();
-        let bits =
-            modulus.first().map_or(0, |top| modulus.len() * 8 - top.leading_zeros() as usize);
-        let unsupported = PublicKeyError::Unsupported { bits };
+        let bits = bits(&modulus);
         if !(2048..=8192).contains(&bits) {
-            return Err(unsupported);
+            return Err(PublicKeyError::Size { bits });
         }
+        check_exponent(&exponent)?;
+        let refused = PublicKeyError::Modulus;
         let components = PublicKeyComponents { n: modulus.as_slice(), e: exponent.as_slice() };
-        let encrypting: PublicEncryptingKey =
-            components.try_into().map_err(|_| unsupported.clone())?;
-        let spki = encrypting.as_der().map_err(|_| unsupported.clone())?.as_ref().to_vec();
+        let encrypting: PublicEncryptingKey = components.try_into().map_err(|_| refused.clone())?;
+        let spki = encrypting.as_der().map_err(|_| refused.clone())?.as_ref().to_vec();
         let parse = |algorithm: SignAlgorithm| {
-            ParsedPublicKey::new(rsa_parameters(algorithm), &spki).map_err(|_| unsupported.clone())
+            ParsedPublicKey::new(rsa_parameters(algorithm), &spki).map_err(|_| refused.clone())
         };
         let [rs256, rs384, rs512, ps256, ps384, ps512] = SignAlgorithm::ALL.map(parse);
         Ok(Self {
             sha256: sha256(&spki),
             modulus,
             exponent,
-            oaep: OaepPublicEncryptingKey::new(encrypting.clone())
-                .map_err(|_| unsupported.clone())?,
-            pkcs1: Pkcs1PublicEncryptingKey::new(encrypting).map_err(|_| unsupported.clone())?,
+            oaep: OaepPublicEncryptingKey::new(encrypting.clone()).map_err(|_| refused.clone())?,
+            pkcs1: Pkcs1PublicEncryptingKey::new(encrypting).map_err(|_| refused.clone())?,
             verifying: [rs256?, rs384?, rs512?, ps256?, ps384?, ps512?],
             spki,
         })
@@ -214,6 +224,18 @@ fn rsa_parameters(algorithm: SignAlgorithm) -> &'static RsaParameters {
     }
 }
 
+/// What aws-lc takes: odd, at least 3, at most 33 bits (RFC 8017 section 3.1 has no upper limit).
+fn check_exponent(exponent: &[u8]) -> Result<(), PublicKeyError> {
+    let bits = bits(exponent);
+    let odd = exponent.last().is_some_and(|byte| byte % 2 == 1);
+    if odd && (2..=33).contains(&bits) { Ok(()) } else { Err(PublicKeyError::Exponent { bits }) }
+}
+
+/// The length in bits of a number without leading zeros.
+fn bits(number: &[u8]) -> usize {
+    number.first().map_or(0, |top| number.len() * 8 - top.leading_zeros() as usize)
+}
+
 fn without_leading_zeros(bytes: &[u8]) -> &[u8] {
     &bytes[bytes.iter().take_while(|b| **b == 0).count()..]
 }
@@ -263,10 +285,35 @@ mod tests {
         for bad in [&longer[..], &public.spki()[1..], b"", b"\x30\x00"] {
             assert_eq!(PublicKey::from_spki(bad).unwrap_err(), PublicKeyError::NotRsaSpki);
         }
-        assert!(matches!(
-            PublicKey::from_components(&[0xff; 128], &[1, 0, 1]),
-            Err(PublicKeyError::Unsupported { bits: 1024 })
-        ));
+    }
+
+    #[test]
+    fn a_key_that_is_refused_is_told_its_real_reason() {
+        let of = |modulus: &[u8], exponent: &[u8]| {
+            PublicKey::from_components(modulus, exponent).map(|key| key.modulus_bits())
+        };
+        let odd = |len| [&vec![0xc3; len - 1][..], &[0x01]].concat();
+        for bits in [1024, 2040, 8200, 16384] {
+            let size = Err(PublicKeyError::Size { bits });
+            assert_eq!(of(&odd(bits / 8), &[1, 0, 1]), size);
+        }
+        for (exponent, bits) in [
+            (&[][..], 0),
+            (&[0], 0),
+            (&[1], 1),
+            (&[1, 0, 0], 17),
+            (&[2, 0, 0, 0, 1], 34),
+            (&[1, 0, 0, 0, 0, 0, 0, 0, 1], 65),
+        ] {
+            let refused = of(&odd(256), exponent).unwrap_err();
+            assert_eq!(refused, PublicKeyError::Exponent { bits }, "{exponent:?}");
+            assert!(!refused.to_string().contains("8192"), "{refused}");
+        }
+        for exponent in [&[3][..], &[1, 0, 1], &[1, 0, 0, 0, 1]] {
+            assert_eq!(of(&odd(256), exponent), Ok(2048), "{exponent:?}");
+        }
+        let even = [&odd(256)[..255], &[0]].concat();
+        assert_eq!(of(&even, &[1, 0, 1]), Err(PublicKeyError::Modulus));
     }
 
     #[test]

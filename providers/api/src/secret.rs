@@ -4,15 +4,14 @@
 mod vault;
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use claviger_files::{FileError, Protection};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::error::ErrorKind;
+use crate::cause::Cause;
+use crate::error::{Error, ErrorKind};
 
 pub use vault::{ReadSecret, SecretStore, VaultField};
 
@@ -99,6 +98,8 @@ pub enum SecretError {
         field: String,
         /// What to do about it.
         kind: ErrorKind,
+        /// What went wrong, where the provider told.
+        cause: Option<Cause>,
         /// What the provider said.
         reason: String,
     },
@@ -131,6 +132,21 @@ impl SecretError {
             Self::Io { .. } | Self::Vault { .. } => ErrorKind::Unavailable,
         }
     }
+
+    /// What went wrong: the file or field, unless the store itself could not be asked.
+    pub fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Vault { cause, .. } if self.kind() == ErrorKind::Unavailable => *cause,
+            _ => Some(Cause::SecretFile),
+        }
+    }
+}
+
+impl From<SecretError> for Error {
+    fn from(error: SecretError) -> Self {
+        let cause = error.cause();
+        Self::new(error.kind(), error).with_cause(cause)
+    }
 }
 
 impl SecretSource {
@@ -148,16 +164,17 @@ impl SecretSource {
     /// The same, for a thread that may wait; it must not be one of the runtime's.
     pub fn read_blocking(&self) -> Result<Secret, SecretError> {
         match self {
-            Self::File(path) => read_secret_file(path),
+            Self::File(path) => {
+                claviger_files::check_folders(path)?;
+                read_secret_file(path)
+            }
             Self::Credential(name) => {
                 let missing = || SecretError::NoCredential(name.clone());
                 let directory = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(missing)?;
                 if name.is_empty() || name.contains('/') || name.starts_with('.') {
                     return Err(missing());
                 }
-                // systemd made this folder for our user alone, and lets that user in by an access
-                // control list, which shows as a mode that its group may read.
-                read_checked(&Path::new(&directory).join(name), |_| true)
+                read(&Path::new(&directory).join(name), Protection::Credential)
             }
             Self::Vault(vault) => {
                 let read = vault.store()?.read_blocking(&vault.path, &vault.field);
@@ -179,61 +196,23 @@ impl fmt::Display for SecretSource {
     }
 }
 
-/// Reads a secret file. It is opened first and then checked by fstat, so that what is checked is
-/// what is read. Symbolic links are followed: Kubernetes and systemd use them.
+/// Reads a file of at most 1 MiB that is protected as [`Protection::Secret`] says. The folders on
+/// the way to it are not looked at, as they are for a [`SecretSource`].
 pub fn read_secret_file(path: &Path) -> Result<Secret, SecretError> {
-    read_checked(path, in_our_groups)
+    read(path, Protection::Secret)
 }
 
-fn read_checked(path: &Path, may_read: impl Fn(u32) -> bool) -> Result<Secret, SecretError> {
-    let io = |source| SecretError::Io { path: path.to_owned(), source };
-    // Non-blocking, so that a FIFO put in the place of the file cannot hold up the daemon.
-    let flags =
-        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC | rustix::fs::OFlags::NONBLOCK;
-    let descriptor = rustix::fs::open(path, flags, rustix::fs::Mode::empty())
-        .map_err(|errno| io(errno.into()))?;
-    let mut file = File::from(descriptor);
-    let metadata = file.metadata().map_err(io)?;
-    let mode = metadata.mode();
-    let own_uid = rustix::process::geteuid().as_raw();
-    let refuse = |reason: &str| {
-        Err(SecretError::Unsafe { path: path.to_owned(), reason: reason.to_owned() })
-    };
-    if !metadata.is_file() {
-        return refuse("it is not a regular file");
-    }
-    if metadata.uid() != 0 && metadata.uid() != own_uid {
-        return refuse(&format!(
-            "it is owned by uid {}; chown it to root or to uid {own_uid}",
-            metadata.uid()
-        ));
-    }
-    if mode & 0o007 != 0 {
-        return refuse(&format!("mode {:o} lets others at it; chmod 600 it", mode & 0o777));
-    }
-    if mode & 0o020 != 0 {
-        return refuse(&format!("mode {:o} lets its group write; chmod 600 it", mode & 0o777));
-    }
-    if mode & 0o040 != 0 && !may_read(metadata.gid()) {
-        return refuse(&format!(
-            "mode {:o} lets group {} read, which is no group of ours; chmod 600 it",
-            mode & 0o777,
-            metadata.gid()
-        ));
-    }
-    if metadata.len() > MAX_BYTES {
-        return refuse("it is larger than 1 MiB");
-    }
-    // Exactly sized and read once: a buffer that grows would leave copies behind.
-    let mut bytes = Zeroizing::new(vec![0; metadata.len() as usize]);
-    file.read_exact(&mut bytes).map_err(io)?;
-    Ok(Secret(bytes))
+fn read(path: &Path, protection: Protection) -> Result<Secret, SecretError> {
+    Ok(Secret(claviger_files::read(path, protection, MAX_BYTES)?))
 }
 
-fn in_our_groups(gid: u32) -> bool {
-    rustix::process::getegid().as_raw() == gid
-        || rustix::process::getgroups()
-            .is_ok_and(|groups| groups.iter().any(|group| group.as_raw() == gid))
+impl From<FileError> for SecretError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Io { path, source } => Self::Io { path, source },
+            FileError::Refused { path, reason } => Self::Unsafe { path, reason },
+        }
+    }
 }
 
 #[cfg(test)]
@@ -260,20 +239,26 @@ mod tests {
     }
 
     #[test]
-    fn open_modes_are_refused_with_what_to_do() {
-        for mode in [0o604, 0o602, 0o601, 0o620, 0o666] {
-            let (_directory, path) = file(mode, b"1234");
-            let error = read_secret_file(&path).unwrap_err().to_string();
-            assert!(error.contains("chmod 600"), "{mode:o}: {error}");
-        }
+    fn a_secret_that_a_configuration_names_lies_in_safe_folders() {
+        let (directory, path) = file(0o600, b"1234");
+        std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        let error = SecretSource::File(path).read_blocking().unwrap_err();
+        assert!(matches!(error, SecretError::Unsafe { .. }), "{error}");
+        assert!(error.to_string().contains("chmod go-w"), "{error}");
     }
 
     #[test]
-    fn what_is_not_a_file_is_refused_without_waiting() {
-        let directory = tempfile::tempdir().unwrap();
-        assert!(matches!(
-            read_secret_file(directory.path()),
-            Err(SecretError::Unsafe { .. } | SecretError::Io { .. })
-        ));
+    fn a_file_that_this_user_may_not_read_comes_with_what_to_do() {
+        let path = PathBuf::from("/etc/claviger/pin");
+        let denied = std::io::ErrorKind::PermissionDenied.into();
+        let said = SecretError::Io { path: path.clone(), source: denied }.to_string();
+        let own = rustix::process::geteuid().as_raw();
+        assert!(
+            said.starts_with(&format!("cannot read /etc/claviger/pin as uid {own} (chown")),
+            "{said}"
+        );
+        let missing = std::io::ErrorKind::NotFound.into();
+        let said = SecretError::Io { path, source: missing }.to_string();
+        assert_eq!(said, "cannot read /etc/claviger/pin");
     }
 }

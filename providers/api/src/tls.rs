@@ -6,11 +6,12 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use claviger_files::pem::{self, Beside};
 use rustls::{AlertDescription, ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use rustls_platform_verifier::BuilderVerifierExt;
 
+use crate::cause::Cause;
 use crate::error::{Error, ErrorKind};
 
 /// A client's own certificate with its chain, and its private key.
@@ -23,7 +24,7 @@ pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 ///
 /// [`ErrorKind::OperatorNeeded`] with a sentence about `ca`, the system's CAs or the identity.
 pub fn client_config(ca: Option<&Path>, identity: Option<Identity>) -> Result<ClientConfig, Error> {
-    let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
+    let refuse = |reason: String| Error::needs_operator(Cause::WrongCa, reason);
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -32,7 +33,7 @@ pub fn client_config(ca: Option<&Path>, identity: Option<Identity>) -> Result<Cl
         None => builder
             .with_platform_verifier()
             .map_err(|error| refuse(format!("the system's CAs cannot be used: {error}")))?,
-        Some(path) => builder.with_root_certificates(roots(path).map_err(refuse)?),
+        Some(path) => builder.with_root_certificates(trust(path, certificates(path)?)?),
     };
     let mut config = match identity {
         None => builder.with_no_client_auth(),
@@ -74,16 +75,34 @@ fn is_about_certificates(error: &rustls::Error) -> bool {
     )
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, String> {
-    let unusable = |error: &dyn Display| format!("`ca` {} cannot be used: {error}", path.display());
-    let pem = std::fs::read(path).map_err(|error| unusable(&error))?;
+/// The certificates of the PEM file of an option `ca`, as PEM, once every one was found good.
+///
+/// # Errors
+///
+/// [`ErrorKind::OperatorNeeded`] with a sentence that names the file.
+pub fn ca_pem(path: &Path) -> Result<String, Error> {
+    let certificates = certificates(path)?;
+    trust(path, certificates.clone())?;
+    Ok(certificates.iter().map(|certificate| pem::encode("CERTIFICATE", certificate)).collect())
+}
+
+fn unusable(path: &Path, error: &dyn Display) -> Error {
+    let text = format!("`ca` {} cannot be used: {error}", path.display());
+    Error::needs_operator(Cause::WrongCa, text)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let file = std::fs::read(path).map_err(|error| unusable(path, &error))?;
+    let certificates = pem::certificates(&file, Beside::Nothing);
+    certificates.map_err(|error| unusable(path, &error))
+}
+
+fn trust(path: &Path, certificates: Vec<CertificateDer<'static>>) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| unusable(&error))?;
-        roots.add(certificate).map_err(|error| unusable(&error))?;
-    }
-    if roots.is_empty() {
-        return Err(unusable(&"it holds no certificate in PEM form"));
+    for certificate in certificates {
+        roots.add(certificate).map_err(|error| {
+            unusable(path, &format_args!("it holds what is no CA certificate: {error}"))
+        })?;
     }
     Ok(roots)
 }
@@ -103,7 +122,7 @@ mod tests {
         let refusal = || client_config(Some(&path), None).unwrap_err();
         assert!(refusal().to_string().contains("ca.crt cannot be used: No such file"));
         std::fs::write(&path, "no PEM").unwrap();
-        assert!(refusal().to_string().ends_with("it holds no certificate in PEM form"));
+        assert!(refusal().to_string().ends_with("it holds no certificate in PEM"));
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         std::fs::write(&path, broken).unwrap();
         assert!(refusal().to_string().contains("ca.crt cannot be used: "));

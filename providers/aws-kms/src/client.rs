@@ -11,14 +11,12 @@ use aws_sdk_kms::config::timeout::TimeoutConfig;
 use aws_sdk_kms::config::{AppName, BehaviorVersion, IdentityCache, Region, SharedHttpClient};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
-use claviger_provider_api::{Error, ErrorKind};
-use rustls::RootCertStore;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+use claviger_provider_api::{Error, ErrorKind, tls};
 
 use crate::config::Config;
 use crate::credentials;
 use crate::error::Failure;
+use crate::limit::Limited;
 
 /// KMS in one region, under one source of credentials.
 #[derive(Debug)]
@@ -135,32 +133,18 @@ fn fresh_cache(load_timeout: Duration) -> aws_sdk_kms::config::SharedIdentityCac
     IdentityCache::lazy().load_timeout(load_timeout).build()
 }
 
-/// HTTP without proxy and without redirects; TLS by rustls over aws-lc.
+/// HTTP without proxy and without redirects; TLS by rustls over aws-lc; answers of limited length.
 async fn http_client(ca: Option<&Path>) -> Result<SharedHttpClient, Error> {
     let builder = Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
-    let Some(path) = ca else { return Ok(builder.build_https()) };
-    let refuse =
-        |kind, reason: String| Error::new(kind, format!("the CA file {} {reason}", path.display()));
-    let operator = |reason: String| refuse(ErrorKind::OperatorNeeded, reason);
-    let pem = tokio::fs::read(path)
-        .await
-        .map_err(|error| operator(format!("cannot be read: {error}")))?;
+    let Some(path) = ca else { return Ok(Limited::client(builder.build_https())) };
+    let path = path.to_owned();
     // The SDK panics on what it cannot parse, so it is parsed here first.
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate =
-            certificate.map_err(|error| operator(format!("is not good PEM: {error}")))?;
-        roots
-            .add(certificate)
-            .map_err(|error| operator(format!("holds what is no CA certificate: {error}")))?;
-    }
-    if roots.is_empty() {
-        return Err(operator("holds no certificate in PEM".to_owned()));
-    }
+    let read = tokio::task::spawn_blocking(move || tls::ca_pem(&path)).await;
+    let pem = read.map_err(|error| Error::new(ErrorKind::Internal, error))??;
     let trust = TrustStore::empty().with_pem_certificate(pem);
     let context = TlsContext::builder()
         .with_trust_store(trust)
         .build()
-        .map_err(|error| refuse(ErrorKind::Internal, format!("is refused: {error}")))?;
-    Ok(builder.tls_context(context).build_https())
+        .map_err(|error| Error::new(ErrorKind::Internal, format!("`ca` is refused: {error}")))?;
+    Ok(Limited::client(builder.tls_context(context).build_https()))
 }

@@ -1,13 +1,11 @@
 //! The options of `type = "aws-kms"`, and what can be checked about them without a backend.
 
-use std::fmt;
-use std::net::IpAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use claviger_provider_api::SecretSource;
-use http::Uri;
-use serde::{Deserialize, Deserializer, de};
+use claviger_provider_api::options::{self, PlainHttp};
+use claviger_provider_api::{Error, Options, Provider, ProviderType, SecretSource, Timeout};
+use serde::Deserialize;
 
 use crate::locator::{self, Locator};
 
@@ -48,35 +46,45 @@ pub struct StaticCredentials {
     pub session_token: Option<SecretSource>,
 }
 
-/// A time limit: a number and a unit, such as `"500ms"`, `"5s"` or `"1m"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeout(pub Duration);
-
-/// The longest time limit: a call that takes longer helps nobody.
-const MAX_TIMEOUT: Duration = Duration::from_mins(5);
-
 fn connect_timeout() -> Timeout {
-    Timeout(Duration::from_secs(2))
+    Timeout::from_secs(2)
 }
 
 fn attempt_timeout() -> Timeout {
-    Timeout(Duration::from_secs(5))
+    Timeout::from_secs(5)
 }
 
 fn operation_timeout() -> Timeout {
-    Timeout(Duration::from_secs(8))
+    Timeout::from_secs(8)
 }
 
-impl Config {
-    /// Where its secrets are read from.
-    pub fn secret_sources(&mut self) -> Vec<&mut SecretSource> {
+/// What the daemon knows of this type of provider.
+pub const PROVIDER_TYPE: ProviderType = ProviderType {
+    name: "aws-kms",
+    paths: &["ca"],
+    secrets: &[
+        "credentials.access_key_id",
+        "credentials.secret_access_key",
+        "credentials.session_token",
+    ],
+    is_billed: true,
+    quota: "1,000 requests a second with RSA keys by default, shared by everything in the account and \
+            region; more through Service Quotas",
+    check_secret: None,
+};
+
+impl Options for Config {
+    fn provider_type(&self) -> &'static ProviderType {
+        &PROVIDER_TYPE
+    }
+
+    fn secret_sources(&mut self) -> Vec<&mut SecretSource> {
         let Some(credentials) = &mut self.credentials else { return Vec::new() };
         let StaticCredentials { access_key_id, secret_access_key, session_token } = credentials;
         [access_key_id, secret_access_key].into_iter().chain(session_token).collect()
     }
 
-    /// Checks what can be checked without a backend: what is wrong, and what to write instead.
-    pub fn validate(&self) -> Result<(), String> {
+    fn validate(&self) -> Result<(), String> {
         if !locator::is_lower_kebab(&self.region) {
             return Err(format!(
                 "`region` is {:?}, which is no region; write one such as \"eu-central-1\"",
@@ -84,101 +92,38 @@ impl Config {
             ));
         }
         if let Some(endpoint) = &self.endpoint {
-            check_endpoint(endpoint)?;
+            options::origin("endpoint", endpoint, PlainHttp::OnLoopback)?;
         }
-        if self.ca.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
-            return Err("`ca` is empty; write the path of a PEM file, or leave it out".into());
-        }
+        options::check_path("ca", self.ca.as_deref())?;
         if self.profile.is_some() && self.credentials.is_some() {
             return Err("`profile` and `credentials` exclude each other; leave one out".into());
         }
         if self.profile.as_ref().is_some_and(String::is_empty) {
             return Err("`profile` is empty; write a profile's name, or leave it out".into());
         }
-        if self.attempt_timeout.0 > self.operation_timeout.0
-            || self.connect_timeout.0 > self.operation_timeout.0
-        {
-            return Err("`operation_timeout` is shorter than `attempt_timeout` or \
-                        `connect_timeout`, which are part of it; make it the longest"
-                .into());
-        }
-        Ok(())
+        options::check_timeouts(
+            self.operation_timeout,
+            &[self.attempt_timeout, self.connect_timeout],
+        )
     }
 
-    /// Checks the syntax of a locator.
-    pub fn check_locator(&self, locator: &str) -> Result<(), String> {
+    fn check_locator(&self, locator: &str) -> Result<(), String> {
         Locator::parse(locator, &self.region).map(|_| ())
     }
-}
 
-/// `https://host[:port]`; without TLS only where nobody can listen in.
-fn check_endpoint(endpoint: &str) -> Result<(), String> {
-    let refuse = |reason: &str| {
-        Err(format!("`endpoint` {reason}; write \"https://HOST\" or \"https://HOST:PORT\""))
-    };
-    let Ok(uri) = endpoint.parse::<Uri>() else { return refuse("is no URL") };
-    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
-        return refuse("is no whole URL");
-    };
-    if authority.as_str().contains('@') {
-        return refuse("has a user name, and KMS has none");
+    fn is_hardware(&self) -> bool {
+        true
     }
-    if uri.path() != "/" || uri.query().is_some() {
-        return refuse("has a path or a query, and KMS has none");
+
+    fn provider(&self, name: &str, _: Option<&Path>) -> Result<Arc<dyn Provider>, Error> {
+        Ok(Arc::new(crate::Provider::new(name, self)?))
     }
-    match scheme {
-        "https" => Ok(()),
-        "http" if is_loopback(authority.host()) => Ok(()),
-        "http" => refuse("is http, which is for loopback addresses only"),
-        _ => refuse("is neither https nor http"),
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-impl<'de> Deserialize<'de> for Timeout {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-
-        impl de::Visitor<'_> for Visitor {
-            type Value = Timeout;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a time limit such as \"5s\"")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Timeout, E> {
-                parse_timeout(text).ok_or_else(|| {
-                    E::custom(format!(
-                        "{text:?} is no time limit; write a number and a unit, \"1ms\" to \"5m\": \
-                         \"500ms\", \"5s\", \"1m\""
-                    ))
-                })
-            }
-        }
-
-        deserializer.deserialize_str(Visitor)
-    }
-}
-
-fn parse_timeout(text: &str) -> Option<Timeout> {
-    let (count, unit) = text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
-    let milliseconds = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        _ => return None,
-    };
-    let limit = Duration::from_millis(count.parse::<u64>().ok()?.checked_mul(milliseconds)?);
-    (limit > Duration::ZERO && limit <= MAX_TIMEOUT).then_some(Timeout(limit))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn parse(more: &str) -> Result<Config, String> {
         let text = format!("region = \"eu-central-1\"\n{more}");
@@ -213,13 +158,13 @@ mod tests {
             ("endpoint = \"http://127.0.0.1.example.org\"", "loopback"),
             ("endpoint = \"ftp://127.0.0.1\"", "neither https nor http"),
             ("endpoint = \"https://user:secret@kms.example.org\"", "user name"),
-            ("endpoint = \"https://kms.example.org/path\"", "a path"),
+            ("endpoint = \"https://kms.example.org/path\"", "more than a host"),
             ("endpoint = \"kms.example.org\"", "https://HOST"),
             ("ca = \"\"", "`ca`"),
             ("profile = \"\"", "`profile`"),
             ("connect_timeout = \"0s\"", "no time limit"),
             ("connect_timeout = \"6m\"", "no time limit"),
-            ("connect_timeout = 5", "a time limit"),
+            ("connect_timeout = 5", "string"),
             ("operation_timeout = \"1s\"", "`operation_timeout`"),
             ("credentials = { access_key_id = { file = \"/id\" } }", "secret_access_key"),
             (

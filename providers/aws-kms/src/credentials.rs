@@ -63,7 +63,7 @@ impl InFiles {
 async fn read(name: &'static str, source: &SecretSource) -> Result<String, CredentialsError> {
     let secret = source.read().await.map_err(|error| {
         let passing = error.kind() == ErrorKind::Unavailable;
-        let error = Unreadable { name, source: error };
+        let error = NotInFile::Unreadable { name, source: error };
         if passing {
             CredentialsError::provider_error(error)
         } else {
@@ -74,19 +74,18 @@ async fn read(name: &'static str, source: &SecretSource) -> Result<String, Crede
     let text = str::from_utf8(secret.expose())
         .ok()
         .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()));
-    text.map(str::to_owned).ok_or_else(|| CredentialsError::invalid_configuration(NotAKey(name)))
+    text.map(str::to_owned)
+        .ok_or_else(|| CredentialsError::invalid_configuration(NotInFile::NoWord(name)))
 }
 
+/// Why a secret file gives no part of an access key.
 #[derive(Debug, thiserror::Error)]
-#[error("`credentials.{name}` cannot be read")]
-struct Unreadable {
-    name: &'static str,
-    source: SecretError,
+pub(crate) enum NotInFile {
+    #[error("`credentials.{name}` cannot be read")]
+    Unreadable { name: &'static str, source: SecretError },
+    #[error("the source of `credentials.{0}` holds more or less than one printable word")]
+    NoWord(&'static str),
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("the source of `credentials.{0}` holds more or less than one printable word")]
-struct NotAKey(&'static str);
 
 impl ProvideCredentials for InFiles {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>

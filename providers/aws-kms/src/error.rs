@@ -2,20 +2,14 @@
 
 use std::error::Error as StdError;
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use aws_sdk_kms::config::http::HttpResponse;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::operation::RequestId;
-use claviger_provider_api::{Error, ErrorKind, tls};
+use claviger_provider_api::foreign::{chain_line, printable, retry_after};
+use claviger_provider_api::{Cause, Error, ErrorKind, tls};
 
 use crate::refusal;
-
-/// How much of KMS's own message is kept, in characters.
-const MAX_MESSAGE: usize = 400;
-
-/// The longest `Retry-After` that is passed on.
-const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
 /// A call that failed, and whether other credentials may help.
 #[derive(Debug)]
@@ -37,18 +31,22 @@ impl Failure {
             }
             // An answer that was cut off or is no KMS answer.
             SdkError::ResponseError(answer) => {
-                (of_status(answer.raw().status().as_u16()), chain(error))
+                (of_status(answer.raw().status().as_u16()), chain_line(error))
             }
-            SdkError::TimeoutError(_) => (Verdict::of(ErrorKind::Unavailable), chain(error)),
+            SdkError::TimeoutError(_) => {
+                (Verdict::of(ErrorKind::Unavailable).because(Cause::NoAnswer), chain_line(error))
+            }
             SdkError::DispatchFailure(_) => of_dispatch(error),
             SdkError::ConstructionFailure(_) | _ => {
-                (Verdict::of(ErrorKind::Internal), chain(error))
+                (Verdict::of(ErrorKind::Internal), chain_line(error))
             }
         };
         let id = error.request_id().map(str::to_owned);
         let text = format!("kms:{operation} failed: {text}");
         Self {
-            error: Error::new(verdict.kind, text).with_backend_request_id(id),
+            error: Error::new(verdict.kind, text)
+                .with_cause(verdict.cause)
+                .with_backend_request_id(id),
             renewable: verdict.renewable,
         }
     }
@@ -73,13 +71,12 @@ impl Failure {
         if !self.renewable {
             return self.error;
         }
-        let id = self.error.backend_request_id().map(str::to_owned);
         let text = format!(
             "{}; the credentials were read again and AWS refuses these too: renew them at their \
              source, and check this host's clock",
             self.error
         );
-        Error::new(ErrorKind::OperatorNeeded, text).with_backend_request_id(id)
+        self.error.retold(ErrorKind::OperatorNeeded, text)
     }
 }
 
@@ -87,12 +84,26 @@ impl Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) kind: ErrorKind,
+    pub(crate) cause: Option<Cause>,
     pub(crate) renewable: bool,
 }
 
 impl Verdict {
     fn of(kind: ErrorKind) -> Self {
-        Self { kind, renewable: false }
+        Self { kind, cause: None, renewable: false }
+    }
+
+    fn because(self, cause: Cause) -> Self {
+        Self { cause: Some(cause), ..self }
+    }
+
+    /// The same request will fail again until an operator acts.
+    pub(crate) fn operator(cause: Option<Cause>) -> Self {
+        Self { kind: ErrorKind::OperatorNeeded, cause, renewable: false }
+    }
+
+    fn failing() -> Self {
+        Self::of(ErrorKind::Unavailable).because(Cause::BackendFailing)
     }
 }
 
@@ -131,7 +142,7 @@ impl<'a> Answer<'a> {
             | "InternalFailure"
             | "InternalError"
             | "ServiceUnavailable"
-            | "ServiceUnavailableException" => Verdict::of(ErrorKind::Unavailable),
+            | "ServiceUnavailableException" => Verdict::failing(),
             "InvalidCiphertextException" | "IncorrectKeyException" => {
                 Verdict::of(ErrorKind::UnwrapFailed)
             }
@@ -143,22 +154,34 @@ impl<'a> Answer<'a> {
             | "UnrecognizedClientException"
             | "InvalidClientTokenId"
             | "InvalidSignatureException" => {
-                Verdict { kind: ErrorKind::Unavailable, renewable: true }
+                let verdict =
+                    Verdict::of(ErrorKind::Unavailable).because(Cause::CredentialsRefused);
+                Verdict { renewable: true, ..verdict }
+            }
+            "IncompleteSignature" | "IncompleteSignatureException" | "OptInRequired" => {
+                Verdict::operator(Some(Cause::CredentialsRefused))
+            }
+            "AccessDeniedException" | "AccessDenied" | "InvalidGrantTokenException" => {
+                Verdict::operator(Some(Cause::NotPermitted))
+            }
+            "NotFoundException" => Verdict::operator(Some(Cause::KeyAbsent)),
+            "DisabledException" | "KMSInvalidStateException" => {
+                Verdict::operator(Some(Cause::KeyDisabled))
+            }
+            // The second is what KMS says of a symmetric key when asked for a public key.
+            "InvalidKeyUsageException" | "UnsupportedOperationException" => {
+                Verdict::operator(Some(Cause::KeyUnfit))
             }
             _ if self.status >= 500 || self.status == 429 => of_status(self.status),
-            // DisabledException, NotFoundException, KMSInvalidStateException,
-            // InvalidKeyUsageException, AccessDeniedException, InvalidGrantTokenException,
-            // UnsupportedOperationException, ValidationException and what KMS may invent: the same
-            // request will fail again.
-            _ => Verdict::of(ErrorKind::OperatorNeeded),
+            // ValidationException and what KMS may invent.
+            _ => Verdict::operator(None),
         };
         self.with_delay(verdict)
     }
 
     fn with_delay(&self, verdict: Verdict) -> Verdict {
         let ErrorKind::Throttled { .. } = verdict.kind else { return verdict };
-        let seconds = self.retry_after.and_then(|text| text.trim().parse().ok());
-        let retry_after = seconds.map(Duration::from_secs).map(|delay| delay.min(MAX_RETRY_AFTER));
+        let retry_after = self.retry_after.and_then(retry_after);
         Verdict::of(ErrorKind::Throttled { retry_after })
     }
 
@@ -184,6 +207,9 @@ impl<'a> Answer<'a> {
                 "the key waits for its deletion or for its import; look at its state"
             }
             Some("InvalidKeyUsageException") => "the key was made for another use",
+            Some("UnsupportedOperationException") => {
+                "a symmetric key has no public half; make an RSA key, and name that"
+            }
             None if (300..400).contains(&self.status) => {
                 "a redirect, which is never followed; look at `endpoint`"
             }
@@ -195,64 +221,57 @@ impl<'a> Answer<'a> {
 }
 
 fn of_status(status: u16) -> Verdict {
-    Verdict::of(match status {
-        429 => ErrorKind::Throttled { retry_after: None },
-        // 2xx: a body that is cut off or is no JSON.
-        200..=299 | 408 | 500.. => ErrorKind::Unavailable,
-        _ => ErrorKind::OperatorNeeded,
-    })
+    match status {
+        429 => Verdict::of(ErrorKind::Throttled { retry_after: None }),
+        // 2xx: a body that is cut off, too long, or no JSON.
+        200..=299 | 408 | 500.. => Verdict::failing(),
+        401 => Verdict::operator(Some(Cause::CredentialsRefused)),
+        403 => Verdict::operator(Some(Cause::NotPermitted)),
+        _ => Verdict::operator(None),
+    }
 }
 
-/// No answer: no connection, a cut one, a certificate of another host, or no credentials to sign
+/// No answer: no connection, a cut one, a certificate that is not trusted, or no credentials to sign
 /// with.
 fn of_dispatch(error: &(dyn StdError + 'static)) -> (Verdict, String) {
-    let (kind, advice) = if tls::holds_certificate_error(error) {
+    let (verdict, advice) = if tls::holds_certificate_error(error) {
         let advice = "look at `ca`, at `endpoint` and at the certificate that is shown there";
-        (ErrorKind::OperatorNeeded, advice.to_owned())
+        (Verdict::operator(Some(Cause::WrongCa)), advice.to_owned())
     } else {
-        refusal::judge(error).unwrap_or((ErrorKind::Unavailable, String::new()))
+        let unreachable = Verdict::of(ErrorKind::Unavailable).because(Cause::Unreachable);
+        refusal::judge(error).unwrap_or((unreachable, String::new()))
     };
-    let mut text = chain(error);
+    let mut text = chain_line(error);
     if !advice.is_empty() {
         let _ = write!(text, "; {advice}");
     }
-    (Verdict::of(kind), text)
-}
-
-/// An error and what it was caused by.
-pub(crate) fn causes<'a>(
-    error: &'a (dyn StdError + 'static),
-) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| (*error).source())
-}
-
-/// An error and its causes in one line, each said once.
-fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = String::new();
-    for cause in causes(error).map(ToString::to_string) {
-        if text.is_empty() {
-            text = cause;
-        } else if !text.ends_with(&cause) {
-            let _ = write!(text, ": {cause}");
-        }
-    }
-    printable(&text)
-}
-
-/// What a server sent, cut to a length and to one line.
-fn printable(text: &str) -> String {
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().take(MAX_MESSAGE).map(clean).collect()
+    (verdict, text)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    const OPERATOR: Verdict = Verdict { kind: ErrorKind::OperatorNeeded, renewable: false };
-    const UNAVAILABLE: Verdict = Verdict { kind: ErrorKind::Unavailable, renewable: false };
-    const RENEWABLE: Verdict = Verdict { kind: ErrorKind::Unavailable, renewable: true };
-    const FAILED: Verdict = Verdict { kind: ErrorKind::UnwrapFailed, renewable: false };
+    const fn verdict(kind: ErrorKind, cause: Option<Cause>) -> Verdict {
+        Verdict { kind, cause, renewable: false }
+    }
+
+    const fn operator(cause: Cause) -> Verdict {
+        verdict(ErrorKind::OperatorNeeded, Some(cause))
+    }
+
+    const OPERATOR: Verdict = verdict(ErrorKind::OperatorNeeded, None);
+    const UNAVAILABLE: Verdict = verdict(ErrorKind::Unavailable, Some(Cause::BackendFailing));
+    const RENEWABLE: Verdict = Verdict {
+        renewable: true,
+        ..verdict(ErrorKind::Unavailable, Some(Cause::CredentialsRefused))
+    };
+    const FAILED: Verdict = verdict(ErrorKind::UnwrapFailed, None);
+    const UNFIT: Verdict = operator(Cause::KeyUnfit);
+    const DENIED: Verdict = operator(Cause::NotPermitted);
+    const LOGIN: Verdict = operator(Cause::CredentialsRefused);
 
     fn throttled(seconds: Option<u64>) -> Verdict {
         Verdict::of(ErrorKind::Throttled { retry_after: seconds.map(Duration::from_secs) })
@@ -263,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_of_kms_has_its_kind() {
+    fn every_code_of_kms_has_its_kind_and_its_cause() {
         let table = [
             ("ThrottlingException", 400, throttled(None)),
             ("LimitExceededException", 400, throttled(None)),
@@ -277,16 +296,16 @@ mod tests {
             ("SomethingNew", 400, OPERATOR),
             ("InvalidCiphertextException", 400, FAILED),
             ("IncorrectKeyException", 400, FAILED),
-            ("DisabledException", 400, OPERATOR),
-            ("NotFoundException", 400, OPERATOR),
-            ("KMSInvalidStateException", 400, OPERATOR),
-            ("InvalidKeyUsageException", 400, OPERATOR),
-            ("AccessDeniedException", 400, OPERATOR),
-            ("InvalidGrantTokenException", 400, OPERATOR),
-            ("UnsupportedOperationException", 400, OPERATOR),
+            ("DisabledException", 400, operator(Cause::KeyDisabled)),
+            ("NotFoundException", 400, operator(Cause::KeyAbsent)),
+            ("KMSInvalidStateException", 400, operator(Cause::KeyDisabled)),
+            ("InvalidKeyUsageException", 400, UNFIT),
+            ("AccessDeniedException", 400, DENIED),
+            ("InvalidGrantTokenException", 400, DENIED),
+            ("UnsupportedOperationException", 400, UNFIT),
             ("ValidationException", 400, OPERATOR),
-            ("IncompleteSignature", 400, OPERATOR),
-            ("OptInRequired", 403, OPERATOR),
+            ("IncompleteSignature", 400, LOGIN),
+            ("OptInRequired", 403, LOGIN),
             ("ExpiredTokenException", 400, RENEWABLE),
             ("ExpiredToken", 403, RENEWABLE),
             ("RequestExpired", 400, RENEWABLE),
@@ -303,7 +322,8 @@ mod tests {
         let table = [
             (301, OPERATOR),
             (307, OPERATOR),
-            (403, OPERATOR),
+            (401, LOGIN),
+            (403, DENIED),
             (404, OPERATOR),
             (407, OPERATOR),
             (408, UNAVAILABLE),
@@ -335,7 +355,7 @@ mod tests {
         let message = format!("a\r\nb\u{1b}[1m{}", "x".repeat(1000));
         let long = Answer { message: Some(&message), ..answer(Some("DisabledException"), 400) };
         let text = long.text();
-        assert!(text.starts_with("DisabledException (HTTP 400): a  b [1mxxx"), "{text}");
+        assert!(text.starts_with("DisabledException (HTTP 400): a b [1mxxx"), "{text}");
         assert!(text.ends_with("; enable the key"), "{text}");
         assert!(text.len() < 500, "{}", text.len());
     }

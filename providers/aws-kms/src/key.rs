@@ -1,8 +1,6 @@
 //! An opened key: its ARN, its public half, and what its canaries proved.
 
-use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
 
 use async_trait::async_trait;
 use aws_sdk_kms::Client;
@@ -13,9 +11,8 @@ use aws_sdk_kms::types::{
     EncryptionAlgorithmSpec, KeyUsageType, MessageType, SigningAlgorithmSpec,
 };
 use claviger_provider_api::{
-    Algorithm, Algorithms, AnotherKey, Call, Canary, Digest, Error, ErrorKind, KeyMaterial,
-    OpenKey, Parameters, PublicKey, SignAlgorithm, SignAlgorithms, Signature, Unwrapped,
-    WrappingKey,
+    Algorithm, AnotherKey, BackendKey, Call, CallerSlot, Cause, Digest, Error, ErrorKind,
+    KeyMaterial, OpenKey, OpenedKey, Parameters, PublicKey, SignAlgorithm, Signature, Unwrapped,
 };
 use zeroize::Zeroizing;
 
@@ -27,10 +24,6 @@ use crate::locator::{Locator, is_key_arn};
 pub(crate) struct KmsKey {
     backend: Arc<Backend>,
     arn: String,
-    public_key: PublicKey,
-    canary: Canary,
-    algorithms: Algorithms,
-    sign_algorithms: SignAlgorithms,
 }
 
 impl KmsKey {
@@ -40,7 +33,7 @@ impl KmsKey {
         backend: Arc<Backend>,
         open: &OpenKey<'_>,
         kind: Locator,
-    ) -> Result<Self, Error> {
+    ) -> Result<OpenedKey<Self>, Error> {
         check_algorithms(open)?;
         let found = backend
             .call_renewing(|client| async move { describe(&client, open.locator).await })
@@ -48,44 +41,36 @@ impl KmsKey {
         let id = found.request_id().map(str::to_owned);
         let (arn, public_key) =
             judge(&found, open, kind).map_err(|error| error.with_backend_request_id(id))?;
-        let key = Self {
-            canary: Canary::new(&public_key, open)?,
-            backend,
-            arn,
-            public_key,
-            algorithms: open.algorithms.iter().copied().collect(),
-            sign_algorithms: open.sign_algorithms.iter().copied().collect(),
-        };
-        for (algorithm, wrapped) in key.canary.wrapped() {
-            key.prove_unwrap(algorithm, wrapped)
-                .await
-                .map_err(|error| cannot_work(algorithm, error))?;
-        }
-        for algorithm in key.canary.sign_algorithms() {
-            key.prove_sign(algorithm).await.map_err(|error| cannot_work(algorithm, error))?;
-        }
-        Ok(key)
+        let key = Self { backend, arn: arn.clone() };
+        OpenedKey::prove(key, arn, public_key, open).await
     }
 
     pub(crate) fn arn(&self) -> &str {
         &self.arn
     }
 
-    async fn prove_unwrap(&self, algorithm: Algorithm, wrapped: &[u8]) -> Result<(), Error> {
-        let unwrap = |client| async move { self.decrypt(&client, wrapped, algorithm).await };
-        let unwrapped = self.backend.call_renewing(unwrap).await?;
-        let id = unwrapped.backend_request_id;
-        let accepted = self.canary.accept(&unwrapped.material);
-        accepted.map_err(|error| error.with_backend_request_id(id))
+    /// Asks for a caller until its deadline; for the daemon itself with credentials that are asked
+    /// for anew if AWS refused those it had. A request that was sent before the deadline cannot be
+    /// taken back; its answer is dropped with its connection.
+    async fn ask<T, F>(&self, call: Call, asking: impl Fn(Client) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let until = call.deadline.into();
+        let outcome = if call.caller == CallerSlot::DAEMON {
+            tokio::time::timeout_at(until, self.backend.call_renewing(asking)).await
+        } else {
+            let once = asking(self.backend.client());
+            let outcome = tokio::time::timeout_at(until, once).await;
+            outcome.map(|outcome| outcome.map_err(Failure::into_error))
+        };
+        outcome.unwrap_or_else(|_| {
+            let text = "the deadline passed before KMS answered";
+            Err(Error::new(ErrorKind::DeadlineExceeded, text))
+        })
     }
 
-    async fn prove_sign(&self, algorithm: SignAlgorithm) -> Result<(), Error> {
-        let digest = &self.canary.digest(algorithm);
-        let sign = |client| async move { self.signature(&client, digest, algorithm).await };
-        self.backend.call_renewing(sign).await.map(|_| ())
-    }
-
-    async fn decrypt(
+    async fn decrypted(
         &self,
         client: &Client,
         wrapped: &[u8],
@@ -94,10 +79,7 @@ impl KmsKey {
         let output = client
             .decrypt()
             .key_id(&self.arn)
-            .encryption_algorithm(
-                encryption_algorithm(algorithm)
-                    .ok_or_else(|| Failure::of(not_opened(algorithm)))?,
-            )
+            .set_encryption_algorithm(encryption_algorithm(algorithm))
             .ciphertext_blob(Blob::new(wrapped))
             .send()
             .await
@@ -115,7 +97,7 @@ impl KmsKey {
                 return Ok(Unwrapped { material, backend_request_id });
             }
         };
-        Err(broken_promise(broken, backend_request_id))
+        Err(Failure::of(broken_promise(broken).with_backend_request_id(backend_request_id)))
     }
 
     async fn signature(
@@ -133,37 +115,37 @@ impl KmsKey {
             .send()
             .await
             .map_err(|error| Failure::of_call("Sign", &error))?;
-        let id = output.request_id().map(str::to_owned);
-        let signature = output.signature.map(Blob::into_inner).unwrap_or_default();
-        if !self.public_key.verify(digest, algorithm, &signature) {
-            let text = format!("kms:Sign gave a {algorithm} signature that does not verify");
-            return Err(broken_promise(text, id));
-        }
-        Ok(Signature { bytes: signature, backend_request_id: id })
+        let backend_request_id = output.request_id().map(str::to_owned);
+        let bytes = output.signature.map(Blob::into_inner).unwrap_or_default();
+        Ok(Signature { bytes, backend_request_id })
     }
 }
 
 #[async_trait]
-impl WrappingKey for KmsKey {
-    fn public_key(&self) -> &PublicKey {
-        &self.public_key
+impl BackendKey for KmsKey {
+    async fn decrypt(
+        &self,
+        wrapped: &[u8],
+        parameters: &Parameters<'_>,
+        call: Call,
+    ) -> Result<Unwrapped, Error> {
+        let algorithm = parameters.algorithm;
+        self.ask(call, |client| async move { self.decrypted(&client, wrapped, algorithm).await })
+            .await
     }
 
-    fn algorithms(&self) -> Algorithms {
-        self.algorithms
+    async fn sign(
+        &self,
+        digest: &Digest,
+        algorithm: SignAlgorithm,
+        call: Call,
+    ) -> Result<Signature, Error> {
+        self.ask(call, |client| async move { self.signature(&client, digest, algorithm).await })
+            .await
     }
 
-    /// None: KMS has no parameter for an OAEP label.
-    fn label_algorithms(&self) -> Algorithms {
-        Algorithms::EMPTY
-    }
-
-    fn sign_algorithms(&self) -> SignAlgorithms {
-        self.sign_algorithms
-    }
-
-    /// KMS has a code for values alone, InvalidCiphertextException, and other codes for everything
-    /// that is wrong with the key, the credentials or the service.
+    /// No: KMS has a code for values alone, InvalidCiphertextException, and other codes for
+    /// everything that is wrong with the key, the credentials or the service.
     fn failure_needs_check(&self) -> bool {
         false
     }
@@ -176,73 +158,6 @@ impl WrappingKey for KmsKey {
     fn repairs(&self) -> u64 {
         self.backend.repairs()
     }
-
-    async fn unwrap_key(
-        &self,
-        wrapped: &[u8],
-        parameters: &Parameters<'_>,
-        call: Call,
-    ) -> Result<Unwrapped, Error> {
-        let Parameters { algorithm, label } = *parameters;
-        if !self.algorithms.contains(algorithm) {
-            return Err(not_opened(algorithm));
-        }
-        if !label.is_empty() {
-            let text = "KMS has no OAEP labels; wrap without one, or use another backend";
-            return Err(Error::new(ErrorKind::OperatorNeeded, text));
-        }
-        if !self.public_key.value_in_range(wrapped) {
-            let text = "the value is no result of wrapping under this key";
-            return Err(Error::new(ErrorKind::UnwrapFailed, text));
-        }
-        let client = self.backend.client();
-        within(call, self.decrypt(&client, wrapped, algorithm)).await
-    }
-
-    async fn sign(
-        &self,
-        digest: &Digest,
-        algorithm: SignAlgorithm,
-        call: Call,
-    ) -> Result<Signature, Error> {
-        if !self.sign_algorithms.contains(algorithm) {
-            return Err(not_opened(algorithm));
-        }
-        let client = self.backend.client();
-        within(call, self.signature(&client, digest, algorithm)).await
-    }
-
-    async fn check(&self) -> Result<(), Error> {
-        if let Some((algorithm, wrapped)) = self.canary.wrapped().next() {
-            return self.prove_unwrap(algorithm, wrapped).await;
-        }
-        match self.canary.sign_algorithms().next() {
-            Some(algorithm) => self.prove_sign(algorithm).await,
-            None => Ok(()),
-        }
-    }
-}
-
-impl fmt::Debug for KmsKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KmsKey({}, {:?})", self.arn, self.public_key)
-    }
-}
-
-/// Asks until the caller's deadline. A request that was sent before it cannot be taken back; its
-/// answer is dropped with its connection.
-async fn within<T>(
-    call: Call,
-    asking: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Error> {
-    let late = |text| Error::new(ErrorKind::DeadlineExceeded, text);
-    if Instant::now() >= call.deadline {
-        return Err(late("the deadline passed before KMS was asked"));
-    }
-    match tokio::time::timeout_at(call.deadline.into(), asking).await {
-        Ok(outcome) => outcome.map_err(Failure::into_error),
-        Err(_) => Err(late("the deadline passed before KMS answered")),
-    }
 }
 
 async fn describe(client: &Client, locator: &str) -> Result<GetPublicKeyOutput, Failure> {
@@ -252,7 +167,7 @@ async fn describe(client: &Client, locator: &str) -> Result<GetPublicKeyOutput, 
 
 /// What KMS can never do, said before it is asked.
 fn check_algorithms(open: &OpenKey<'_>) -> Result<(), Error> {
-    let refuse = |text: String| Err(Error::new(ErrorKind::OperatorNeeded, text));
+    let refuse = |text: String| Err(Error::needs_operator(Cause::AlgorithmNotOffered, text));
     if let Some(algorithm) = open.algorithms.iter().find(|a| encryption_algorithm(**a).is_none()) {
         return refuse(format!(
             "KMS cannot unwrap {algorithm}, only RSA-OAEP and RSA-OAEP-256; take it off the list"
@@ -274,8 +189,8 @@ fn judge(
     open: &OpenKey<'_>,
     kind: Locator,
 ) -> Result<(String, PublicKey), Error> {
-    let refuse = |text: String| Error::new(ErrorKind::OperatorNeeded, text);
-    let internal = |text: &str| Error::new(ErrorKind::Internal, text.to_owned());
+    let refuse = |text: String| Error::needs_operator(Cause::KeyUnfit, text);
+    let internal = broken_promise::<&str>;
     let arn = found.key_id().filter(|id| is_key_arn(id));
     let arn = arn.ok_or_else(|| internal("kms:GetPublicKey answered without the key's ARN"))?;
     let spki = found.public_key().ok_or_else(|| internal("kms:GetPublicKey gave no public key"))?;
@@ -336,29 +251,6 @@ fn signing_algorithm(algorithm: SignAlgorithm) -> SigningAlgorithmSpec {
     }
 }
 
-fn not_opened(algorithm: impl fmt::Display) -> Error {
-    let text = format!("{algorithm} was not listed when the key was opened");
-    Error::new(ErrorKind::Internal, text)
-}
-
-fn broken_promise(text: String, backend_request_id: Option<String>) -> Failure {
-    let error = Error::new(ErrorKind::Internal, text);
-    Failure::of(error.with_backend_request_id(backend_request_id))
-}
-
-/// A canary that failed on its value says that the algorithm does not work; what failed before it
-/// says nothing, and may work the next time.
-fn cannot_work(algorithm: impl fmt::Display, error: Error) -> Error {
-    match error.kind() {
-        ErrorKind::UnwrapFailed | ErrorKind::Internal => {
-            let id = error.backend_request_id().map(str::to_owned);
-            let text =
-                format!("{algorithm} does not work with this key ({error}); take it off the list");
-            Error::new(ErrorKind::OperatorNeeded, text).with_backend_request_id(id)
-        }
-        ErrorKind::Unavailable
-        | ErrorKind::Throttled { .. }
-        | ErrorKind::DeadlineExceeded
-        | ErrorKind::OperatorNeeded => error,
-    }
+fn broken_promise<T: Into<String>>(text: T) -> Error {
+    Error::new(ErrorKind::Internal, text.into()).with_cause(Cause::WrongAnswer)
 }

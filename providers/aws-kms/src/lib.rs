@@ -3,6 +3,7 @@
 //!
 //! - `config`, `locator`: what an operator writes
 //! - `client`, `credentials`: one client for all keys of a provider, and what it signs in with
+//! - `limit`: answers of limited length
 //! - `key`: an opened key
 //! - `error`, `refusal`: from the SDK's errors to the one error of every provider
 
@@ -11,16 +12,17 @@ mod config;
 mod credentials;
 mod error;
 mod key;
+mod limit;
 mod locator;
 mod refusal;
 
-use std::path::Path;
 use std::sync::Arc;
 
-use claviger_provider_api::{Error, ErrorKind, OpenKey, WrappingKey};
+use async_trait::async_trait;
+use claviger_provider_api::{self as api, Error, ErrorKind, OpenKey, Options, WrappingKey};
 use tokio::sync::OnceCell;
 
-pub use config::{Config, StaticCredentials, Timeout};
+pub use config::{Config, PROVIDER_TYPE, StaticCredentials};
 
 use client::Backend;
 use key::KmsKey;
@@ -35,15 +37,16 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// Makes a provider; touches neither a file nor the network. It has no state to keep.
-    pub fn new(name: &str, config: &Config, _state_dir: Option<&Path>) -> Result<Self, Error> {
+    /// Makes a provider; touches neither a file nor the network.
+    pub fn new(name: &str, config: &Config) -> Result<Self, Error> {
         config.validate().map_err(operator)?;
         Ok(Self { name: name.to_owned(), config: config.clone(), backend: OnceCell::new() })
     }
+}
 
-    /// Opens a key: resolves its locator, checks its use and size, proves each listed algorithm. An
-    /// alias that does not point to the pinned key is refused.
-    pub async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
+#[async_trait]
+impl api::Provider for Provider {
+    async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
         let locator = Locator::parse(open.locator, &self.config.region).map_err(operator)?;
         let backend = self.backend.get_or_try_init(|| Backend::connect(&self.config)).await?;
         let key = KmsKey::open(backend.clone(), open, locator).await?;
@@ -51,7 +54,7 @@ impl Provider {
             tracing::info!(
                 provider = self.name,
                 locator = open.locator,
-                arn = key.arn(),
+                arn = key.backend().arn(),
                 key = ?key.public_key(),
                 "this alias points to the key with this ARN now; write the ARN as the locator, so \
                  that nobody can point it elsewhere before the next start"

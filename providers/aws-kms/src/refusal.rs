@@ -8,9 +8,11 @@ use aws_sdk_kms::config::http::HttpResponse;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
-use claviger_provider_api::ErrorKind;
+use claviger_provider_api::foreign::causes;
+use claviger_provider_api::{Cause, ErrorKind};
 
-use crate::error::{Answer, causes};
+use crate::credentials::NotInFile;
+use crate::error::{Answer, Verdict};
 
 /// Variables that name a file with a token.
 const TOKEN_FILES: [&str; 2] =
@@ -19,32 +21,52 @@ const TOKEN_FILES: [&str; 2] =
 /// What the SDK's source of credentials in containers says, before the status.
 const AGENT_ANSWERED: &str = "Non-success status from HTTP credential provider: StatusCode(";
 
+/// What the SDK's source of credentials in virtual machines says when nothing is there.
+const NO_METADATA: &str = "could not communicate with IMDS";
+
 /// What it means that there are no credentials to sign with, and what to do, if that is known. None
 /// for an error that is about something else.
-pub(crate) fn judge(error: &(dyn StdError + 'static)) -> Option<(ErrorKind, String)> {
+pub(crate) fn judge(error: &(dyn StdError + 'static)) -> Option<(Verdict, String)> {
     // A profile that assumes a role puts its source's error into one of its own.
     let innermost = causes(error).filter_map(|cause| cause.downcast_ref()).last()?;
-    let operator = |advice: &str| Some((ErrorKind::OperatorNeeded, advice.to_owned()));
+    let operator = |advice: &str| {
+        Some((Verdict::operator(Some(Cause::CredentialsRefused)), advice.to_owned()))
+    };
     match innermost {
+        CredentialsError::CredentialsNotLoaded(_) if says(error, NO_METADATA) => {
+            Some(without_metadata())
+        }
         CredentialsError::CredentialsNotLoaded(_) => operator(
             "no source has credentials: look at `profile` and at AWS's shared files, or set \
              `credentials`",
         ),
-        CredentialsError::InvalidConfiguration(_) => operator(""),
+        CredentialsError::InvalidConfiguration(_) => {
+            let of_file = causes(innermost).any(<dyn StdError>::is::<NotInFile>);
+            let cause = if of_file { Cause::SecretFile } else { Cause::CredentialsRefused };
+            Some((Verdict::operator(Some(cause)), String::new()))
+        }
         CredentialsError::ProviderError(_) => {
             let source = innermost.source()?;
             match of_file(source).or_else(|| of_sts(source)).or_else(|| of_agent(source)) {
                 Some(advice) => operator(&advice),
                 // The last source of the standard chain: no other one had any.
-                None if causes(source).any(|cause| cause.to_string().contains("IMDS")) => Some((
-                    ErrorKind::Unavailable,
-                    "a host without a role of AWS's needs `credentials` or `profile`".to_owned(),
-                )),
+                None if says(source, "IMDS") => Some(without_metadata()),
                 None => None,
             }
         }
         _ => None,
     }
+}
+
+/// No other source has credentials, and the last one may be reached again.
+fn without_metadata() -> (Verdict, String) {
+    let verdict =
+        Verdict { kind: ErrorKind::Unavailable, cause: Some(Cause::Unreachable), renewable: false };
+    (verdict, "a host without a role of AWS's needs `credentials` or `profile`".to_owned())
+}
+
+fn says(error: &(dyn StdError + 'static), text: &str) -> bool {
+    causes(error).any(|cause| cause.to_string().contains(text))
 }
 
 /// A token that its file does not give. Errors of sockets come inside of others.

@@ -64,6 +64,19 @@ async fn the_environment_gives_credentials_and_decides_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_chain_without_a_network_is_unavailable_and_names_its_last_source() {
+    let (fake, home) = (Fake::start().await, home());
+    let mut child = child(home.path(), &fake, "");
+    child
+        .env_remove("AWS_EC2_METADATA_DISABLED")
+        .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1");
+    let (opened, said) = outcome(child).await;
+    assert!(!opened && said.contains("kind: Unavailable"), "{said}");
+    assert!(said.contains("could not communicate with IMDS"), "{said}");
+    assert!(said.contains("needs `credentials` or `profile`"), "{said}");
+}
+
+#[tokio::test]
 async fn a_token_file_that_cannot_be_read_needs_an_operator_and_is_named() {
     let (fake, home) = (Fake::start().await, home());
     let nowhere = home.path().join("none");

@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use claviger_provider_api::{Algorithm, ErrorKind, Parameters, WrappingKey};
+use claviger_provider_api::{Algorithm, Cause, ErrorKind, Parameters, WrappingKey};
 use serde_json::json;
 use support::fake::{ARN, Fake, Fault};
 use support::{OAEP, call, config, open, round_trip, write_credentials};
@@ -84,6 +84,50 @@ async fn what_is_no_answer_of_kms_is_unavailable_and_is_not_tried_again() {
         assert_eq!(fake.asked(), ["Decrypt"], "{fault:?}");
         round_trip(&*key, LONG).await.unwrap();
         assert_eq!(fake.asked(), ["Decrypt"], "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_long_is_cut_off_and_is_unavailable() {
+    let (fake, key, _folder) = opened().await;
+    // Good JSON, but for its length: the SDK would read all of it.
+    let long = json!({ "Padding": "x".repeat(2 << 20) }).to_string();
+    for status in [200, 503] {
+        fake.next(Fault::Answer(status, "", long.clone()));
+        let error = round_trip(&*key, LONG).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{status}: {error}");
+        assert!(error.to_string().contains("length limit exceeded"), "{status}: {error}");
+        round_trip(&*key, LONG).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_empty_secret_file_is_named_as_one() {
+    let fake = Fake::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(&fake.endpoint, folder.path());
+    std::fs::write(folder.path().join("id"), "").unwrap();
+    let error = open(&config, ARN, &OAEP, &[]).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+    assert_eq!(error.cause(), Some(Cause::SecretFile), "{error}");
+}
+
+#[tokio::test]
+async fn a_symmetric_key_is_unfit_and_a_key_for_signing_as_well() {
+    let fake = Fake::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(&fake.endpoint, folder.path());
+    fake.next_error(400, "UnsupportedOperationException");
+    let symmetric = open(&config, ARN, &OAEP, &[]).await.unwrap_err();
+    fake.next(Fault::Changed(json!({ "KeyUsage": "SIGN_VERIFY" })));
+    let signing = open(&config, ARN, &OAEP, &[]).await.unwrap_err();
+    // The public key of a P-256 key.
+    let spki = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q==";
+    fake.next(Fault::Changed(json!({ "PublicKey": spki, "KeySpec": "ECC_NIST_P256" })));
+    let elliptic = open(&config, ARN, &OAEP, &[]).await.unwrap_err();
+    for error in [symmetric, signing, elliptic] {
+        assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+        assert_eq!(error.cause(), Some(Cause::KeyUnfit), "{error}");
     }
 }
 

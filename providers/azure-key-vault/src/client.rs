@@ -5,18 +5,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use azure_core::error::ErrorKind as SdkErrorKind;
 use azure_core::http::headers::{AUTHORIZATION, WWW_AUTHENTICATE};
 use azure_core::http::{
     AsyncRawResponse, ClientOptions, HttpClient, Request, RetryOptions, StatusCode, Transport,
     UserAgentOptions,
 };
 use azure_security_keyvault_keys::{KeyClient, KeyClientOptions};
-use claviger_provider_api::{Error, ErrorKind, tls};
-use rustls::ClientConfig;
+use claviger_provider_api::{self as api, Cause, Error, ErrorKind};
+use futures::TryStreamExt;
 
 use crate::config::{Auth, Config};
 use crate::error::{self, Operation};
 use crate::login::Login;
+
+/// The longest answer that is read, in bytes: 1 MiB.
+const MAX_ANSWER: usize = 1 << 20;
 
 /// One vault under one login.
 pub(crate) struct Backend {
@@ -31,11 +35,10 @@ impl Backend {
         let internal = |error: azure_core::Error| Error::new(ErrorKind::Internal, error);
         let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
         let origin = config.origin().map_err(refuse)?;
-        let tls = tls::client_config(config.ca.as_deref(), None)?;
         // The metadata service of a virtual machine speaks plain HTTP, on the host itself.
         let https_only = !matches!(config.auth, Auth::ManagedIdentity(_));
-        let login = Arc::new(Login::new(config, http_client(config, &tls, https_only)?));
-        let http = http_client(config, &tls, true)?;
+        let login = Arc::new(Login::new(config, Limited::new(config, https_only)?));
+        let http = Limited::new(config, true)?;
         let fence = Fence { http, origin: origin.clone(), login: login.clone() };
         let options = KeyClientOptions {
             client_options: ClientOptions {
@@ -62,25 +65,18 @@ impl Backend {
         self.login.replaced()
     }
 
-    /// Asks until the deadline, if there is one, and no longer than a call may take. A request that
-    /// was sent before cannot be taken back; its answer is dropped with its connection.
+    /// Asks until the deadline, and no longer than a call may take. A request that was sent before
+    /// cannot be taken back; its answer is dropped with its connection.
     pub(crate) async fn ask<T>(
         &self,
         operation: Operation,
-        deadline: Option<Instant>,
+        deadline: Instant,
         asking: impl Future<Output = azure_core::Result<T>>,
     ) -> Result<T, Error> {
-        let now = Instant::now();
-        let limit = now + self.operation_timeout;
-        let is_callers = deadline.is_some_and(|deadline| deadline < limit);
-        let until = deadline.map_or(limit, |deadline| deadline.min(limit));
-        if until <= now {
-            let reason = "the deadline passed before Azure was asked";
-            return Err(Error::new(ErrorKind::DeadlineExceeded, reason));
-        }
-        match tokio::time::timeout_at(until.into(), asking).await {
+        let limit = Instant::now() + self.operation_timeout;
+        match tokio::time::timeout_at(deadline.min(limit).into(), asking).await {
             Ok(outcome) => outcome.map_err(|error| error::of_call(operation, &error)),
-            Err(_) if is_callers => {
+            Err(_) if deadline < limit => {
                 let reason = "the deadline passed before Azure answered";
                 Err(Error::new(ErrorKind::DeadlineExceeded, reason))
             }
@@ -88,7 +84,7 @@ impl Backend {
                 let limit = self.operation_timeout.as_millis();
                 let reason =
                     format!("{operation}: no answer within {limit} ms (operation_timeout)");
-                Err(Error::new(ErrorKind::Unavailable, reason))
+                Err(Error::new(ErrorKind::Unavailable, reason).with_cause(Cause::NoAnswer))
             }
         }
     }
@@ -105,7 +101,7 @@ impl std::fmt::Debug for Backend {
 /// along; and what one challenge asks for it keeps for good.
 #[derive(Debug)]
 struct Fence {
-    http: reqwest::Client,
+    http: Limited,
     origin: String,
     login: Arc<Login>,
 }
@@ -116,10 +112,7 @@ impl HttpClient for Fence {
         let origin = request.url().origin().ascii_serialization();
         if origin != self.origin {
             let reason = format!("a page of the list lies at {origin}, which is not the vault");
-            return Err(azure_core::Error::with_message(
-                azure_core::error::ErrorKind::Other,
-                reason,
-            ));
+            return Err(azure_core::Error::with_message(SdkErrorKind::Other, reason));
         }
         let response = self.http.execute_request(request).await?;
         if response.status() == StatusCode::Unauthorized {
@@ -134,22 +127,48 @@ impl HttpClient for Fence {
     }
 }
 
-fn http_client(
-    config: &Config,
-    tls: &ClientConfig,
-    https_only: bool,
-) -> Result<reqwest::Client, Error> {
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls.clone())
-        .https_only(https_only)
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .referer(false)
-        .connect_timeout(config.connect_timeout.0)
-        .timeout(config.attempt_timeout.0)
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .http2_keep_alive_timeout(Duration::from_secs(5))
-        .build()
-        .map_err(|error| Error::new(ErrorKind::Internal, error))
+/// HTTP with answers of limited length: the SDK itself reads any length into memory.
+#[derive(Debug)]
+pub(crate) struct Limited {
+    http: reqwest::Client,
+    attempt_timeout: Duration,
+}
+
+impl Limited {
+    fn new(config: &Config, https_only: bool) -> Result<Self, Error> {
+        let http = api::http::client(api::http::ClientOptions {
+            ca: config.ca.as_deref(),
+            identity: None,
+            https_only,
+            connect_timeout: config.connect_timeout.0,
+        })?;
+        Ok(Self { http, attempt_timeout: config.attempt_timeout.0 })
+    }
+}
+
+#[async_trait]
+impl HttpClient for Limited {
+    async fn execute_request(&self, request: &Request) -> azure_core::Result<AsyncRawResponse> {
+        let asking = async {
+            let (status, headers, mut body) =
+                self.http.execute_request(request).await?.deconstruct();
+            let mut whole = Vec::with_capacity(8 << 10);
+            while let Some(part) = body.try_next().await? {
+                if whole.len() + part.len() > MAX_ANSWER {
+                    let reason = format!("the answer is longer than {MAX_ANSWER} bytes");
+                    return Err(azure_core::Error::with_message(
+                        SdkErrorKind::DataConversion,
+                        reason,
+                    ));
+                }
+                whole.extend_from_slice(&part);
+            }
+            Ok(AsyncRawResponse::from_bytes(status, headers, whole))
+        };
+        tokio::time::timeout(self.attempt_timeout, asking).await.unwrap_or_else(|_| {
+            let limit = self.attempt_timeout.as_millis();
+            let reason = format!("no answer within {limit} ms (attempt_timeout)");
+            Err(azure_core::Error::with_message(SdkErrorKind::Io, reason))
+        })
+    }
 }

@@ -1,9 +1,10 @@
 //! The options of `type = "azure-key-vault"`, and what can be checked about them without a backend.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use claviger_provider_api::SecretSource;
+use claviger_provider_api::options::{self, PlainHttp};
+use claviger_provider_api::{Error, Options, Provider, ProviderType, SecretSource, Timeout};
 use reqwest::Url;
 use serde::Deserialize;
 
@@ -89,27 +90,6 @@ pub struct AzureCli {
     pub tenant_id: Option<String>,
 }
 
-/// A time limit: a number and a unit, such as `"500ms"`, `"5s"` or `"1m"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Timeout(pub Duration);
-
-impl TryFrom<String> for Timeout {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let units = [("ms", 1), ("s", 1000), ("m", 60_000)];
-        let parsed = units.into_iter().find_map(|(unit, milliseconds)| {
-            let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
-            number.checked_mul(milliseconds)
-        });
-        match parsed {
-            Some(milliseconds @ 1..=300_000) => Ok(Self(Duration::from_millis(milliseconds))),
-            _ => Err(format!("{text:?} is no time limit; write 500ms, 5s or 1m, at most 5m")),
-        }
-    }
-}
-
 /// What a vault's domain tells: the vaults', what tokens are for, who gives them, whether every key
 /// is in hardware.
 const CLOUDS: [(&str, &str, &str, bool); 5] = [
@@ -124,9 +104,24 @@ const PUBLIC: &str = "https://login.microsoftonline.com";
 const GOVERNMENT: &str = "https://login.microsoftonline.us";
 const CHINA: &str = "https://login.chinacloudapi.cn";
 
-impl Config {
-    /// Where its secrets are read from.
-    pub fn secret_sources(&mut self) -> Vec<&mut SecretSource> {
+/// What the daemon knows of this type of provider.
+pub const PROVIDER_TYPE: ProviderType = ProviderType {
+    name: "azure-key-vault",
+    paths: &["ca"],
+    secrets: &["auth.client_secret.secret", "auth.workload_identity.token"],
+    is_billed: true,
+    quota: "in ten seconds, for each vault and region: 2,000 operations with RSA-2048 in hardware, 500 \
+            with RSA-3072, 250 with RSA-4096, twice as many in software; five times that for a \
+            subscription. A Managed HSM has its own",
+    check_secret: None,
+};
+
+impl Options for Config {
+    fn provider_type(&self) -> &'static ProviderType {
+        &PROVIDER_TYPE
+    }
+
+    fn secret_sources(&mut self) -> Vec<&mut SecretSource> {
         match &mut self.auth {
             Auth::WorkloadIdentity(identity) => vec![&mut identity.token],
             Auth::ClientSecret(client) => vec![&mut client.secret],
@@ -134,15 +129,14 @@ impl Config {
         }
     }
 
-    /// Checks what can be checked without a backend: what is wrong, and what to write instead.
-    pub fn validate(&self) -> Result<(), String> {
+    fn validate(&self) -> Result<(), String> {
         let vault = self.origin()?;
         for (name, given, told) in [
             ("resource", &self.resource, self.resource()),
             ("authority", &self.authority, self.authority()),
         ] {
             match (given, told) {
-                (Some(url), _) => drop(origin(name, url)?),
+                (Some(url), _) => drop(options::origin(name, url, PlainHttp::Never)?),
                 (None, Some(_)) => {}
                 (None, None) => {
                     return Err(format!(
@@ -152,9 +146,7 @@ impl Config {
                 }
             }
         }
-        if self.ca.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
-            return Err("`ca` is empty; write the path of a PEM file, or leave it out".into());
-        }
+        options::check_path("ca", self.ca.as_deref())?;
         for (name, id) in self.auth.ids() {
             if !is_id(id) {
                 return Err(format!(
@@ -163,41 +155,46 @@ impl Config {
                 ));
             }
         }
-        if self.attempt_timeout.0 > self.operation_timeout.0
-            || self.connect_timeout.0 > self.operation_timeout.0
-        {
-            return Err("`operation_timeout` is shorter than `attempt_timeout` or \
-                        `connect_timeout`, which are part of it; make it the longest"
-                .into());
-        }
-        Ok(())
+        options::check_timeouts(
+            self.operation_timeout,
+            &[self.attempt_timeout, self.connect_timeout],
+        )
     }
 
-    /// Checks the syntax of a locator.
-    pub fn check_locator(&self, locator: &str) -> Result<(), String> {
+    fn check_locator(&self, locator: &str) -> Result<(), String> {
         Locator::parse(locator, &self.origin()?).map(drop)
     }
 
+    fn is_hardware(&self) -> bool {
+        self.is_managed_hsm()
+    }
+
+    fn provider(&self, name: &str, _: Option<&Path>) -> Result<Arc<dyn Provider>, Error> {
+        Ok(Arc::new(crate::Provider::new(name, self)?))
+    }
+}
+
+impl Config {
     /// Whether every key is in hardware, as in a managed HSM; a vault has both kinds.
-    pub fn is_managed_hsm(&self) -> bool {
+    fn is_managed_hsm(&self) -> bool {
         self.resource().is_some_and(|resource| resource.contains("//managedhsm."))
     }
 
     /// The vault as scheme, host and port.
     pub(crate) fn origin(&self) -> Result<String, String> {
-        origin("vault", &self.vault)
+        options::origin("vault", &self.vault, PlainHttp::Never)
     }
 
     /// For what tokens are asked.
     pub(crate) fn resource(&self) -> Option<&str> {
         let told = || self.cloud().map(|(_, resource, _, _)| *resource);
-        self.resource.as_deref().or_else(told)
+        self.resource.as_deref().map(|resource| resource.trim_end_matches('/')).or_else(told)
     }
 
     /// Who gives tokens.
     pub(crate) fn authority(&self) -> Option<&str> {
         let told = || self.cloud().map(|(_, _, authority, _)| *authority);
-        self.authority.as_deref().or_else(told)
+        self.authority.as_deref().map(|authority| authority.trim_end_matches('/')).or_else(told)
     }
 
     fn cloud(&self) -> Option<&'static (&'static str, &'static str, &'static str, bool)> {
@@ -225,22 +222,6 @@ impl Auth {
     }
 }
 
-/// `https://host[:port]`, and nothing more.
-fn origin(name: &str, text: &str) -> Result<String, String> {
-    let refuse = |reason: &str| Err(format!("`{name}` {reason}; write \"https://HOST\""));
-    let Ok(url) = Url::parse(text) else { return refuse("is no URL") };
-    if !url.username().is_empty() || url.password().is_some() {
-        return refuse("has a user name");
-    }
-    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return refuse("has more than a host");
-    }
-    if url.scheme() != "https" || !url.has_host() {
-        return refuse("is not https, and no token goes out in the clear");
-    }
-    Ok(url.origin().ascii_serialization())
-}
-
 /// One part of a DNS name.
 fn is_label(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
@@ -254,15 +235,15 @@ fn is_id(text: &str) -> bool {
 }
 
 fn connect_timeout() -> Timeout {
-    Timeout(Duration::from_secs(2))
+    Timeout::from_secs(2)
 }
 
 fn attempt_timeout() -> Timeout {
-    Timeout(Duration::from_secs(5))
+    Timeout::from_secs(5)
 }
 
 fn operation_timeout() -> Timeout {
-    Timeout(Duration::from_secs(8))
+    Timeout::from_secs(8)
 }
 
 #[cfg(test)]
@@ -304,6 +285,17 @@ mod tests {
             let error = at(vault).unwrap_err();
             assert!(error.contains("`resource` must be said"), "{vault}: {error}");
         }
+    }
+
+    #[test]
+    fn a_slash_after_resource_and_authority_changes_nothing() {
+        let config = parse(&format!(
+            "vault = \"https://10.0.0.4\"\nresource = \"https://vault.azure.net/\"\n\
+             authority = \"https://login.microsoftonline.com/\"\n{CLI}"
+        ))
+        .unwrap();
+        assert_eq!(config.resource(), Some("https://vault.azure.net"));
+        assert_eq!(config.authority(), Some(PUBLIC));
     }
 
     #[test]

@@ -12,8 +12,9 @@ use azure_identity::{
     ClientAssertionCredentialOptions, ClientSecretCredential, ClientSecretCredentialOptions,
     ManagedIdentityCredential, ManagedIdentityCredentialOptions, UserAssignedId,
 };
-use claviger_provider_api::{ErrorKind, SecretSource};
+use claviger_provider_api::{Cause, Error, ErrorKind, SecretSource};
 
+use crate::client::Limited;
 use crate::config::{Auth, Config};
 use crate::error::LoginFailure;
 
@@ -25,7 +26,7 @@ pub(crate) struct Credentials {
 }
 
 impl Credentials {
-    pub(crate) fn new(config: &Config, scope: &str, http: reqwest::Client) -> Self {
+    pub(crate) fn new(config: &Config, scope: &str, http: Limited) -> Self {
         let mut cloud = CustomConfiguration::default();
         config.authority().unwrap_or_default().clone_into(&mut cloud.authority_host);
         Self {
@@ -99,9 +100,8 @@ impl ClientAssertion for InFile {
 /// The SDK takes a `String`.
 async fn read(name: &str, source: &SecretSource) -> azure_core::Result<String> {
     let secret = source.read().await.map_err(|error| {
-        let kind = error.kind();
-        let error = claviger_provider_api::Error::new(kind, error);
-        LoginFailure::new(kind, format!("`auth.{name}`: {error}"))
+        let error = Error::from(error);
+        LoginFailure::new(error.kind(), error.cause(), format!("`auth.{name}`: {error}"))
     })?;
     let secret = secret.without_line_end();
     let text = str::from_utf8(secret.expose())
@@ -110,7 +110,7 @@ async fn read(name: &str, source: &SecretSource) -> azure_core::Result<String> {
     text.map(str::to_owned).ok_or_else(|| {
         let reason =
             format!("the file of `auth.{name}` holds more or less than one printable word");
-        LoginFailure::new(ErrorKind::OperatorNeeded, reason).into()
+        LoginFailure::new(ErrorKind::OperatorNeeded, Some(Cause::SecretFile), reason).into()
     })
 }
 

@@ -1,20 +1,14 @@
 //! From the SDK's errors to the one error of every provider: what Azure's answers mean here.
 
-use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
 use azure_core::error::ErrorKind as SdkErrorKind;
 use azure_core::http::RawResponse;
 use azure_core::http::headers::{HeaderName, Headers, WWW_AUTHENTICATE};
-use claviger_provider_api::{Error, ErrorKind, tls};
+use claviger_provider_api::foreign::{capped, causes, chain_line, printable};
+use claviger_provider_api::{Cause, Error, ErrorKind, tls};
 use serde::Deserialize;
-
-/// How much of Azure's own message is kept, in characters.
-const MAX_MESSAGE: usize = 400;
-
-/// The longest `Retry-After` that is passed on.
-const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
 /// What was asked of the vault: the same status means different things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,14 +33,18 @@ impl fmt::Display for Operation {
 /// The error of a call that failed.
 pub(crate) fn of_call(operation: Operation, error: &azure_core::Error) -> Error {
     if let Some(failure) = causes(error).find_map(|cause| cause.downcast_ref::<LoginFailure>()) {
-        return Error::new(failure.kind, format!("{operation}: {}", failure.text));
+        let text = format!("{operation}: {}", failure.text);
+        return Error::new(failure.kind, text).with_cause(failure.cause);
     }
     if let SdkErrorKind::HttpResponse { status, raw_response, .. } = error.kind() {
         let refusal = Refusal::new(operation, u16::from(*status), raw_response.as_deref());
         let id = raw_response.as_ref().and_then(|response| request_id(response.headers()));
-        return Error::new(refusal.kind(), refusal.to_string()).with_backend_request_id(id);
+        let (kind, cause) = refusal.meaning();
+        let error = Error::new(kind, refusal.to_string()).with_cause(cause);
+        return error.with_backend_request_id(id);
     }
-    Error::new(of_transport(error), format!("{operation}: {}", chain(error)))
+    let (kind, cause) = of_transport(error);
+    Error::new(kind, format!("{operation}: {}", chain_line(error))).with_cause(cause)
 }
 
 /// The id under which Azure logged a request.
@@ -105,18 +103,36 @@ impl Refusal {
 
     /// A bad value is 400 `BadParameter`, which is also what Azure says of a request that it does not
     /// like: of an unwrap it may be the value's fault, and a canary decides.
-    fn kind(&self) -> ErrorKind {
+    fn meaning(&self) -> (ErrorKind, Option<Cause>) {
         match self.status {
-            400 if self.operation == Operation::Unwrap => ErrorKind::UnwrapFailed,
-            429 => ErrorKind::Throttled { retry_after: self.retry_after },
-            408 | 500.. => ErrorKind::Unavailable,
-            _ => ErrorKind::OperatorNeeded,
+            400 if self.operation == Operation::Unwrap => (ErrorKind::UnwrapFailed, None),
+            429 => (ErrorKind::Throttled { retry_after: self.retry_after }, None),
+            408 | 500.. => (ErrorKind::Unavailable, Some(Cause::BackendFailing)),
+            _ => (ErrorKind::OperatorNeeded, self.cause()),
         }
     }
 
+    /// Who or what an operator must look at.
+    fn cause(&self) -> Option<Cause> {
+        match (self.status, self.inner()) {
+            (401, _) => Some(Cause::CredentialsRefused),
+            (_, "KeyDisabled" | "SecretDisabled" | "KeyNotYetValid" | "KeyExpired") => {
+                Some(Cause::KeyDisabled)
+            }
+            (_, "KeyOperationForbidden") => Some(Cause::KeyUnfit),
+            (403, _) => Some(Cause::NotPermitted),
+            (404, _) => Some(Cause::KeyAbsent),
+            (409, "ObjectIsDeletedButRecoverable") => Some(Cause::KeyDisabled),
+            _ => None,
+        }
+    }
+
+    fn inner(&self) -> &str {
+        self.said.inner.as_ref().map_or("", |inner| inner.code.as_str())
+    }
+
     fn advice(&self) -> Option<&'static str> {
-        let inner = self.said.inner.as_ref().map_or("", |inner| inner.code.as_str());
-        Some(match (self.status, inner) {
+        Some(match (self.status, self.inner()) {
             (300..=399, _) => "a redirect, which is never followed; look at `vault`",
             // The SDK has asked for a token by now, and sent the request again with it.
             (401, _) if self.challenges => {
@@ -157,23 +173,24 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Why no token was to be had.
+/// Why there is no token.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub(crate) struct LoginFailure {
     kind: ErrorKind,
+    cause: Option<Cause>,
     text: String,
 }
 
 impl LoginFailure {
-    pub(crate) fn new(kind: ErrorKind, text: String) -> Self {
-        Self { kind, text }
+    pub(crate) fn new(kind: ErrorKind, cause: Option<Cause>, text: String) -> Self {
+        Self { kind, cause, text }
     }
 
     /// From what the identity library says.
     pub(crate) fn of(error: &azure_core::Error) -> Self {
         if let Some(known) = causes(error).find_map(|cause| cause.downcast_ref::<Self>()) {
-            return Self::new(known.kind, known.text.clone());
+            return Self::new(known.kind, known.cause, known.text.clone());
         }
         let answered = causes(error).find_map(|cause| {
             let cause = cause.downcast_ref::<azure_core::Error>()?;
@@ -185,36 +202,36 @@ impl LoginFailure {
                 _ => None,
             }
         });
+        let refused = (ErrorKind::OperatorNeeded, Some(Cause::CredentialsRefused));
         let Some((status, retry_after, said)) = answered else {
-            let kind = match of_transport(error) {
+            let (kind, cause) = match of_transport(error) {
                 // The library found out by itself, or a program did.
-                ErrorKind::Internal => ErrorKind::OperatorNeeded,
-                kind => kind,
+                (ErrorKind::Internal, _) => refused,
+                other => other,
             };
-            return Self::new(kind, format!("no token: {}", chain(error)));
+            return Self::new(kind, cause, format!("no token: {}", chain_line(error)));
         };
-        let kind = match status {
-            429 => ErrorKind::Throttled { retry_after },
-            408 | 500.. => ErrorKind::Unavailable,
-            _ => ErrorKind::OperatorNeeded,
+        let (kind, cause) = match status {
+            429 => (ErrorKind::Throttled { retry_after }, None),
+            408 | 500.. => (ErrorKind::Unavailable, Some(Cause::BackendFailing)),
+            _ => refused,
         };
-        Self::new(kind, format!("no token (HTTP {status}): {}", printable(&said)))
+        Self::new(kind, cause, format!("no token (HTTP {status}): {}", printable(&said)))
     }
 }
 
 /// No answer, or one that cannot be read.
-fn of_transport(error: &azure_core::Error) -> ErrorKind {
+fn of_transport(error: &azure_core::Error) -> (ErrorKind, Option<Cause>) {
     if tls::holds_certificate_error(error) {
-        return ErrorKind::OperatorNeeded;
+        return (ErrorKind::OperatorNeeded, Some(Cause::WrongCa));
     }
-    let kinds = causes(error).filter_map(|cause| cause.downcast_ref::<azure_core::Error>());
-    let passing = |error: &azure_core::Error| {
-        matches!(
-            error.kind(),
-            SdkErrorKind::Connection | SdkErrorKind::Io | SdkErrorKind::DataConversion
-        )
-    };
-    if kinds.into_iter().any(passing) { ErrorKind::Unavailable } else { ErrorKind::Internal }
+    let mut sdk = causes(error).filter_map(|cause| cause.downcast_ref::<azure_core::Error>());
+    sdk.find_map(|error| match error.kind() {
+        SdkErrorKind::Connection | SdkErrorKind::Io => Some(Cause::Unreachable),
+        SdkErrorKind::DataConversion => Some(Cause::BackendFailing),
+        _ => None,
+    })
+    .map_or((ErrorKind::Internal, None), |cause| (ErrorKind::Unavailable, Some(cause)))
 }
 
 /// `Retry-After` in seconds (RFC 9110 section 10.2.3), or Azure's own in milliseconds.
@@ -223,32 +240,7 @@ fn retry_after(headers: &Headers) -> Option<Duration> {
         |name| headers.get_optional_str(&HeaderName::from_static(name))?.trim().parse().ok();
     let delay = number("retry-after").map(Duration::from_secs);
     let delay = delay.or_else(|| number("x-ms-retry-after-ms").map(Duration::from_millis));
-    delay.map(|delay| delay.min(MAX_RETRY_AFTER))
-}
-
-fn causes<'a>(
-    error: &'a (dyn StdError + 'static),
-) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| (*error).source())
-}
-
-/// An error and its causes in one line, each said once.
-fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = String::new();
-    for cause in causes(error).map(ToString::to_string) {
-        if text.is_empty() {
-            text = cause;
-        } else if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-    }
-    printable(&text)
-}
-
-/// What a server sent, cut to a length and to one line.
-pub(crate) fn printable(text: &str) -> String {
-    let one_line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    one_line.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect()
+    delay.map(capped)
 }
 
 #[cfg(test)]

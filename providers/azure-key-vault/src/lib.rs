@@ -19,14 +19,14 @@ mod locator;
 mod login;
 mod versions;
 
-use std::path::Path;
 use std::sync::Arc;
 
-use claviger_provider_api::{Error, ErrorKind, OpenKey, WrappingKey};
+use async_trait::async_trait;
+use claviger_provider_api::{self as api, Error, ErrorKind, OpenKey, Options, WrappingKey};
 use tokio::sync::OnceCell;
 
 pub use config::{
-    Auth, AzureCli, ClientSecret, Config, ManagedIdentity, Timeout, WorkloadIdentity,
+    Auth, AzureCli, ClientSecret, Config, ManagedIdentity, PROVIDER_TYPE, WorkloadIdentity,
 };
 
 use client::Backend;
@@ -42,14 +42,16 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// Makes a provider; touches neither a file nor the network. It has no state to keep.
-    pub fn new(name: &str, config: &Config, _state_dir: Option<&Path>) -> Result<Self, Error> {
+    /// Makes a provider; touches neither a file nor the network.
+    pub fn new(name: &str, config: &Config) -> Result<Self, Error> {
         config.validate().map_err(operator)?;
         Ok(Self { name: name.to_owned(), config: config.clone(), backend: OnceCell::new() })
     }
+}
 
-    /// Opens a key: finds its version, checks its kind and size, proves each listed algorithm.
-    pub async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
+#[async_trait]
+impl api::Provider for Provider {
+    async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
         let origin = self.config.origin().map_err(operator)?;
         let locator = Locator::parse(open.locator, &origin).map_err(operator)?;
         let connect = || async { Backend::connect(&self.config) };
@@ -59,7 +61,7 @@ impl Provider {
             tracing::info!(
                 provider = self.name,
                 locator = open.locator,
-                version = %key.locator(),
+                version = %key.backend().locator(),
                 key = ?key.public_key(),
                 "this locator has no version, and was found to mean the key with this identifier; \
                  write that as the locator, so that it need not be looked for"

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use azure_core::credentials::{AccessToken, TokenCredential, TokenRequestOptions};
 use azure_core::time::OffsetDateTime;
-use claviger_provider_api::ErrorKind;
+use claviger_provider_api::foreign::printable;
+use claviger_provider_api::{Cause, ErrorKind};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+use crate::client::Limited;
 use crate::config::Config;
 use crate::credentials::Credentials;
-use crate::error::{LoginFailure, printable};
+use crate::error::LoginFailure;
 
 /// A refused token that is younger than this is not replaced: the next one would be refused as well,
 /// and the authority is not to be asked on every call.
@@ -66,7 +68,7 @@ impl Held {
 }
 
 impl Login {
-    pub(crate) fn new(config: &Config, http: reqwest::Client) -> Self {
+    pub(crate) fn new(config: &Config, http: Limited) -> Self {
         let scope = format!("{}/.default", config.resource().unwrap_or_default());
         Self {
             credentials: Arc::new(Credentials::new(config, &scope, http)),
@@ -121,7 +123,7 @@ impl Login {
             printable(&format!("{scopes:?}")),
             self.scope
         );
-        Err(LoginFailure::new(ErrorKind::OperatorNeeded, reason))
+        Err(LoginFailure::new(ErrorKind::OperatorNeeded, Some(Cause::CredentialsRefused), reason))
     }
 
     /// Begins to get the next token, unless that was begun a moment ago. It goes on when this call ends:

@@ -2,7 +2,8 @@
 
 use azure_core::time::OffsetDateTime;
 use azure_security_keyvault_keys::models::{Key, KeyClientGetKeyOptions, KeyProperties, KeyType};
-use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
+use claviger_provider_api::opened_key::{daemon_call, in_own_time};
+use claviger_provider_api::{AnotherKey, Cause, Error, ErrorKind, OpenKey, PublicKey};
 use futures::TryStreamExt;
 
 use crate::client::Backend;
@@ -52,36 +53,42 @@ pub(crate) async fn find(
             return older.found;
         }
     }
-    let latest_is = match &latest.found {
-        Ok(found) => format!("has another public key than the pinned one ({:?})", found.public_key),
-        Err(error) => format!("cannot be used ({error})"),
-    };
-    let reason = format!(
-        "{locator}: the latest version {latest_is}, and none of its {} other versions has the \
-         pinned one; was it deleted?",
+    let none = format!(
+        "none of its {} other versions has the pinned key; was it deleted?",
         versions.len()
     );
-    Err(Error::new(ErrorKind::OperatorNeeded, reason))
+    match latest.found {
+        Ok(found) => {
+            let reason = format!("the latest version of {locator} is another key, and {none}");
+            let found = found.public_key.sha256();
+            Err(Error::new(ErrorKind::OperatorNeeded, AnotherKey { found, pinned: pin, reason }))
+        }
+        Err(error) => {
+            let reason =
+                format!("{locator}: the latest version cannot be used ({error}), and {none}");
+            Err(error.retold(ErrorKind::OperatorNeeded, reason).with_cause(Cause::AnotherKey))
+        }
+    }
 }
 
 impl Found {
     /// Whether the key may do what it is opened for.
     pub(crate) fn check_use(&self, open: &OpenKey<'_>) -> Result<(), Error> {
-        let refuse = |reason: String| {
-            let reason = format!("{}: {reason}", self.locator);
-            Err(Error::new(ErrorKind::OperatorNeeded, reason))
+        let refuse = |cause, reason: String| {
+            Err(Error::needs_operator(cause, format!("{}: {reason}", self.locator)))
         };
         if !self.enabled {
-            return refuse("this version is disabled; enable it".to_owned());
+            return refuse(Cause::KeyDisabled, "this version is disabled; enable it".to_owned());
         }
         for (operation, is_needed) in
             [("unwrapKey", !open.algorithms.is_empty()), ("sign", !open.sign_algorithms.is_empty())]
         {
             if is_needed && !self.key_ops.iter().any(|permitted| permitted == operation) {
-                return refuse(format!(
+                let reason = format!(
                     "its `key_ops` ({}) do not have {operation:?}; add it, or make a key for it",
                     self.key_ops.join(", ")
-                ));
+                );
+                return refuse(Cause::KeyUnfit, reason);
             }
         }
         Ok(())
@@ -98,21 +105,32 @@ async fn read(backend: &Backend, locator: &Locator) -> Result<Described, Error> 
         let id = request_id(answer.headers());
         Ok((answer.into_model()?, id))
     };
-    let (key, id) = backend.ask(Operation::GetKey, None, asking).await?;
+    let (key, id) = ask(backend, Operation::GetKey, asking).await?;
     let kid = key.key.as_ref().and_then(|jwk| jwk.kid.as_deref()).unwrap_or_default();
     let version = locator
         .version_of(kid)
         .filter(|found| locator.version.as_deref().is_none_or(|asked| asked == *found));
     let Some(version) = version else {
         let reason = format!("{locator}: the vault answered for the key {kid:?}");
-        return Err(Error::new(ErrorKind::Internal, reason).with_backend_request_id(id));
+        return Err(Error::new(ErrorKind::Internal, reason)
+            .with_cause(Cause::WrongAnswer)
+            .with_backend_request_id(id));
     };
     let locator = locator.with_version(version);
     let found = usable(&locator, key).map_err(|reason| {
         let reason = format!("{locator}: {reason}");
-        Error::new(ErrorKind::OperatorNeeded, reason).with_backend_request_id(id)
+        Error::needs_operator(Cause::KeyUnfit, reason).with_backend_request_id(id)
     });
     Ok(Described { locator, found })
+}
+
+/// Asks within the daemon's own time.
+async fn ask<T>(
+    backend: &Backend,
+    operation: Operation,
+    asking: impl Future<Output = azure_core::Result<T>>,
+) -> Result<T, Error> {
+    backend.ask(operation, daemon_call().deadline, asking).await.map_err(in_own_time)
 }
 
 fn usable(locator: &Locator, key: Key) -> Result<Found, String> {
@@ -149,7 +167,7 @@ async fn older_versions(
         let pages = backend.keys().list_key_properties_versions(&locator.name, None)?;
         pages.try_collect::<Vec<KeyProperties>>().await
     };
-    let listed = backend.ask(Operation::ListVersions, None, asking).await?;
+    let listed = ask(backend, Operation::ListVersions, asking).await?;
     let mut versions: Vec<(Option<OffsetDateTime>, String)> = listed
         .into_iter()
         .filter_map(|item| {

@@ -4,7 +4,7 @@ mod support;
 
 use azure_key_vault_fake::{Fake, Kind};
 use claviger_conformance::Subject;
-use claviger_provider_api::{Algorithm, SignAlgorithm};
+use claviger_provider_api::{Algorithm, Options as _, SignAlgorithm};
 use support::{OAEP, Site, open};
 
 async fn whole_suite(bits: usize, algorithms: &[Algorithm], sign_algorithms: &[SignAlgorithm]) {
@@ -41,7 +41,7 @@ async fn a_managed_hsm_keeps_the_contract() {
     let fake = Fake::start_with(Kind::ManagedHsm, 0, "127.0.0.1").await.unwrap();
     let mut site = Site::around(fake);
     site.config.resource = Some("https://managedhsm.azure.net".to_owned());
-    assert!(site.config.is_managed_hsm());
+    assert!(site.config.is_hardware());
     let kid = site.fake.create("user-keys", 2048);
     let key = site.open(&kid, &OAEP).await.unwrap();
     let subject = Subject::new("azure-key-vault/managed hsm (fake)", key).without_labels();

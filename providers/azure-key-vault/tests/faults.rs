@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use azure_key_vault_fake::{Fake, Fault, Kind};
-use claviger_provider_api::{Algorithm, ErrorKind, Parameters, WrappingKey};
+use claviger_provider_api::{Algorithm, Cause, ErrorKind, Parameters, WrappingKey};
 use serde_json::json;
 use support::{LONG, OAEP, Site, call, path, round_trip};
 
@@ -67,6 +67,30 @@ async fn each_error_of_azure_has_its_kind_and_is_asked_for_once() {
         assert_eq!(site.fake.asked(), [unwrap.as_str()], "{code}");
     }
     assert!(round_trip(&*key, LONG).await.unwrap().is_some_and(|id| id.len() == 36));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_long_is_cut_off_and_is_unavailable() {
+    let Opened { site, key, .. } = opened().await;
+    // Good JSON, but for its length: the SDK would read all of it.
+    let long = json!({ "padding": "x".repeat(2 << 20) }).to_string();
+    for status in [200, 403] {
+        site.fake.fault(answer(status, &[], &long));
+        let error = round_trip(&*key, LONG).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{status}: {error}");
+        assert!(error.to_string().contains("longer than 1048576 bytes"), "{status}: {error}");
+        round_trip(&*key, LONG).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_empty_secret_file_is_named_as_one() {
+    let site = Site::new().await;
+    let kid = site.fake.create("user-keys", 2048);
+    site.write_secret("");
+    let error = site.open(&kid, &OAEP).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+    assert_eq!(error.cause(), Some(Cause::SecretFile), "{error}");
 }
 
 #[tokio::test]

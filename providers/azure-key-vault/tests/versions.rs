@@ -3,7 +3,7 @@
 mod support;
 
 use azure_key_vault_fake::Fault;
-use claviger_provider_api::{Algorithm, ErrorKind, SignAlgorithm};
+use claviger_provider_api::{Algorithm, Cause, ErrorKind, SignAlgorithm};
 use serde_json::json;
 use support::{LONG, OAEP, Site, open, path, round_trip};
 
@@ -54,6 +54,7 @@ async fn a_version_of_another_type_stops_no_search_for_the_pinned_key() {
     // The latest is what an open without a pin means, and the pinned one may be nowhere.
     let error = site.open(&bare, &OAEP).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+    assert_eq!(error.cause(), Some(Cause::AnotherKey), "{error}");
     assert!(error.to_string().contains("of the type \"EC\""), "{error}");
     assert!(error.backend_request_id().is_some(), "{error}");
     let error = open(&site.config, &bare, &OAEP, &[], Some([7; 32])).await.unwrap_err();
@@ -81,6 +82,8 @@ async fn a_pinned_key_that_is_nowhere_needs_an_operator() {
     let bare = format!("{}/keys/user-keys", site.fake.origin());
     let error = open(&site.config, &bare, &OAEP, &[], Some([7; 32])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+    assert_eq!(error.cause(), Some(Cause::AnotherKey), "{error}");
+    assert_eq!(error.another_key().unwrap().pinned, [7; 32]);
     assert!(error.to_string().contains("its 1 other versions"), "{error}");
     // A version that is named is opened as it is; the daemon compares it with the pin.
     let key = open(&site.config, &kid, &OAEP, &[], Some([7; 32])).await.unwrap();
@@ -184,6 +187,7 @@ async fn what_is_not_there_or_no_rsa_key_needs_an_operator() {
     site.fake.fault(Fault::Changed(elliptic));
     let error = site.open(&kid, &OAEP).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+    assert_eq!(error.cause(), Some(Cause::KeyUnfit), "{error}");
     assert!(error.to_string().contains("\"EC\""), "{error}");
     // Deleted while it was open.
     let key = site.open(&kid, &OAEP).await.unwrap();

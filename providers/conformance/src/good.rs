@@ -104,7 +104,7 @@ async fn labels(subject: &Subject, algorithm: Algorithm) -> Outcome {
         }
         // Nothing that would make a caller try again, and no key that is worse for it.
         match subject.checked_unwrap(&wrapped, &parameters).await.map_err(|error| error.kind()) {
-            Err(ErrorKind::OperatorNeeded | ErrorKind::UnwrapFailed) => {}
+            Err(ErrorKind::OperatorNeeded) => {}
             Err(kind) => return Err(format!("{kind:?} for a label that the key cannot take")),
             Ok(_) => return Err("a label was taken by a key that says it takes none".to_owned()),
         }

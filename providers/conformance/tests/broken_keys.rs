@@ -26,6 +26,10 @@ enum Fault {
     AnyHash,
     AnyLabel,
     AnyAlgorithm,
+    UnlistedNeedsOperator,
+    OtherHashNeedsOperator,
+    LabelFailsAsAValue,
+    LengthIsInternal,
     AnyDeadline,
     EmptyPoisonsTheNext,
     LongPanics,
@@ -98,6 +102,9 @@ impl Faulty {
     }
 
     fn refuse(&self, declared: bool, call: Call) -> Result<(), Error> {
+        if !declared && self.has(Fault::UnlistedNeedsOperator) {
+            return Err(Error::new(ErrorKind::OperatorNeeded, "not declared"));
+        }
         if !declared && !self.has(Fault::AnyAlgorithm) {
             return Err(Error::new(ErrorKind::Internal, "not declared"));
         }
@@ -120,7 +127,7 @@ impl WrappingKey for Faulty {
 
     fn label_algorithms(&self) -> Algorithms {
         match self.fault {
-            Fault::LabelsRefused => Algorithms::EMPTY,
+            Fault::LabelsRefused | Fault::LabelFailsAsAValue => Algorithms::EMPTY,
             _ => self.algorithms(),
         }
     }
@@ -147,6 +154,12 @@ impl WrappingKey for Faulty {
         assert!(wrapped.len() <= 256 || !self.has(Fault::LongPanics), "on purpose");
         if self.has(Fault::LabelsRefused) && !parameters.label.is_empty() {
             return Err(Error::new(ErrorKind::OperatorNeeded, "this token takes no label"));
+        }
+        if self.has(Fault::LabelFailsAsAValue) && !parameters.label.is_empty() {
+            return Err(Error::new(ErrorKind::UnwrapFailed, "this token takes no label"));
+        }
+        if self.has(Fault::LengthIsInternal) && wrapped.len() != 256 {
+            return Err(Error::new(ErrorKind::Internal, "not as long as the modulus"));
         }
         if self.has(Fault::EmptyPoisonsTheNext)
             && self.broken.swap(wrapped.is_empty(), Ordering::SeqCst)
@@ -201,6 +214,9 @@ impl WrappingKey for Faulty {
         algorithm: SignAlgorithm,
         call: Call,
     ) -> Result<Signature, Error> {
+        if self.has(Fault::OtherHashNeedsOperator) && digest.hash() != algorithm.hash() {
+            return Err(Error::new(ErrorKind::OperatorNeeded, "a digest of another hash"));
+        }
         self.refuse(
             self.sign_algorithms().contains(algorithm) && digest.hash() == Hash::Sha256,
             call,
@@ -242,6 +258,14 @@ async fn a_key_that_says_it_takes_no_labels_passes_and_one_that_hides_it_does_no
 }
 
 #[tokio::test]
+async fn a_label_that_fails_as_a_bad_value_does_is_found() {
+    let key = Arc::new(Faulty::new(Fault::LabelFailsAsAValue));
+    let report = run(Subject::new("labels fail", key).without_labels()).await;
+    let expected = "UnwrapFailed for a label that the key cannot take";
+    assert!(report.to_string().contains(expected), "{report}");
+}
+
+#[tokio::test]
 async fn each_fault_is_found_and_named() {
     let table = [
         (Fault::GarbageSucceeds, "a flipped bit fails"),
@@ -250,6 +274,10 @@ async fn each_fault_is_found_and_named() {
         (Fault::AnyHash, "a value wrapped with RSA-OAEP-384 fails"),
         (Fault::AnyLabel, "another label fails"),
         (Fault::AnyAlgorithm, "RSA-OAEP: refused, as it is not declared"),
+        (Fault::UnlistedNeedsOperator, "RSA-OAEP: refused, as it is not declared"),
+        (Fault::UnlistedNeedsOperator, "RS256: refused, as it is not declared"),
+        (Fault::OtherHashNeedsOperator, "a digest of another hash is refused"),
+        (Fault::LengthIsInternal, "Internal instead of UnwrapFailed"),
         (Fault::AnyDeadline, "a deadline that passed is said so"),
         (Fault::EmptyPoisonsTheNext, "after length 0"),
         (Fault::LongPanics, "no length but the modulus's unwraps: panicked"),

@@ -1,10 +1,11 @@
-//! One HTTP client over our own TLS: no proxy, no redirects, no retries, no environment variables.
+//! Requests to KMS and to the servers that give tokens, and their answers.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use claviger_provider_api::{Error, ErrorKind, tls};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use claviger_provider_api::http::{ClientOptions, not_json};
+use claviger_provider_api::{self as api, Error};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
@@ -109,28 +110,31 @@ impl Answer {
     /// Reads it as JSON. What is wrong is said without repeating any of it.
     pub(crate) fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|error| {
-            let (line, column) = (error.line(), error.column());
-            let what = format!("not the JSON that was asked for, line {line}, column {column}");
+            let what = not_json(error.line(), error.column());
             Failure::Malformed { what, request_id: self.request_id.clone() }
         })
+    }
+}
+
+#[cfg(test)]
+impl Answer {
+    /// An answer that says `body`.
+    pub(crate) fn of(body: &str) -> Self {
+        let request_id = "id".to_owned();
+        Self { body: Zeroizing::new(body.as_bytes().to_vec()), request_id }
     }
 }
 
 impl Client {
     /// Reads the CA file if there is one. Connects to nothing.
     pub(crate) fn new(config: &Config) -> Result<Self, Error> {
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::client_config(config.ca.as_deref(), None)?)
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .user_agent(concat!("claviger/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(config.connect_timeout.0)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .http2_keep_alive_timeout(Duration::from_secs(5))
-            .build()
-            .map_err(|error| Error::new(ErrorKind::Internal, error))?;
+        let http = api::http::client(ClientOptions {
+            ca: config.ca.as_deref(),
+            identity: None,
+            // The metadata server, and an endpoint on loopback, may do without.
+            https_only: false,
+            connect_timeout: config.connect_timeout.0,
+        })?;
         Ok(Self { http, timeout: config.timeout.0 })
     }
 
@@ -140,23 +144,7 @@ impl Client {
         request: &Request,
         deadline: Instant,
     ) -> Result<Answer, Failure> {
-        let now = Instant::now();
-        if deadline <= now {
-            return Err(Failure::Deadline { request_id: None });
-        }
-        let id = Uuid::now_v7().to_string();
-        let (until, late) = match now + self.timeout {
-            ours if ours < deadline => {
-                (ours, Failure::TimedOut { after: self.timeout, request_id: id.clone() })
-            }
-            _ => (deadline, Failure::Deadline { request_id: Some(id.clone()) }),
-        };
-        let exchange = self.exchange(request, id);
-        tokio::time::timeout_at(until.into(), exchange).await.unwrap_or(Err(late))
-    }
-
-    async fn exchange(&self, request: &Request, request_id: String) -> Result<Answer, Failure> {
-        let failed = |error| Failure::Transport { error, request_id: request_id.clone() };
+        let request_id = Uuid::now_v7().to_string();
         let mut builder = self
             .http
             .request(request.method.clone(), &request.url)
@@ -167,51 +155,18 @@ impl Client {
         if request.method == Method::POST {
             builder = builder.body(request.body.clone());
         }
-        let response = builder.send().await.map_err(failed)?;
-        let status = response.status();
-        let retry_after = response.headers().get(RETRY_AFTER).and_then(seconds);
-        let body = whole_body(response, &request_id).await?;
-        if status == StatusCode::OK {
-            return Ok(Answer { body, request_id });
+        let answer = api::http::send(builder, MAX_ANSWER, self.timeout, deadline).await;
+        let answer = answer
+            .map_err(|why| Failure::NoAnswer { why, request_id: Some(request_id.clone()) })?;
+        if answer.status == StatusCode::OK {
+            return Ok(Answer { body: answer.body, request_id });
         }
         Err(Failure::Refused(Refusal {
             operation: request.operation,
-            status: status.as_u16(),
-            said: Said::parse(&body),
-            retry_after,
+            status: answer.status.as_u16(),
+            said: Said::parse(&answer.body),
+            retry_after: answer.retry_after,
             request_id,
         }))
-    }
-}
-
-/// `Retry-After` in seconds (RFC 9110 section 10.2.3); a date is not passed on.
-fn seconds(value: &HeaderValue) -> Option<Duration> {
-    value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
-}
-
-async fn whole_body(
-    mut response: reqwest::Response,
-    request_id: &str,
-) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let request_id = || request_id.to_owned();
-    let announced = response.content_length().unwrap_or(8 << 10).min(MAX_ANSWER as u64);
-    let mut body = Zeroizing::new(Vec::with_capacity(announced as usize));
-    loop {
-        let chunk = response.chunk().await;
-        let chunk =
-            chunk.map_err(|error| Failure::Transport { error, request_id: request_id() })?;
-        let Some(chunk) = chunk else { return Ok(body) };
-        let len = body.len() + chunk.len();
-        if len > MAX_ANSWER {
-            let what = format!("longer than {MAX_ANSWER} bytes");
-            return Err(Failure::Malformed { what, request_id: request_id() });
-        }
-        if len > body.capacity() {
-            // By hand: a vector that grows on its own leaves its old buffer unzeroed.
-            let mut larger = Zeroizing::new(Vec::with_capacity(len.max(2 * body.capacity())));
-            larger.extend_from_slice(&body);
-            body = larger;
-        }
-        body.extend_from_slice(&chunk);
     }
 }

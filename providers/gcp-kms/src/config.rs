@@ -1,10 +1,11 @@
 //! The options of `type = "gcp-kms"`, and what can be checked about them without a backend.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use claviger_provider_api::SecretSource;
+use claviger_provider_api::options::{self, PlainHttp, is_loopback};
+use claviger_provider_api::{Error, Options, Provider, ProviderType, SecretSource, Timeout};
 use reqwest::Url;
 use serde::Deserialize;
 
@@ -38,99 +39,86 @@ pub struct Config {
     pub timeout: Timeout,
 }
 
-/// A duration such as `"500ms"`, `"3s"` or `"1m"`, above zero and at most five minutes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Timeout(pub Duration);
-
-impl TryFrom<String> for Timeout {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let units = [("ms", 1), ("s", 1000), ("m", 60_000)];
-        let parsed = units.into_iter().find_map(|(unit, milliseconds)| {
-            let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
-            number.checked_mul(milliseconds)
-        });
-        match parsed {
-            Some(milliseconds @ 1..=300_000) => Ok(Self(Duration::from_millis(milliseconds))),
-            _ => Err(format!("{text:?} is no timeout; write 500ms, 3s or 1m, at most 5m")),
-        }
-    }
-}
-
 fn default_connect_timeout() -> Timeout {
-    Timeout(Duration::from_secs(2))
+    Timeout::from_secs(2)
 }
 
 fn default_timeout() -> Timeout {
-    Timeout(Duration::from_secs(5))
+    Timeout::from_secs(5)
 }
 
-impl Config {
-    /// Where its secrets are read from.
-    pub fn secret_sources(&mut self) -> Vec<&mut SecretSource> {
+/// What the daemon knows of this type of provider.
+pub const PROVIDER_TYPE: ProviderType = ProviderType {
+    name: "gcp-kms",
+    paths: &["ca"],
+    secrets: &["credentials"],
+    is_billed: true,
+    quota: "per project and location, in requests a minute, enforced by the second; the Quotas page of \
+            the project shows and raises them",
+    check_secret: None,
+};
+
+impl Options for Config {
+    fn provider_type(&self) -> &'static ProviderType {
+        &PROVIDER_TYPE
+    }
+
+    fn secret_sources(&mut self) -> Vec<&mut SecretSource> {
         self.credentials.iter_mut().collect()
     }
 
-    /// Checks what can be checked without a backend: what is wrong, and what to write instead.
-    pub fn validate(&self) -> Result<(), String> {
+    fn validate(&self) -> Result<(), String> {
         self.origin()?;
         self.metadata_origin()?;
-        if self.ca.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
-            return Err("`ca` is empty; write the path of a PEM file, or leave it out".into());
-        }
+        options::check_path("ca", self.ca.as_deref())?;
         if self.connect_timeout.0 > self.timeout.0 {
             return Err("`timeout` is shorter than `connect_timeout`, which is part of it".into());
         }
         Ok(())
     }
 
-    /// Checks the syntax of a locator.
-    pub fn check_locator(&self, locator: &str) -> Result<(), String> {
+    fn check_locator(&self, locator: &str) -> Result<(), String> {
         locator.parse::<Locator>().map(drop)
     }
 
+    fn is_hardware(&self) -> bool {
+        // Unless a key says HSM.
+        false
+    }
+
+    fn provider(&self, name: &str, _: Option<&Path>) -> Result<Arc<dyn Provider>, Error> {
+        Ok(Arc::new(crate::Provider::new(name, self)?))
+    }
+}
+
+impl Config {
     /// Where KMS is: scheme, host and port, without a slash at its end.
     pub(crate) fn origin(&self) -> Result<String, String> {
         let text = self.endpoint.as_deref().unwrap_or(ENDPOINT);
-        let expected = "write \"https://HOST\" or \"https://HOST:PORT\"";
-        let url = origin(text).map_err(|why| format!("`endpoint` {why}; {expected}"))?;
-        check_transport(&url).map_err(|why| format!("`endpoint` {why}; {expected}"))?;
-        Ok(url.origin().ascii_serialization())
+        options::origin("endpoint", text, PlainHttp::OnLoopback)
     }
 
     /// Where the metadata server is, as [`Config::origin`].
     pub(crate) fn metadata_origin(&self) -> Result<String, String> {
         let text = self.metadata_endpoint.as_deref().unwrap_or(METADATA_ENDPOINT);
-        let expected = "write \"http://127.0.0.1:PORT\", or leave it out";
-        let url = origin(text).map_err(|why| format!("`metadata_endpoint` {why}; {expected}"))?;
-        if url.scheme() != "http" || !is_near(&url) {
-            return Err(format!(
-                "`metadata_endpoint` is not http to loopback or to a link-local address; {expected}"
-            ));
+        let url = Url::parse(text).ok();
+        let bare = |url: &Url| format!("{}/", url.origin().ascii_serialization()) == url.as_str();
+        match url.filter(|url| url.scheme() == "http" && is_near(url) && bare(url)) {
+            Some(url) => Ok(url.origin().ascii_serialization()),
+            None => {
+                Err("`metadata_endpoint` is not http to loopback or to a link-local address, and \
+                         nothing more; write \"http://127.0.0.1:PORT\", or leave it out"
+                    .into())
+            }
         }
-        Ok(url.origin().ascii_serialization())
     }
-}
-
-/// A URL that has no more than a scheme, a host and a port.
-fn origin(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| format!("is no URL ({error})"))?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("has a user name, which is of no use there".into());
-    }
-    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return Err("has more than a host".into());
-    }
-    Ok(url)
 }
 
 /// A token or a secret goes there: in the clear to this host itself only.
 pub(crate) fn check_transport(url: &Url) -> Result<(), String> {
     match url.scheme() {
         "https" if url.has_host() => Ok(()),
-        "http" if host(url).is_some_and(|host| is_loopback(&host)) => Ok(()),
+        "http" if url.host_str().is_some_and(is_loopback) => Ok(()),
         "http" => Err("is http, which is for loopback addresses only".into()),
         _ => Err("is neither https nor http".into()),
     }
@@ -138,19 +126,11 @@ pub(crate) fn check_transport(url: &Url) -> Result<(), String> {
 
 /// Whether a URL leads to this host itself, or to the link-local address of its metadata server.
 pub(crate) fn is_near(url: &Url) -> bool {
-    host(url).is_some_and(|host| is_loopback(&host) || is_link_local(&host))
-}
-
-fn host(url: &Url) -> Option<String> {
-    url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']').to_owned())
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    url.host_str().is_some_and(|host| is_loopback(host) || is_link_local(host))
 }
 
 fn is_link_local(host: &str) -> bool {
-    match host.parse() {
+    match host.trim_start_matches('[').trim_end_matches(']').parse() {
         Ok(IpAddr::V4(address)) => address.is_link_local(),
         Ok(IpAddr::V6(address)) => address.is_unicast_link_local(),
         Err(_) => false,
@@ -160,6 +140,7 @@ fn is_link_local(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn parse(text: &str) -> Result<Config, String> {
         let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
@@ -199,8 +180,8 @@ mod tests {
             ("metadata_endpoint = \"http://metadata.google.internal\"", "link-local"),
             ("metadata_endpoint = \"https://127.0.0.1\"", "link-local"),
             ("ca = \"\"", "`ca`"),
-            ("timeout = \"0s\"", "no timeout"),
-            ("timeout = \"6m\"", "no timeout"),
+            ("timeout = \"0s\"", "no time limit"),
+            ("timeout = \"6m\"", "no time limit"),
             ("timeout = 5", "string"),
             ("timeout = \"1s\"", "`connect_timeout`"),
             ("credentials = \"key.json\"", "credentials"),

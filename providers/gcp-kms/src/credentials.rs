@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::signature::RsaKeyPair;
-use claviger_provider_api::{ErrorKind, Secret, SecretError, secret};
+use claviger_provider_api::{Cause, Error, ErrorKind, Secret, SecretError, secret};
 use http::header::{HeaderMap, HeaderValue};
 use reqwest::Url;
 use zeroize::Zeroizing;
@@ -65,17 +65,21 @@ pub(crate) enum Format {
 pub(crate) enum Unusable {
     #[error("credentials cannot be read")]
     Unreadable(#[source] SecretError),
+    #[error("{0}: it is empty")]
+    Empty(String),
     #[error("{0}: {1}")]
     Refused(String, String),
 }
 
-impl Unusable {
-    /// What to do about it: a store of secrets may be back soon.
-    pub(crate) fn kind(&self) -> ErrorKind {
-        match self {
-            Self::Unreadable(error) => error.kind(),
-            Self::Refused(..) => ErrorKind::OperatorNeeded,
-        }
+impl From<Unusable> for Error {
+    /// A store of secrets may be back soon; what is wrong in a file is for an operator.
+    fn from(unusable: Unusable) -> Self {
+        let (kind, cause) = match &unusable {
+            Unusable::Unreadable(error) => (error.kind(), error.cause()),
+            Unusable::Empty(_) => (ErrorKind::OperatorNeeded, Some(Cause::SecretFile)),
+            Unusable::Refused(..) => (ErrorKind::OperatorNeeded, Some(Cause::CredentialsRefused)),
+        };
+        Self::new(kind, unusable).with_cause(cause)
     }
 }
 
@@ -113,6 +117,9 @@ impl Credentials {
 
     fn parse(secret: &Secret, name: &str) -> Result<Self, Unusable> {
         let refuse = |why: String| Unusable::Refused(name.to_owned(), why);
+        if secret.expose().iter().all(u8::is_ascii_whitespace) {
+            return Err(Unusable::Empty(name.to_owned()));
+        }
         let file: File = serde_json::from_slice(secret.expose()).map_err(|error| {
             // serde_json's own text may repeat what is in the file.
             let (line, column) = (error.line(), error.column());

@@ -1,11 +1,12 @@
 //! What KMS says about a version: its public key, and the one algorithm that it has.
 
 use claviger_provider_api::algorithm::names;
-use claviger_provider_api::{Algorithm, Error, ErrorKind, OpenKey, PublicKey, SignAlgorithm};
+use claviger_provider_api::foreign::printable;
+use claviger_provider_api::{Algorithm, Cause, Error, OpenKey, PublicKey, SignAlgorithm};
 use serde::Deserialize;
 
 use crate::client::Answer;
-use crate::error::{Failure, printable};
+use crate::error::Failure;
 use crate::locator::Locator;
 
 /// A version that can be used.
@@ -22,9 +23,11 @@ pub(crate) struct Version {
 #[serde(rename_all = "camelCase")]
 struct PublicKeyBody {
     name: String,
+    #[serde(default)]
     algorithm: String,
+    #[serde(default)]
     pem: String,
-    pem_crc32c: Crc32c,
+    pem_crc32c: Option<Crc32c>,
     #[serde(default)]
     protection_level: String,
 }
@@ -60,13 +63,24 @@ pub(crate) fn read(answer: &Answer, locator: &Locator) -> Result<Version, Error>
         let what = format!("answered for {:?}", printable(&body.name));
         return Err(broken(what).into());
     }
-    if !body.pem_crc32c.fits(body.pem.as_bytes()) {
+    if body.pem.is_empty() {
+        let reason = format!(
+            "{locator} ({}) has no public key; a key for RSA_DECRYPT_OAEP_… or RSA_SIGN_… is needed",
+            printable(&body.algorithm)
+        );
+        return Err(Error::needs_operator(Cause::KeyUnfit, reason));
+    }
+    let Some(checksum) = body.pem_crc32c else {
+        let request_id = answer.request_id.clone();
+        return Err(Failure::Malformed { what: "no pemCrc32c".into(), request_id }.into());
+    };
+    if !checksum.fits(body.pem.as_bytes()) {
         return Err(broken("gave a public key with a checksum that does not fit".into()).into());
     }
     let refuse = |why: &dyn std::fmt::Display| {
         let algorithm = printable(&body.algorithm);
         let reason = format!("{locator} ({algorithm}) cannot be used: {why}");
-        Error::new(ErrorKind::OperatorNeeded, reason)
+        Error::needs_operator(Cause::KeyUnfit, reason)
     };
     let (label, spki) = pem_rfc7468::decode_vec(body.pem.as_bytes())
         .map_err(|_| broken("gave a public key that is no PEM".into()))?;
@@ -102,14 +116,14 @@ fn ability(name: &str) -> Option<Ability> {
 
 /// Whether a version does what a configuration lists; if not, what to write instead.
 pub(crate) fn check(version: &Version, locator: &Locator, open: &OpenKey<'_>) -> Result<(), Error> {
-    let refuse = |reason: String| Err(Error::new(ErrorKind::OperatorNeeded, reason));
     let algorithm = printable(&version.algorithm);
     let (does, good) = match ability(&version.algorithm) {
         None => {
-            return refuse(format!(
+            let reason = format!(
                 "{locator} is a version for {algorithm}, which is of no use here; make a key for \
                  RSA_DECRYPT_OAEP_… or RSA_SIGN_…"
-            ));
+            );
+            return Err(Error::needs_operator(Cause::KeyUnfit, reason));
         }
         Some(Ability::Unwrap(does)) => (
             format!("unwraps {does} and does nothing else; write algorithms = [\"{does}\"]"),
@@ -131,7 +145,8 @@ pub(crate) fn check(version: &Version, locator: &Locator, open: &OpenKey<'_>) ->
             .map(ToString::to_string)
             .chain(open.sign_algorithms.iter().map(ToString::to_string)),
     );
-    refuse(format!("{locator} is a version for {algorithm}: it {does} (listed is {listed})"))
+    let reason = format!("{locator} is a version for {algorithm}: it {does} (listed is {listed})");
+    Err(Error::needs_operator(Cause::AlgorithmNotOffered, reason))
 }
 
 #[cfg(test)]
@@ -157,6 +172,40 @@ mod tests {
         for (name, expected) in table {
             assert_eq!(ability(name), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn a_key_that_is_no_rsa_key_or_has_no_public_half_is_unfit() {
+        let name = "projects/p/locations/global/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1";
+        let locator: Locator = name.parse().unwrap();
+        let elliptic = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt\n6zOg9KE5RdiYwpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q==\n-----END PUBLIC KEY-----\n";
+        for (algorithm, pem) in
+            [("EC_SIGN_P256_SHA256", elliptic), ("GOOGLE_SYMMETRIC_ENCRYPTION", "")]
+        {
+            let crc = crc32c::crc32c(pem.as_bytes()).to_string();
+            let body = serde_json::json!({
+                "name": name, "algorithm": algorithm, "pem": pem, "pemCrc32c": crc,
+            });
+            let answer = Answer::of(&body.to_string());
+            let error = read(&answer, &locator).err().unwrap();
+            assert_eq!(error.cause(), Some(Cause::KeyUnfit), "{error}");
+        }
+        let raw = Version {
+            public_key: PublicKey::from_components(&[0xff; 256], &[1, 0, 1]).unwrap(),
+            algorithm: "RSA_SIGN_RAW_PKCS1_2048".into(),
+            protection_level: "HSM".into(),
+        };
+        let open = OpenKey {
+            locator: name,
+            algorithms: &[],
+            sign_algorithms: &[SignAlgorithm::Rs256],
+            public_key_sha256: None,
+        };
+        assert_eq!(check(&raw, &locator, &open).unwrap_err().cause(), Some(Cause::KeyUnfit));
+        // Another RSA algorithm is a matter of the list.
+        let pss = Version { algorithm: "RSA_SIGN_PSS_2048_SHA256".into(), ..raw };
+        let error = check(&pss, &locator, &open).unwrap_err();
+        assert_eq!(error.cause(), Some(Cause::AlgorithmNotOffered), "{error}");
     }
 
     #[test]

@@ -1,17 +1,13 @@
 //! From what KMS or a token endpoint answered, or did not, to our error: one table.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::time::Duration;
 
-use claviger_provider_api::{Error, ErrorKind, tls};
+use claviger_provider_api::foreign::{capped, printable};
+use claviger_provider_api::http::NoAnswer;
+use claviger_provider_api::{Cause, Error, ErrorKind};
 use serde::Deserialize;
 use serde_json::Value;
-
-/// How much of a server's own message is kept, in characters.
-const MAX_MESSAGE: usize = 400;
-
-/// The longest delay that is passed on.
-const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
 /// What a request was for: the same status means different things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,15 +44,11 @@ impl Operation {
 /// Why a request gave no answer that can be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    #[error("the deadline passed before the server answered")]
-    Deadline { request_id: Option<String> },
-    #[error("no answer within {} ms (`timeout`)", .after.as_millis())]
-    TimedOut { after: Duration, request_id: String },
-    #[error("cannot reach the server")]
-    Transport {
+    #[error("{why}")]
+    NoAnswer {
         #[source]
-        error: reqwest::Error,
-        request_id: String,
+        why: NoAnswer,
+        request_id: Option<String>,
     },
     #[error("{0}")]
     Refused(Refusal),
@@ -128,6 +120,34 @@ impl Refusal {
         self.operation.is_of_kms() && self.status == 401
     }
 
+    /// Who or what an operator must look at.
+    fn cause(&self) -> Option<Cause> {
+        if matches!(self.status, 300..=399) {
+            return None;
+        }
+        if !self.operation.is_of_kms() {
+            return Some(Cause::CredentialsRefused);
+        }
+        match (self.said.code.as_deref(), self.status) {
+            (Some("UNAUTHENTICATED"), _) | (_, 401) => Some(Cause::CredentialsRefused),
+            (Some("PERMISSION_DENIED"), _) | (_, 403) => Some(Cause::NotPermitted),
+            (Some("NOT_FOUND"), _) | (_, 404) => Some(Cause::KeyAbsent),
+            (Some("FAILED_PRECONDITION" | "INVALID_ARGUMENT"), _)
+                if self.is_about_the_kind_of_key() =>
+            {
+                Some(Cause::KeyUnfit)
+            }
+            (Some("FAILED_PRECONDITION"), _) => Some(Cause::KeyDisabled),
+            _ => None,
+        }
+    }
+
+    /// Whether KMS refuses because the key has another purpose or algorithm, as a symmetric one has.
+    fn is_about_the_kind_of_key(&self) -> bool {
+        let message = self.said.message.as_deref().unwrap_or_default();
+        message.contains("purpose") || message.contains("algorithm")
+    }
+
     fn advice(&self) -> Option<&'static str> {
         let code = self.said.code.as_deref();
         Some(match (self.operation, code, self.status) {
@@ -149,6 +169,9 @@ impl Refusal {
             (operation, Some("NOT_FOUND"), _) if operation.is_of_kms() => {
                 "there is no such version; look at the locator"
             }
+            (operation, _, _) if operation.is_of_kms() && self.cause() == Some(Cause::KeyUnfit) => {
+                "a key for RSA_DECRYPT_OAEP_… or RSA_SIGN_… is needed; make one, and name that"
+            }
             (operation, Some("FAILED_PRECONDITION"), _) if operation.is_of_kms() => {
                 "look at the version's state and its key's purpose: enable or restore it"
             }
@@ -169,47 +192,21 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl Failure {
-    /// The id under which both logs have the request, if one was sent.
-    fn request_id(&self) -> Option<&str> {
-        match self {
-            Self::Deadline { request_id } => request_id.as_deref(),
-            Self::TimedOut { request_id, .. }
-            | Self::Transport { request_id, .. }
-            | Self::Refused(Refusal { request_id, .. })
-            | Self::Malformed { request_id, .. }
-            | Self::BrokenPromise { request_id, .. } => Some(request_id),
-        }
-    }
-
-    fn kind(&self) -> ErrorKind {
-        match self {
-            Self::Deadline { .. } => ErrorKind::DeadlineExceeded,
-            Self::Refused(refusal) => kind(refusal),
-            Self::Transport { error, .. } if tls::holds_certificate_error(error) => {
-                ErrorKind::OperatorNeeded
-            }
-            Self::Transport { error, .. } if error.is_builder() => ErrorKind::Internal,
-            Self::TimedOut { .. } | Self::Transport { .. } | Self::Malformed { .. } => {
-                ErrorKind::Unavailable
-            }
-            Self::BrokenPromise { .. } => ErrorKind::Internal,
-        }
-    }
-}
-
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        let kind = failure.kind();
-        let id = failure.request_id().map(str::to_owned);
-        let failure = match failure {
-            // The URL says no more than the locator does.
-            Failure::Transport { error, request_id } => {
-                Failure::Transport { error: error.without_url(), request_id }
-            }
-            other => other,
+        let (kind, cause) = match &failure {
+            Failure::NoAnswer { why, .. } => why.meaning(),
+            Failure::Refused(refusal) => meaning(refusal),
+            Failure::Malformed { .. } => (ErrorKind::Unavailable, Some(Cause::BackendFailing)),
+            Failure::BrokenPromise { .. } => (ErrorKind::Internal, Some(Cause::WrongAnswer)),
         };
-        Self::new(kind, failure).with_backend_request_id(id)
+        let id = match &failure {
+            Failure::NoAnswer { request_id, .. } => request_id.clone(),
+            Failure::Refused(Refusal { request_id, .. })
+            | Failure::Malformed { request_id, .. }
+            | Failure::BrokenPromise { request_id, .. } => Some(request_id.clone()),
+        };
+        Self::new(kind, failure).with_cause(cause).with_backend_request_id(id)
     }
 }
 
@@ -217,36 +214,26 @@ impl From<Failure> for Error {
 ///
 /// KMS says INVALID_ARGUMENT to a bad ciphertext, and to one whose checksum is not right, which is not
 /// the value's fault: a canary decides.
-pub(crate) fn kind(refusal: &Refusal) -> ErrorKind {
+pub(crate) fn meaning(refusal: &Refusal) -> (ErrorKind, Option<Cause>) {
     let Refusal { operation, status, said, .. } = refusal;
-    match (said.code.as_deref(), status) {
+    let code = said.code.as_deref();
+    match (code, status) {
         (Some("RESOURCE_EXHAUSTED"), _) | (_, 429) => {
             let delay = said.retry_delay.or(refusal.retry_after);
-            ErrorKind::Throttled { retry_after: delay.map(|delay| delay.min(MAX_RETRY_AFTER)) }
+            (ErrorKind::Throttled { retry_after: delay.map(capped) }, None)
         }
         (Some("INVALID_ARGUMENT"), 400) if *operation == Operation::Unwrap => {
-            ErrorKind::UnwrapFailed
+            (ErrorKind::UnwrapFailed, None)
         }
         (Some("ABORTED" | "CANCELLED"), _) | (_, 408 | 500..=599)
-            if said.code.as_deref() != Some("UNIMPLEMENTED") =>
+            if code != Some("UNIMPLEMENTED") =>
         {
-            ErrorKind::Unavailable
+            (ErrorKind::Unavailable, Some(Cause::BackendFailing))
         }
-        // UNAUTHENTICATED, which the session looks at first; PERMISSION_DENIED, NOT_FOUND,
-        // FAILED_PRECONDITION, a redirect, OAuth's refusals and what may be invented: the same
-        // request will fail again.
-        _ => ErrorKind::OperatorNeeded,
+        // A redirect, OAuth's refusals and what may be invented as well: the same request will fail
+        // again.
+        _ => (ErrorKind::OperatorNeeded, refusal.cause()),
     }
 }
-
-/// What a server sent, cut to a length and to one line.
-pub(crate) fn printable(text: &str) -> String {
-    let mut line = String::new();
-    for c in text.chars().take(MAX_MESSAGE) {
-        let _ = line.write_char(if c.is_control() { ' ' } else { c });
-    }
-    line
-}
-
 #[cfg(test)]
 mod tests;

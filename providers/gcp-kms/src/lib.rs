@@ -3,7 +3,7 @@
 //! algorithm for ever.
 //!
 //! - `config`, `locator`: what an operator writes
-//! - `client`: one HTTP client over our own TLS: no proxy, no redirects, no environment
+//! - `client`: requests and answers
 //! - `credentials`, `token`: a credentials file as Google's tools write it, and the access token it gives
 //! - `session`: the current token, which all keys of a provider share
 //! - `description`: what KMS says about a version
@@ -20,12 +20,12 @@ mod locator;
 mod session;
 mod token;
 
-use std::path::Path;
 use std::sync::Arc;
 
-use claviger_provider_api::{Error, ErrorKind, OpenKey, WrappingKey};
+use async_trait::async_trait;
+use claviger_provider_api::{self as api, Error, ErrorKind, OpenKey, Options, WrappingKey};
 
-pub use config::{Config, Timeout};
+pub use config::{Config, PROVIDER_TYPE};
 
 use key::KmsKey;
 use locator::Locator;
@@ -38,14 +38,16 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// Makes a provider; touches neither a file nor the network. It has no state to keep.
-    pub fn new(name: &str, config: &Config, _state_dir: Option<&Path>) -> Result<Self, Error> {
+    /// Makes a provider; touches neither a file nor the network.
+    pub fn new(name: &str, config: &Config) -> Result<Self, Error> {
         config.validate().map_err(operator)?;
         Ok(Self { session: Arc::new(Session::new(name, config.clone())) })
     }
+}
 
-    /// Opens a key: reads its public half and its algorithm, and proves it with a canary.
-    pub async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
+#[async_trait]
+impl api::Provider for Provider {
+    async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
         let locator: Locator = open.locator.parse().map_err(operator)?;
         Ok(Arc::new(KmsKey::open(self.session.clone(), locator, open).await?))
     }

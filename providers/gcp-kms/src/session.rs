@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::http::NoAnswer;
+use claviger_provider_api::{Cause, Error, ErrorKind};
 use http::header::{HeaderName, HeaderValue};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
@@ -48,7 +49,7 @@ struct Turn {
     /// Whether the last token was refused.
     refused: bool,
     /// The last attempt that gave no token: when it began, and what was wrong.
-    failed: Option<(Instant, ErrorKind, String)>,
+    failed: Option<(Instant, Error)>,
 }
 
 /// An access token.
@@ -110,11 +111,6 @@ impl Session {
         self.repairs.load(Ordering::Acquire)
     }
 
-    /// Whether there is a token; after one was refused there is none until the next is asked for.
-    pub(crate) fn has_a_token(&self) -> bool {
-        self.token.load().is_some()
-    }
-
     /// Sends a request with the current token. Where KMS does not take the token, it is forgotten and
     /// the request is [`ErrorKind::Unavailable`]: it is not sent again here, since retries have one
     /// place, which is not this. A new token that is not taken either needs an operator.
@@ -161,13 +157,15 @@ impl Session {
                 "so is a token that was just given: look at the credentials and their account",
             )
         };
-        Error::new(kind, format!("{refusal}: {why}")).with_backend_request_id(id)
+        Error::new(kind, format!("{refusal}: {why}"))
+            .with_cause(Cause::CredentialsRefused)
+            .with_backend_request_id(id)
     }
 
     async fn token(&self, deadline: Instant) -> Result<Arc<Token>, Error> {
         let begun = Instant::now();
         if deadline <= begun {
-            return Err(Failure::Deadline { request_id: None }.into());
+            return Err(late());
         }
         if let Some(token) = self.token.load_full().filter(|token| begun < token.ends_at) {
             if token.renew_at <= begun
@@ -178,13 +176,13 @@ impl Session {
             return Ok(token);
         }
         let waiting = tokio::time::timeout_at(deadline.into(), self.turn.lock()).await;
-        let mut turn = waiting.map_err(|_| Failure::Deadline { request_id: None })?;
+        let mut turn = waiting.map_err(|_| late())?;
         if let Some(token) = self.token.load_full().filter(|token| Instant::now() < token.ends_at) {
             return Ok(token);
         }
         match &turn.failed {
             // It began after this call did, so another attempt would say the same.
-            Some((at, kind, text)) if *at >= begun => Err(Error::new(*kind, text.clone())),
+            Some((at, error)) if *at >= begun => Err(error.repeated()),
             _ => self.ask(&mut turn, deadline).await,
         }
     }
@@ -201,7 +199,7 @@ impl Session {
         if let Some(current) = current.filter(|current| current.number > token.number) {
             return current;
         }
-        let pausing = turn.failed.as_ref().is_some_and(|(at, ..)| *at + RENEWAL_PAUSE > now);
+        let pausing = turn.failed.as_ref().is_some_and(|(at, _)| *at + RENEWAL_PAUSE > now);
         if pausing {
             return token;
         }
@@ -231,20 +229,22 @@ impl Session {
                 Ok(token)
             }
             Err(error) => {
-                turn.failed = Some((begun, error.kind(), error.to_string()));
+                turn.failed = Some((begun, error.repeated()));
                 Err(error)
             }
         }
     }
 
     async fn granted(&self, number: u64, deadline: Instant) -> Result<Token, Error> {
-        let credentials = Credentials::read(&self.config)
-            .await
-            .map_err(|error| Error::new(error.kind(), error))?;
+        let credentials = Credentials::read(&self.config).await?;
         tracing::debug!(provider = self.provider, ?credentials, "asking for an access token");
         let granted = grant(self.client().await?, &credentials, deadline).await?;
         Ok(Token::new(number, granted, credentials.quota_project))
     }
+}
+
+fn late() -> Error {
+    Failure::NoAnswer { why: NoAnswer::Deadline, request_id: None }.into()
 }
 
 impl fmt::Debug for Session {

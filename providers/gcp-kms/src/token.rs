@@ -8,7 +8,7 @@ use aws_lc_rs::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use claviger_provider_api::{Error, ErrorKind, secret};
+use claviger_provider_api::{Cause, Error, ErrorKind, secret};
 use http::header::{HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::json;
@@ -153,12 +153,11 @@ async fn subject_token(
 ) -> Result<Zeroizing<String>, Error> {
     let unusable = |place: &dyn std::fmt::Display, why: String| {
         let reason = format!("the subject token in {place} cannot be used: {why}");
-        Error::new(ErrorKind::OperatorNeeded, reason)
+        Error::needs_operator(Cause::SecretFile, reason)
     };
     match subject {
         Subject::File(path, format) => {
-            let secret = secret::read_secret_file(path)
-                .map_err(|error| Error::new(ErrorKind::OperatorNeeded, error))?;
+            let secret = secret::read_secret_file(path)?;
             format.token(secret.expose()).map_err(|why| unusable(&path.display(), why))
         }
         Subject::Url(url, headers, format) => {

@@ -4,10 +4,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::Error;
 
 const SHORTEST: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(30);
+/// Failures after each of which the pause is the shortest: nine and a half seconds, in which callers
+/// wait for an HSM that is away for a moment, and shall see at once that it is back.
+const QUICK_FAILURES: u32 = 18;
+/// So that a token that is back after a long time serves within five seconds.
+const LONGEST: Duration = Duration::from_secs(4);
 
 /// One key's breaker. Only checks open and close it, never a caller's value.
 #[derive(Debug, Default)]
@@ -17,35 +21,33 @@ pub(crate) struct Breaker(Mutex<Option<Open>>);
 struct Open {
     failures: u32,
     until: Instant,
-    kind: ErrorKind,
-    text: String,
+    cause: Error,
 }
 
 impl Breaker {
     /// Why a call is refused, while the breaker is open.
     pub(crate) fn refusal(&self) -> Option<Error> {
-        self.state().as_ref().map(|open| Error::new(open.kind, open.text.clone()))
+        self.state().as_ref().map(|open| open.cause.repeated())
     }
 
     /// Why even a check is refused: it is too early.
     pub(crate) fn too_early(&self, now: Instant) -> Option<Error> {
         let state = self.state();
         let open = state.as_ref().filter(|open| now < open.until)?;
-        Some(Error::new(open.kind, open.text.clone()))
+        Some(open.cause.repeated())
     }
 
-    /// Opens it after a check failed, for longer each time: 0.5, 1, 2, … 30 s and up to a quarter
-    /// more.
+    /// Opens it after a check failed: for 0.5 s the first 18 times, then for 2, 4, 4, … s, and up to a
+    /// tenth more. An outage of 15 s costs the token 20 attempts at most.
     pub(crate) fn open(&self, now: Instant, cause: &Error) {
         let mut state = self.state();
         let failures = state.as_ref().map_or(0, |open| open.failures + 1);
-        let pause = SHORTEST.saturating_mul(1 << failures.min(10)).min(LONGEST);
-        *state = Some(Open {
-            failures,
-            until: now + pause + jitter(pause),
-            kind: cause.kind(),
-            text: cause.to_string(),
-        });
+        let pause = match (failures + 1).saturating_sub(QUICK_FAILURES) {
+            0 => SHORTEST,
+            slow => SHORTEST.saturating_mul(1 << (slow + 1).min(10)).min(LONGEST),
+        };
+        *state =
+            Some(Open { failures, until: now + pause + jitter(pause), cause: cause.repeated() });
     }
 
     /// Closes it; whether it was open.
@@ -62,12 +64,13 @@ fn jitter(pause: Duration) -> Duration {
     let mut byte = [0];
     // Without random bytes there is no jitter, and the keys have other troubles.
     let _ = rand::fill(&mut byte);
-    pause / 4 * u32::from(byte[0]) / 255
+    pause / 10 * u32::from(byte[0]) / 255
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use claviger_provider_api::ErrorKind;
 
     fn cause() -> Error {
         Error::new(ErrorKind::Unavailable, "the token is gone")
@@ -89,12 +92,13 @@ mod tests {
     }
 
     #[test]
-    fn each_failed_check_waits_longer_for_the_next_up_to_half_a_minute() {
+    fn checks_fail_quickly_for_a_while_and_then_wait_longer_up_to_four_seconds() {
         let breaker = Breaker::default();
         let now = Instant::now();
-        for pause in [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0] {
+        let quick = std::iter::repeat_n(0.5, 18);
+        for pause in quick.chain([2.0, 4.0, 4.0, 4.0]) {
             breaker.open(now, &cause());
-            let (shortest, longest) = (pause - 0.001, pause * 1.25 + 0.001);
+            let (shortest, longest) = (pause - 0.001, pause * 1.1 + 0.001);
             assert!(
                 breaker.too_early(now + Duration::from_secs_f64(shortest)).is_some(),
                 "{pause}"

@@ -135,6 +135,16 @@ impl std::fmt::Display for TokenName {
     }
 }
 
+impl std::fmt::Display for User {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::User => f.write_str("user"),
+            Self::So => f.write_str("so"),
+            Self::Vendor(number) => write!(f, "{number}"),
+        }
+    }
+}
+
 impl From<WrittenUser> for User {
     fn from(written: WrittenUser) -> Self {
         match written {

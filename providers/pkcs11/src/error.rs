@@ -1,6 +1,6 @@
 //! From what a PKCS#11 function returned to our error: one table.
 
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::{Cause, Error, ErrorKind};
 use cryptoki::context::Function;
 use cryptoki::error::{Error as CryptokiError, RvError};
 
@@ -19,7 +19,9 @@ pub(crate) struct Returned {
 
 impl From<Returned> for Error {
     fn from(returned: Returned) -> Self {
-        Self::new(kind(returned.rv, returned.function), returned)
+        let kind = kind(returned.rv, returned.function);
+        let cause = (kind != ErrorKind::UnwrapFailed).then(|| cause(returned.rv)).flatten();
+        Self::new(kind, returned).with_cause(cause)
     }
 }
 
@@ -30,7 +32,7 @@ pub(crate) fn from_cryptoki(cause: CryptokiError) -> Error {
         CryptokiError::LibraryLoading(_)
         | CryptokiError::MissingSymbol(_)
         | CryptokiError::NullFunctionPointer
-        | CryptokiError::NotSupported => Error::new(ErrorKind::OperatorNeeded, cause),
+        | CryptokiError::NotSupported => Error::needs_operator(Cause::ModuleUnusable, cause),
         _ => Error::new(
             ErrorKind::Unavailable,
             format!("the module's answer makes no sense: {cause}"),
@@ -83,6 +85,29 @@ pub(crate) fn kind(rv: RvError, function: Function) -> ErrorKind {
         | RvError::FunctionNotSupported
         | RvError::LibraryLoadFailed => ErrorKind::OperatorNeeded,
         _ => ErrorKind::Unavailable,
+    }
+}
+
+/// Who or what an operator must look at, where a return value tells by itself.
+fn cause(rv: RvError) -> Option<Cause> {
+    match rv {
+        RvError::PinIncorrect
+        | RvError::PinInvalid
+        | RvError::PinLenRange
+        | RvError::PinExpired => Some(Cause::PinWrong),
+        RvError::PinLocked => Some(Cause::PinLocked),
+        RvError::TokenNotPresent
+        | RvError::TokenNotRecognized
+        | RvError::DeviceRemoved
+        | RvError::SlotIdInvalid => Some(Cause::TokenAbsent),
+        RvError::LibraryLoadFailed | RvError::FipsSelfTestFailed => Some(Cause::ModuleUnusable),
+        RvError::KeyFunctionNotPermitted | RvError::KeyTypeInconsistent | RvError::KeySizeRange => {
+            Some(Cause::KeyUnfit)
+        }
+        RvError::MechanismInvalid | RvError::MechanismParamInvalid => {
+            Some(Cause::AlgorithmNotOffered)
+        }
+        _ => None,
     }
 }
 
@@ -174,6 +199,25 @@ mod tests {
         (RvError::ActionProhibited, [UnwrapFailed, OperatorNeeded, OperatorNeeded]),
         (RvError::LibraryLoadFailed, [UnwrapFailed, OperatorNeeded, OperatorNeeded]),
     ];
+
+    #[test]
+    fn a_return_value_that_tells_what_is_wrong_has_its_cause() {
+        for (rv, function, cause) in [
+            (RvError::PinIncorrect, Function::Login, Some(Cause::PinWrong)),
+            (RvError::PinLocked, Function::Login, Some(Cause::PinLocked)),
+            (RvError::TokenNotPresent, Function::OpenSession, Some(Cause::TokenAbsent)),
+            (RvError::DeviceRemoved, Function::Decrypt, Some(Cause::TokenAbsent)),
+            (RvError::KeyFunctionNotPermitted, Function::DecryptInit, Some(Cause::KeyUnfit)),
+            (RvError::MechanismInvalid, Function::DecryptInit, Some(Cause::AlgorithmNotOffered)),
+            // Of C_Decrypt it may be the value's fault, and no cause is told.
+            (RvError::MechanismInvalid, Function::Decrypt, None),
+            (RvError::GeneralError, Function::OpenSession, None),
+        ] {
+            assert_eq!(Error::from(Returned { rv, function }).cause(), cause, "{rv:?}");
+        }
+        let missing = from_cryptoki(CryptokiError::NullFunctionPointer);
+        assert_eq!(missing.cause(), Some(Cause::ModuleUnusable));
+    }
 
     #[test]
     fn every_value_of_the_fault_catalogue_has_its_kind() {

@@ -5,19 +5,22 @@ use std::sync::mpsc::TrySendError;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use claviger_provider_api::opened_key::{
+    check_algorithm, check_deadline, check_digest, check_signature, label_not_taken,
+};
 use claviger_provider_api::{
-    Algorithm, Algorithms, Call, Digest, Error, ErrorKind, KeyMaterial, Parameters, PublicKey,
-    SignAlgorithm, SignAlgorithms, Signature, Unwrapped, WrappingKey,
+    Algorithm, Algorithms, Call, Cause, Digest, Error, ErrorKind, KeyMaterial, Parameters,
+    PublicKey, SignAlgorithm, SignAlgorithms, Signature, Unwrapped, WrappingKey,
 };
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
+use crate::check_request::CheckRequest;
 use crate::config::Oaep;
+use crate::job::Job;
 use crate::operation::Operation;
-use crate::recovery::CheckRequest;
 use crate::token::TokenHandle;
 use crate::token_key::TokenKey;
-use crate::worker::Job;
 
 /// How long a check may take: a module that hangs must not hold up its caller.
 const CHECK_LIMIT: Duration = Duration::from_secs(30);
@@ -33,6 +36,8 @@ pub(crate) struct Key {
     labels: Algorithms,
     /// As the token told when the key was opened.
     extractable: Option<bool>,
+    /// As the token told then.
+    unneeded_rights: Vec<String>,
 }
 
 impl Key {
@@ -44,15 +49,14 @@ impl Key {
         sign_algorithms: SignAlgorithms,
         labels: Algorithms,
         extractable: Option<bool>,
+        unneeded_rights: Vec<String>,
     ) -> Self {
-        Self { on_token, token, algorithms, sign_algorithms, labels, extractable }
+        Self { on_token, token, algorithms, sign_algorithms, labels, extractable, unneeded_rights }
     }
 
     async fn submit(&self, operation: Operation, call: Call) -> Result<Zeroizing<Vec<u8>>, Error> {
         let late = || Error::new(ErrorKind::DeadlineExceeded, "the deadline passed");
-        if Instant::now() >= call.deadline {
-            return Err(late());
-        }
+        check_deadline(call)?;
         if let Some(error) = self.on_token.breaker.refusal() {
             return Err(error);
         }
@@ -68,19 +72,11 @@ impl Key {
 
     fn check_parameters(&self, parameters: &Parameters<'_>) -> Result<(), Error> {
         let Parameters { algorithm, label } = *parameters;
-        let refuse = |text: String| Err(Error::new(ErrorKind::OperatorNeeded, text));
-        if !self.algorithms.contains(algorithm) {
-            return refuse(format!("the key was not opened for {algorithm}"));
-        }
+        check_algorithm(self.algorithms.contains(algorithm), algorithm)?;
         if label.is_empty() || self.labels.contains(algorithm) {
             return Ok(());
         }
-        match algorithm {
-            Algorithm::Rsa15 => refuse("RSA1_5 has no label".to_owned()),
-            _ => refuse(format!(
-                "the token does not support OAEP labels with {algorithm}; see oaep = \"software\""
-            )),
-        }
+        Err(label_not_taken(algorithm).in_context("see oaep = \"software\""))
     }
 
     /// Whether a token may see the value: as long as the modulus and in 2..n-1. 0, 1 and n-1 are
@@ -125,6 +121,10 @@ impl WrappingKey for Key {
         self.extractable
     }
 
+    fn unneeded_rights(&self) -> &[String] {
+        &self.unneeded_rights
+    }
+
     fn repairs(&self) -> u64 {
         self.token.state().repairs()
     }
@@ -150,25 +150,20 @@ impl WrappingKey for Key {
         algorithm: SignAlgorithm,
         call: Call,
     ) -> Result<Signature, Error> {
-        if !self.sign_algorithms.contains(algorithm) || digest.hash() != algorithm.hash() {
-            let text = format!("the key was not opened for {algorithm}, or the digest is not its");
-            return Err(Error::new(ErrorKind::OperatorNeeded, text));
-        }
+        check_algorithm(self.sign_algorithms.contains(algorithm), algorithm)?;
+        check_digest(digest, algorithm)?;
         let operation = Operation::sign(digest, algorithm);
         let signature = self.submit(operation, call).await?.to_vec();
-        // One faulty signature by the Chinese remainder theorem gives the private key away.
-        if self.public_key().verify(digest, algorithm, &signature) {
-            return Ok(Signature::without_request_id(signature));
-        }
-        let text = "the token's signature does not verify; it is not given out";
-        Err(Error::new(ErrorKind::Internal, text))
+        let signature = Signature::without_request_id(signature);
+        check_signature(self.public_key(), digest, algorithm, signature)
     }
 
     async fn check(&self) -> Result<(), Error> {
         if let Some(error) = self.on_token.breaker.too_early(Instant::now()) {
             return Err(error);
         }
-        let silent = |text| Err(Error::new(ErrorKind::Unavailable, text));
+        let silent =
+            |text| Err(Error::new(ErrorKind::Unavailable, text).with_cause(Cause::NoAnswer));
         let (reply, answer) = oneshot::channel();
         match self.token.checks().try_send(CheckRequest::Key(self.on_token.index, reply)) {
             Ok(()) => {}

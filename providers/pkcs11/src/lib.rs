@@ -2,19 +2,28 @@
 //!
 //! - `config`: the options; [`uri`]: locators
 //! - `opening`: from a locator to an open key; `key`: the open key
-//! - `worker`: session threads, fed by a queue; `operation`: what they do; `decrypt`: the calls
-//!   themselves; [`oaep`]: padding removed in software
-//! - `module`: the process-wide table of modules; `token`: a token that is logged in to; `login` and
-//!   [`pin_latch`]: no second try with a PIN that failed; `token_key` and `object`: a key on a token
-//! - `recovery`: checks and repairs; `breaker`: when repairs failed
+//! - `connect`: from a token's name to a token that is logged in to; `find_token` and `token_info`: among
+//!   the slots of a module; `login` and [`pin_latch`]: no second try with a PIN that failed; `token`: the
+//!   table of the tokens in use; `token_state`: what is shared on one; `login_epoch`: since which login
+//! - `token_key` and `object`: a key on a token
+//! - `worker`: session threads, fed by a queue of `job`s; `operation`: what they do; [`oaep`]: padding
+//!   removed in software
+//! - `module`: the process-wide table of modules; `functions`: those of its functions that are called
+//!   directly
+//! - `recovery`: checks and repairs, asked for by a `check_request`; `breaker`: when repairs failed
 //! - `error`: what return values mean
 
 mod breaker;
+mod check_request;
 mod config;
-mod decrypt;
+mod connect;
 mod error;
+mod find_token;
+mod functions;
+mod job;
 mod key;
 mod login;
+mod login_epoch;
 mod module;
 pub mod oaep;
 mod object;
@@ -22,8 +31,11 @@ mod opening;
 mod operation;
 pub mod pin_latch;
 mod recovery;
+mod registration;
 mod token;
+mod token_info;
 mod token_key;
+mod token_state;
 pub mod uri;
 mod worker;
 
@@ -32,12 +44,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use claviger_provider_api::{Error, ErrorKind, OpenKey, WrappingKey};
+use claviger_provider_api::{Cause, Error, ErrorKind, OpenKey, WrappingKey};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 pub use config::Config;
 pub use module::wait_until_left;
+pub use registration::PROVIDER_TYPE;
+pub use token_info::TokenIdentity;
 
 use module::InUse;
 use opening::Request;
@@ -78,7 +92,9 @@ impl Provider {
             algorithms: open.algorithms.to_vec(),
             sign_algorithms: open.sign_algorithms.to_vec(),
         };
-        let slow = |_| unavailable("the module did not open the key within 60 s");
+        let slow = |_| {
+            unavailable("the module did not open the key within 60 s").with_cause(Cause::NoAnswer)
+        };
         let turn = timeout(OPEN_LIMIT, Arc::clone(&self.opening).lock_owned()).await;
         let turn = turn.map_err(slow)?;
         let (reply, answer) = oneshot::channel();

@@ -1,23 +1,24 @@
 //! The one process-wide table: modules by canonical path, each initialised once for all its users.
 //!
-//! `C_Initialize`, `C_Finalize` and the login belong to the process, not to the code that calls them.
+//! `C_Initialize`, `C_Finalize` and the login belong to the process, not to the code that calls
+//! them.
 //! Libraries are never unloaded: vendors' modules leave threads behind that would run on into
 //! nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::{Cause, Error, ErrorKind};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as CryptokiError, RvError};
 use cryptoki::session::{Session, SessionState};
-use cryptoki::slot::{Slot, TokenInfo};
+use cryptoki::slot::Slot;
 
-use crate::decrypt::Functions;
 use crate::error::from_cryptoki;
-use crate::token::{Token, TokenState};
+use crate::functions::Functions;
+use crate::token_info::TokenInfo;
 
 /// How long `C_Finalize` waits for calls that are inside the module.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -36,7 +37,7 @@ pub fn wait_until_left(limit: Duration) -> bool {
     *waited.unwrap_or_else(PoisonError::into_inner).0 == 0
 }
 
-/// A thread that may go into a module. Made before the thread, so that nobody who waits misses it.
+/// A thread that may go into a module. Made before the thread, so that no wait misses it.
 #[derive(Debug)]
 pub(crate) struct InUse(());
 
@@ -63,8 +64,6 @@ pub(crate) struct Module {
     functions: Functions,
     gate: Mutex<Gate>,
     changed: Condvar,
-    /// Tokens in use, by serial number; locked while one is connected, so that nobody logs in twice.
-    tokens: Mutex<HashMap<String, Weak<Token>>>,
 }
 
 /// Who is inside the module: `C_Finalize` under a running call is undefined.
@@ -91,15 +90,15 @@ impl Module {
     pub(crate) fn acquire(path: &Path) -> Result<Lease, Error> {
         let canonical = path.canonicalize().map_err(|error| {
             let text = format!("cannot find the module {}: {error}", path.display());
-            Error::new(ErrorKind::OperatorNeeded, text)
+            Error::needs_operator(Cause::ModuleUnusable, text)
         })?;
         let known = lock(&MODULES).get(&canonical).copied();
         let module = if let Some(module) = known {
             module
         } else {
             let loaded = Self::load(canonical.clone()).map_err(|error| {
-                let text = format!("cannot load the module {}: {error}", canonical.display());
-                Error::new(error.kind(), text)
+                let what = format_args!("cannot load the module {}", canonical.display());
+                error.in_context(what).with_cause(Cause::ModuleUnusable)
             })?;
             *lock(&MODULES).entry(canonical).or_insert_with(|| Box::leak(Box::new(loaded)))
         };
@@ -115,8 +114,7 @@ impl Module {
         let functions = Functions::load(&path)?;
         let pkcs11 = Pkcs11::new(&path).map_err(from_cryptoki)?;
         let gate = Mutex::new(Gate::default());
-        let tokens = Mutex::new(HashMap::new());
-        Ok(Self { path, pkcs11, functions, gate, changed: Condvar::new(), tokens })
+        Ok(Self { path, pkcs11, functions, gate, changed: Condvar::new() })
     }
 
     /// The canonical path.
@@ -129,38 +127,32 @@ impl Module {
         &self.functions
     }
 
-    /// The tokens in use, locked.
-    pub(crate) fn tokens(&self) -> MutexGuard<'_, HashMap<String, Weak<Token>>> {
-        lock(&self.tokens)
-    }
-
-    /// What the tokens in use share with their threads.
-    pub(crate) fn in_use(&self) -> Vec<Arc<TokenState>> {
-        let tokens = self.tokens();
-        tokens.values().filter_map(Weak::upgrade).map(|token| Arc::clone(token.state())).collect()
-    }
-
     /// Which `C_Initialize` is in force. Sessions and handles of an earlier one are dead.
     pub(crate) fn generation(&self) -> u64 {
         lock(&self.gate).generation
     }
 
-    /// The slots with an initialised token. Slots that cannot be read are left out, unless all are.
+    /// The slots with a token. Slots that cannot be read are left out, unless all are.
     pub(crate) fn tokens_in_slots(&'static self) -> Result<Vec<(Slot, TokenInfo)>, Error> {
         let _inside = self.enter()?;
         let mut found = Vec::new();
         let mut unreadable = None;
         for slot in self.pkcs11.get_slots_with_token().map_err(from_cryptoki)? {
-            match self.pkcs11.get_token_info(slot) {
-                Ok(info) if info.token_initialized() => found.push((slot, info)),
-                Ok(_) => {}
+            match self.functions.token_info(slot) {
+                Ok(info) => found.push((slot, TokenInfo::from(info))),
                 Err(error) => unreadable = Some(error),
             }
         }
         match unreadable {
-            Some(error) if found.is_empty() => Err(from_cryptoki(error)),
+            Some(error) if found.is_empty() => Err(error),
             _ => Ok(found),
         }
+    }
+
+    /// What the token in a slot says of itself now.
+    pub(crate) fn token_info(&'static self, slot: Slot) -> Result<TokenInfo, Error> {
+        let _inside = self.enter()?;
+        self.functions.token_info(slot).map(TokenInfo::from)
     }
 
     /// `C_Finalize` and `C_Initialize`, once for all who saw `generation`. Every session and handle
@@ -185,7 +177,7 @@ impl Module {
             gate = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         gate.initialised = false;
-        // Nobody is inside and nobody enters; the lock itself is free for those who only look.
+        // No call is inside and none enters; the lock itself is free for calls that only look.
         drop(gate);
         self.finalise();
         let mut gate = lock(&self.gate);
@@ -202,9 +194,9 @@ impl Module {
             Ok(()) => gate.ours = true,
             Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => gate.ours = false,
             Err(error) => {
-                let error = from_cryptoki(error);
-                let text = format!("cannot initialise {}: {error}", self.path.display());
-                return Err(Error::new(error.kind(), text));
+                let what = format_args!("cannot initialise {}", self.path.display());
+                let error = from_cryptoki(error).in_context(what);
+                return Err(error.with_cause(Cause::ModuleUnusable));
             }
         }
         gate.initialised = true;
@@ -232,7 +224,7 @@ impl Module {
         Ok(Inside(self, gate.generation))
     }
 
-    /// The gate, once nobody is closing it.
+    /// The gate, once it is not being closed.
     fn open_gate(&self) -> MutexGuard<'_, Gate> {
         let mut gate = lock(&self.gate);
         while gate.closing {
@@ -307,8 +299,7 @@ impl OpenSession {
 
     /// What the token in its slot says of itself now.
     pub(crate) fn token_info(&self) -> Result<TokenInfo, Error> {
-        let _inside = self.module.enter()?;
-        self.module.pkcs11.get_token_info(self.slot).map_err(from_cryptoki)
+        self.module.token_info(self.slot)
     }
 
     /// Whether a user is logged in to its token, as the session itself says.
@@ -323,8 +314,8 @@ impl OpenSession {
         })
     }
 
-    /// Runs calls on the session. They must not open or run another session: who waits to finalise
-    /// the module would wait for ever.
+    /// Runs calls on the session. They must not open or run another session: a thread that waits
+    /// to finalise the module would wait for ever.
     pub(crate) fn run<T>(
         &self,
         calls: impl FnOnce(&Session) -> Result<T, Error>,
@@ -372,6 +363,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = Module::acquire(file.path()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OperatorNeeded);
+        assert_eq!(error.cause(), Some(Cause::ModuleUnusable));
         assert!(error.to_string().contains("cannot load the module"), "{error}");
     }
 }

@@ -1,10 +1,17 @@
 //! A private key among the objects of a token: found by its locator, checked before it is used.
 
-use claviger_provider_api::{Error, ErrorKind, PublicKey};
-use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle};
+use claviger_provider_api::{Cause, Error, PublicKey};
+use cryptoki::error::{Error as CryptokiError, RvError};
+use cryptoki::object::{Attribute, ObjectClass, ObjectHandle};
 use cryptoki::session::Session;
+use cryptoki_sys::{
+    CK_ULONG, CKA_ALWAYS_AUTHENTICATE, CKA_DECRYPT, CKA_EXTRACTABLE, CKA_ID, CKA_KEY_TYPE,
+    CKA_LABEL, CKA_MODULUS, CKA_PUBLIC_EXPONENT, CKA_SENSITIVE, CKA_SIGN, CKA_SIGN_RECOVER,
+    CKA_UNWRAP, CKK_RSA,
+};
 
 use crate::error::from_cryptoki;
+use crate::functions::{Asked, Functions};
 use crate::module::OpenSession;
 use crate::uri::Locator;
 
@@ -27,33 +34,97 @@ pub(crate) struct Found {
     pub(crate) public_key: PublicKey,
     /// Whether the token would hand it out; none where it does not tell.
     pub(crate) extractable: Option<bool>,
+    /// The attributes that allow uses which the configuration does not ask for, such as `CKA_SIGN`.
+    pub(crate) unneeded_rights: Vec<String>,
 }
 
+/// The longest modulus that is read, in bytes: of 16,384 bits.
+const LONGEST_MODULUS: usize = 2048;
+/// The longest label, `CKA_ID` or public exponent that is read, in bytes.
+const LONGEST: usize = 1024;
+/// How many of the keys that are there an error names.
+const NAMED: usize = 10;
+
 /// Looks for the key. None if there is no such object for this session, which may mean no more than
-/// that nobody is logged in.
+/// that there is no login.
 pub(crate) fn find(session: &OpenSession, wanted: &Wanted) -> Result<Option<Found>, Error> {
+    let functions = session.module().functions();
     session.run(|session| {
-        let mut template = vec![Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Token(true)];
-        template.extend(wanted.locator.object.clone().map(Attribute::Label));
-        template.extend(wanted.locator.id.clone().map(Attribute::Id));
-        let objects = session.find_objects(&template).map_err(from_cryptoki)?;
-        let object = match objects[..] {
+        let object = match private_keys(session, Some(&wanted.locator))?[..] {
             [] => return Ok(None),
             [object] => object,
-            _ => {
-                let (many, locator) = (objects.len(), &wanted.locator);
-                return Err(operator(format!(
-                    "{many} private keys match {locator}: name one of them by both object= and id=, \
-                     or remove what is there twice"
-                )));
-            }
+            ref objects => return Err(several(functions, session, objects, &wanted.locator)),
         };
-        let attributes = Attributes::of(session, object)?;
+        let attributes = Attributes::of(functions, session, object)?;
         attributes.check(wanted)?;
         let extractable = attributes.leaves_the_token();
-        let public_key = attributes.public_key(session)?;
-        Ok(Some(Found { object, public_key, extractable }))
+        let unneeded_rights = attributes.unneeded_rights(wanted);
+        let public_key = attributes.public_key(functions, session)?;
+        Ok(Some(Found { object, public_key, extractable, unneeded_rights }))
     })
+}
+
+/// The private keys that the session sees, in words: for the error about one that it does not see.
+pub(crate) fn visible(session: &OpenSession) -> Result<String, Error> {
+    let functions = session.module().functions();
+    session.run(|session| {
+        let objects = private_keys(session, None)?;
+        if objects.is_empty() {
+            return Ok("no private key at all".to_owned());
+        }
+        Ok(names(functions, session, &objects))
+    })
+}
+
+fn private_keys(session: &Session, locator: Option<&Locator>) -> Result<Vec<ObjectHandle>, Error> {
+    let mut template = vec![Attribute::Class(ObjectClass::PRIVATE_KEY)];
+    if let Some(locator) = locator {
+        template.extend(locator.object.clone().map(Attribute::Label));
+        template.extend(locator.id.clone().map(Attribute::Id));
+    }
+    // Some modules do not know CKA_TOKEN, or not in a search; they have no session objects either.
+    let on_token = [&template[..], &[Attribute::Token(true)]].concat();
+    match session.find_objects(&on_token) {
+        Err(CryptokiError::Pkcs11(RvError::AttributeTypeInvalid, _)) => {
+            session.find_objects(&template).map_err(from_cryptoki)
+        }
+        found => found.map_err(from_cryptoki),
+    }
+}
+
+fn several(
+    functions: &Functions,
+    session: &Session,
+    objects: &[ObjectHandle],
+    locator: &Locator,
+) -> Error {
+    let (many, names) = (objects.len(), names(functions, session, objects));
+    Error::needs_operator(
+        Cause::KeyAmbiguous,
+        format!(
+            "{many} private keys match {locator} ({names}): name one of them by both object= and id=, \
+             or remove what is there twice"
+        ),
+    )
+}
+
+/// The locators of objects, as a configuration would have them.
+fn names(functions: &Functions, session: &Session, objects: &[ObjectHandle]) -> String {
+    let asked = [CKA_LABEL, CKA_ID].map(|attribute| Asked { attribute, longest: LONGEST });
+    let name = |object: &ObjectHandle| {
+        let mut told = functions.attributes(session, *object, &asked).unwrap_or_default();
+        let id = told.pop().flatten().filter(|id| !id.is_empty());
+        let object = told.pop().flatten().filter(|label| !label.is_empty());
+        if object.is_none() && id.is_none() {
+            return "one without label and id".to_owned();
+        }
+        Locator { object, id }.to_string()
+    };
+    let names = objects.iter().take(NAMED).map(name).collect::<Vec<_>>().join(", ");
+    match objects.len().saturating_sub(NAMED) {
+        0 => names,
+        more => format!("{names} and {more} more"),
+    }
 }
 
 /// What a token tells about a private key; none where it tells nothing.
@@ -62,6 +133,8 @@ struct Attributes {
     rsa: Option<bool>,
     decrypt: Option<bool>,
     sign: Option<bool>,
+    sign_recover: Option<bool>,
+    unwrap: Option<bool>,
     sensitive: Option<bool>,
     extractable: Option<bool>,
     always_authenticate: Option<bool>,
@@ -71,54 +144,83 @@ struct Attributes {
 }
 
 impl Attributes {
-    fn of(session: &Session, object: ObjectHandle) -> Result<Self, Error> {
-        const ASKED: [AttributeType; 9] = [
-            AttributeType::KeyType,
-            AttributeType::Decrypt,
-            AttributeType::Sign,
-            AttributeType::Sensitive,
-            AttributeType::Extractable,
-            AttributeType::AlwaysAuthenticate,
-            AttributeType::Modulus,
-            AttributeType::PublicExponent,
-            AttributeType::Id,
+    fn of(functions: &Functions, session: &Session, object: ObjectHandle) -> Result<Self, Error> {
+        let yes_or_no = |attribute| Asked { attribute, longest: 1 };
+        let number = |attribute| Asked { attribute, longest: size_of::<CK_ULONG>() };
+        let bytes = |attribute, longest| Asked { attribute, longest };
+        let asked = [
+            number(CKA_KEY_TYPE),
+            yes_or_no(CKA_DECRYPT),
+            yes_or_no(CKA_SIGN),
+            yes_or_no(CKA_SIGN_RECOVER),
+            yes_or_no(CKA_UNWRAP),
+            yes_or_no(CKA_SENSITIVE),
+            yes_or_no(CKA_EXTRACTABLE),
+            yes_or_no(CKA_ALWAYS_AUTHENTICATE),
+            bytes(CKA_MODULUS, LONGEST_MODULUS),
+            bytes(CKA_PUBLIC_EXPONENT, LONGEST),
+            bytes(CKA_ID, LONGEST),
         ];
-        let mut told = Self::default();
-        for attribute in session.get_attributes(object, &ASKED).map_err(from_cryptoki)? {
-            match attribute {
-                Attribute::KeyType(key_type) => told.rsa = Some(key_type == KeyType::RSA),
-                Attribute::Decrypt(yes) => told.decrypt = Some(yes),
-                Attribute::Sign(yes) => told.sign = Some(yes),
-                Attribute::Sensitive(yes) => told.sensitive = Some(yes),
-                Attribute::Extractable(yes) => told.extractable = Some(yes),
-                Attribute::AlwaysAuthenticate(yes) => told.always_authenticate = Some(yes),
-                Attribute::Modulus(bytes) => told.modulus = Some(bytes),
-                Attribute::PublicExponent(bytes) => told.exponent = Some(bytes),
-                Attribute::Id(bytes) => told.id = Some(bytes),
-                _ => {}
-            }
-        }
-        Ok(told)
+        let told = functions.attributes(session, object, &asked)?;
+        let [
+            key_type,
+            decrypt,
+            sign,
+            sign_recover,
+            unwrap,
+            sensitive,
+            extractable,
+            always,
+            rest @ ..,
+        ] = <[Option<Vec<u8>>; 11]>::try_from(told).expect("as many values as were asked for");
+        let [modulus, exponent, id] = rest;
+        Ok(Self {
+            rsa: key_type.and_then(|value| ck_ulong(&value)).map(|number| number == CKK_RSA),
+            decrypt: decrypt.and_then(|value| ck_bool(&value)),
+            sign: sign.and_then(|value| ck_bool(&value)),
+            sign_recover: sign_recover.and_then(|value| ck_bool(&value)),
+            unwrap: unwrap.and_then(|value| ck_bool(&value)),
+            sensitive: sensitive.and_then(|value| ck_bool(&value)),
+            extractable: extractable.and_then(|value| ck_bool(&value)),
+            always_authenticate: always.and_then(|value| ck_bool(&value)),
+            modulus,
+            exponent,
+            id,
+        })
+    }
+
+    /// What the token would let the key be used for, and the configuration does not ask of it.
+    fn unneeded_rights(&self, wanted: &Wanted) -> Vec<String> {
+        [
+            (self.decrypt, wanted.decrypt, "CKA_DECRYPT"),
+            (self.sign, wanted.sign, "CKA_SIGN"),
+            (self.sign_recover, false, "CKA_SIGN_RECOVER"),
+            (self.unwrap, false, "CKA_UNWRAP"),
+        ]
+        .into_iter()
+        .filter(|(told, needed, _)| *told == Some(true) && !needed)
+        .map(|(_, _, name)| name.to_owned())
+        .collect()
     }
 
     fn check(&self, wanted: &Wanted) -> Result<(), Error> {
         let locator = &wanted.locator;
         if self.rsa != Some(true) {
-            return Err(operator(format!("{locator} is no RSA key (CKA_KEY_TYPE)")));
+            return Err(unfit(format!("{locator} is no RSA key (CKA_KEY_TYPE)")));
         }
         for (needed, told, name, list) in [
             (wanted.decrypt, self.decrypt, "CKA_DECRYPT", "algorithms"),
             (wanted.sign, self.sign, "CKA_SIGN", "sign_algorithms"),
         ] {
             if needed && told == Some(false) {
-                return Err(operator(format!(
+                return Err(unfit(format!(
                     "{locator} may not be used so: its {name} is false; set it in the token or take \
                      {list} out of the key's configuration"
                 )));
             }
         }
         if self.always_authenticate == Some(true) {
-            return Err(operator(format!(
+            return Err(unfit(format!(
                 "{locator} wants a PIN for each operation (CKA_ALWAYS_AUTHENTICATE), which a service \
                  cannot give; create the key without it"
             )));
@@ -129,10 +231,11 @@ impl Attributes {
                 (_, Some(false)) => "can be read in the token (CKA_SENSITIVE is false)",
                 _ => "does not tell whether it can be taken out (CKA_EXTRACTABLE, CKA_SENSITIVE)",
             };
-            return Err(operator(format!(
+            let text = format!(
                 "{locator} {what}: import or create it sensitive and not extractable, or set \
                  allow_extractable = true if that is meant"
-            )));
+            );
+            return Err(Error::needs_operator(Cause::ExtractableRefused, text));
         }
         Ok(())
     }
@@ -147,16 +250,16 @@ impl Attributes {
 
     /// From the private key object, or from the public one with the same `CKA_ID` where the private
     /// one does not tell.
-    fn public_key(self, session: &Session) -> Result<PublicKey, Error> {
+    fn public_key(self, functions: &Functions, session: &Session) -> Result<PublicKey, Error> {
         let (modulus, exponent) = match (self.modulus, self.exponent) {
             (Some(modulus), Some(exponent)) if !exponent.is_empty() => (modulus, exponent),
             (modulus, _) => {
                 let id = self.id.filter(|id| !id.is_empty()).ok_or_else(no_public_half)?;
-                let (public_modulus, exponent) = public_object(session, id)?;
+                let (public_modulus, exponent) = public_object(functions, session, id)?;
                 if modulus.is_some_and(|modulus| {
                     without_leading_zeros(&modulus) != without_leading_zeros(&public_modulus)
                 }) {
-                    return Err(operator(
+                    return Err(unfit(
                         "the public key object with the private key's CKA_ID has another modulus: \
                          give each pair an id of its own",
                     ));
@@ -164,35 +267,48 @@ impl Attributes {
                 (public_modulus, exponent)
             }
         };
-        PublicKey::from_components(&modulus, &exponent).map_err(operator)
+        PublicKey::from_components(&modulus, &exponent).map_err(unfit)
     }
 }
 
-fn public_object(session: &Session, id: Vec<u8>) -> Result<(Vec<u8>, Vec<u8>), Error> {
+fn public_object(
+    functions: &Functions,
+    session: &Session,
+    id: Vec<u8>,
+) -> Result<(Vec<u8>, Vec<u8>), Error> {
     let template = [Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::Id(id)];
     let objects = session.find_objects(&template).map_err(from_cryptoki)?;
     let [object] = objects[..] else { return Err(no_public_half()) };
-    let (mut modulus, mut exponent) = (None, None);
-    let asked = [AttributeType::Modulus, AttributeType::PublicExponent];
-    for attribute in session.get_attributes(object, &asked).map_err(from_cryptoki)? {
-        match attribute {
-            Attribute::Modulus(bytes) => modulus = Some(bytes),
-            Attribute::PublicExponent(bytes) => exponent = Some(bytes),
-            _ => {}
-        }
+    let asked = [
+        Asked { attribute: CKA_MODULUS, longest: LONGEST_MODULUS },
+        Asked { attribute: CKA_PUBLIC_EXPONENT, longest: LONGEST },
+    ];
+    let mut told = functions.attributes(session, object, &asked)?;
+    let exponent = told.pop().flatten();
+    told.pop().flatten().zip(exponent).ok_or_else(no_public_half)
+}
+
+/// A `CK_BBOOL` (PKCS#11 2.40 section 3.3); none if it is not one byte.
+fn ck_bool(value: &[u8]) -> Option<bool> {
+    match value {
+        [byte] => Some(*byte != 0),
+        _ => None,
     }
-    modulus.zip(exponent).ok_or_else(no_public_half)
+}
+
+fn ck_ulong(value: &[u8]) -> Option<CK_ULONG> {
+    value.try_into().ok().map(CK_ULONG::from_ne_bytes)
 }
 
 fn no_public_half() -> Error {
-    operator(
+    unfit(
         "the token does not tell the key's modulus and public exponent, and there is no single public \
          key object with the same CKA_ID: import the public key under the private key's id",
     )
 }
 
-fn operator(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::new(ErrorKind::OperatorNeeded, source)
+fn unfit(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::needs_operator(Cause::KeyUnfit, source)
 }
 
 fn without_leading_zeros(bytes: &[u8]) -> &[u8] {
@@ -201,6 +317,8 @@ fn without_leading_zeros(bytes: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use claviger_provider_api::ErrorKind;
+
     use super::*;
 
     fn wanted() -> Wanted {
@@ -222,8 +340,36 @@ mod tests {
     fn a_key_that_is_what_it_must_be_passes() {
         good().check(&wanted()).unwrap();
         assert_eq!(good().leaves_the_token(), Some(false));
-        // It need not be able to do what nobody asks of it.
+        // It need not be able to do what nothing asks of it.
         Attributes { sign: Some(false), ..good() }.check(&wanted()).unwrap();
+    }
+
+    #[test]
+    fn a_right_that_nothing_asks_for_is_named() {
+        let all = Some(true);
+        let broad = Attributes { sign: all, sign_recover: all, unwrap: all, ..good() };
+        assert_eq!(
+            broad.unneeded_rights(&wanted()),
+            ["CKA_SIGN", "CKA_SIGN_RECOVER", "CKA_UNWRAP"]
+        );
+        let signing = Wanted { decrypt: false, sign: true, ..wanted() };
+        assert_eq!(
+            broad.unneeded_rights(&signing),
+            ["CKA_DECRYPT", "CKA_SIGN_RECOVER", "CKA_UNWRAP"]
+        );
+        assert!(good().unneeded_rights(&wanted()).is_empty());
+        assert!(Attributes { sign: Some(false), ..good() }.unneeded_rights(&wanted()).is_empty());
+    }
+
+    #[test]
+    fn a_boolean_is_told_by_one_byte_and_by_no_other_length() {
+        assert_eq!(
+            [ck_bool(&[0]), ck_bool(&[1]), ck_bool(&[0xff])],
+            [Some(false), Some(true), Some(true)]
+        );
+        for odd in [&[][..], &[0, 0]] {
+            assert_eq!(ck_bool(odd), None);
+        }
     }
 
     #[test]

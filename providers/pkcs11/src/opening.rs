@@ -4,19 +4,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use claviger_provider_api::{
-    Algorithm, Algorithms, Canary, Error, ErrorKind, KeyMaterial, OpenKey, Parameters, PublicKey,
-    SignAlgorithm, Signature,
+    Algorithm, Algorithms, Canary, Cause, Error, ErrorKind, KeyMaterial, OpenKey, Parameters,
+    PublicKey, SignAlgorithm, Signature,
 };
 use cryptoki::object::ObjectHandle;
 use zeroize::Zeroizing;
 
 use crate::config::{Config, Oaep};
+use crate::connect::connect;
 use crate::key::Key;
+use crate::login_epoch::LoginEpoch;
 use crate::module::OpenSession;
 use crate::object::{self, Wanted};
 use crate::operation::{Failure, Operation, mechanism_name};
-use crate::token::{LoginEpoch, Token, TokenState};
-use crate::token_key::{TokenKey, missing};
+use crate::token_key::{KeyFault, TokenKey, missing};
+use crate::token_state::TokenState;
 use crate::uri::Locator;
 
 /// What to open, owned, so that it can go to a thread of its own.
@@ -31,7 +33,7 @@ pub(crate) struct Request {
 /// Opens a key. Blocks in the module. A failure leaves nothing behind.
 pub(crate) fn open(request: Request) -> Result<Key, Error> {
     let Request { config, state_dir, locator, algorithms, sign_algorithms } = request;
-    let token = Token::connect(&config, state_dir)?;
+    let token = connect(&config, state_dir)?;
     let state = token.state();
     let wanted = Wanted {
         locator,
@@ -41,7 +43,8 @@ pub(crate) fn open(request: Request) -> Result<Key, Error> {
     };
     let (epoch, session) = state.open_session()?;
     let Some(found) = object::find(&session, &wanted)? else {
-        return Err(missing(&wanted, state.sees_private_objects(&session)?));
+        let fault = missing(&session, &wanted.locator, state.needs_login());
+        return Err(KeyFault::into_error(fault));
     };
     let names = wanted.locator.to_string();
     let open = OpenKey {
@@ -64,12 +67,12 @@ pub(crate) fn open(request: Request) -> Result<Key, Error> {
     let labels = proof.labels(&algorithms, &canary)?;
     drop(proof);
     let handle = (epoch, found.object);
-    let extractable = found.extractable;
+    let (extractable, unneeded_rights) = (found.extractable, found.unneeded_rights);
     let key = state
         .add(|index| TokenKey::new(index, wanted, found.public_key, canary, config.oaep, handle));
     let algorithms = algorithms.into_iter().collect();
     let sign_algorithms = sign_algorithms.into_iter().collect();
-    Ok(Key::new(key, token, algorithms, sign_algorithms, labels, extractable))
+    Ok(Key::new(key, token, algorithms, sign_algorithms, labels, extractable, unneeded_rights))
 }
 
 /// Trial operations with a key that is being opened.
@@ -87,8 +90,9 @@ impl Proof<'_> {
     fn unwraps(&mut self, canary: &Canary) -> Result<(), Error> {
         for (algorithm, wrapped) in canary.wrapped() {
             let operation = Operation::unwrap(wrapped, &Parameters::of(algorithm), self.oaep);
-            let material = self.run(operation).map_err(|error| self.refusal(algorithm, &error))?;
-            canary.accept(&KeyMaterial::new(material))?;
+            let material = self.run(operation);
+            let proof = material.and_then(|material| canary.accept(&KeyMaterial::new(material)));
+            proof.map_err(|error| self.refusal(algorithm, error))?;
         }
         Ok(())
     }
@@ -103,7 +107,7 @@ impl Proof<'_> {
                     "{algorithm} does not work with this key in this token: {error} ({mechanism}); \
                      take it out of the key's sign_algorithms"
                 );
-                Error::new(probe_kind(&error), text)
+                probed(error, text)
             })?;
             let signature = Signature::without_request_id(signature.to_vec());
             canary.accept_signature(self.public_key, algorithm, &signature)?;
@@ -158,7 +162,7 @@ impl Proof<'_> {
         outcome.map_err(Failure::into_error)
     }
 
-    fn refusal(&self, algorithm: Algorithm, error: &Error) -> Error {
+    fn refusal(&self, algorithm: Algorithm, error: Error) -> Error {
         let mechanism = mechanism_name(algorithm, self.oaep);
         let advice = match (algorithm.hash(), self.oaep) {
             (Some(_), Oaep::Native) => {
@@ -170,7 +174,7 @@ impl Proof<'_> {
         let text = format!(
             "{algorithm} does not work with this key in this token: {error} ({mechanism}){advice}"
         );
-        Error::new(probe_kind(error), text)
+        probed(error, text)
     }
 }
 
@@ -179,10 +183,15 @@ fn says_nothing_of_the_label(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Throttled { .. })
 }
 
-/// A canary is good: what the token finds wrong with it, it finds wrong with the algorithm.
-fn probe_kind(error: &Error) -> ErrorKind {
+/// A canary is good: what the token finds wrong with it, it finds wrong with the algorithm. What
+/// failed for another reason keeps that reason's kind and cause.
+fn probed(error: Error, text: String) -> Error {
     match error.kind() {
-        ErrorKind::UnwrapFailed => ErrorKind::OperatorNeeded,
-        kind => kind,
+        ErrorKind::UnwrapFailed => Error::needs_operator(Cause::AlgorithmNotOffered, text),
+        ErrorKind::OperatorNeeded if error.cause().is_none() => {
+            Error::needs_operator(Cause::AlgorithmNotOffered, text)
+        }
+        ErrorKind::Internal => error.retold(ErrorKind::OperatorNeeded, text),
+        kind => error.retold(kind, text),
     }
 }

@@ -9,7 +9,7 @@ use cryptoki::object::ObjectHandle;
 use zeroize::Zeroizing;
 
 use crate::config::Oaep;
-use crate::decrypt::Output;
+use crate::functions::Output;
 use crate::module::OpenSession;
 use crate::oaep;
 

@@ -15,9 +15,11 @@ use std::time::{Duration, Instant};
 use claviger_provider_api::{Error, ErrorKind};
 use tokio::sync::oneshot;
 
+use crate::check_request::CheckRequest;
 use crate::login::LoginFault;
-use crate::token::TokenState;
+use crate::token::tokens_in_use;
 use crate::token_key::{KeyFault, TokenKey};
+use crate::token_state::TokenState;
 
 /// How many checks may wait.
 const WAITING: usize = 4096;
@@ -25,16 +27,7 @@ const WAITING: usize = 4096;
 /// How long other keys are asked whether they still serve. Where all are dead, all say so at once.
 const WITNESSES_LIMIT: Duration = Duration::from_secs(10);
 
-/// What a check is asked for with.
-#[derive(Debug)]
-pub(crate) enum CheckRequest {
-    /// Check this key, and repair what is under it.
-    Key(u32, oneshot::Sender<Result<(), Error>>),
-    /// Check all keys: other code initialised the module again.
-    All,
-}
-
-/// Starts the thread. It ends when nobody can ask any more, waits for the session threads, and lets
+/// Starts the thread. It ends when no check can be asked for any more, waits for the session threads, and lets
 /// go of the token.
 pub(crate) fn start(
     state: &Arc<TokenState>,
@@ -81,7 +74,7 @@ fn serve(state: &Arc<TokenState>, requests: &Receiver<CheckRequest>) {
                 Err(Error::new(ErrorKind::Internal, "a check of the token panicked"))
             });
             for reply in replies {
-                let copy = outcome.as_ref().copied().map_err(copy);
+                let copy = outcome.as_ref().copied().map_err(Error::repeated);
                 // The caller may have gone.
                 drop(reply.send(copy));
             }
@@ -97,9 +90,9 @@ fn check(state: &TokenState, key: &TokenKey) -> Result<(), Error> {
     if let Some(error) = key.breaker.too_early(Instant::now()) {
         return Err(error);
     }
-    let cause = match key.prove(state) {
+    let cause = match prove(state, key) {
         Ok(()) => {
-            state.restarted_for_missing(false);
+            state.a_key_is_well();
             if key.breaker.close() {
                 state.repaired();
             }
@@ -119,7 +112,7 @@ fn check(state: &TokenState, key: &TokenKey) -> Result<(), Error> {
     match repair(state, key) {
         Ok(rung) => {
             tracing::warn!(%locator, rung, "repaired");
-            state.restarted_for_missing(false);
+            state.a_key_is_well();
             key.breaker.close();
             state.repaired();
             Ok(())
@@ -169,56 +162,63 @@ fn repair(state: &TokenState, key: &TokenKey) -> Result<&'static str, Error> {
     }
     // Where another key answers, on whatever token, a new start of the module would only end its
     // session and its login.
-    if somebody_serves(state, key) {
-        return Err(fault.into_error(key));
+    if another_key_serves(state, key) {
+        return Err(fault.into_error());
     }
-    // A key that a login does not see was deleted; or its token's files went away, which a module
-    // may notice only when it starts. So one new start, and no more until a key is well again.
-    if matches!(fault, KeyFault::Missing { logged_in: true }) && state.restarted_for_missing(true) {
-        return Err(fault.into_error(key));
+    // A key that a login does not see was deleted, if its token is still the one that was logged in
+    // to. If not, its files went away or came back, which a module may notice only when it starts.
+    let deleted = matches!(fault, KeyFault::Missing(_)) && state.is_in_its_slot();
+    if !state.may_restart(deleted) {
+        return Err(fault.into_error());
     }
     module.reinitialise(generation)?;
     state.log_in()?;
     renew_all(state)?;
     match renew(state, key) {
         Ok(()) => Ok("a new start of the module"),
-        Err(fault) => Err(fault.into_error(key)),
+        Err(fault) => Err(fault.into_error()),
     }
 }
 
 /// Whether any other key of the module proves itself, those that should be well first. A token that
 /// only has no room serves.
-fn somebody_serves(state: &TokenState, key: &TokenKey) -> bool {
+fn another_key_serves(state: &TokenState, key: &TokenKey) -> bool {
     let mut witnesses = Vec::new();
-    for token in state.module().in_use() {
-        let is_ours = std::ptr::eq(&raw const *token, state);
-        let mut keys = token.keys();
+    for token in tokens_in_use(state.module()) {
+        let is_ours = std::ptr::eq(&raw const **token.state(), state);
+        let mut keys = token.state().keys();
         keys.retain(|other| !is_ours || other.index != key.index);
         witnesses.extend(keys.into_iter().map(|key| (Arc::clone(&token), key)));
     }
     witnesses.sort_by_key(|(_, key)| key.breaker.refusal().is_some());
     let until = Instant::now() + WITNESSES_LIMIT;
     let mut asked = witnesses.iter().take_while(|_| Instant::now() < until);
-    asked.any(|(token, key)| match key.prove(token) {
+    asked.any(|(token, key)| match prove(token.state(), key) {
         Ok(()) => true,
         Err(error) => matches!(error.kind(), ErrorKind::Throttled { .. }),
     })
 }
 
+/// A canary through a new session.
+fn prove(state: &TokenState, key: &TokenKey) -> Result<(), Error> {
+    let (epoch, session) = state.open_session()?;
+    key.prove(epoch, &session, state.needs_login())
+}
+
 /// A new session, a new handle, a canary.
 fn renew(state: &TokenState, key: &TokenKey) -> Result<(), KeyFault> {
     let (epoch, session) = state.open_session().map_err(KeyFault::Broken)?;
-    key.find_again(state, epoch, &session)?;
+    key.find_again(epoch, &session, state.needs_login())?;
     drop(session);
-    key.prove(state).map_err(KeyFault::Broken)
+    prove(state, key).map_err(KeyFault::Broken)
 }
 
 /// New handles for all keys after a login. A key that is not found shows in its own check.
 fn renew_all(state: &TokenState) -> Result<(), Error> {
     let (epoch, session) = state.open_session()?;
     for key in state.keys() {
-        if let Err(fault) = key.find_again(state, epoch, &session) {
-            let error = fault.into_error(&key);
+        if let Err(fault) = key.find_again(epoch, &session, state.needs_login()) {
+            let error = fault.into_error();
             tracing::error!(locator = %key.wanted.locator, %error, "not found again");
         }
     }
@@ -227,14 +227,10 @@ fn renew_all(state: &TokenState) -> Result<(), Error> {
 
 /// The other tokens of the module lost their sessions and logins when it was initialised again.
 fn wake_neighbours(state: &Arc<TokenState>) {
-    for token in state.module().tokens().values().filter_map(std::sync::Weak::upgrade) {
+    for token in tokens_in_use(state.module()) {
         if !Arc::ptr_eq(token.state(), state) && token.checks().try_send(CheckRequest::All).is_err()
         {
             tracing::debug!("a neighbour's checks are full; its next one finds out by itself");
         }
     }
-}
-
-fn copy(error: &Error) -> Error {
-    Error::new(error.kind(), error.to_string())
 }

@@ -3,16 +3,17 @@
 use std::sync::{Mutex, PoisonError};
 
 use claviger_provider_api::{
-    Canary, Error, ErrorKind, KeyMaterial, Parameters, PublicKey, Signature,
+    Canary, Cause, Error, ErrorKind, KeyMaterial, Parameters, PublicKey, Signature,
 };
 use cryptoki::object::ObjectHandle;
 
 use crate::breaker::Breaker;
 use crate::config::Oaep;
+use crate::login_epoch::LoginEpoch;
 use crate::module::OpenSession;
 use crate::object::{self, Wanted};
 use crate::operation::{Failure, Operation};
-use crate::token::{LoginEpoch, TokenState};
+use crate::uri::Locator;
 
 /// A key on a token, for as long as it is held open.
 #[derive(Debug)]
@@ -30,8 +31,8 @@ pub(crate) struct TokenKey {
 /// Why a key cannot be used as things are.
 #[derive(Debug)]
 pub(crate) enum KeyFault {
-    /// No such object; whether that was seen with a login.
-    Missing { logged_in: bool },
+    /// No such object, although the session may see private ones.
+    Missing(Error),
     /// Nothing that a new session, login or module would change: another key, not permitted.
     Final(Error),
     /// Anything else.
@@ -63,12 +64,13 @@ impl TokenKey {
         }
     }
 
-    /// Looks for the key again; its handle is kept only if it is still the same key.
+    /// Looks for the key again; its handle is kept only if it is still the same key. `needs_login`:
+    /// whether private objects are seen only after a login.
     pub(crate) fn find_again(
         &self,
-        state: &TokenState,
         epoch: LoginEpoch,
         session: &OpenSession,
+        needs_login: bool,
     ) -> Result<(), KeyFault> {
         let remember = |handle| {
             *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = handle;
@@ -79,49 +81,52 @@ impl TokenKey {
             _ => KeyFault::Broken(error),
         })?;
         let Some(found) = found else {
-            let logged_in = state.sees_private_objects(session).map_err(KeyFault::Broken)?;
-            return Err(KeyFault::Missing { logged_in });
+            return Err(missing(session, &self.wanted.locator, needs_login));
         };
         if found.public_key.sha256() != self.public_key.sha256() {
-            return Err(KeyFault::Final(Error::new(
-                ErrorKind::OperatorNeeded,
-                format!(
-                    "{} is another key now: its public key has the SHA-256 {}, not {}; nothing is \
-                     unwrapped with it",
-                    self.wanted.locator,
-                    hex::encode(found.public_key.sha256()),
-                    hex::encode(self.public_key.sha256()),
-                ),
-            )));
+            let text = format!(
+                "{} is another key now: its public key has the SHA-256 {}, not {}; nothing is unwrapped \
+                 with it",
+                self.wanted.locator,
+                hex::encode(found.public_key.sha256()),
+                hex::encode(self.public_key.sha256()),
+            );
+            return Err(KeyFault::Final(Error::needs_operator(Cause::AnotherKey, text)));
         }
         remember(Some((epoch.number, found.object)));
         Ok(())
     }
 
     /// A private-key operation on the canary, through a session of its own.
-    pub(crate) fn prove(&self, state: &TokenState) -> Result<(), Error> {
-        let (epoch, session) = state.open_session()?;
+    pub(crate) fn prove(
+        &self,
+        epoch: LoginEpoch,
+        session: &OpenSession,
+        needs_login: bool,
+    ) -> Result<(), Error> {
         let object = self.handle(epoch)?;
         let len = self.public_key.modulus_len();
         let outcome = if let Some((algorithm, wrapped)) = self.canary.wrapped().next() {
             Operation::unwrap(wrapped, &Parameters::of(algorithm), self.oaep)
-                .run(&session, object, len)
+                .run(session, object, len)
                 .map_err(Failure::into_error)
                 .and_then(|material| self.canary.accept(&KeyMaterial::new(material)))
         } else if let Some(algorithm) = self.canary.sign_algorithms().next() {
             Operation::sign(&self.canary.digest(algorithm), algorithm)
-                .run(&session, object, len)
+                .run(session, object, len)
                 .map_err(Failure::into_error)
                 .and_then(|signature| {
                     let signature = Signature::without_request_id(signature.to_vec());
                     self.canary.accept_signature(&self.public_key, algorithm, &signature)
                 })
         } else {
-            self.find_again(state, epoch, &session).map_err(|fault| fault.into_error(self))
+            self.find_again(epoch, session, needs_login).map_err(KeyFault::into_error)
         };
         outcome.map_err(|error| match error.kind() {
             // A canary is good: whatever the token says about it, the token is at fault.
-            ErrorKind::UnwrapFailed => Error::new(ErrorKind::Unavailable, error),
+            ErrorKind::UnwrapFailed => {
+                Error::new(ErrorKind::Unavailable, error).with_cause(Cause::BackendFailing)
+            }
             _ => error,
         })
     }
@@ -129,29 +134,34 @@ impl TokenKey {
 
 impl KeyFault {
     /// The error that callers see.
-    pub(crate) fn into_error(self, key: &TokenKey) -> Error {
+    pub(crate) fn into_error(self) -> Error {
         match self {
-            Self::Final(error) | Self::Broken(error) => error,
-            Self::Missing { logged_in } => missing(&key.wanted, logged_in),
+            Self::Missing(error) | Self::Final(error) | Self::Broken(error) => error,
         }
     }
 }
 
-/// The error for a key that was not found.
-pub(crate) fn missing(wanted: &Wanted, logged_in: bool) -> Error {
-    let locator = &wanted.locator;
-    if logged_in {
-        Error::new(
-            ErrorKind::OperatorNeeded,
-            format!(
-                "the token has no private key {locator} for this user (`pkcs11-tool --login -O` \
-                 lists what it has)"
-            ),
-        )
-    } else {
-        Error::new(
-            ErrorKind::Unavailable,
-            format!("{locator} cannot be seen: the login to its token was lost"),
-        )
+/// Why a key was not found: it is not there, or there is no login.
+pub(crate) fn missing(session: &OpenSession, locator: &Locator, needs_login: bool) -> KeyFault {
+    match session.is_logged_in() {
+        Err(error) if needs_login => return KeyFault::Broken(error),
+        Ok(false) if needs_login => {
+            let text = format!("{locator} cannot be seen: the login to its token was lost");
+            return KeyFault::Broken(Error::new(ErrorKind::Unavailable, text));
+        }
+        _ => {}
     }
+    let visible = object::visible(session)
+        .unwrap_or_else(|error| format!("no list of its private keys ({error})"));
+    let meant = locator.with_id_of_digits().map_or_else(String::new, |meant| {
+        format!(
+            "; the id in the locator stands for its characters: write {meant} if it is the ID as \
+             pkcs11-tool prints it"
+        )
+    });
+    let text = format!(
+        "the token has no private key {locator} for this user; it shows {visible}{meant} \
+         (`pkcs11-tool --login -O` lists all objects)"
+    );
+    KeyFault::Missing(Error::needs_operator(Cause::KeyAbsent, text))
 }

@@ -104,6 +104,15 @@ const MISPLACED: [(&str, &str); 14] = [
     ("pin-value", PIN),
 ];
 
+impl Locator {
+    /// The locator with the bytes that its id spells in hexadecimal digits, as tools print a `CKA_ID`:
+    /// `id=%01` for `id=01`. None if the id cannot be read so.
+    pub(crate) fn with_id_of_digits(&self) -> Option<Self> {
+        let id = hex::decode(self.id.as_ref()?).ok().filter(|id| !id.is_empty())?;
+        Some(Self { object: self.object.clone(), id: Some(id) })
+    }
+}
+
 impl FromStr for Locator {
     type Err = UriError;
 
@@ -217,6 +226,18 @@ mod tests {
         let both = locator(Some(b"a b"), Some(&[0, 0xff, b'x']));
         assert_eq!(parsed("PKCS11:id=%00%fFx;type=private;object=a%20b"), both);
         assert_eq!(both.to_string(), "pkcs11:object=a%20b;id=%00%FF%78");
+    }
+
+    #[test]
+    fn an_id_that_was_copied_from_a_tool_is_known_by_its_digits() {
+        let meant = |uri: &str| {
+            uri.parse::<Locator>().unwrap().with_id_of_digits().map(|meant| meant.to_string())
+        };
+        assert_eq!(meant("pkcs11:id=01").as_deref(), Some("pkcs11:id=%01"));
+        assert_eq!(meant("pkcs11:object=a;id=0aF0").as_deref(), Some("pkcs11:object=a;id=%0A%F0"));
+        for other in ["pkcs11:id=%01", "pkcs11:id=011", "pkcs11:id=xy", "pkcs11:object=01"] {
+            assert_eq!(meant(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -6,25 +6,16 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use claviger_provider_api::{Error, ErrorKind};
-use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
+use crate::job::Job;
+use crate::login_epoch::LoginEpoch;
 use crate::module::OpenSession;
 use crate::operation::{Failure, Operation};
-use crate::token::{LoginEpoch, TokenState};
+use crate::token_state::TokenState;
 
 /// How long a thread that gets no session leaves the jobs to those that have one.
 const NO_SESSION_PAUSE: Duration = Duration::from_millis(100);
-
-/// What a caller waits for. A key is an index and an operation only bytes: nothing of the module's
-/// goes in or out.
-#[derive(Debug)]
-pub(crate) struct Job {
-    pub(crate) key: u32,
-    pub(crate) operation: Operation,
-    pub(crate) deadline: Instant,
-    pub(crate) reply: oneshot::Sender<Result<Zeroizing<Vec<u8>>, Error>>,
-}
 
 /// A thread's session, of one login.
 struct Held {

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use claviger_pkcs11::{Config, Provider, pin_latch};
 use claviger_provider_api::{
-    Algorithm, Call, CallerSlot, Digest, Error, ErrorKind, Hash, KeyMaterial, OpenKey, Parameters,
-    SignAlgorithm, WrappingKey,
+    Algorithm, Call, CallerSlot, Cause, Digest, Error, ErrorKind, Hash, KeyMaterial, OpenKey,
+    Parameters, SignAlgorithm, WrappingKey,
 };
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as CryptokiError, RvError};
@@ -86,6 +86,14 @@ on_softhsm! {
     a_wrong_pin_counts_as_refused_whatever_is_returned_where_the_flags_tell
     a_wrong_pin_is_sent_twice_at_most_whatever_is_returned_where_no_flag_tells
     a_login_without_an_outcome_is_made_once_more
+    tokens_with_one_serial_number_have_a_login_and_a_latch_each
+    one_odd_field_of_its_token_information_makes_no_token_unusable
+    a_token_that_was_not_initialised_is_named_and_serves_without_a_login
+    one_odd_attribute_makes_no_key_unusable_and_is_never_taken_for_no
+    a_key_that_is_not_there_is_told_from_those_that_are
+    a_wrong_key_size_and_two_keys_of_one_name_have_causes_of_their_own
+    the_right_token_serves_again_after_a_wrong_one_was_in_its_place
+    rights_that_a_key_does_not_need_are_told
     a_fault_that_passes_does_not_cost_a_key_its_labels
     a_login_that_nobody_waits_for_any_more_is_recorded_before_the_end
 }
@@ -217,6 +225,10 @@ impl Bench {
 
     /// A provider whose calls pass the fault module.
     fn faulty_provider(&self) -> Provider {
+        self.faulty_provider_with(|_| ())
+    }
+
+    fn faulty_provider_with(&self, change: impl FnOnce(&mut Value)) -> Provider {
         let test = std::env::current_exe().unwrap();
         let module = test.with_file_name("libsofthsm_fault_module.so");
         assert!(module.exists(), "{} was not built", module.display());
@@ -224,6 +236,7 @@ impl Bench {
             options["module"] = json!(module);
             options["oaep"] = json!("software");
             options["sessions"] = json!(1);
+            change(options);
         })
     }
 
@@ -235,13 +248,18 @@ impl Bench {
 
     /// Another token with a key of id 03.
     fn make_staging_token(&self) {
+        self.make_token_beside("staging", PIN);
+    }
+
+    /// A token beside the first one, with a key of id 03.
+    fn make_token_beside(&self, label: &str, pin: &str) {
         self.run(
             "softhsm2-util",
-            &["--init-token", "--free", "--label", "staging", "--pin", PIN, "--so-pin", "5678"],
+            &["--init-token", "--free", "--label", label, "--pin", pin, "--so-pin", "5678"],
         );
         let pem = self.path("other-03.pem");
-        let import = ["--import", pem.to_str().unwrap(), "--token", "staging", "--label", "other"];
-        self.run("softhsm2-util", &[&import[..], &["--id", "03", "--pin", PIN]].concat());
+        let import = ["--import", pem.to_str().unwrap(), "--token", label, "--label", "other"];
+        self.run("softhsm2-util", &[&import[..], &["--id", "03", "--pin", pin]].concat());
     }
 
     async fn open(&self, locator: &str) -> Arc<dyn WrappingKey> {
@@ -345,6 +363,35 @@ fn assert_refused<T>(outcome: Result<T, Error>, kind: ErrorKind, words: &str) {
         "{:?}: {error}",
         error.kind()
     );
+}
+
+/// A key pair with the id 09 that is seen without a login.
+fn make_public_key_pair(bench: &Bench) {
+    use cryptoki::mechanism::Mechanism;
+    use cryptoki::object::Attribute;
+    use cryptoki::session::UserType;
+    use cryptoki::types::AuthPin;
+
+    let pkcs11 = somebody_else();
+    pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+    let slot = pkcs11.get_slots_with_initialized_token().unwrap()[0];
+    let session = pkcs11.open_rw_session(slot).unwrap();
+    session.login(UserType::User, Some(&AuthPin::new(PIN.into()))).unwrap();
+    let both = [Attribute::Token(true), Attribute::Private(false), Attribute::Id(vec![9])];
+    let public = [
+        &both[..],
+        &[Attribute::ModulusBits(2048.into()), Attribute::PublicExponent(vec![1, 0, 1])],
+    ]
+    .concat();
+    let private = [
+        &both[..],
+        &[Attribute::Sensitive(true), Attribute::Extractable(false), Attribute::Decrypt(true)],
+    ]
+    .concat();
+    session.generate_key_pair(&Mechanism::RsaPkcsKeyPairGen, &public, &private).unwrap();
+    drop(session);
+    pkcs11.finalize().unwrap();
+    assert!(bench.path("tokens").exists());
 }
 
 mod scenario {
@@ -875,6 +922,8 @@ mod scenario {
             }
             assert_eq!(bench.calls("C_Login") - before, 1, "{rv:#x}");
             assert_eq!(bench.refused_logins(), 1, "{rv:#x}");
+            let serial = &pin_latch::list(&bench.path("state")).unwrap()[0].serial;
+            assert!(pin_latch::clear(&bench.path("state"), serial).unwrap());
         }
     }
 
@@ -912,6 +961,220 @@ mod scenario {
             .await
             .unwrap();
         assert_eq!(pin_latch::list(&bench.path("state")).unwrap(), []);
+    }
+
+    pub(super) async fn tokens_with_one_serial_number_have_a_login_and_a_latch_each(bench: Bench) {
+        let rsa = [Algorithm::RsaOaep];
+        bench.make_token_beside("staging", "4321");
+        fs::copy(bench.path("pin"), bench.path("staging-pin")).unwrap();
+        fs::write(bench.path("staging-pin"), "9999").unwrap();
+        bench.faults("C_GetTokenInfo:*:serial=0000000000000000");
+        let production = bench.faulty_provider();
+        let staging = bench.faulty_provider_with(|options| {
+            options["token"] = json!({ "label": "staging" });
+            options["pin"] = json!({ "file": bench.path("staging-pin") });
+        });
+        let by_serial = bench.faulty_provider_with(|options| {
+            options["token"] = json!({ "serial": "0000000000000000" });
+        });
+        let refused = open(&by_serial, "pkcs11:id=%02", &rsa).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "write token = { label");
+        for _ in 0..2 {
+            // The first one's successes are no reason to try the other one's PIN again.
+            let key = open(&production, "pkcs11:id=%02", &rsa).await.unwrap();
+            let refused = open(&staging, "pkcs11:id=%03", &rsa).await;
+            let Err(error) = refused else { panic!("opened with a wrong PIN") };
+            assert!(error.to_string().contains("claviger pin clear"), "{error}");
+            unwrap(&*key).await.unwrap();
+            drop(key);
+            assert!(claviger_pkcs11::wait_until_left(Duration::from_secs(10)));
+        }
+        assert_eq!((bench.refused_logins(), bench.calls("C_Login")), (1, 3));
+        fs::write(bench.path("staging-pin"), "4321").unwrap();
+        let key = open(&production, "pkcs11:id=%02", &rsa).await.unwrap();
+        let other = open(&staging, "pkcs11:id=%03", &rsa).await.unwrap();
+        assert_eq!(bench.calls("C_Login"), 5, "a login for each of the two tokens");
+        let missing = open(&staging, "pkcs11:id=%02", &rsa).await;
+        assert_refused(missing, ErrorKind::OperatorNeeded, "pkcs11:object=other;id=%03");
+        for key in [&key, &other] {
+            unwrap(&**key).await.unwrap();
+            key.check().await.unwrap();
+            assert_eq!(key.repairs(), 0);
+        }
+        assert_ne!(key.public_key().sha256(), other.public_key().sha256());
+        assert_eq!(bench.refused_logins(), 0);
+    }
+
+    pub(super) async fn one_odd_field_of_its_token_information_makes_no_token_unusable(
+        bench: Bench,
+    ) {
+        let rsa = [Algorithm::RsaOaep];
+        let pkcs11 = somebody_else();
+        pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)).unwrap();
+        let slot = pkcs11.get_slots_with_initialized_token().unwrap()[0];
+        let serial = pkcs11.get_token_info(slot).unwrap().serial_number().to_owned();
+        pkcs11.finalize().unwrap();
+        for odd in ["nul-padded", "right-aligned", "bad-clock", "serial=", "serial=A1"] {
+            bench.faults(&format!("C_GetTokenInfo:*:{odd}"));
+            let key = open(&bench.faulty_provider(), "pkcs11:id=%02", &rsa).await.unwrap();
+            unwrap(&*key).await.unwrap();
+            drop(key);
+            let serial = if odd == "serial=A1" { "a1" } else { &serial };
+            let by_serial = bench
+                .faulty_provider_with(|options| options["token"] = json!({ "serial": serial }));
+            let opened = open(&by_serial, "pkcs11:id=%02", &rsa).await;
+            assert_eq!(opened.is_ok(), odd != "serial=", "{odd}: {:?}", opened.err());
+        }
+    }
+
+    pub(super) async fn a_token_that_was_not_initialised_is_named_and_serves_without_a_login(
+        bench: Bench,
+    ) {
+        let rsa = [Algorithm::RsaOaep];
+        make_public_key_pair(&bench);
+        bench.faults("C_GetTokenInfo:*:clear-flags=0x400");
+        let refused = open(&bench.faulty_provider(), "pkcs11:id=%09", &rsa).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "is not initialised");
+        let elsewhere =
+            bench.faulty_provider_with(|options| options["token"] = json!({ "label": "staging" }));
+        let refused = open(&elsewhere, "pkcs11:id=%09", &rsa).await;
+        assert_refused(refused, ErrorKind::Unavailable, "not initialised");
+        let without_login = bench.faulty_provider_with(|options| {
+            options["login"] = json!("none");
+            options["pin"].take();
+        });
+        let key = open(&without_login, "pkcs11:id=%09", &rsa).await.unwrap();
+        unwrap(&*key).await.unwrap();
+        assert_eq!(bench.calls("C_Login"), 0);
+    }
+
+    pub(super) async fn one_odd_attribute_makes_no_key_unusable_and_is_never_taken_for_no(
+        bench: Bench,
+    ) {
+        const EXTRACTABLE: &str = "0x162";
+        const ALWAYS_AUTHENTICATE: &str = "0x202";
+        let rsa = [Algorithm::RsaOaep];
+        let locator = "pkcs11:id=%02";
+        for action in [
+            "attribute-refused=0x202",
+            "attribute-unknown=0x202",
+            "attribute-untouched=0x202",
+            "attribute-empty=0x202",
+            "attribute-refused=0x1",
+        ] {
+            let function =
+                if action.ends_with("=0x1") { "C_FindObjectsInit" } else { "C_GetAttributeValue" };
+            bench.faults(&format!("{function}:*:{action}"));
+            let key = open(&bench.faulty_provider(), locator, &rsa).await.unwrap();
+            assert_eq!(key.extractable(), Some(false), "{action}");
+            unwrap(&*key).await.unwrap();
+        }
+        for odd in ["refused", "unknown", "untouched", "empty"] {
+            let quirks = [EXTRACTABLE, ALWAYS_AUTHENTICATE]
+                .map(|attribute| format!("C_GetAttributeValue:*:attribute-{odd}={attribute}"));
+            bench.faults(&quirks.join("\n"));
+            let refused = open(&bench.faulty_provider(), locator, &rsa).await;
+            assert_refused(refused, ErrorKind::OperatorNeeded, "does not tell whether it can");
+            let lax =
+                bench.faulty_provider_with(|options| options["allow_extractable"] = json!(true));
+            let key = open(&lax, locator, &rsa).await.unwrap();
+            assert_eq!(key.extractable(), None, "{odd}");
+        }
+    }
+
+    pub(super) async fn a_key_that_is_not_there_is_told_from_those_that_are(bench: Bench) {
+        let rsa = [Algorithm::RsaOaep];
+        let provider = bench.provider(|_| ());
+        let Err(error) = open(&provider, "pkcs11:object=user-key", &rsa).await else {
+            panic!("no such key")
+        };
+        assert_eq!(
+            (error.kind(), error.cause()),
+            (ErrorKind::OperatorNeeded, Some(Cause::KeyAbsent))
+        );
+        for said in [
+            "pkcs11:object=user-key ",
+            "pkcs11:object=user-keys;id=%02",
+            "pkcs11:object=other;id=%03",
+        ] {
+            assert!(error.to_string().contains(said), "{said}: {error}");
+        }
+        // As `pkcs11-tool -O` prints the id.
+        let refused = open(&provider, "pkcs11:id=02", &rsa).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "write pkcs11:id=%02");
+        for n in 0..12 {
+            bench.import("other", &format!("{:02x}", 0x20 + n));
+        }
+        let refused = open(&provider, "pkcs11:object=nothing", &rsa).await;
+        assert_refused(refused, ErrorKind::OperatorNeeded, "and 4 more");
+        let key = bench.open("pkcs11:id=%02").await;
+        bench.delete("02");
+        assert_refused(key.check().await, ErrorKind::OperatorNeeded, "pkcs11:object=other;id=%03");
+        assert_eq!(key.check().await.unwrap_err().cause(), Some(Cause::KeyAbsent));
+    }
+
+    pub(super) async fn a_wrong_key_size_and_two_keys_of_one_name_have_causes_of_their_own(
+        bench: Bench,
+    ) {
+        let rsa = [Algorithm::RsaOaep];
+        bench.import("user-keys", "04");
+        let pair =
+            ["--keypairgen", "--key-type", "rsa:1024", "--usage-decrypt", "--label", "small"];
+        bench.pkcs11_tool(&[&pair[..], &["--id", "05"]].concat());
+        let lax = bench.provider(|options| options["allow_extractable"] = json!(true));
+        for (locator, cause, words) in [
+            ("pkcs11:object=user-keys", Cause::KeyAmbiguous, "object=user-keys;id=%04"),
+            ("pkcs11:object=small", Cause::KeyUnfit, "RSA key of 1024 bits"),
+        ] {
+            let Err(error) = open(&lax, locator, &rsa).await else { panic!("{locator} opened") };
+            assert_eq!(error.cause(), Some(cause), "{error}");
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+
+    pub(super) async fn the_right_token_serves_again_after_a_wrong_one_was_in_its_place(
+        bench: Bench,
+    ) {
+        let key = bench.open("pkcs11:object=user-keys").await;
+        let swap = |out: &str, into: &str| {
+            fs::rename(bench.path("tokens"), bench.path(out)).unwrap();
+            fs::rename(bench.path(into), bench.path("tokens")).unwrap();
+        };
+        // Two wrong ones: with another key of this name, and without any; the PIN is the same.
+        for (number, wrong_name) in ["user-keys", "something"].into_iter().enumerate() {
+            let wrong = format!("wrong-{number}");
+            fs::rename(bench.path("tokens"), bench.path("right")).unwrap();
+            fs::create_dir(bench.path("tokens")).unwrap();
+            bench.make_token_beside("production", PIN);
+            bench.import("another", "02");
+            bench.pkcs11_tool(&["--delete-object", "--type", "privkey", "--id", "03"]);
+            fs::rename(bench.path("another-02.pem"), bench.path("spare.pem")).unwrap();
+            fs::rename(bench.path("spare.pem"), bench.path(&format!("{wrong_name}-06.pem"))).ok();
+            bench.import(wrong_name, "06");
+            swap(&wrong, "right");
+            recovers(&*key).await;
+            swap("right", &wrong);
+            // Long enough that pauses have grown to their longest.
+            let until = Instant::now() + Duration::from_secs(6);
+            while Instant::now() < until {
+                let error = key.check().await.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            swap(&wrong, "right");
+            let back = Instant::now();
+            recovers(&*key).await;
+            assert!(back.elapsed() < Duration::from_secs(5), "{:?}", back.elapsed());
+            unwrap(&*key).await.unwrap();
+            fs::remove_file(bench.path(&format!("{wrong_name}-06.pem"))).unwrap();
+        }
+        assert_eq!(bench.refused_logins(), 0);
+    }
+
+    pub(super) async fn rights_that_a_key_does_not_need_are_told(bench: Bench) {
+        let key = bench.open("pkcs11:id=%02").await;
+        // What softhsm2-util gives a key that it imports.
+        assert_eq!(key.unneeded_rights(), ["CKA_SIGN", "CKA_SIGN_RECOVER", "CKA_UNWRAP"]);
     }
 
     pub(super) async fn a_fault_that_passes_does_not_cost_a_key_its_labels(bench: Bench) {

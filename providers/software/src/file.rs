@@ -5,8 +5,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use claviger_files::pem::{self, Block};
 use claviger_provider_api::{Secret, SecretSource};
-use p12_keystore::Pkcs12Archive;
 use pkcs8::der::asn1::{AnyRef, OctetStringRef};
 use pkcs8::der::{Decode, SliceReader, Tag, Tagged};
 use pkcs8::spki::{AlgorithmIdentifierRef, ObjectIdentifier};
@@ -14,7 +14,7 @@ use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef, SecretDocument};
 use zeroize::Zeroizing;
 
 use crate::error::FileError;
-use crate::pem;
+use crate::pkcs12;
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
@@ -27,6 +27,9 @@ pub(crate) fn read(
     passphrase: Option<&SecretSource>,
 ) -> Result<Pkcs8, FileError> {
     let mut file = source.read_blocking().map_err(FileError::Read)?;
+    if file.expose().iter().all(u8::is_ascii_whitespace) {
+        return Err(FileError::Empty);
+    }
     if matches!(source, SecretSource::Vault(_)) && !pem::is_pem(file.expose()) {
         file = from_base64(file.expose())?;
     }
@@ -49,14 +52,14 @@ fn from_base64(text: &[u8]) -> Result<Secret, FileError> {
 }
 
 fn from_pem(file: &[u8], passphrase: Option<&SecretSource>) -> Result<Pkcs8, FileError> {
-    let section = pem::private_key(file)?;
-    if section.has_encryption_header() {
+    let Block { label, has_encryption_header, der, .. } = pem::private_key_block(file)?;
+    if has_encryption_header {
         return Err(FileError::OldEncryption("DEK-Info in the PEM header"));
     }
-    match section.label {
-        "PRIVATE KEY" => from_pkcs8(&section.decode()?),
-        "ENCRYPTED PRIVATE KEY" => from_encrypted_pkcs8(&section.decode()?, passphrase),
-        "RSA PRIVATE KEY" => from_pkcs1(&section.decode()?),
+    match label.as_str() {
+        "PRIVATE KEY" => from_pkcs8(&der),
+        "ENCRYPTED PRIVATE KEY" => from_encrypted_pkcs8(&der, passphrase),
+        "RSA PRIVATE KEY" => from_pkcs1(&der),
         other => Err(FileError::NotRsa(other.to_owned())),
     }
 }
@@ -136,11 +139,11 @@ fn from_pkcs1(der: &[u8]) -> Result<Pkcs8, FileError> {
 
 fn from_encrypted_pkcs8(der: &[u8], passphrase: Option<&SecretSource>) -> Result<Pkcs8, FileError> {
     use pkcs8::pkcs5::Error as Pkcs5;
-    let info = EncryptedPrivateKeyInfoRef::try_from(der)
-        .map_err(|error| FileError::UnknownEncryption(error.to_string()))?;
-    if matches!(info.encryption_algorithm, pkcs8::pkcs5::EncryptionScheme::Pbes1(_)) {
+    if is_pbes1(der) {
         return Err(FileError::OldEncryption("PBES1"));
     }
+    let info = EncryptedPrivateKeyInfoRef::try_from(der)
+        .map_err(|error| FileError::UnknownEncryption(error.to_string()))?;
     let source = passphrase.ok_or(FileError::NoPassphrase)?;
     let passphrase = source.read_blocking().map_err(FileError::Passphrase)?.without_line_end();
     match info.decrypt(passphrase.expose()) {
@@ -152,29 +155,34 @@ fn from_encrypted_pkcs8(der: &[u8], passphrase: Option<&SecretSource>) -> Result
     }
 }
 
-/// A PFX without a configured passphrase is tried with the empty one, which .NET writes when it is
-/// given none.
+/// Whether EncryptedPrivateKeyInfo names one of the schemes before PBES2: those of PKCS#5 (RFC 8018
+/// appendix A.3) or of PKCS#12 (RFC 7292 appendix C).
+fn is_pbes1(der: &[u8]) -> bool {
+    let oid = AnyRef::from_der(der)
+        .and_then(|outer| AlgorithmIdentifierRef::decode(&mut SliceReader::new(outer.value())?));
+    let oid = oid.map(|algorithm| algorithm.oid.to_string()).unwrap_or_default();
+    let pkcs5 = oid.strip_prefix("1.2.840.113549.1.5.");
+    pkcs5.is_some_and(|scheme| matches!(scheme, "1" | "3" | "4" | "6" | "10" | "11"))
+        || oid.starts_with("1.2.840.113549.1.12.1.")
+}
+
 fn from_pkcs12(der: &[u8], passphrase: Option<&SecretSource>) -> Result<Pkcs8, FileError> {
     let read = |source: &SecretSource| source.read_blocking().map(Secret::without_line_end);
     let secret = passphrase.map(read).transpose().map_err(FileError::Passphrase)?;
-    let text = std::str::from_utf8(secret.as_ref().map_or(&[], |secret| secret.expose()))
-        .map_err(|_| FileError::PassphraseNotText)?;
-    let archive = Pkcs12Archive::from_pkcs12(der, text).map_err(|error| match error {
-        p12_keystore::error::Error::MacError(_) if secret.is_none() => FileError::NoPassphrase,
-        p12_keystore::error::Error::MacError(_) => FileError::WrongPassphrase,
-        p12_keystore::error::Error::UnsupportedEncryptionScheme => {
-            FileError::UnknownEncryption("not PBES2, 3DES or RC2-40".to_owned())
-        }
-        other => FileError::Damaged { what: "PKCS#12 file", reason: other.to_string() },
-    })?;
-    let mut rsa = archive.keys.iter().filter(|bag| bag.key.oid() == RSA);
+    let text = secret.as_ref().map(|secret| std::str::from_utf8(secret.expose())).transpose();
+    let keys = pkcs12::private_keys(der, text.map_err(|_| FileError::PassphraseNotText)?)?;
+    let is_rsa = |key: &&Pkcs8| {
+        PrivateKeyInfoRef::try_from(key.as_slice()).is_ok_and(|key| key.algorithm.oid == RSA)
+    };
+    let mut rsa = keys.iter().filter(is_rsa);
     match (rsa.next(), rsa.count()) {
-        (Some(bag), 0) => from_pkcs8(bag.key.as_der()),
+        (Some(key), 0) => from_pkcs8(key),
         (Some(_), more) => Err(FileError::SeveralKeys(more + 1)),
-        (None, _) => Err(match archive.keys.first() {
-            Some(bag) => FileError::NotRsa(kind_of_key(bag.key.oid())),
-            None => FileError::NoPrivateKey(format!("{} certificates", archive.certs.len())),
-        }),
+        (None, _) => match keys.first() {
+            // An error that names its kind.
+            Some(other) => from_pkcs8(other),
+            None => Err(FileError::NoPrivateKey("certificates".to_owned())),
+        },
     }
 }
 

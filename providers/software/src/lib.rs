@@ -9,14 +9,17 @@
 mod error;
 mod file;
 mod key;
-mod pem;
+mod pkcs12;
 mod workers;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use claviger_provider_api::{Error, ErrorKind, OpenKey, SecretSource, WrappingKey};
+use async_trait::async_trait;
+use claviger_provider_api::{
+    self as api, Error, ErrorKind, OpenKey, Options, ProviderType, SecretSource, WrappingKey,
+};
 use serde::Deserialize;
 
 use key::SoftwareKey;
@@ -35,9 +38,22 @@ pub struct Config {
     pub files: BTreeMap<String, SecretSource>,
 }
 
-impl Config {
-    /// Checks what can be checked without a backend: what is wrong, and what to write instead.
-    pub fn validate(&self) -> Result<(), String> {
+/// What the daemon knows of this type of provider.
+pub const PROVIDER_TYPE: ProviderType = ProviderType {
+    name: "software",
+    paths: &["directory"],
+    secrets: &["passphrase", "files.*"],
+    is_billed: false,
+    quota: "no quota; one operation per processor core at a time",
+    check_secret: None,
+};
+
+impl Options for Config {
+    fn provider_type(&self) -> &'static ProviderType {
+        &PROVIDER_TYPE
+    }
+
+    fn validate(&self) -> Result<(), String> {
         match &self.directory {
             Some(directory) if directory.as_os_str().is_empty() => {
                 Err("`directory` is empty; write the folder that holds the key files".into())
@@ -50,13 +66,11 @@ impl Config {
         }
     }
 
-    /// Where its secrets are read from.
-    pub fn secret_sources(&mut self) -> Vec<&mut SecretSource> {
+    fn secret_sources(&mut self) -> Vec<&mut SecretSource> {
         self.passphrase.iter_mut().chain(self.files.values_mut()).collect()
     }
 
-    /// Checks the syntax of a locator.
-    pub fn check_locator(&self, locator: &str) -> Result<(), String> {
+    fn check_locator(&self, locator: &str) -> Result<(), String> {
         let expected = "write the name of a file in `directory`, or an absolute path";
         if locator.is_empty() {
             return Err(format!("the locator is empty; {expected}"));
@@ -80,6 +94,16 @@ impl Config {
         Ok(())
     }
 
+    fn is_hardware(&self) -> bool {
+        false
+    }
+
+    fn provider(&self, name: &str, _: Option<&Path>) -> Result<Arc<dyn api::Provider>, Error> {
+        Ok(Arc::new(Provider::new(name, self)?))
+    }
+}
+
+impl Config {
     /// Where a key file is read from.
     fn source(&self, locator: &str) -> SecretSource {
         let in_directory = || {
@@ -99,8 +123,8 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// Makes a provider and starts its threads; touches no file. It has no state to keep.
-    pub fn new(name: &str, config: &Config, _state_dir: Option<&Path>) -> Result<Self, Error> {
+    /// Makes a provider and starts its threads; touches no file.
+    pub fn new(name: &str, config: &Config) -> Result<Self, Error> {
         let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
         config.validate().map_err(refuse)?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -110,22 +134,26 @@ impl Provider {
             workers: Arc::new(Workers::start(threads)?),
         })
     }
+}
 
-    /// Opens a key: reads its file, checks it, proves each listed algorithm.
-    pub async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
+#[async_trait]
+impl api::Provider for Provider {
+    async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
         let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
         self.config.check_locator(open.locator).map_err(refuse)?;
         let source = self.config.source(open.locator);
         let passphrase = self.config.passphrase.clone();
         // Reading may block and a passphrase is slow on purpose: a thread of its own, so that
         // neither the reactor nor other keys wait.
-        let private = workers::on_own_thread("claviger-open", move || {
+        let (pair, name) = workers::on_own_thread("claviger-open", move || {
             let pkcs8 = file::read(&source, passphrase.as_ref())
                 .map_err(|failure| error::of_file(&source, failure))?;
-            key::Private::new(&pkcs8).map_err(|failure| error::of_file(&source, failure))
+            let pair = key::Private::pair(&pkcs8);
+            let pair = pair.map_err(|failure| error::of_file(&source, failure))?;
+            Ok((pair, format!("key {source}")))
         })
         .await?;
-        let key = SoftwareKey::open(private, open, self.workers.clone()).await?;
+        let key = SoftwareKey::open(pair, name, open, self.workers.clone()).await?;
         tracing::warn!(
             provider = self.name,
             locator = open.locator,
@@ -166,7 +194,7 @@ mod tests {
         assert!(config().validate().is_ok());
         let empty = Config { directory: Some(PathBuf::new()), ..config() };
         assert!(empty.validate().unwrap_err().contains("`directory`"));
-        let kind = Provider::new("files", &empty, None).unwrap_err().kind();
+        let kind = Provider::new("files", &empty).unwrap_err().kind();
         assert_eq!(kind, ErrorKind::OperatorNeeded);
         let nothing = Config { directory: None, ..config() };
         assert!(nothing.validate().unwrap_err().contains("`directory` is missing"));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
 use claviger_conformance::Subject;
-use claviger_provider_api::{Algorithm, OpenKey, SignAlgorithm, WrappingKey};
+use claviger_provider_api::{Algorithm, OpenKey, Provider as _, SignAlgorithm, WrappingKey};
 use claviger_software::{Config, Provider};
 
 async fn open(
@@ -23,7 +23,7 @@ async fn open(
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     let directory = Some(folder.path().to_owned());
     let config = Config { directory, passphrase: None, files: BTreeMap::default() };
-    let provider = Provider::new("files", &config, None).unwrap();
+    let provider = Provider::new("files", &config).unwrap();
     let open = OpenKey { locator: "key.der", algorithms, sign_algorithms, public_key_sha256: None };
     // Neither the provider nor the file is needed any more once a key is open.
     provider.open(&open).await.unwrap()

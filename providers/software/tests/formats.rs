@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use claviger_provider_api::{
-    Algorithm, Call, CallerSlot, Error, ErrorKind, KeyMaterial, OpenKey, Parameters, ReadSecret,
-    Secret, SecretSource, SecretStore, VaultField, WrappingKey,
+    Algorithm, Call, CallerSlot, Error, ErrorKind, KeyMaterial, OpenKey, Parameters, Provider as _,
+    ReadSecret, Secret, SecretSource, SecretStore, VaultField, WrappingKey,
 };
 use claviger_software::{Config, Provider};
 use tempfile::TempDir;
@@ -73,7 +73,7 @@ impl Folder {
             sign_algorithms: &[],
             public_key_sha256: None,
         };
-        Provider::new("files", &config, None)?.open(&open).await
+        Provider::new("files", &config)?.open(&open).await
     }
 
     /// Opens with or without the passphrase and compares with the key that was made.
@@ -137,7 +137,7 @@ async fn open_from_store(value: &[u8], passphrase: &[u8]) -> Result<Arc<dyn Wrap
         sign_algorithms: &[],
         public_key_sha256: None,
     };
-    Provider::new("files", &config, None)?.open(&open).await
+    Provider::new("files", &config)?.open(&open).await
 }
 
 #[tokio::test]
@@ -186,6 +186,10 @@ async fn a_key_among_certificates_in_one_pem_opens() {
     let folder = Folder::new();
     folder.append(&["certificate.pem", "key.pem", "certificate.pem"], "bundle.pem");
     folder.expect_opens("bundle.pem", None).await;
+    // As Windows' editors save it.
+    let text = fs::read_to_string(folder.path().join("bundle.pem")).unwrap();
+    folder.write("windows.pem", format!("\u{feff}{}", text.replace('\n', "\r\n")).as_bytes());
+    folder.expect_opens("windows.pem", None).await;
 }
 
 #[tokio::test]
@@ -241,6 +245,55 @@ async fn a_pfx_with_an_empty_passphrase_needs_none() {
     folder.expect_opens("e.pfx", None).await;
 }
 
+fn testdata(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata").join(name)).unwrap()
+}
+
+#[tokio::test]
+async fn a_pfx_made_without_any_password_opens_without_and_with_an_empty_one() {
+    let folder = Folder::new();
+    folder.write("null.p12", &testdata("dotnet-null-password.p12"));
+    folder.write("empty-passphrase", b"");
+    for passphrase in [None, Some("empty-passphrase")] {
+        let key = folder.open_with("null.p12", passphrase).await.unwrap();
+        key.check().await.unwrap();
+    }
+    folder.expect_refused("null.p12", Some("passphrase"), "is not opened by").await;
+    let mut changed = testdata("dotnet-null-password.p12");
+    changed[1000] ^= 1;
+    folder.write("changed.p12", &changed);
+    folder.expect_refused("changed.p12", None, "is encrypted; give the provider").await;
+}
+
+#[tokio::test]
+async fn a_pfx_with_a_pbmac1_opens_with_its_password_only() {
+    let folder = Folder::new();
+    folder.write("pbmac1.p12", &testdata("pbmac1.p12"));
+    folder.write("secret", b"secret-1\n");
+    let key = folder.open_with("pbmac1.p12", Some("secret")).await.unwrap();
+    key.check().await.unwrap();
+    folder.expect_refused("pbmac1.p12", Some("passphrase"), "is not opened by").await;
+    folder.expect_refused("pbmac1.p12", None, "is encrypted; give the provider").await;
+    let mut changed = testdata("pbmac1.p12");
+    changed[2000] ^= 1;
+    folder.write("changed.p12", &changed);
+    folder.expect_refused("changed.p12", Some("secret"), "is not opened by").await;
+}
+
+#[tokio::test]
+async fn a_pfx_without_a_mac_tells_a_wrong_passphrase_from_damage() {
+    let folder = Folder::new();
+    folder.write("wrong", b"battery staple\n");
+    let export =
+        "pkcs12 -export -inkey key.pem -in certificate.pem -passout file:passphrase -nomac";
+    folder.openssl(&format!("{export} -out modern.pfx"));
+    folder.openssl(&format!("{export} -legacy -out legacy.pfx"));
+    for file in ["modern.pfx", "legacy.pfx"] {
+        folder.expect_opens(file, Some("passphrase")).await;
+        folder.expect_refused(file, Some("wrong"), "is not opened by").await;
+    }
+}
+
 #[tokio::test]
 async fn a_wrong_passphrase_and_a_missing_one_are_told_apart() {
     let folder = Folder::new();
@@ -268,6 +321,13 @@ async fn old_encryption_is_refused_with_the_command_that_renews_it() {
          -provider legacy -provider default",
     );
     folder.expect_refused("pbes1.pem", Some("passphrase"), "openssl pkcs8 -topk8 -v2").await;
+    // The schemes of PKCS#12, which OpenSSL before 1.1 wrote for PKCS#8 too.
+    folder.openssl(
+        "pkcs8 -topk8 -in key.pem -out pbe.pem -passout file:passphrase -v1 PBE-SHA1-3DES",
+    );
+    folder.expect_refused("pbe.pem", Some("passphrase"), "openssl pkcs8 -topk8 -v2").await;
+    folder.openssl("pkcs8 -topk8 -in key.pem -outform DER -out pbe.der -passout file:passphrase -v1 PBE-SHA1-3DES");
+    folder.expect_refused("pbe.der", Some("passphrase"), "openssl pkcs8 -topk8 -v2").await;
 }
 
 #[tokio::test]
@@ -287,6 +347,13 @@ async fn keys_of_other_kinds_are_refused_by_name() {
     folder.expect_refused("ed25519.pem", None, "another kind (Ed25519)").await;
     folder.expect_refused("pss.pem", None, "another kind (RSA for PSS signatures only)").await;
     folder.expect_refused("small.pem", None, "2048 to 8192 bits").await;
+    // What is wrong with these is not their size.
+    let three = "-pkeyopt rsa_keygen_primes:3 -pkeyopt rsa_keygen_bits:2048 -out three.pem";
+    folder.openssl(&format!("genpkey -algorithm RSA {three}"));
+    folder.expect_refused("three.pem", None, "is refused: it has more than two primes").await;
+    let exponent = "-pkeyopt rsa_keygen_pubexp:1099511627777 -out exponent.pem";
+    folder.openssl(&format!("genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 {exponent}"));
+    folder.expect_refused("exponent.pem", None, "its public exponent of 41 bits").await;
 }
 
 #[tokio::test]
@@ -298,10 +365,10 @@ async fn files_without_exactly_one_key_are_refused() {
     folder.openssl("pkey -in key.pem -pubout -outform DER -out public.der");
     let certificates = "pkcs12 -export -nokeys -in certificate.pem -passout file:passphrase";
     folder.openssl(&format!("{certificates} -out certificates.pfx"));
-    folder.expect_refused("two.pem", None, "holds 2 RSA private keys").await;
-    folder.expect_refused("certificate.pem", None, "no private key").await;
+    folder.expect_refused("two.pem", None, "line 29: a second private key").await;
+    folder.expect_refused("certificate.pem", None, "no private key in PEM; it holds CERT").await;
     folder.expect_refused("certificate.der", None, "no private key").await;
-    folder.expect_refused("public.pem", None, "no private key").await;
+    folder.expect_refused("public.pem", None, "line 1: it holds PUBLIC KEY").await;
     folder.expect_refused("public.der", None, "no private key").await;
     let passphrase = Some("passphrase");
     folder.expect_refused("certificates.pfx", passphrase, "no private key").await;
@@ -319,7 +386,8 @@ async fn garbage_and_torn_files_are_refused() {
     folder.write("text", b"this is no key at all\n");
     folder.write("random", &[0xa5; 300]);
     folder.write("ber", &[0x30, 0x80, 2, 1, 3, 0, 0]);
-    for file in ["empty", "text", "random"] {
+    folder.expect_refused("empty", None, "is empty").await;
+    for file in ["text", "random"] {
         folder.expect_refused(file, None, "no key in a known form").await;
     }
     folder.expect_refused("ber", None, "indefinite lengths").await;
@@ -379,16 +447,18 @@ async fn a_deadline_that_passed_is_said_so_and_harms_nobody() {
 }
 
 #[tokio::test]
-async fn nothing_printed_about_a_key_tells_its_file_or_its_private_half() {
+async fn what_is_printed_about_a_key_is_its_file_and_its_public_half() {
     let folder = Folder::new();
     let key = folder.open_with("key.pem", None).await.unwrap();
     let printed = format!("{key:?}");
-    assert_eq!(printed, format!("SoftwareKey({:?})", key.public_key()));
+    let file = folder.path().join("key.pem");
+    let expected = format!("OpenedKey(key file {}, {:?})", file.display(), key.public_key());
+    assert_eq!(printed, expected);
     let config = Config {
         directory: Some(PathBuf::from("/keys")),
         passphrase: Some(SecretSource::File("/run/passphrase".into())),
         files: BTreeMap::new(),
     };
-    let provider = format!("{:?}", Provider::new("files", &config, None).unwrap());
+    let provider = format!("{:?}", Provider::new("files", &config).unwrap());
     assert!(provider.contains("/run/passphrase") && !provider.contains("correct horse"));
 }

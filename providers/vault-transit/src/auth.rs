@@ -6,12 +6,13 @@ mod grant;
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::http::NoAnswer;
+use claviger_provider_api::{Cause, Error, ErrorKind};
 use http::header::HeaderValue;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -28,6 +29,9 @@ const REFUSED_FOR: Duration = Duration::from_mins(1);
 /// A token that is refused when it is younger than this is not replaced, unless the server says
 /// that it is gone: another one would be refused as well.
 const YOUNG: Duration = Duration::from_secs(10);
+
+/// With fewer uses a token does not even open a key and its neighbours.
+const LEAST_USES: u64 = 10;
 
 /// How long the renewal may take, which no caller waits for.
 const RENEWAL_LIMIT: Duration = Duration::from_secs(30);
@@ -52,7 +56,7 @@ struct Turn {
 struct Refused {
     sha256: [u8; 32],
     at: Instant,
-    said: String,
+    said: Error,
 }
 
 /// A token and the connection it is used on.
@@ -62,14 +66,22 @@ struct Login {
     token: HeaderValue,
     /// Whether every 403 to a look-up of this token means that it is gone.
     may_look_up: bool,
+    /// Whether the server took it once, for something else than a look-up.
+    accepted: Arc<AtomicBool>,
     begun: Instant,
     lease: Lease,
 }
 
 impl Login {
+    async fn look_up(&self, deadline: Instant) -> Result<Answer, Failure> {
+        let look_up = Request::get(Operation::LookUpToken, "auth/token/lookup-self".into());
+        self.client.send(&look_up, Some(&self.token), deadline).await
+    }
+
     /// The same login; the token's bytes are not copied.
     fn copy(&self) -> Self {
-        Self { client: self.client.clone(), token: self.token.clone(), ..*self }
+        let (client, token) = (self.client.clone(), self.token.clone());
+        Self { client, token, accepted: self.accepted.clone(), ..*self }
     }
 }
 
@@ -104,11 +116,18 @@ impl Session {
     ) -> Result<Answer, Error> {
         let login = self.current(deadline).await?;
         match login.client.send(request, Some(&login.token), deadline).await {
-            Ok(answer) => Ok(answer),
+            Ok(answer) => {
+                login.accepted.store(true, Ordering::Release);
+                Ok(answer)
+            }
             Err(Failure::Refused(refusal)) if refusal.status == 403 => {
                 Err(self.replace(&login, refusal, deadline).await)
             }
             Err(failure) => {
+                if matches!(&failure, Failure::Refused(said) if matches!(said.status, 400 | 404 | 405))
+                {
+                    login.accepted.store(true, Ordering::Release);
+                }
                 if failure.is_certificate() {
                     // The next login reads the certificates again.
                     self.forget(&login);
@@ -145,11 +164,9 @@ impl Session {
 
     async fn turn(&self, deadline: Instant) -> Result<MutexGuard<'_, Turn>, Error> {
         if deadline <= Instant::now() {
-            return Err(Failure::Deadline.into());
+            return Err(late());
         }
-        tokio::time::timeout_at(deadline.into(), self.turn.lock())
-            .await
-            .map_err(|_| Failure::Deadline.into())
+        tokio::time::timeout_at(deadline.into(), self.turn.lock()).await.map_err(|_| late())
     }
 
     /// Finds out whether a 403 is about the token or about what it may do, and replaces the token
@@ -165,16 +182,17 @@ impl Session {
             Err(error) => return error,
         };
         if self.is_current(login) {
-            let denied = |why: &str| {
-                let reason = format!("{refusal}: {why}");
-                Error::new(ErrorKind::OperatorNeeded, reason)
-            };
-            let look_up = Request::get(Operation::LookUpToken, "auth/token/lookup-self".into());
-            match login.client.send(&look_up, Some(&login.token), deadline).await {
+            let denied =
+                |why: &str| Error::needs_operator(Cause::NotPermitted, format!("{refusal}: {why}"));
+            let never_accepted = !login.accepted.load(Ordering::Acquire);
+            match login.look_up(deadline).await {
                 Ok(_) => return denied("the token is good, but no policy of it allows this"),
                 Err(Failure::Refused(again)) if again.status == 403 => {
                     if !login.may_look_up && login.begun.elapsed() < YOUNG {
-                        return denied("so is a token that is a few seconds old");
+                        return denied(
+                            "so is a token that is a few seconds old: look at its policies, and at \
+                             the role's token_bound_cidrs",
+                        );
                     }
                 }
                 Err(failure) => return failure.into(),
@@ -184,18 +202,20 @@ impl Session {
                 Ok(successor) => successor,
                 Err(error) => return error,
             };
-            // The second within seconds. One that cannot be looked up when it is new, as where tokens
-            // are bound to another address than this host's, says nothing by that later on.
-            if login.begun.elapsed() < YOUNG
-                && let Err(Failure::Refused(again)) =
-                    successor.client.send(&look_up, Some(&successor.token), deadline).await
+            // The second within seconds, or the first was never taken. One that cannot be looked up
+            // when it is new says nothing by that later on.
+            if (never_accepted || login.begun.elapsed() < YOUNG)
+                && let Err(Failure::Refused(again)) = successor.look_up(deadline).await
                 && again.status == 403
             {
                 self.login.store(Some(Arc::new(Login { may_look_up: false, ..successor.copy() })));
+                if never_accepted && successor.may_look_up {
+                    return just_given(&refusal);
+                }
             }
         }
         let reason = format!("{refusal}: the token was no longer good, and was replaced");
-        Error::new(ErrorKind::Unavailable, reason)
+        Error::new(ErrorKind::Unavailable, reason).with_cause(Cause::CredentialsRefused)
     }
 
     async fn log_in(
@@ -209,28 +229,41 @@ impl Session {
             && refused.sha256 == sha256
             && refused.at.elapsed() < REFUSED_FOR
         {
-            return Err(Error::new(ErrorKind::OperatorNeeded, refused.said.clone()));
+            return Err(refused.said.repeated());
         }
         let client = Arc::new(Client::new(&self.config)?);
         let granted = match grant::log_in(&client, &credentials, deadline).await {
             Ok(granted) => granted,
-            Err(Failure::Refused(refusal)) if matches!(refusal.status, 400 | 401 | 403) => {
-                let said = format!("{refusal}: {}", self.config.auth.advice());
-                turn.refused = Some(Refused { sha256, at: Instant::now(), said: said.clone() });
-                return Err(Error::new(ErrorKind::OperatorNeeded, said));
-            }
-            Err(Failure::Refused(refusal)) if refusal.status == 404 => {
-                let said = format!("{refusal}: look at `namespace`, and at the login's `mount`");
-                return Err(Error::new(ErrorKind::OperatorNeeded, said));
+            Err(Failure::Refused(refusal)) if matches!(refusal.status, 400 | 401 | 403 | 404) => {
+                let (cause, advice) = self.config.auth.refused(refusal.status);
+                let said = Error::new(ErrorKind::OperatorNeeded, format!("{refusal}: {advice}"));
+                let said = said.with_cause(cause);
+                // A namespace or a mount may be made a moment later.
+                if cause.is_some() {
+                    turn.refused =
+                        Some(Refused { sha256, at: Instant::now(), said: said.repeated() });
+                }
+                return Err(said);
             }
             Err(failure) => return Err(failure.into()),
         };
+        if (1..LEAST_USES).contains(&granted.uses) {
+            let said = format!(
+                "the token that was just given is for {} uses and no more: set token_num_uses of \
+                 the role to 0",
+                granted.uses
+            );
+            let said = Error::needs_operator(Cause::CredentialsRefused, said);
+            turn.refused = Some(Refused { sha256, at: Instant::now(), said: said.repeated() });
+            return Err(said);
+        }
         turn.refused = None;
         let login = Arc::new(Login {
             number: self.logins.load(Ordering::Acquire) + 1,
             client,
             token: granted.token,
             may_look_up: granted.may_look_up,
+            accepted: Arc::default(),
             begun: Instant::now(),
             lease: granted.lease,
         });
@@ -314,19 +347,49 @@ fn keep_alive(session: Weak<Session>, number: u64) -> Pin<Box<dyn Future<Output 
     })
 }
 
+fn late() -> Error {
+    Failure::from(NoAnswer::Deadline).into()
+}
+
+/// A token that was just given and is refused: logging in again does not help.
+fn just_given(refusal: &Refusal) -> Error {
+    let text = format!(
+        "{refusal}: the login works, and a token that was just given is refused: look at the role's \
+         token_bound_cidrs (this host's address as the server sees it), token_num_uses and token_ttl"
+    );
+    Error::needs_operator(Cause::CredentialsRefused, text)
+}
+
 impl Auth {
-    /// What an operator can do where the server refuses to log in.
-    fn advice(&self) -> &'static str {
-        match self {
-            Self::Token(_) => {
+    /// What it means that the server refused to log in with this status, and what an operator can do.
+    fn refused(&self, status: u16) -> (Option<Cause>, &'static str) {
+        const MOUNT: &str = "look at `namespace`, and at the login's `mount`";
+        let credentials = Some(Cause::CredentialsRefused);
+        match (self, status) {
+            // A wrong secret is 400: 403 is said where no such method is mounted.
+            (_, 404) | (Self::Approle(_) | Self::Jwt(_) | Self::Certificate(_), 403) => {
+                (None, MOUNT)
+            }
+            (Self::Token(_), _) => (
+                credentials,
                 "put a token that is good into its file; it needs to be allowed to look itself up, \
-                 as the policy `default` does"
+                 as the policy `default` does",
+            ),
+            (Self::Approle(_), _) => {
+                (credentials, "look at role_id, the secret_id's file, and their limits of use")
             }
-            Self::Approle(_) => "look at role_id, the secret_id's file, and their limits of use",
-            Self::Kubernetes(_) | Self::Jwt(_) => {
-                "look at the role, and at issuer, audience and expiry of the JWT in its file"
+            (Self::Kubernetes(_), 403) => (
+                credentials,
+                "look at the role, and at issuer, audience and expiry of the JWT in its file; a wrong \
+                 `namespace` or `mount` is refused in the same words",
+            ),
+            (Self::Kubernetes(_) | Self::Jwt(_), _) => (
+                credentials,
+                "look at the role, and at issuer, audience and expiry of the JWT in its file",
+            ),
+            (Self::Certificate(_), _) => {
+                (credentials, "look at the role, and at the CA that it trusts")
             }
-            Self::Certificate(_) => "look at the role, and at the CA that it trusts",
         }
     }
 }

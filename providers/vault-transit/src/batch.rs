@@ -6,13 +6,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
+use claviger_provider_api::foreign::printable;
 use claviger_provider_api::{Error, KeyMaterial, Unwrapped};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Session;
 use crate::client::{Answer, Request};
-use crate::error::{Failure, Operation, kind_of_item};
+use crate::error::{Failure, Operation, meaning_of_item};
 use crate::key::{UnwrapRequest, decoded};
 
 /// How many values go into one request, as many as the daemon takes in one. The servers' own limit is
@@ -52,9 +53,6 @@ pub(crate) async fn send(
     deadline: Instant,
 ) -> Vec<Result<Unwrapped, Error>> {
     let count = batch_input.len();
-    if count == 0 {
-        return Vec::new();
-    }
     let request = Request::post(Operation::UnwrapBatch, path, &BatchRequest { batch_input });
     match session.send(&request, deadline).await {
         Ok(answer) => results(&answer, count),
@@ -94,22 +92,18 @@ fn results(answer: &Answer, count: usize) -> Vec<Result<Unwrapped, Error>> {
     read().unwrap_or_else(|failure: Failure| for_each(count, &failure.into()))
 }
 
-/// The same error for each of `count` values: of a request that gave no results.
+/// The error of a request that gave no results, for each of its `count` values.
 fn for_each(count: usize, error: &Error) -> Vec<Result<Unwrapped, Error>> {
-    let one = || {
-        let id = error.backend_request_id().map(str::to_owned);
-        Err(Error::new(error.kind(), error.to_string()).with_backend_request_id(id))
-    };
-    std::iter::repeat_with(one).take(count).collect()
+    std::iter::repeat_with(|| Err(error.repeated())).take(count).collect()
 }
 
 fn result(item: ItemAnswer<'_>) -> Result<KeyMaterial, Error> {
     match item.error.filter(|error| !error.is_empty()) {
         None => decoded(&item.plaintext).map_err(Error::from),
         Some(error) => {
-            let short: String = error.chars().filter(|c| !c.is_control()).take(300).collect();
-            let kind = kind_of_item(&error);
-            Err(Error::new(kind, format!("item of a batch: {short}")))
+            let (kind, cause) = meaning_of_item(&error);
+            let text = format!("item of a batch: {}", printable(&error));
+            Err(Error::new(kind, text).with_cause(cause))
         }
     }
 }

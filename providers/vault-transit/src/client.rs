@@ -1,13 +1,13 @@
-//! One HTTP client over our own TLS: no proxy, no redirects, no retries, no environment variables.
+//! Requests to a server of Vault or OpenBao, and their answers.
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use claviger_provider_api::{Error, ErrorKind, secret, tls};
-use http::header::{HeaderName, HeaderValue, RETRY_AFTER};
+use claviger_files::pem::{self, Beside};
+use claviger_provider_api::http::{ClientOptions, not_json};
+use claviger_provider_api::{self as api, Cause, Error, ErrorKind, tls};
+use http::header::{HeaderName, HeaderValue};
 use http::{Method, StatusCode};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -61,11 +61,8 @@ pub(crate) struct Answer(Zeroizing<Vec<u8>>);
 impl Answer {
     /// Reads it as JSON. What is wrong is said without repeating any of it.
     pub(crate) fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Failure> {
-        serde_json::from_slice(&self.0).map_err(|error| {
-            let (line, column) = (error.line(), error.column());
-            let what = format!("not the JSON that was asked for, line {line}, column {column}");
-            Failure::Malformed(what)
-        })
+        serde_json::from_slice(&self.0)
+            .map_err(|error| Failure::Malformed(not_json(error.line(), error.column())))
     }
 }
 
@@ -84,24 +81,15 @@ impl Client {
         let namespace = config.namespace.as_deref().map(HeaderValue::from_str).transpose();
         let origin = config.origin().map_err(refuse)?;
         let identity = match &config.auth {
-            Auth::Certificate(certificate) => {
-                Some(client_certificate(certificate).map_err(refuse)?)
-            }
+            Auth::Certificate(certificate) => Some(client_certificate(certificate)?),
             _ => None,
         };
-        let http = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::client_config(config.ca.as_deref(), identity)?)
-            .https_only(origin.starts_with("https:"))
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .referer(false)
-            .user_agent(concat!("claviger/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(config.connect_timeout.0)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .http2_keep_alive_timeout(Duration::from_secs(5))
-            .build()
-            .map_err(|error| Error::new(ErrorKind::Internal, error))?;
+        let http = api::http::client(ClientOptions {
+            ca: config.ca.as_deref(),
+            identity,
+            https_only: origin.starts_with("https:"),
+            connect_timeout: config.connect_timeout.0,
+        })?;
         Ok(Self {
             http,
             origin,
@@ -117,23 +105,6 @@ impl Client {
         token: Option<&HeaderValue>,
         deadline: Instant,
     ) -> Result<Answer, Failure> {
-        let now = Instant::now();
-        if deadline <= now {
-            return Err(Failure::Deadline);
-        }
-        let (until, late) = match now + self.timeout {
-            ours if ours < deadline => (ours, Failure::TimedOut(self.timeout)),
-            _ => (deadline, Failure::Deadline),
-        };
-        let exchange = self.exchange(request, token);
-        tokio::time::timeout_at(until.into(), exchange).await.unwrap_or(Err(late))
-    }
-
-    async fn exchange(
-        &self,
-        request: &Request,
-        token: Option<&HeaderValue>,
-    ) -> Result<Answer, Failure> {
         let url = format!("{}/v1/{}", self.origin, request.path);
         let mut builder = self.http.request(request.method.clone(), url).header(REQUEST, "true");
         if request.method == Method::POST {
@@ -147,10 +118,8 @@ impl Client {
         if let Some(token) = token {
             builder = builder.header(TOKEN, token);
         }
-        let response = builder.send().await.map_err(Failure::Transport)?;
-        let status = response.status();
-        let retry_after = response.headers().get(RETRY_AFTER).and_then(seconds);
-        let body = whole_body(response).await?;
+        let api::http::Answer { status, retry_after, body } =
+            api::http::send(builder, MAX_ANSWER, self.timeout, deadline).await?;
         let of_batch = request.operation == Operation::UnwrapBatch;
         if matches!(status, StatusCode::OK | StatusCode::NO_CONTENT)
             || (of_batch && batch::holds_results(&body))
@@ -176,45 +145,18 @@ struct Errors {
     request_id: Option<String>,
 }
 
-/// `Retry-After` in seconds (RFC 9110 section 10.2.3); neither server sends a date.
-fn seconds(value: &HeaderValue) -> Option<Duration> {
-    value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
-}
-
-async fn whole_body(mut response: reqwest::Response) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let announced = response.content_length().unwrap_or(8 << 10).min(MAX_ANSWER as u64);
-    let mut body = Zeroizing::new(Vec::with_capacity(announced as usize));
-    while let Some(chunk) = response.chunk().await.map_err(Failure::Transport)? {
-        let len = body.len() + chunk.len();
-        if len > MAX_ANSWER {
-            return Err(Failure::Malformed(format!("longer than {MAX_ANSWER} bytes")));
-        }
-        if len > body.capacity() {
-            // By hand: a vector that grows on its own leaves its old buffer unzeroed.
-            let mut larger = Zeroizing::new(Vec::with_capacity(len.max(2 * body.capacity())));
-            larger.extend_from_slice(&body);
-            body = larger;
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-fn client_certificate(certificate: &Certificate) -> Result<tls::Identity, String> {
+fn client_certificate(certificate: &Certificate) -> Result<tls::Identity, Error> {
     let path = certificate.certificate.display();
-    let unusable = |error: &dyn std::fmt::Display| format!("`certificate` {path}: {error}");
-    let pem = std::fs::read(&certificate.certificate).map_err(|error| unusable(&error))?;
-    let chain = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| unusable(&error))?;
-    if chain.is_empty() {
-        return Err(unusable(&"it holds no certificate in PEM form"));
-    }
-    let pem: secret::Secret = certificate
-        .private_key
-        .read_blocking()
-        .map_err(|error| format!("`private_key`: {}", Error::new(ErrorKind::Internal, error)))?;
-    let key = PrivateKeyDer::from_pem_slice(pem.expose())
-        .map_err(|_| "`private_key` holds no private key in PEM form".to_owned())?;
+    let unusable = |error: &dyn std::fmt::Display| {
+        let text = format!("`certificate` {path}: {error}");
+        Error::needs_operator(Cause::CredentialsRefused, text)
+    };
+    let file = std::fs::read(&certificate.certificate).map_err(|error| unusable(&error))?;
+    let chain = pem::certificates(&file, Beside::Keys).map_err(|error| unusable(&error))?;
+    let file = certificate.private_key.read_blocking();
+    let file = file.map_err(|error| Error::from(error).in_context("`private_key`"))?;
+    let key = pem::private_key(file.expose()).map_err(|error| {
+        Error::needs_operator(Cause::SecretFile, format!("`private_key`: {error}"))
+    })?;
     Ok((chain, key))
 }

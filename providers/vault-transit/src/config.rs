@@ -1,11 +1,10 @@
 //! The options of a Vault or OpenBao provider, and what can be checked of them without a server.
 
-use std::net::IpAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use claviger_provider_api::SecretSource;
-use reqwest::Url;
+use claviger_provider_api::options::{self, PlainHttp};
+use claviger_provider_api::{Error, Options, Provider, ProviderType, SecretSource, Timeout};
 use serde::Deserialize;
 
 use crate::kv;
@@ -87,30 +86,37 @@ pub struct Certificate {
     pub private_key: SecretSource,
 }
 
-/// A duration such as `"500ms"`, `"3s"` or `"1m"`, above zero and at most five minutes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Timeout(pub Duration);
+/// What the daemon knows of this type of provider.
+pub const PROVIDER_TYPE: ProviderType = ProviderType {
+    name: "vault-transit",
+    paths: &["ca", "auth.certificate.certificate"],
+    secrets: &[
+        "auth.token",
+        "auth.approle.secret_id",
+        "auth.kubernetes.token",
+        "auth.jwt.token",
+        "auth.certificate.private_key",
+    ],
+    is_billed: false,
+    quota: "none but the rate limit quotas that its operator set (`sys/quotas`)",
+    check_secret: Some(kv::check),
+};
 
-impl TryFrom<String> for Timeout {
-    type Error = String;
+impl Options for Config {
+    fn provider_type(&self) -> &'static ProviderType {
+        &PROVIDER_TYPE
+    }
 
-    fn try_from(text: String) -> Result<Self, String> {
-        let units = [("ms", 1), ("s", 1000), ("m", 60_000)];
-        let parsed = units.into_iter().find_map(|(unit, milliseconds)| {
-            let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
-            number.checked_mul(milliseconds)
-        });
-        match parsed {
-            Some(milliseconds @ 1..=300_000) => Ok(Self(Duration::from_millis(milliseconds))),
-            _ => Err(format!("{text:?} is no timeout; write 500ms, 3s or 1m, at most 5m")),
+    fn secret_sources(&mut self) -> Vec<&mut SecretSource> {
+        match &mut self.auth {
+            Auth::Token(source) => vec![source],
+            Auth::Approle(approle) => vec![&mut approle.secret_id],
+            Auth::Kubernetes(jwt) | Auth::Jwt(jwt) => vec![&mut jwt.token],
+            Auth::Certificate(certificate) => vec![&mut certificate.private_key],
         }
     }
-}
 
-impl Config {
-    /// Checks what can be checked without a server: what is wrong, and what to write instead.
-    pub fn validate(&self) -> Result<(), String> {
+    fn validate(&self) -> Result<(), String> {
         self.origin()?;
         if let Some(namespace) = &self.namespace
             && !is_path(namespace.trim_end_matches('/'))
@@ -140,49 +146,24 @@ impl Config {
         }
     }
 
-    /// Checks the names of a secret's field.
-    pub fn check_secret(path: &str, field: &str) -> Result<(), String> {
-        kv::check(path, field)
-    }
-
-    /// Where its own secrets are read from.
-    pub fn secret_sources(&mut self) -> Vec<&mut SecretSource> {
-        match &mut self.auth {
-            Auth::Token(source) => vec![source],
-            Auth::Approle(approle) => vec![&mut approle.secret_id],
-            Auth::Kubernetes(jwt) | Auth::Jwt(jwt) => vec![&mut jwt.token],
-            Auth::Certificate(certificate) => vec![&mut certificate.private_key],
-        }
-    }
-
-    /// Checks the syntax of a locator.
-    pub fn check_locator(&self, locator: &str) -> Result<(), String> {
+    fn check_locator(&self, locator: &str) -> Result<(), String> {
         locator.parse::<Locator>().map(drop)
     }
 
+    fn is_hardware(&self) -> bool {
+        // Transit keeps its keys in the memory of its servers.
+        false
+    }
+
+    fn provider(&self, name: &str, _: Option<&Path>) -> Result<Arc<dyn Provider>, Error> {
+        Ok(Arc::new(crate::Provider::new(name, self)?))
+    }
+}
+
+impl Config {
     /// The address as scheme, host and port, without a slash at its end.
     pub(crate) fn origin(&self) -> Result<String, String> {
-        let address = &self.address;
-        let expected = "write https://host:port";
-        let url = Url::parse(address)
-            .map_err(|error| format!("`address` {address:?} is no URL ({error}); {expected}"))?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(format!("`address` must hold no user or password; {expected}"));
-        }
-        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-            return Err(format!("`address` {address:?} has more than a host; {expected}"));
-        }
-        match url.scheme() {
-            "https" if url.has_host() => Ok(url.origin().ascii_serialization()),
-            "http" if url.host_str().is_some_and(is_loopback) => {
-                Ok(url.origin().ascii_serialization())
-            }
-            "http" => Err(format!(
-                "`address` {address:?}: http would send the token in the clear, and is taken to \
-                 this host itself only; {expected}"
-            )),
-            scheme => Err(format!("`address` has the scheme {scheme:?}; {expected}")),
-        }
+        options::origin("address", &self.address, PlainHttp::OnLoopback)
     }
 }
 
@@ -199,11 +180,6 @@ impl Auth {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 fn approle() -> String {
     "approle".to_owned()
 }
@@ -213,11 +189,11 @@ fn cert() -> String {
 }
 
 fn default_connect_timeout() -> Timeout {
-    Timeout(Duration::from_secs(3))
+    Timeout::from_secs(3)
 }
 
 fn default_timeout() -> Timeout {
-    Timeout(Duration::from_secs(10))
+    Timeout::from_secs(10)
 }
 
 #[cfg(test)]
@@ -299,7 +275,7 @@ mod tests {
             "ftp://vault",
         ] {
             let error = with_address(bad).validate().unwrap_err();
-            assert!(error.contains("write https://"), "{bad}: {error}");
+            assert!(error.contains("write \"https://"), "{bad}: {error}");
         }
         assert_eq!(with_address("https://vault:443/").origin().unwrap(), "https://vault");
     }

@@ -23,12 +23,14 @@ mod key;
 mod kv;
 mod locator;
 
-use std::path::Path;
 use std::sync::Arc;
 
-use claviger_provider_api::{Error, ErrorKind, OpenKey, SecretStore, WrappingKey};
+use async_trait::async_trait;
+use claviger_provider_api::{
+    self as api, Error, ErrorKind, OpenKey, Options, SecretStore, WrappingKey,
+};
 
-pub use config::{AppRole, Auth, Certificate, Config, Jwt, Timeout};
+pub use config::{AppRole, Auth, Certificate, Config, Jwt, PROVIDER_TYPE};
 
 use auth::Session;
 use key::TransitKey;
@@ -43,23 +45,24 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// Makes a provider; touches neither server nor file. It has no state to keep. Make it inside the
-    /// runtime: threads that wait for a secret are served by it.
-    pub fn new(name: &str, config: &Config, _state_dir: Option<&Path>) -> Result<Self, Error> {
+    /// Makes a provider; touches neither server nor file. Make it inside the runtime: threads that wait for a secret are served by it.
+    pub fn new(name: &str, config: &Config) -> Result<Self, Error> {
         config.validate().map_err(|reason| Error::new(ErrorKind::OperatorNeeded, reason))?;
         let session = Arc::new(Session::new(name, config.clone()));
         Ok(Self { kv: Arc::new(Kv::new(session.clone())), session })
     }
+}
 
-    /// Opens a key: logs in if nothing has yet, looks the version up, proves each listed algorithm.
-    pub async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
+#[async_trait]
+impl api::Provider for Provider {
+    async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
         let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
         let locator: Locator = open.locator.parse().map_err(refuse)?;
         Ok(Arc::new(TransitKey::open(self.session.clone(), locator, open).await?))
     }
 
     /// The secrets that this login may read.
-    pub fn secret_store(&self) -> Arc<dyn SecretStore> {
-        self.kv.clone()
+    fn secret_store(&self) -> Option<Arc<dyn SecretStore>> {
+        Some(self.kv.clone())
     }
 }

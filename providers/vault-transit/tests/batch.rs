@@ -1,9 +1,8 @@
-//! Several values in one request to a real server: results, bad ones among them, and what it saves.
+//! Several values in one request to a real server: results, bad ones among them, and what befalls the request.
 
 mod backend;
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use claviger_provider_api::{
     Algorithm, BatchItem, ErrorKind, KeyMaterial, Parameters, WrappingKey,
@@ -11,7 +10,6 @@ use claviger_provider_api::{
 use serde_json::json;
 
 use backend::{Backend, ROOT, Server, call, open};
-use test_backends::cpu_time;
 
 const PARAMETERS: Parameters<'static> = Parameters { algorithm: Algorithm::RsaOaep256, label: &[] };
 
@@ -88,79 +86,7 @@ async fn what_befalls_the_request_befalls_each_value(backend: Backend) {
     }
 }
 
-/// Prints what `docs/backends/vault-transit.md` says: run it alone, with `--nocapture`.
-async fn the_cost_of_64_values_alone_and_together_is_printed(backend: Backend) {
-    let server = Server::start_tls(backend).await;
-    for bits in [2048, 4096] {
-        let name = format!("k{bits}");
-        server.make_key(&name, bits).await;
-        let key = open(&server.config_with_token(ROOT), &format!("transit/{name}:1")).await;
-        let key = &key.unwrap();
-        let wrapped = &Arc::new(wrapped(&**key, 64));
-        let figures = |how| format!("{} RSA-{bits}, 64 values {how}", backend.name());
-        let in_turn = async || {
-            for wrapped in wrapped.iter() {
-                let limit = call(Duration::from_mins(1));
-                key.unwrap_key(wrapped, &PARAMETERS, limit).await.unwrap();
-            }
-        };
-        measured(&server, &figures("in turn"), in_turn).await;
-        let at_once = async || {
-            let tasks: Vec<_> = (0..64)
-                .map(|n| {
-                    let (key, wrapped) = (key.clone(), wrapped.clone());
-                    tokio::spawn(async move {
-                        let limit = call(Duration::from_mins(1));
-                        key.unwrap_key(&wrapped[n], &PARAMETERS, limit).await.unwrap();
-                    })
-                })
-                .collect();
-            for task in tasks {
-                task.await.unwrap();
-            }
-        };
-        measured(&server, &figures("at once"), at_once).await;
-        let together = async || {
-            let results = key.unwrap_batch(&items(wrapped), call(Duration::from_mins(1))).await;
-            assert!(results.iter().all(Result::is_ok));
-        };
-        measured(&server, &figures("in one request"), together).await;
-    }
-}
-
-/// Prints the median time of `work`, and the CPU time that it costs the server and this process.
-async fn measured(server: &Server, what: &str, work: impl AsyncFn()) {
-    const ROUNDS: u32 = 15;
-    work().await;
-    let (server_before, own_before) = (cpu_time(&server.id().to_string()), cpu_time("self"));
-    let mut times = Vec::new();
-    for _ in 0..ROUNDS {
-        let begun = Instant::now();
-        work().await;
-        times.push(begun.elapsed());
-    }
-    let server = cpu_time(&server.id().to_string()).saturating_sub(server_before) / ROUNDS;
-    let own = cpu_time("self").saturating_sub(own_before) / ROUNDS;
-    times.sort_unstable();
-    let median = times[times.len() / 2];
-    println!(
-        "{what}: median {median:.1?}, CPU of the server {server:.1?}, of the client {own:.1?}"
-    );
-}
-
 on_both!(
     a_batch_is_one_request_and_a_bad_value_fails_alone,
     what_befalls_the_request_befalls_each_value,
 );
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "long: scripts/test --all"]
-async fn openbao_in_figures() {
-    the_cost_of_64_values_alone_and_together_is_printed(Backend::OpenBao).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "long: scripts/test --all"]
-async fn vault_in_figures() {
-    the_cost_of_64_values_alone_and_together_is_printed(Backend::Vault).await;
-}

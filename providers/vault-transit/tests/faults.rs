@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use claviger_provider_api::{Algorithm, Error, ErrorKind, OpenKey, SecretSource};
-use claviger_vault_transit::{Auth, Config, Provider, Timeout};
+use claviger_provider_api::{
+    Algorithm, Cause, Error, ErrorKind, OpenKey, Provider as _, SecretSource, Timeout,
+};
+use claviger_vault_transit::{AppRole, Auth, Config, Provider};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -55,7 +57,7 @@ async fn open(address: &str) -> Error {
         connect_timeout: Timeout(Duration::from_secs(2)),
         timeout: Timeout(Duration::from_millis(500)),
     };
-    let provider = Provider::new("vault-a", &config, None).unwrap();
+    let provider = Provider::new("vault-a", &config).unwrap();
     let open = OpenKey {
         locator: "transit/k:1",
         algorithms: &[Algorithm::RsaOaep256],
@@ -145,4 +147,74 @@ async fn an_answer_without_end_is_not_kept() {
     let error = Fake::that_says(answer("200 OK", "", &body)).await.open().await;
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("longer than"), "{error}");
+}
+
+/// A server that answers by path: logins work, and everything else is refused, as for tokens that
+/// are bound to another address.
+async fn server_that_refuses_its_own_tokens(login: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            let len = stream.read(&mut request).await.unwrap_or(0);
+            let denied = r#"{"errors":["permission denied"]}"#;
+            let said = if request[..len].starts_with(b"POST /v1/auth/approle/login ") {
+                answer("200 OK", "", login)
+            } else {
+                answer("403 Forbidden", "", denied)
+            };
+            let _ = stream.write_all(said.as_bytes()).await;
+        }
+    });
+    address
+}
+
+async fn refused_after_login(login: &'static str) -> Error {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret-id");
+    std::fs::write(&secret, "s.marker").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let config = Config {
+        address: server_that_refuses_its_own_tokens(login).await,
+        ca: None,
+        namespace: None,
+        auth: Auth::Approle(AppRole {
+            mount: "approle".into(),
+            role_id: "role".into(),
+            secret_id: SecretSource::File(secret),
+        }),
+        connect_timeout: Timeout(Duration::from_secs(2)),
+        timeout: Timeout(Duration::from_secs(2)),
+    };
+    let provider = Provider::new("vault-a", &config).unwrap();
+    let open = OpenKey {
+        locator: "transit/k:1",
+        algorithms: &[Algorithm::RsaOaep256],
+        sign_algorithms: &[],
+        public_key_sha256: None,
+    };
+    let first = provider.open(&open).await.unwrap_err();
+    let again = provider.open(&open).await.unwrap_err();
+    assert_eq!(
+        (first.kind(), again.kind()),
+        (ErrorKind::OperatorNeeded, ErrorKind::OperatorNeeded)
+    );
+    first
+}
+
+#[tokio::test]
+async fn a_token_that_was_just_given_and_is_refused_names_the_likely_settings() {
+    let login = r#"{"auth":{"client_token":"hvs.x","lease_duration":600,"renewable":true,"policies":["default"]}}"#;
+    let error = refused_after_login(login).await;
+    assert_eq!(error.cause(), Some(Cause::CredentialsRefused), "{error}");
+    assert!(error.to_string().contains("token_bound_cidrs"), "{error}");
+}
+
+#[tokio::test]
+async fn a_token_for_one_use_is_refused_when_it_is_given() {
+    let login = r#"{"auth":{"client_token":"hvs.x","lease_duration":600,"renewable":true,"policies":["default"],"num_uses":1}}"#;
+    let error = refused_after_login(login).await;
+    assert_eq!(error.cause(), Some(Cause::CredentialsRefused), "{error}");
+    assert!(error.to_string().contains("token_num_uses"), "{error}");
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use claviger_provider_api::{ErrorKind, WrappingKey};
+use claviger_provider_api::{ErrorKind, Provider as _, WrappingKey};
 use claviger_vault_transit::{AppRole, Auth, Certificate, Jwt};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -105,7 +105,7 @@ async fn a_refused_secret_id_needs_an_operator_and_is_not_sent_again(backend: Ba
     let Auth::Approle(approle) = &good.auth else { panic!("an AppRole was asked for") };
     let secret_id = server.secret("bad-secret-id", "00000000-marker");
     let bad = server.config(Auth::Approle(AppRole { secret_id, ..approle.clone() }));
-    let provider = claviger_vault_transit::Provider::new("vault-a", &bad, None).unwrap();
+    let provider = claviger_vault_transit::Provider::new("vault-a", &bad).unwrap();
     let open_key = claviger_provider_api::OpenKey {
         locator: "transit/user-keys:1",
         algorithms: &[claviger_provider_api::Algorithm::RsaOaep256],

@@ -177,7 +177,7 @@ async fn a_server_that_is_not_there_is_unavailable(backend: Backend) {
         std::fs::copy(server.folder().join("token"), &token).unwrap();
         config.auth =
             claviger_vault_transit::Auth::Token(claviger_provider_api::SecretSource::File(token));
-        config.connect_timeout = claviger_vault_transit::Timeout(Duration::from_millis(500));
+        config.connect_timeout = claviger_provider_api::Timeout(Duration::from_millis(500));
         config
     };
     let error = open(&config, "transit/k:1").await.unwrap_err();

@@ -4,14 +4,14 @@ mod backend;
 
 use std::sync::Arc;
 
-use claviger_provider_api::{ErrorKind, SecretSource, SecretStore, VaultField};
+use claviger_provider_api::{ErrorKind, Provider as _, SecretSource, SecretStore, VaultField};
 use claviger_vault_transit::{Config, Provider};
 use serde_json::{Value, json};
 
 use backend::{Backend, ROOT, Server};
 
 fn store(config: &Config) -> Arc<dyn SecretStore> {
-    Provider::new("vault-a", config, None).unwrap().secret_store()
+    Provider::new("vault-a", config).unwrap().secret_store().unwrap()
 }
 
 async fn put(server: &Server, fields: Value) {

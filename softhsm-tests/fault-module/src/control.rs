@@ -37,6 +37,24 @@ pub enum Action {
     Flags(u64),
     /// `clear-flags=0x400`: takes flags away from what C_GetTokenInfo gave; by name as well.
     ClearFlags(u64),
+    /// `serial=0000`: another serial number in what C_GetTokenInfo gave, padded with blanks.
+    Serial([u8; 16]),
+    /// `nul-padded`: label and serial number of C_GetTokenInfo padded with NUL in place of blanks.
+    NulPadded,
+    /// `right-aligned`: label and serial number of C_GetTokenInfo padded on the left.
+    RightAligned,
+    /// `bad-clock`: C_GetTokenInfo says that the token has a clock, and gives no time.
+    BadClock,
+    /// `attribute-refused=0x162`: CKR_ATTRIBUTE_TYPE_INVALID for a call of C_GetAttributeValue or
+    /// C_FindObjectsInit that has this attribute, and nothing told of any other.
+    AttributeRefused(u64),
+    /// `attribute-unknown=0x162`: C_GetAttributeValue tells the others, leaves the place and the
+    /// length of this one as they were, and gives CKR_ATTRIBUTE_TYPE_INVALID.
+    AttributeUnknown(u64),
+    /// `attribute-untouched=0x162`: the same with success.
+    AttributeUntouched(u64),
+    /// `attribute-empty=0x202`: C_GetAttributeValue gives this attribute no length.
+    AttributeEmpty(u64),
 }
 
 /// The rules in force.
@@ -114,6 +132,9 @@ fn parse_action(text: &str) -> Result<Action, String> {
         None if text == "abort" => Action::Abort,
         None if text == "late-abort" => Action::LateAbort,
         None if text == "garbage" => Action::Garbage,
+        None if text == "nul-padded" => Action::NulPadded,
+        None if text == "right-aligned" => Action::RightAligned,
+        None if text == "bad-clock" => Action::BadClock,
         Some(("rv", code)) => Action::Return(number(code)?),
         Some(("late-rv", code)) => Action::LateReturn(number(code)?),
         Some(("sleep", milliseconds)) => {
@@ -124,6 +145,11 @@ fn parse_action(text: &str) -> Result<Action, String> {
         }
         Some(("length", length)) => Action::Length(number(length)?),
         Some(("flags", flags)) => Action::Flags(parse_flags(flags)?),
+        Some(("serial", serial)) => Action::Serial(padded(serial)?),
+        Some(("attribute-refused", attribute)) => Action::AttributeRefused(number(attribute)?),
+        Some(("attribute-unknown", attribute)) => Action::AttributeUnknown(number(attribute)?),
+        Some(("attribute-untouched", attribute)) => Action::AttributeUntouched(number(attribute)?),
+        Some(("attribute-empty", attribute)) => Action::AttributeEmpty(number(attribute)?),
         Some(("clear-flags", flags)) => Action::ClearFlags(parse_flags(flags)?),
         _ => return Err(format!("unknown action {text:?}")),
     })
@@ -137,6 +163,13 @@ fn parse_flags(text: &str) -> Result<u64, String> {
         "to-be-changed" => cryptoki_sys::CKF_USER_PIN_TO_BE_CHANGED,
         bits => number(bits)?,
     })
+}
+
+fn padded(text: &str) -> Result<[u8; 16], String> {
+    let mut serial = [b' '; 16];
+    let place = serial.get_mut(..text.len());
+    place.ok_or_else(|| format!("{text:?} is too long"))?.copy_from_slice(text.as_bytes());
+    Ok(serial)
 }
 
 fn number(text: &str) -> Result<u64, String> {
@@ -168,6 +201,14 @@ mod tests {
             ("flags=count-low", Action::Flags(0x10000)),
             ("flags=0x400", Action::Flags(0x400)),
             ("clear-flags=count-low", Action::ClearFlags(0x10000)),
+            ("serial=0042", Action::Serial(*b"0042            ")),
+            ("nul-padded", Action::NulPadded),
+            ("right-aligned", Action::RightAligned),
+            ("bad-clock", Action::BadClock),
+            ("attribute-refused=0x1", Action::AttributeRefused(1)),
+            ("attribute-unknown=0x162", Action::AttributeUnknown(0x162)),
+            ("attribute-untouched=0x162", Action::AttributeUntouched(0x162)),
+            ("attribute-empty=0x202", Action::AttributeEmpty(0x202)),
         ] {
             assert_eq!(parse(&format!("C_Decrypt:*:{text}")).unwrap().action, action, "{text}");
         }

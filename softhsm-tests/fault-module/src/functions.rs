@@ -29,7 +29,7 @@ macro_rules! functions {
             let output = Output::None;
             $(let output = $output;)?
             // SAFETY: the arguments are the caller's own, passed on as they came.
-            intercept(Function::$name as usize, &output, || unsafe { real($($argument),*) })
+            intercept(Function::$name as usize, output, || unsafe { real($($argument),*) })
         })*
 
         /// The real module's list with each function that it has replaced by its twin.
@@ -79,12 +79,15 @@ functions! {
     C_DestroyObject(a: CK_SESSION_HANDLE, b: CK_OBJECT_HANDLE);
     C_GetObjectSize(a: CK_SESSION_HANDLE, b: CK_OBJECT_HANDLE, c: *mut CK_ULONG);
     C_GetAttributeValue(
-        a: CK_SESSION_HANDLE, b: CK_OBJECT_HANDLE, c: *mut CK_ATTRIBUTE, d: CK_ULONG
+        a: CK_SESSION_HANDLE, b: CK_OBJECT_HANDLE, c: *mut CK_ATTRIBUTE,
+        d: CK_ULONG) alters Output::Attributes(c, d
     );
     C_SetAttributeValue(
         a: CK_SESSION_HANDLE, b: CK_OBJECT_HANDLE, c: *mut CK_ATTRIBUTE, d: CK_ULONG
     );
-    C_FindObjectsInit(a: CK_SESSION_HANDLE, b: *mut CK_ATTRIBUTE, c: CK_ULONG);
+    C_FindObjectsInit(
+        a: CK_SESSION_HANDLE, b: *mut CK_ATTRIBUTE, c: CK_ULONG) alters Output::Search(b, c
+    );
     C_FindObjects(
         a: CK_SESSION_HANDLE, b: *mut CK_OBJECT_HANDLE, c: CK_ULONG,
         d: *mut CK_ULONG) alters Output::Number(d

@@ -4,26 +4,41 @@ use std::slice;
 use std::thread;
 use std::time::Duration;
 
-use cryptoki_sys::{CK_BYTE, CK_RV, CK_TOKEN_INFO, CK_ULONG, CKR_OK};
+use cryptoki_sys::{
+    CK_ATTRIBUTE, CK_BYTE, CK_RV, CK_TOKEN_INFO, CK_ULONG, CK_UNAVAILABLE_INFORMATION,
+    CKF_CLOCK_ON_TOKEN, CKR_ATTRIBUTE_TYPE_INVALID, CKR_OK,
+};
 
 use crate::control::Action;
 use crate::functions::NAMES;
 use crate::module;
 
-/// Where a function writes what [`Action::Garbage`], [`Action::Length`] and [`Action::Flags`] alter.
+/// Where a function reads or writes what some of the [actions](Action) alter.
 pub(crate) enum Output {
     None,
     Bytes(*mut CK_BYTE, *mut CK_ULONG),
     Number(*mut CK_ULONG),
     TokenInfo(*mut CK_TOKEN_INFO),
+    /// A template whose values are asked for.
+    Attributes(*mut CK_ATTRIBUTE, CK_ULONG),
+    /// A template that is searched by.
+    Search(*mut CK_ATTRIBUTE, CK_ULONG),
 }
+
+/// An attribute's place and length as the caller gave them.
+type Untouched = (CK_ULONG, CK_ULONG, Vec<u8>);
 
 /// Counts call of function number `function`, injects what is to be injected, and calls the real
 /// function unless a fault answers in its place.
-pub(crate) fn intercept(function: usize, output: &Output, real: impl FnOnce() -> CK_RV) -> CK_RV {
+pub(crate) fn intercept(
+    function: usize,
+    mut output: Output,
+    real: impl FnOnce() -> CK_RV,
+) -> CK_RV {
     let number = module().counts.count(function);
     let actions = || module().control.actions(NAMES[function], number);
     let planned = actions();
+    let mut untouched = Vec::new();
     for action in &planned {
         match *action {
             Action::Return(rv) => return rv as CK_RV,
@@ -35,12 +50,14 @@ pub(crate) fn intercept(function: usize, output: &Output, real: impl FnOnce() ->
             }
             Action::Abort => std::process::abort(),
             Action::Exit(code) => std::process::exit(code),
-            Action::LateReturn(_)
-            | Action::LateAbort
-            | Action::Garbage
-            | Action::Length(_)
-            | Action::Flags(_)
-            | Action::ClearFlags(_) => {}
+            Action::AttributeRefused(attribute) if output.has(attribute) => {
+                output.tell_nothing();
+                return CKR_ATTRIBUTE_TYPE_INVALID;
+            }
+            Action::AttributeUnknown(attribute) | Action::AttributeUntouched(attribute) => {
+                untouched.extend(output.as_given(attribute));
+            }
+            _ => {}
         }
     }
     let mut rv = real();
@@ -48,10 +65,16 @@ pub(crate) fn intercept(function: usize, output: &Output, real: impl FnOnce() ->
         match action {
             Action::LateReturn(code) => rv = code as CK_RV,
             Action::LateAbort => std::process::abort(),
+            Action::AttributeUnknown(attribute) if rv == CKR_OK && output.has(attribute) => {
+                rv = CKR_ATTRIBUTE_TYPE_INVALID;
+            }
             // SAFETY: the real function succeeded, so it has just written to these places itself.
             action if rv == CKR_OK => unsafe { output.alter(action) },
             _ => {}
         }
+    }
+    for as_given in untouched {
+        output.restore(&as_given);
     }
     rv
 }
@@ -59,10 +82,10 @@ pub(crate) fn intercept(function: usize, output: &Output, real: impl FnOnce() ->
 impl Output {
     /// # Safety
     /// The pointers are as a PKCS#11 function found them that has just returned CKR_OK.
-    unsafe fn alter(&self, action: Action) {
+    unsafe fn alter(&mut self, action: Action) {
         // SAFETY: the promise above; a null buffer is a question for the length and left alone.
         unsafe {
-            match (self, action) {
+            match (&*self, action) {
                 (Self::Bytes(bytes, length), Action::Garbage) if !bytes.is_null() => {
                     for byte in slice::from_raw_parts_mut(*bytes, **length as usize) {
                         *byte ^= 0xff;
@@ -71,14 +94,85 @@ impl Output {
                 (Self::Bytes(_, number) | Self::Number(number), Action::Length(length)) => {
                     **number = length as CK_ULONG;
                 }
-                (Self::TokenInfo(info), Action::Flags(flags)) => {
-                    (**info).flags |= flags as CK_ULONG;
-                }
-                (Self::TokenInfo(info), Action::ClearFlags(flags)) => {
-                    (**info).flags &= !(flags as CK_ULONG);
+                (Self::TokenInfo(info), action) => alter_token_info(&mut **info, action),
+                (Self::Attributes(..), Action::AttributeEmpty(attribute)) => {
+                    for one in self.template().iter_mut().filter(|one| one.type_ == attribute) {
+                        one.ulValueLen = 0;
+                    }
                 }
                 _ => {}
             }
         }
+    }
+
+    /// The template of the call; none of a function that has no template.
+    fn template(&mut self) -> &mut [CK_ATTRIBUTE] {
+        match *self {
+            // SAFETY: a caller of these functions gives a template of this length, its own for as long
+            // as the call lasts; no two of these references live at a time.
+            Self::Attributes(template, count) | Self::Search(template, count) if count > 0 => unsafe {
+                slice::from_raw_parts_mut(template, count as usize)
+            },
+            _ => &mut [],
+        }
+    }
+
+    fn has(&mut self, attribute: u64) -> bool {
+        self.template().iter().any(|one| one.type_ == attribute)
+    }
+
+    fn tell_nothing(&mut self) {
+        if let Self::Attributes(..) = self {
+            for one in self.template() {
+                one.ulValueLen = CK_UNAVAILABLE_INFORMATION;
+            }
+        }
+    }
+
+    /// What the caller has in the place of an attribute before the call.
+    fn as_given(&mut self, attribute: u64) -> Option<Untouched> {
+        let Self::Attributes(..) = self else { return None };
+        let one = self.template().iter().find(|one| one.type_ == attribute)?;
+        let (place, length) = (one.pValue.cast::<u8>(), one.ulValueLen);
+        // SAFETY: the caller's place of this length, or null as a question for the length.
+        let bytes = (!place.is_null())
+            .then(|| unsafe { slice::from_raw_parts(place, length as usize) }.to_vec());
+        Some((attribute, length, bytes.unwrap_or_default()))
+    }
+
+    fn restore(&mut self, (attribute, length, bytes): &Untouched) {
+        for one in self.template().iter_mut().filter(|one| one.type_ == *attribute) {
+            one.ulValueLen = *length;
+            if !bytes.is_empty() {
+                // SAFETY: the place that these bytes were copied from.
+                unsafe { slice::from_raw_parts_mut(one.pValue.cast::<u8>(), bytes.len()) }
+                    .copy_from_slice(bytes);
+            }
+        }
+    }
+}
+
+fn alter_token_info(info: &mut CK_TOKEN_INFO, action: Action) {
+    match action {
+        Action::Flags(flags) => info.flags |= flags as CK_ULONG,
+        Action::ClearFlags(flags) => info.flags &= !(flags as CK_ULONG),
+        Action::Serial(serial) => info.serialNumber = serial,
+        Action::NulPadded => {
+            for field in [&mut info.label[..], &mut info.serialNumber] {
+                let padding = field.iter_mut().rev().take_while(|byte| **byte == b' ');
+                padding.for_each(|byte| *byte = 0);
+            }
+        }
+        Action::RightAligned => {
+            for field in [&mut info.label[..], &mut info.serialNumber] {
+                let padding = field.iter().rev().take_while(|byte| **byte == b' ').count();
+                field.rotate_right(padding);
+            }
+        }
+        Action::BadClock => {
+            info.flags |= CKF_CLOCK_ON_TOKEN;
+            info.utcTime = [b' '; 16];
+        }
+        _ => {}
     }
 }

@@ -17,7 +17,8 @@ use claviger_client::{Client, Config, WrapOptions};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::failure::{Exit, Failure};
+use super::bytes;
+use super::failure::{self, Exit, Failure};
 use super::sandbox::{Backend, Daemon, KEY, Sandbox, free_ports};
 use load::{Sample, Work};
 use raw::Raw;
@@ -124,7 +125,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
         return raw::serve(dir, args.backend(), args.bits);
     }
     if cfg!(debug_assertions) {
-        eprintln!("note: this is a debug build; measure one made with `cargo build --release`");
+        failure::tell("note: this is a debug build; measure one made with `cargo build --release`");
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -137,11 +138,10 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
         }
     })?;
     if json {
-        println!("{}", report.to_json());
+        bytes::print(&report.to_json().to_string())
     } else {
-        print!("{}", report.to_text());
+        bytes::write(report.to_text().as_bytes())
     }
-    Ok(())
 }
 
 async fn measure(args: &Args) -> Result<Report, Failure> {
@@ -208,7 +208,7 @@ async fn rounds(
 }
 
 fn progress(text: &str) {
-    eprintln!("{text}");
+    failure::tell(&text);
 }
 
 /// A folder that is gone with this value.
@@ -230,7 +230,7 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            eprintln!("note: {} could not be removed: {error}", self.0.display());
+            failure::tell(&format!("note: {} could not be removed: {error}", self.0.display()));
         }
     }
 }

@@ -11,6 +11,7 @@ use claviger_provider_api::{Algorithm, KeyMaterial, Parameters, PublicKey};
 
 use super::cpu;
 use super::load::{Begun, Counter, SETTLE, Sample};
+use crate::cli::bytes;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::sandbox::{Backend, Sandbox, SandboxKey};
 
@@ -85,12 +86,12 @@ pub(super) fn serve(dir: &Path, backend: Backend, bits: u16) -> Result<(), Failu
         #[cfg(feature = "pkcs11")]
         Backend::SoftHsm => token::unwraps(&sandbox, &wrapped, cpu::cores())?,
     };
-    println!("ready");
+    bytes::print("ready")?;
     for order in std::io::stdin().lock().lines() {
         let milliseconds = order.ok().and_then(|order| order.trim().parse().ok());
         let Some(milliseconds) = milliseconds else { break };
         let sample = measure(&mut unwraps, Duration::from_millis(milliseconds))?;
-        println!("{}", serde_json::to_string(&sample).expect("numbers can be written"));
+        bytes::print(&serde_json::to_string(&sample).expect("numbers can be written"))?;
     }
     Ok(())
 }
@@ -139,8 +140,7 @@ mod software {
     use std::sync::Arc;
 
     use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, PrivateDecryptingKey};
-    use rustls_pki_types::PrivatePkcs8KeyDer;
-    use rustls_pki_types::pem::PemObject;
+    use claviger_files::{Protection, pem};
 
     use super::{Failure, Sandbox, SandboxKey, Unwrap, failed};
 
@@ -151,9 +151,10 @@ mod software {
         threads: usize,
     ) -> Result<Vec<Unwrap>, Failure> {
         let path = sandbox.dir.join("keys").join(&key.locator);
-        let der =
-            PrivatePkcs8KeyDer::from_pem_file(&path).map_err(|error| failed("the key", &error))?;
-        let private = PrivateDecryptingKey::from_pkcs8(der.secret_pkcs8_der())
+        let file = claviger_files::read(&path, Protection::Secret, 1 << 20)
+            .map_err(|error| failed("the key", &error))?;
+        let key = pem::private_key_block(&file).map_err(|error| failed("the key", &error))?;
+        let private = PrivateDecryptingKey::from_pkcs8(&key.der)
             .map_err(|error| failed("the key", &error))?;
         let private =
             OaepPrivateDecryptingKey::new(private).map_err(|error| failed("the key", &error))?;

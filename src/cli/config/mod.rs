@@ -3,6 +3,7 @@
 mod pin_report;
 mod pinned_keys;
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
 use super::bytes;
 use super::daemon_user::{DaemonUser, ask_as_the_daemon};
 use super::failure::{Exit, Failure};
+use super::unneeded_rights;
 use crate::daemon::backends::{self, Providers};
 use crate::daemon::config::{Config, Replica, Version, path_or_default};
 use crate::daemon::serve::preflight::check_files;
@@ -144,6 +146,9 @@ fn pin(path: &Path, json: bool) -> Result<(), Failure> {
     for silent in &answers.silent {
         eprintln!("note: it has a pin, and did not answer: {silent}");
     }
+    for note in &answers.notes {
+        eprintln!("note: {note}");
+    }
     bytes::print(&report.to_text())
 }
 
@@ -191,8 +196,13 @@ fn ask(config: &Config) -> Result<Answers, PinError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let answers = runtime.map_err(failed)?.block_on(async {
         let providers = open_providers(config)?;
-        ask_backends(config, async |replica, version| open(&providers, replica, version).await)
-            .await
+        let notes = RefCell::default();
+        let ask = async |replica: &Replica, version: &Version| {
+            open(&providers, replica, version, &notes).await
+        };
+        let mut answers = ask_backends(config, ask).await?;
+        answers.notes = notes.take();
+        Ok(answers)
     });
     // One that hangs has had its time: the process ends without it.
     let _ = backends::wait_until_left(LEAVE_WAIT);
@@ -213,6 +223,7 @@ async fn open(
     providers: &Providers,
     replica: &Replica,
     version: &Version,
+    notes: &RefCell<Vec<String>>,
 ) -> Result<PublicKey, Error> {
     let (_, provider) = providers
         .get(&replica.provider)
@@ -224,6 +235,10 @@ async fn open(
         public_key_sha256: version.public_key_sha256,
     };
     let key = provider.open(&open).await?;
+    if let Some(note) = unneeded_rights::note(key.unneeded_rights()) {
+        let Replica { provider, locator } = replica;
+        notes.borrow_mut().push(format!("{locator} in provider {provider}: {note}"));
+    }
     PublicKey::from_spki(key.public_key().spki())
         .map_err(|error| Error::new(ErrorKind::Internal, error))
 }

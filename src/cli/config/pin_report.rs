@@ -53,7 +53,7 @@ impl<'a> Report<'a> {
 
     /// As one JSON object: `pinned` is in the file now, `found` is not.
     pub(super) fn to_json(&self) -> Value {
-        let Answers { new, confirmed, silent } = self.answers;
+        let Answers { new, confirmed, silent, notes } = self.answers;
         let (pinned, found): (&[Pin], &[Pin]) =
             if self.not_written.is_some() { (&[], new) } else { (new, &[]) };
         let found: Vec<Value> = found.iter().map(|pin| self.found_as_json(pin)).collect();
@@ -63,6 +63,7 @@ impl<'a> Report<'a> {
             "found": found,
             "unchanged": pins_as_json(confirmed),
             "silent": silent,
+            "notes": notes,
             "not_written": self.not_written.as_ref().map(ToString::to_string),
         })
     }
@@ -126,6 +127,7 @@ pub(super) fn to_wire(answers: &Answers) -> Value {
         "new": pins_as_json(&answers.new),
         "confirmed": pins_as_json(&answers.confirmed),
         "silent": answers.silent,
+        "notes": answers.notes,
     })
 }
 
@@ -133,9 +135,9 @@ pub(super) fn to_wire(answers: &Answers) -> Value {
 pub(super) fn from_wire(bytes: &[u8]) -> Result<Answers, serde_json::Error> {
     let answers: Wire = serde_json::from_slice(bytes)?;
     let pins = |pins: Vec<WirePin>| pins.into_iter().map(TryInto::try_into).collect();
-    let (new, confirmed): (Result<_, _>, Result<_, _>) =
-        (pins(answers.new), pins(answers.confirmed));
-    Ok(Answers { new: new?, confirmed: confirmed?, silent: answers.silent })
+    let Wire { new, confirmed, silent, notes } = answers;
+    let (new, confirmed): (Result<_, _>, Result<_, _>) = (pins(new), pins(confirmed));
+    Ok(Answers { new: new?, confirmed: confirmed?, silent, notes })
 }
 
 /// Why the process of the daemon's user failed: its own words, or how it ended.
@@ -164,6 +166,7 @@ struct Wire {
     new: Vec<WirePin>,
     confirmed: Vec<WirePin>,
     silent: Vec<String>,
+    notes: Vec<String>,
 }
 
 #[derive(serde::Deserialize)]
@@ -198,7 +201,8 @@ mod tests {
     #[test]
     fn what_the_daemons_user_found_reaches_root_unchanged() {
         let silent = vec!["b version 1: no answer".to_owned()];
-        let answers = Answers { new: vec![pin()], confirmed: vec![pin()], silent };
+        let notes = vec!["a in provider b: its backend also allows CKA_SIGN".to_owned()];
+        let answers = Answers { new: vec![pin()], confirmed: vec![pin()], silent, notes };
         let wire = to_wire(&answers).to_string();
         assert_eq!(from_wire(wire.as_bytes()).unwrap(), answers);
         assert!(from_wire(wire.replace("0707", "zz").as_bytes()).is_err());

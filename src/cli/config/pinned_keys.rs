@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::path::Path;
 
+use claviger_files::NewMode;
 use claviger_provider_api::public_key::sha256;
 use claviger_provider_api::{Error, PublicKey};
 use toml_edit::{DocumentMut, Item, TableLike, Value};
@@ -22,6 +21,8 @@ pub(super) struct Answers {
     pub confirmed: Vec<Pin>,
     /// Replicas of pinned versions that did not answer, in words.
     pub silent: Vec<String>,
+    /// What else an operator should know of the keys that were found.
+    pub notes: Vec<String>,
 }
 
 /// The public key of a version.
@@ -205,33 +206,12 @@ fn version_table(versions: &mut Item, number: u32) -> Option<&mut dyn TableLike>
 
 /// Replaces a file by another with the same mode and owner, if it still is what was read.
 fn replace(path: &Path, read: &[u8; 32], bytes: &[u8]) -> io::Result<()> {
-    // A symbolic link stays, and the file it leads to is replaced.
-    let path = path.canonicalize()?;
-    let folder = path.parent().ok_or(io::ErrorKind::NotFound)?;
-    let name = path.file_name().ok_or(io::ErrorKind::NotFound)?.to_string_lossy();
-    let temporary = folder.join(format!(".{name}.{}.new", std::process::id()));
-    let written = (|| {
-        let metadata = std::fs::metadata(&path)?;
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(bytes)?;
-        let now = file.metadata()?;
-        if (now.uid(), now.gid()) != (metadata.uid(), metadata.gid()) {
-            std::os::unix::fs::fchown(&file, Some(metadata.uid()), Some(metadata.gid()))?;
+    claviger_files::replace_unless(path, bytes, NewMode::AsBefore, |path| {
+        if sha256(&std::fs::read(path)?) == *read {
+            return Ok(());
         }
-        file.set_permissions(PermissionsExt::from_mode(metadata.mode() & 0o7777))?;
-        file.sync_all()?;
-        if sha256(&std::fs::read(&path)?) != *read {
-            return Err(io::Error::other("it was changed meanwhile"));
-        }
-        std::fs::rename(&temporary, &path)
-    })();
-    if let Err(error) = written {
-        // It may never have come to be.
-        let _ = std::fs::remove_file(&temporary);
-        return Err(error);
-    }
-    File::open(folder)?.sync_all()
+        Err(io::Error::other("it was changed meanwhile"))
+    })
 }
 
 #[cfg(all(test, feature = "software", feature = "pkcs11"))]

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::{Cause, Error, ErrorKind};
 
-use super::words::diagnose;
 use crate::cli::failure::Exit;
 
 /// Something that is wrong with a replica.
@@ -40,6 +39,8 @@ pub(super) enum Diagnosis {
     KeyAbsent,
     /// The backend keeps the key from being used.
     KeyDisabled,
+    /// Several keys match the locator.
+    KeyAmbiguous,
     /// The key is of another kind, or was made for something else.
     KeyUnfit,
     /// Another public key than the pinned one.
@@ -60,33 +61,35 @@ pub(super) enum Diagnosis {
     WrongCa,
     /// Vault or OpenBao waits to be unsealed.
     Sealed,
-    /// No connection, or no answer that means anything.
+    /// No connection.
     Unreachable,
+    /// The backend was reached, and cannot serve now.
+    BackendFailing,
     /// No room now.
     Throttled,
     /// Silence.
     NoAnswer,
     /// An operator must act, for a reason that is only in words.
     OperatorNeeded,
-    /// Wrong bytes with success, or a bug.
+    /// The backend answered with success, and with something that cannot be right.
+    WrongAnswer,
+    /// A bug.
     Internal,
 }
 
 use Diagnosis::{
-    AlgorithmNotOffered, AnotherKey, CanaryFailed, CredentialsRefused, ExtractableRefused,
-    Internal, KeyAbsent, KeyDisabled, KeyUnfit, LatchedPin, LockedPin, ModuleUnusable, NoAnswer,
-    NotPermitted, NotPinned, OperatorNeeded, Sealed, SecretFile, StateDirectory, Throttled,
-    TokenAbsent, Unreachable, WrongCa, WrongPin,
+    AlgorithmNotOffered, AnotherKey, BackendFailing, CanaryFailed, CredentialsRefused,
+    ExtractableRefused, Internal, KeyAbsent, KeyAmbiguous, KeyDisabled, KeyUnfit, LatchedPin,
+    LockedPin, ModuleUnusable, NoAnswer, NotPermitted, NotPinned, OperatorNeeded, Sealed,
+    SecretFile, StateDirectory, Throttled, TokenAbsent, Unreachable, WrongAnswer, WrongCa,
+    WrongPin,
 };
 
 impl Trouble {
     /// What a provider's error means.
     pub(super) fn of(error: &Error) -> Self {
         let said = error.to_string();
-        let diagnosis = match error.another_key() {
-            Some(_) => AnotherKey,
-            None => diagnose(error.kind(), &said),
-        };
+        let diagnosis = Diagnosis::of(error.kind(), error.cause());
         let backend_request_id = error.backend_request_id().map(str::to_owned);
         Self { diagnosis, said, backend_request_id, kind: error.kind() }
     }
@@ -138,6 +141,38 @@ impl Trouble {
 pub(super) type Steps = [Option<bool>; 4];
 
 impl Diagnosis {
+    /// What an error of this kind and cause means. The cause counts, where the provider told one.
+    fn of(kind: ErrorKind, cause: Option<Cause>) -> Self {
+        match (cause, kind) {
+            (Some(Cause::PinWrong), _) => WrongPin,
+            (Some(Cause::PinLatched), _) => LatchedPin,
+            (Some(Cause::PinLocked), _) => LockedPin,
+            (Some(Cause::StateDirectory), _) => StateDirectory,
+            (Some(Cause::SecretFile), _) => SecretFile,
+            (Some(Cause::TokenAbsent), _) => TokenAbsent,
+            (Some(Cause::ModuleUnusable), _) => ModuleUnusable,
+            (Some(Cause::KeyAbsent), _) => KeyAbsent,
+            (Some(Cause::KeyDisabled), _) => KeyDisabled,
+            (Some(Cause::KeyAmbiguous), _) => KeyAmbiguous,
+            (Some(Cause::KeyUnfit), _) => KeyUnfit,
+            (Some(Cause::AnotherKey), _) => AnotherKey,
+            (Some(Cause::ExtractableRefused), _) => ExtractableRefused,
+            (Some(Cause::AlgorithmNotOffered), _) => AlgorithmNotOffered,
+            (Some(Cause::CredentialsRefused), _) => CredentialsRefused,
+            (Some(Cause::NotPermitted), _) => NotPermitted,
+            (Some(Cause::WrongCa), _) => WrongCa,
+            (Some(Cause::Sealed), _) => Sealed,
+            (Some(Cause::BackendFailing), _) => BackendFailing,
+            (Some(Cause::WrongAnswer), _) => WrongAnswer,
+            (Some(Cause::NoAnswer), _) | (None, ErrorKind::DeadlineExceeded) => NoAnswer,
+            (None, ErrorKind::UnwrapFailed) => CanaryFailed,
+            (None, ErrorKind::Throttled { .. }) => Throttled,
+            (None, ErrorKind::Internal) => Internal,
+            (Some(Cause::Unreachable), _) | (None, ErrorKind::Unavailable) => Unreachable,
+            (None, ErrorKind::OperatorNeeded) => OperatorNeeded,
+        }
+    }
+
     /// The word, in machines' hands.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -150,6 +185,7 @@ impl Diagnosis {
             ModuleUnusable => "module-unusable",
             KeyAbsent => "key-absent",
             KeyDisabled => "key-disabled",
+            KeyAmbiguous => "key-ambiguous",
             KeyUnfit => "key-unfit",
             AnotherKey => "another-key",
             NotPinned => "not-pinned",
@@ -161,19 +197,13 @@ impl Diagnosis {
             WrongCa => "wrong-ca",
             Sealed => "sealed",
             Unreachable => "unreachable",
+            BackendFailing => "backend-failing",
+            WrongAnswer => "wrong-answer",
             Throttled => "throttled",
             NoAnswer => "no-answer",
             OperatorNeeded => "operator-needed",
             Internal => "internal",
         }
-    }
-
-    /// Whether it may be over the next time, without anybody's doing.
-    pub(super) fn may_pass(self) -> bool {
-        matches!(
-            self,
-            TokenAbsent | ModuleUnusable | WrongCa | Sealed | NoAnswer | Throttled | Unreachable
-        )
     }
 
     /// How far a replica got that has this.
@@ -188,12 +218,11 @@ impl Diagnosis {
             WrongPin | LatchedPin | LockedPin | CredentialsRefused | Sealed => {
                 [YES, NO, None, None]
             }
-            Throttled => [YES, None, None, None],
+            Throttled | BackendFailing => [YES, None, None, None],
             NotPermitted => [YES, YES, None, None],
-            KeyAbsent => [YES, YES, NO, None],
-            KeyDisabled | KeyUnfit | ExtractableRefused | AlgorithmNotOffered | CanaryFailed => {
-                [YES, YES, YES, NO]
-            }
+            KeyAbsent | KeyAmbiguous => [YES, YES, NO, None],
+            KeyDisabled | KeyUnfit | ExtractableRefused | AlgorithmNotOffered | CanaryFailed
+            | WrongAnswer => [YES, YES, YES, NO],
             AnotherKey | NotPinned => [YES; 4],
             OperatorNeeded | Internal => [None; 4],
         }
@@ -226,6 +255,7 @@ impl Diagnosis {
             }
             KeyAbsent => "correct the locator, or restore the key in its backend",
             KeyDisabled => "enable the key in its backend, or set this version's state to disabled",
+            KeyAmbiguous => "name the key more closely in the locator, such as by its id as well",
             KeyUnfit => "make or import an RSA key for this use, and name that",
             AnotherKey => {
                 "find out who changed what before you touch the pin: this replica never serves"
@@ -253,6 +283,14 @@ impl Diagnosis {
             Unreachable => {
                 "look at the address, the network and the backend's own health; safe to repeat"
             }
+            BackendFailing => {
+                "it was reached and cannot serve now: look at the backend's own log and health; safe \
+                 to repeat"
+            }
+            WrongAnswer => {
+                "what lies between changed the answer, or the backend is broken: look at proxies and \
+                 at the backend's own log; nothing of it is used"
+            }
             Throttled => "run it again later; see who else uses the quota, or the token's sessions",
             NoAnswer => {
                 "see whether the backend hangs; run it again, with a longer --timeout if it is only \
@@ -267,6 +305,32 @@ impl Diagnosis {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_counts_and_a_kind_tells_where_there_is_none() {
+        use ErrorKind::{
+            DeadlineExceeded, Internal as Bug, OperatorNeeded as Operator, Unavailable,
+        };
+        for (kind, cause, diagnosis) in [
+            (Operator, Some(Cause::KeyDisabled), KeyDisabled),
+            (Operator, Some(Cause::SecretFile), SecretFile),
+            (Operator, Some(Cause::AnotherKey), AnotherKey),
+            (Operator, None, OperatorNeeded),
+            (Unavailable, Some(Cause::TokenAbsent), TokenAbsent),
+            (Unavailable, Some(Cause::Sealed), Sealed),
+            (Unavailable, Some(Cause::BackendFailing), BackendFailing),
+            (Unavailable, None, Unreachable),
+            (DeadlineExceeded, None, NoAnswer),
+            (ErrorKind::Throttled { retry_after: None }, None, Throttled),
+            (ErrorKind::UnwrapFailed, None, CanaryFailed),
+            (Bug, Some(Cause::WrongAnswer), WrongAnswer),
+            (Bug, None, Internal),
+        ] {
+            assert_eq!(Diagnosis::of(kind, cause), diagnosis);
+        }
+        // The service was reached, and a login went no further than that.
+        assert_eq!(BackendFailing.steps()[0], Some(true));
+    }
 
     #[test]
     fn a_pin_that_does_not_match_prints_what_was_found() {

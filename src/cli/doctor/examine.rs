@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use claviger_provider_api::{
-    Algorithm, Call, CallerSlot, Canary, Error, OpenKey, Parameters, SignAlgorithm, WrappingKey,
+    Algorithm, Call, CallerSlot, Canary, Error, OpenKey, Parameters, Provider, SignAlgorithm,
+    WrappingKey,
 };
 
 use super::diagnosis::{Diagnosis, Trouble};
-use crate::daemon::backends::Provider;
 use crate::daemon::config::{Replica, Version};
 
 /// How long one private-key operation may take.
@@ -47,6 +47,8 @@ pub(super) struct Found {
     pub(super) sha256: [u8; 32],
     /// Whether its backend would hand it out; none where it does not tell.
     pub(super) extractable: Option<bool>,
+    /// What its backend allows with it and the configuration does not ask for.
+    pub(super) unneeded_rights: Vec<String>,
     /// Which algorithms its backend gave canaries back with.
     pub(super) proofs: Proofs,
     /// How long unwraps took, shortest first; none for a key that only signs.
@@ -72,7 +74,7 @@ impl Finding {
 
 /// Examines a replica. The key that it gives is open: as long as one is, a token stays logged in.
 pub(super) async fn examine(
-    provider: &Provider,
+    provider: &dyn Provider,
     place: &Place<'_>,
 ) -> (Finding, Option<Arc<dyn WrappingKey>>) {
     let begun = Instant::now();
@@ -84,6 +86,7 @@ pub(super) async fn examine(
         public_key_sha256: *public_key_sha256,
     };
     let mut troubles = Vec::new();
+    let mut as_configured = true;
     let (key, proofs, unwraps) = match provider.open(&whole).await {
         Ok(key) => match prove(&*key, &whole).await {
             Ok((proofs, unwraps)) => {
@@ -100,6 +103,7 @@ pub(super) async fn examine(
             let the_rest_may_work = trouble.diagnosis == Diagnosis::AlgorithmNotOffered;
             troubles.push(trouble);
             if the_rest_may_work {
+                as_configured = false;
                 let (key, proofs) = one_by_one(provider, &whole).await;
                 (key, proofs, Vec::new())
             } else {
@@ -111,7 +115,10 @@ pub(super) async fn examine(
         let sha256 = key.public_key().sha256();
         troubles.extend(Trouble::of_pin(sha256, *public_key_sha256));
         let (bits, extractable) = (key.public_key().modulus_bits(), key.extractable());
-        Found { bits, sha256, extractable, proofs, unwraps }
+        // One that was opened for less needs less.
+        let unneeded_rights = as_configured.then(|| key.unneeded_rights().to_vec());
+        let unneeded_rights = unneeded_rights.unwrap_or_default();
+        Found { bits, sha256, extractable, unneeded_rights, proofs, unwraps }
     });
     (Finding { found, troubles, took: begun.elapsed() }, key)
 }
@@ -122,7 +129,7 @@ fn failures(proofs: &Proofs) -> impl Iterator<Item = &Error> {
 
 /// Opens the key with no algorithm, and with each alone: which of them work.
 async fn one_by_one(
-    provider: &Provider,
+    provider: &dyn Provider,
     whole: &OpenKey<'_>,
 ) -> (Option<Arc<dyn WrappingKey>>, Proofs) {
     let bare = OpenKey { algorithms: &[], sign_algorithms: &[], ..*whole };

@@ -1,16 +1,12 @@
 //! `claviger doctor`: asks every backend as the daemon would, and says what to do.
 //!
 //! - `examine`: one replica: opened, compared with its pin, proven, timed
-//! - `diagnosis`: what is wrong, in one word, and what to do about it; `words`: which one a
-//!   provider's sentence means
+//! - `diagnosis`: what is wrong, in one word, and what to do about it
 //! - `report`: what was found, for people and as JSON
-//! - `quota`: what each kind of backend allows
 
 mod diagnosis;
 mod examine;
-mod quota;
 mod report;
-mod words;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use claviger_provider_api::{Error, WrappingKey};
+use claviger_provider_api::{Error, Provider, WrappingKey};
 use futures::{FutureExt, StreamExt};
 use tokio::time::timeout;
 
@@ -27,7 +23,7 @@ use super::bytes;
 use super::connection::parse_duration;
 use super::daemon_user::ask_as_the_daemon;
 use super::failure::{Exit, Failure};
-use crate::daemon::backends::{self, Provider};
+use crate::daemon::backends;
 use crate::daemon::config::{Config, State, path_or_default};
 use crate::daemon::serve::{prepare_state_dir, protect_memory};
 use diagnosis::Trouble;
@@ -150,7 +146,7 @@ async fn examine_all(
 type Waiting<'a> = RefCell<BTreeMap<&'a str, usize>>;
 
 async fn examine_provider<'a>(
-    provider: &Result<Arc<Provider>, Error>,
+    provider: &Result<Arc<dyn Provider>, Error>,
     name: &'a str,
     indices: &[usize],
     places: &[Place<'_>],
@@ -168,7 +164,9 @@ async fn examine_provider<'a>(
     let mut findings: Vec<(usize, Finding)> = Vec::new();
     let mut open: Vec<Arc<dyn WrappingKey>> = Vec::new();
     let mut examinations = futures::stream::iter(indices)
-        .map(|index| examine::examine(provider, &places[*index]).map(move |found| (*index, found)))
+        .map(|index| {
+            examine::examine(&**provider, &places[*index]).map(move |found| (*index, found))
+        })
         .buffer_unordered(AT_ONCE);
     // The time begins anew with each one that ends: many keys may take long, silence may not.
     while let Ok(Some((index, (finding, key)))) = timeout(limit, examinations.next()).await {

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::diagnosis::{Steps, Trouble};
 use super::examine::{Finding, Found, Place};
-use super::quota;
 use crate::cli::failure::Exit;
+use crate::cli::unneeded_rights;
 use crate::daemon::backends::LatchedToken;
 use crate::daemon::config::{Config, State, Version};
 use crate::daemon::records::log::is_deceptive;
@@ -81,6 +81,11 @@ impl<'a> Report<'a> {
         its.any(|(_, finding)| finding.troubles.iter().any(Trouble::is_throttled))
     }
 
+    /// What the backends of a provider's type allow by default.
+    fn quota(&self, provider: &str) -> &'static str {
+        self.config.providers[provider].config.provider_type().quota
+    }
+
     /// For people.
     pub(super) fn to_text(&self) -> String {
         let mut text = String::new();
@@ -89,11 +94,12 @@ impl<'a> Report<'a> {
             let _ = examined.write(&mut text);
         }
         for (name, type_name, _) in self.providers().filter(|(name, ..)| self.is_throttled(name)) {
-            let _ = writeln!(text, "quota of {name} ({type_name}): {}", quota::hint(type_name));
+            let quota = self.quota(name);
+            let _ = writeln!(text, "quota of {name} ({type_name}): {quota}");
         }
         match &self.latched {
             Ok(tokens) => {
-                for LatchedToken { serial, is_shut, is_exhausted } in tokens {
+                for LatchedToken { serial, label, is_shut, is_exhausted } in tokens {
                     let what = if *is_exhausted {
                         "no login until `claviger pin clear`, whatever its PIN file holds"
                     } else if *is_shut {
@@ -101,7 +107,11 @@ impl<'a> Report<'a> {
                     } else {
                         "a login to it did not end; the same PIN is tried once more"
                     };
-                    let _ = writeln!(text, "PIN latch of token {}: {what}", clean(serial));
+                    let (label, serial) = (clean(label), clean(serial));
+                    let _ = writeln!(
+                        text,
+                        "PIN latch of token {label:?} (serial number {serial:?}): {what}"
+                    );
                 }
             }
             Err(error) => {
@@ -131,13 +141,15 @@ impl<'a> Report<'a> {
         let providers: Vec<Value> = self
             .providers()
             .map(|(name, type_name, hardware)| {
-                let quota = quota::hint(type_name);
+                let quota = self.quota(name);
                 json!({ "provider": name, "type": type_name, "hardware": hardware, "quota": quota })
             })
             .collect();
         let latched = self.latched.as_ref().ok().map(|tokens| {
-            let token =
-                |token: &LatchedToken| json!({ "serial": token.serial, "shut": token.is_shut });
+            let token = |token: &LatchedToken| {
+                let LatchedToken { serial, label, is_shut, .. } = token;
+                json!({ "serial": serial, "label": label, "shut": is_shut })
+            };
             tokens.iter().map(token).collect::<Vec<_>>()
         });
         json!({
@@ -177,6 +189,9 @@ impl Examined<'_> {
             writeln!(text, "  {verdict}  {}  {}", replica.provider, clean(&replica.locator))?;
             if let Some(found) = &finding.found {
                 writeln!(text, "        {}", found.words())?;
+                if let Some(note) = unneeded_rights::note(&found.unneeded_rights) {
+                    writeln!(text, "        note: {note}")?;
+                }
             }
             for trouble in &finding.troubles {
                 let said = clean(&trouble.said);
@@ -267,6 +282,7 @@ fn replica_json(place: &Place<'_>, finding: &Finding) -> Value {
         "modulus_bits": found.map(|found| found.bits),
         "public_key_sha256": found.map(|found| hex::encode(found.sha256)),
         "extractable": found.and_then(|found| found.extractable),
+        "unneeded_rights": found.map_or(&[][..], |found| &found.unneeded_rights),
         "algorithms": found.map_or(Vec::new(), |found| found.proofs.iter().map(proof).collect()),
         "unwrap_ms": found.and_then(|found| {
             let (min, median) = (found.unwraps.first()?, median(&found.unwraps)?);

@@ -11,6 +11,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use claviger_files::NewMode;
 pub use daemon::{Daemon, is_ready};
 pub use key::{Backend, SandboxKey};
 
@@ -266,19 +267,10 @@ pub(super) fn make_private_dir(dir: &Path) -> Result<(), Failure> {
         .map_err(|error| failed(&dir.display().to_string(), &error))
 }
 
-/// Writes a file for ourselves alone: a new one, renamed over the old one.
+/// Writes a file for ourselves alone, in the place of an old one.
 pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let new = path.with_extension("new");
-    let _ = std::fs::remove_file(&new);
-    let write = || {
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(content)?;
-        std::fs::rename(&new, path)
-    };
-    write().map_err(|error| failed(&path.display().to_string(), &error))
+    claviger_files::replace(path, content, NewMode::Exactly(0o600))
+        .map_err(|error| failed(&path.display().to_string(), &error))
 }
 
 fn failed(what: &str, error: &dyn std::error::Error) -> Failure {

@@ -1,18 +1,82 @@
 //! The one list of providers. A cargo feature adds a provider and changes nothing else.
 
-mod config;
+mod options;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use claviger_provider_api::{Error, OpenKey, SecretSource, SecretStore, WrappingKey};
+use claviger_provider_api::{Error, Provider, ProviderType, SecretSource};
+use toml::de::Deserializer;
 
-pub use config::{PROVIDER_TYPES, ProviderConfig, ProviderType};
+pub use options::ProviderConfig;
+
+/// A `type` that a provider may have in a configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The word in the configuration, and the cargo feature.
+    pub name: &'static str,
+    /// The provider's crate; none if this build does not have it.
+    built: Option<Built>,
+}
+
+/// What the daemon takes from a provider's crate.
+#[derive(Clone, Copy, Debug)]
+struct Built {
+    provider_type: &'static ProviderType,
+    read: for<'a> fn(Deserializer<'a>) -> Result<ProviderConfig, toml::de::Error>,
+}
+
+macro_rules! row {
+    ($name:tt, $provider:ident) => {
+        Row {
+            name: $name,
+            #[cfg(feature = $name)]
+            built: Some(Built {
+                provider_type: &$provider::PROVIDER_TYPE,
+                read: ProviderConfig::read::<$provider::Config>,
+            }),
+            #[cfg(not(feature = $name))]
+            built: None,
+        }
+    };
+}
+
+/// Every type, whether this build has it or not.
+pub const PROVIDERS: [Row; 6] = [
+    row!("aws-kms", claviger_aws_kms),
+    row!("azure-key-vault", claviger_azure_key_vault),
+    row!("gcp-kms", claviger_gcp_kms),
+    row!("pkcs11", claviger_pkcs11),
+    row!("software", claviger_software),
+    row!("vault-transit", claviger_vault_transit),
+];
+
+/// The types that this build has.
+pub fn provider_types() -> impl Iterator<Item = &'static ProviderType> {
+    PROVIDERS.into_iter().filter_map(|row| row.built).map(|built| built.provider_type)
+}
+
+/// Reads a provider's own options: its table without what the daemon itself reads there (`type` and
+/// `required`). Errors keep their places in the file.
+pub fn read_options(
+    type_name: &str,
+    options: Deserializer<'_>,
+) -> Result<ProviderConfig, toml::de::Error> {
+    let row = PROVIDERS.into_iter().find(|row| row.name == type_name);
+    let Some(built) = row.and_then(|row| row.built) else {
+        let reason = format!("no provider has the type {type_name:?}");
+        return Err(serde::de::Error::custom(reason));
+    };
+    (built.read)(options)
+}
 
 /// Providers by name, each with the options that it was made from.
-pub type Providers = BTreeMap<String, (ProviderConfig, Arc<Provider>)>;
+pub type Providers = BTreeMap<String, (ProviderConfig, Arc<dyn Provider>)>;
+
+/// A provider, or what was wrong, with the options that it was made from.
+type Made = (ProviderConfig, Result<Arc<dyn Provider>, Error>);
 
 /// Makes every provider, first those through which others read their secrets. Where `before` has one
 /// of the same name and options, it is kept. An error has the provider's name.
@@ -29,16 +93,15 @@ pub fn make<'a>(
     .collect()
 }
 
-/// The same, with what was wrong in the place of each provider that could not be made.
+/// As [`make`], but goes on after an error: gives a `Result` for each provider.
 pub fn make_each<'a>(
     configs: impl IntoIterator<Item = (&'a String, &'a ProviderConfig)>,
     state_dir: Option<&Path>,
     before: Option<&Providers>,
-) -> BTreeMap<String, (ProviderConfig, Result<Arc<Provider>, Error>)> {
+) -> BTreeMap<String, Made> {
     let (stores, others): (Vec<_>, Vec<_>) =
         configs.into_iter().partition(|(_, config)| config.is_secret_store());
-    let mut made: BTreeMap<String, (ProviderConfig, Result<Arc<Provider>, Error>)> =
-        BTreeMap::new();
+    let mut made: BTreeMap<String, Made> = BTreeMap::new();
     for (name, config) in stores.into_iter().chain(others) {
         let mut config = config.clone();
         for source in config.secret_sources() {
@@ -50,116 +113,17 @@ pub fn make_each<'a>(
         }
         let provider = match before.and_then(|before| before.get(name)) {
             Some((same, provider)) if *same == config => Ok(Arc::clone(provider)),
-            _ => Provider::new(name, &config, state_dir).map(Arc::new),
+            _ => config.provider(name, state_dir),
         };
         made.insert(name.clone(), (config, provider));
     }
     made
 }
 
-/// A provider that can open keys.
-#[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "there are a few, each made once and shared")]
-#[non_exhaustive]
-pub enum Provider {
-    /// Keys in files.
-    #[cfg(feature = "software")]
-    Software(claviger_software::Provider),
-    /// Keys in PKCS#11 tokens.
-    #[cfg(feature = "pkcs11")]
-    Pkcs11(claviger_pkcs11::Provider),
-    /// Keys in AWS KMS.
-    #[cfg(feature = "aws-kms")]
-    AwsKms(claviger_aws_kms::Provider),
-    /// Keys in Azure Key Vault and Managed HSM.
-    #[cfg(feature = "azure-key-vault")]
-    AzureKeyVault(claviger_azure_key_vault::Provider),
-    /// Keys in Google Cloud KMS.
-    #[cfg(feature = "gcp-kms")]
-    GcpKms(claviger_gcp_kms::Provider),
-    /// Keys in Transit, of Vault and OpenBao.
-    #[cfg(feature = "vault-transit")]
-    VaultTransit(claviger_vault_transit::Provider),
-}
-
-impl Provider {
-    /// Makes a provider; touches no backend. [`make`] does it for all.
-    fn new(name: &str, config: &ProviderConfig, state_dir: Option<&Path>) -> Result<Self, Error> {
-        match config {
-            #[cfg(feature = "software")]
-            ProviderConfig::Software(config) => {
-                Ok(Self::Software(claviger_software::Provider::new(name, config, state_dir)?))
-            }
-            #[cfg(feature = "pkcs11")]
-            ProviderConfig::Pkcs11(config) => {
-                Ok(Self::Pkcs11(claviger_pkcs11::Provider::new(name, config, state_dir)?))
-            }
-            #[cfg(feature = "aws-kms")]
-            ProviderConfig::AwsKms(config) => {
-                Ok(Self::AwsKms(claviger_aws_kms::Provider::new(name, config, state_dir)?))
-            }
-            #[cfg(feature = "azure-key-vault")]
-            ProviderConfig::AzureKeyVault(config) => Ok(Self::AzureKeyVault(
-                claviger_azure_key_vault::Provider::new(name, config, state_dir)?,
-            )),
-            #[cfg(feature = "gcp-kms")]
-            ProviderConfig::GcpKms(config) => {
-                Ok(Self::GcpKms(claviger_gcp_kms::Provider::new(name, config, state_dir)?))
-            }
-            #[cfg(feature = "vault-transit")]
-            ProviderConfig::VaultTransit(config) => Ok(Self::VaultTransit(
-                claviger_vault_transit::Provider::new(name, config, state_dir)?,
-            )),
-        }
-    }
-
-    /// Opens a key: looks it up, logs in, checks its type, proves its algorithms.
-    pub async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
-        match self {
-            #[cfg(feature = "software")]
-            Self::Software(provider) => provider.open(open).await,
-            #[cfg(feature = "pkcs11")]
-            Self::Pkcs11(provider) => provider.open(open).await,
-            #[cfg(feature = "aws-kms")]
-            Self::AwsKms(provider) => provider.open(open).await,
-            #[cfg(feature = "azure-key-vault")]
-            Self::AzureKeyVault(provider) => provider.open(open).await,
-            #[cfg(feature = "gcp-kms")]
-            Self::GcpKms(provider) => provider.open(open).await,
-            #[cfg(feature = "vault-transit")]
-            Self::VaultTransit(provider) => provider.open(open).await,
-        }
-    }
-
-    /// The secrets that others may read through it, if it holds any.
-    fn secret_store(&self) -> Option<Arc<dyn SecretStore>> {
-        match self {
-            #[cfg(feature = "software")]
-            Self::Software(_) => None,
-            #[cfg(feature = "pkcs11")]
-            Self::Pkcs11(_) => None,
-            #[cfg(feature = "aws-kms")]
-            Self::AwsKms(_) => None,
-            #[cfg(feature = "azure-key-vault")]
-            Self::AzureKeyVault(_) => None,
-            #[cfg(feature = "gcp-kms")]
-            Self::GcpKms(_) => None,
-            #[cfg(feature = "vault-transit")]
-            Self::VaultTransit(provider) => Some(provider.secret_store()),
-        }
-    }
-}
-
 /// Checks the names in `{ vault = { … } }`: what is wrong, and what to write instead.
 pub fn check_secret(path: &str, field: &str) -> Result<(), String> {
-    #[cfg(feature = "vault-transit")]
-    let checked = claviger_vault_transit::Config::check_secret(path, field);
-    #[cfg(not(feature = "vault-transit"))]
-    let checked = {
-        let _ = (path, field);
-        Ok(())
-    };
-    checked
+    let mut checks = provider_types().filter_map(|provider_type| provider_type.check_secret);
+    checks.try_for_each(|check| check(path, field))
 }
 
 /// Waits until every backend was left: a process that ends while a thread is still inside a PKCS#11
@@ -176,8 +140,10 @@ pub fn wait_until_left(limit: Duration) -> bool {
 /// A token with login attempts that did not succeed.
 #[derive(Clone, Debug)]
 pub struct LatchedToken {
-    /// Its serial number.
+    /// Its serial number, which it may share with others.
     pub serial: String,
+    /// Its label; empty where only the serial number is on record.
+    pub label: String,
     /// Whether nobody logs in until an operator acts.
     pub is_shut: bool,
     /// Whether not even another PIN is tried.
@@ -187,16 +153,41 @@ pub struct LatchedToken {
 /// Tokens with login attempts that did not succeed. Looks at the state directory.
 pub fn latched_tokens(state_dir: &Path) -> Result<Vec<LatchedToken>, String> {
     #[cfg(feature = "pkcs11")]
-    let tokens = claviger_pkcs11::pin_latch::list(state_dir)
-        .map_err(|error| error.to_string())?
-        .into_iter()
-        .map(|token| LatchedToken {
-            is_shut: token.is_latched(),
-            is_exhausted: token.is_exhausted(),
-            serial: token.serial,
-        })
-        .collect();
+    let tokens = {
+        let mut tokens: Vec<LatchedToken> = Vec::new();
+        let listed = claviger_pkcs11::pin_latch::list(state_dir);
+        for token in listed.map_err(|error| error.to_string())? {
+            let (is_shut, is_exhausted) = (token.is_latched(), token.is_exhausted());
+            match tokens.last_mut() {
+                // Another user of the same token.
+                Some(last) if (&last.serial, &last.label) == (&token.serial, &token.label) => {
+                    last.is_shut |= is_shut;
+                    last.is_exhausted |= is_exhausted;
+                }
+                _ => {
+                    let (serial, label) = (token.serial, token.label);
+                    tokens.push(LatchedToken { serial, label, is_shut, is_exhausted });
+                }
+            }
+        }
+        tokens
+    };
     #[cfg(not(feature = "pkcs11"))]
     let (tokens, _) = (Vec::new(), state_dir);
     Ok(tokens)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_the_name_that_its_crate_says() {
+        for Row { name, built } in PROVIDERS {
+            if let Some(built) = built {
+                assert_eq!(built.provider_type.name, name);
+                assert!(!built.provider_type.quota.is_empty());
+            }
+        }
+    }
 }

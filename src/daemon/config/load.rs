@@ -1,15 +1,12 @@
 //! The configuration file itself: where it is, who may write it, and what `serve` asks of it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use claviger_files::{FileError, Protection};
 use claviger_provider_api::public_key::sha256;
-use rustix::fs::{Mode, OFlags};
 use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, ConfigErrors};
@@ -153,36 +150,19 @@ fn version_paths(path: &Path, text: &str) -> BTreeMap<(String, u32), String> {
     paths
 }
 
-/// Reads the file. It is opened first and then checked, so that what is checked is what is read.
+/// Reads the file, as [`Protection::Trusted`] says, from folders that others cannot write.
 fn read(path: &Path) -> Result<String, String> {
     let hint = match path.to_str() {
         Some(DEFAULT_PATH) => "; name another file with --config",
         _ => "",
     };
-    let cannot = |error: std::io::Error| format!("cannot be read: {error}{hint}");
-    // Non-blocking, so that a FIFO in the place of the file cannot hold up the daemon.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let descriptor =
-        rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| cannot(errno.into()))?;
-    let mut file = File::from(descriptor);
-    let metadata = file.metadata().map_err(cannot)?;
-    let own_uid = rustix::process::geteuid().as_raw();
-    let mode = metadata.mode() & 0o7777;
-    if !metadata.is_file() {
-        return Err("is not a regular file".to_owned());
-    }
-    if metadata.uid() != 0 && metadata.uid() != own_uid {
-        let owner = metadata.uid();
-        return Err(format!("is owned by uid {owner}; chown it to root or to uid {own_uid}"));
-    }
-    if mode & 0o022 != 0 {
-        return Err(format!("has mode {mode:o}, which lets others change it; chmod go-w it"));
-    }
-    if metadata.len() > MAX_BYTES {
-        return Err(format!("is larger than {} MiB", MAX_BYTES >> 20));
-    }
-    let mut bytes = Vec::with_capacity(metadata.len() as usize);
-    Read::by_ref(&mut file).take(MAX_BYTES).read_to_end(&mut bytes).map_err(cannot)?;
+    let read = claviger_files::check_folders(path)
+        .and_then(|()| claviger_files::read(path, Protection::Trusted, MAX_BYTES));
+    let bytes = read.map_err(|error| match error {
+        FileError::Io { source, .. } => format!("cannot be read: {source}{hint}"),
+        FileError::Refused { reason, .. } => format!("is refused: {reason}"),
+    })?;
+    let bytes = bytes.to_vec();
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..=good].split(|b| *b == b'\n').count();

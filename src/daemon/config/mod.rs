@@ -8,15 +8,7 @@
 //! - `reader`, `values`, `error`: values with their places, what one may look like, what is wrong
 //! - `changes`: what differs between two configurations
 
-#[cfg(all(
-    test,
-    feature = "software",
-    feature = "pkcs11",
-    feature = "aws-kms",
-    feature = "azure-key-vault",
-    feature = "gcp-kms",
-    feature = "vault-transit"
-))]
+#[cfg(all(test, feature = "all-providers"))]
 mod bad;
 mod callers;
 mod changes;
@@ -28,15 +20,7 @@ mod parse;
 mod providers;
 mod reader;
 mod server;
-#[cfg(all(
-    test,
-    feature = "software",
-    feature = "pkcs11",
-    feature = "aws-kms",
-    feature = "azure-key-vault",
-    feature = "gcp-kms",
-    feature = "vault-transit"
-))]
+#[cfg(all(test, feature = "all-providers"))]
 mod tests;
 mod values;
 

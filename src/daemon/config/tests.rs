@@ -259,7 +259,7 @@ fn paths_and_secrets_inside_a_providers_tables_are_known_as_such() {
     let here = std::env::current_dir().unwrap();
     let source = SecretSource::File(here.join("c.key"));
     assert_eq!(vault.secrets, [("auth.certificate.private_key".to_owned(), source.clone())].into());
-    let ProviderConfig::VaultTransit(options) = &vault.config else { panic!("another type") };
+    let options: &claviger_vault_transit::Config = vault.config.downcast_ref().unwrap();
     assert_eq!(options.ca, Some(here.join("ca.pem")));
     let claviger_vault_transit::Auth::Certificate(certificate) = &options.auth else {
         panic!("another method")
@@ -306,9 +306,8 @@ fn secrets_in_vault_are_sources_of_any_provider() {
         ]
         .into()
     );
-    let ProviderConfig::Software(options) = &config.providers["files"].config else {
-        panic!("another type")
-    };
+    let files = &config.providers["files"].config;
+    let options: &claviger_software::Config = files.downcast_ref().unwrap();
     assert_eq!(options.files["b.pem"], SecretSource::File(here.join("b.pem")));
     assert_eq!(options.files["kc.pfx"], field("pfx"));
 }
@@ -569,16 +568,21 @@ fn only_root_or_its_owner_may_write_the_file_and_everybody_may_read_it() {
     for mode in [0o660, 0o664, 0o602, 0o666, 0o622] {
         set_mode(mode);
         let error = Config::load(&path).unwrap_err().to_string();
-        let expected = format!("has mode {mode:o}, which lets others change it; chmod go-w it");
+        let expected = format!("is refused: mode {mode:o} lets others write it; chmod 644 it");
         assert_eq!(error, format!("{}: {expected}", path.display()));
     }
+    set_mode(0o644);
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let error = Config::load(&path).unwrap_err().to_string();
+    let expected = format!("chmod go-w {}", folder.path().display());
+    assert!(error.contains("is refused: the folder") && error.ends_with(&expected), "{error}");
 }
 
 #[test]
 fn what_cannot_be_read_is_refused_in_words() {
     let folder = tempfile::tempdir().unwrap();
     let error = Config::load(folder.path()).unwrap_err().to_string();
-    assert!(error.ends_with("is not a regular file"), "{error}");
+    assert!(error.ends_with("is refused: it is not a regular file"), "{error}");
     let error = Config::load(&folder.path().join("none.toml")).unwrap_err().to_string();
     assert!(error.contains("cannot be read: No such file"), "{error}");
     let latin = folder.path().join("latin.toml");

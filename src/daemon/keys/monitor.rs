@@ -19,6 +19,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// How long a replica that fails waits for its next check: doubled from the first on, and no longer
 /// than the last while its backend cannot be reached, so that the end of an outage is soon seen.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+/// The longest wait where a check costs nothing, whatever is wrong: a token that is put right serves
+/// within five seconds.
+const LONGEST_FREE_BACKOFF: Duration = Duration::from_secs(3);
 /// Neighbours that are checked for each replica that begins to fail.
 const WITNESSES: usize = 4;
 /// Keys of one provider that are opened at a time.
@@ -53,7 +56,8 @@ pub async fn watch(in_force: impl Fn() -> Arc<Replicas>) {
             watched = Arc::downgrade(&in_force);
         }
         for (provider, replicas) in in_force.by_provider() {
-            let billed = in_force.providers.get(provider).is_some_and(|(c, _)| c.is_billed());
+            let billed =
+                in_force.providers.get(provider).is_some_and(|(c, _)| c.provider_type().is_billed);
             let prove_every = if billed { PROVE_BILLED_EVERY } else { PROVE_EVERY };
             let mut due = due(&replicas, Instant::now(), prove_every, &mut failing);
             // Those that failed before say nothing about their neighbours.
@@ -75,10 +79,11 @@ impl Backoff {
     /// the usual interval: of a billed provider each check has its price.
     fn is_over(&mut self, now: Instant, kind: ErrorKind, prove_every: Duration) -> bool {
         let (shortest, longest) = match kind {
-            ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => (Duration::ZERO, BACKOFF.1),
             ErrorKind::Throttled { retry_after } => {
                 (retry_after.unwrap_or_default().min(prove_every), prove_every)
             }
+            _ if prove_every < PROVE_BILLED_EVERY => (Duration::ZERO, LONGEST_FREE_BACKOFF),
+            ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => (Duration::ZERO, BACKOFF.1),
             ErrorKind::OperatorNeeded | ErrorKind::Internal | ErrorKind::UnwrapFailed => {
                 (Duration::ZERO, prove_every)
             }
@@ -182,16 +187,20 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_reached_or_costs_nothing_is_asked_every_ten_seconds_at_last() {
-        for (kind, prove_every) in [
-            (ErrorKind::Unavailable, PROVE_BILLED_EVERY),
-            (ErrorKind::DeadlineExceeded, PROVE_BILLED_EVERY),
-            (ErrorKind::Unavailable, PROVE_EVERY),
-            (ErrorKind::OperatorNeeded, PROVE_EVERY),
-        ] {
-            let waits = waits(&asked(&[failing(kind)], prove_every));
+    fn a_billed_key_that_cannot_be_reached_is_asked_every_ten_seconds_at_last() {
+        for kind in [ErrorKind::Unavailable, ErrorKind::DeadlineExceeded] {
+            let waits = waits(&asked(&[failing(kind)], PROVE_BILLED_EVERY));
             assert_eq!(waits[..5], [1, 2, 4, 8, 10], "{kind:?}");
             assert!(waits[5..].iter().all(|wait| *wait == 10), "{kind:?}: {waits:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_whose_checks_cost_nothing_is_asked_every_three_seconds_at_last() {
+        for kind in [ErrorKind::Unavailable, ErrorKind::OperatorNeeded, ErrorKind::Internal] {
+            let waits = waits(&asked(&[failing(kind)], PROVE_EVERY));
+            assert_eq!(waits[..4], [1, 2, 3, 3], "{kind:?}");
+            assert!(waits[4..].iter().all(|wait| *wait == 3), "{kind:?}: {waits:?}");
         }
     }
 

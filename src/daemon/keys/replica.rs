@@ -7,10 +7,9 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey, WrappingKey};
+use claviger_provider_api::{Error, ErrorKind, OpenKey, Provider, PublicKey, WrappingKey};
 use tokio::sync::watch;
 
-use crate::daemon::backends::Provider;
 use crate::daemon::config;
 use crate::daemon::keys::backend_calls::BackendCalls;
 
@@ -75,7 +74,7 @@ impl Condition {
 pub struct Replica {
     /// What it is made from.
     pub specification: Specification,
-    provider: Arc<Provider>,
+    provider: Arc<dyn Provider>,
     key: OnceLock<Arc<dyn WrappingKey>>,
     condition: ArcSwap<Condition>,
     /// When a real private-key operation last went right, in milliseconds since `started`.
@@ -109,7 +108,7 @@ impl Replica {
     /// A replica that is not opened yet. `changed` is told about each change of condition.
     pub fn new(
         specification: Specification,
-        provider: Arc<Provider>,
+        provider: Arc<dyn Provider>,
         changed: watch::Sender<u64>,
     ) -> Self {
         Self {

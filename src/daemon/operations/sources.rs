@@ -136,12 +136,13 @@ impl Sources {
         let Some(state_dir) = &self.state_dir else { return Ok(()) };
         let tokens = latched_tokens(state_dir).unwrap_or_else(|error| {
             tracing::error!(error, "PIN latches cannot be read");
-            vec![LatchedToken { serial: String::new(), is_shut: true, is_exhausted: true }]
+            let [serial, label] = [const { String::new() }; 2];
+            vec![LatchedToken { serial, label, is_shut: true, is_exhausted: true }]
         });
         let help = "Whether a refused PIN keeps a token shut until an operator acts";
         let mut latched = gauge(encoder, "pin_latched", help)?;
-        for LatchedToken { serial, is_shut, .. } in tokens {
-            sample_gauge(&mut latched, &[("serial", serial)], is_shut)?;
+        for LatchedToken { serial, label, is_shut, .. } in tokens {
+            sample_gauge(&mut latched, &[("serial", serial), ("token", label)], is_shut)?;
         }
         Ok(())
     }
@@ -197,13 +198,13 @@ impl Sources {
         let help = "When a CRL promised its successor";
         let mut next_update = gauge(encoder, "crl_next_update_timestamp_seconds", help)?;
         for (file, at) in &crls {
-            sample_gauge(&mut next_update, &[("crl", *file)], seconds(*at))?;
+            sample_gauge(&mut next_update, &[("crl", file.as_str())], seconds(*at))?;
         }
         let help = "Whether a CRL's successor is overdue; connections are refused after crl_grace";
         let mut stale = gauge(encoder, "crl_stale", help)?;
         let now = SystemTime::now();
         for (file, at) in &crls {
-            sample_gauge(&mut stale, &[("crl", *file)], *at < now)?;
+            sample_gauge(&mut stale, &[("crl", file.as_str())], *at < now)?;
         }
         Ok(())
     }
@@ -330,8 +331,8 @@ mod tests {
         std::fs::write(at("server.crt"), server.certificate_pem).unwrap();
         write_private(&at("server.key"), &server.private_key_pem);
         std::fs::write(at("clients.pem"), ca.certificate_pem()).unwrap();
-        // Two lists in one file.
-        std::fs::write(at("crl"), ca.crl(day).unwrap() + &ca.crl(2 * day).unwrap()).unwrap();
+        // Two lists in one file, of which the newer counts.
+        std::fs::write(at("crl"), ca.crl(2 * day).unwrap() + &ca.crl(day).unwrap()).unwrap();
         let config = crate::daemon::config::Tls {
             certificate: at("server.crt"),
             private_key: at("server.key"),
@@ -399,7 +400,7 @@ mod tests {
         let within_a_day = |name: &str| (0.0..=86_400.0).contains(&(before[name] - now));
         assert!(within_a_day("claviger_certificate_not_after_timestamp_seconds"));
         let next_update = format!("claviger_crl_next_update_timestamp_seconds{{{crl}}}");
-        assert!(within_a_day(&next_update), "the first of two lists: {}", before[&next_update]);
+        assert!(within_a_day(&next_update), "of the list that counts: {}", before[&next_update]);
         let never_proven = before.keys().all(|name| !name.contains("check_timestamp"));
         assert!(never_proven, "a replica that was never open has no time");
     }
@@ -423,12 +424,24 @@ mod tests {
         assert_eq!(latched(), []);
         let latch = claviger_pkcs11::pin_latch::Latch::new(&state_dir);
         let pin = claviger_provider_api::Secret::new(b"1234".to_vec().into());
-        let attempt = latch.attempt("0123", &pin).unwrap();
-        assert_eq!(latched(), [("{serial=\"0123\"}".to_owned(), 0.0)], "no outcome yet");
+        let owner = |label: &str| claviger_pkcs11::pin_latch::PinOwner {
+            token: claviger_pkcs11::TokenIdentity {
+                label: label.to_owned(),
+                serial: "0123".to_owned(),
+                manufacturer: String::new(),
+                model: String::new(),
+            },
+            user: "user".to_owned(),
+        };
+        let attempt = latch.attempt(&owner("a"), &pin).unwrap();
+        let of_token = |label: &str| format!("{{serial=\"0123\",token=\"{label}\"}}");
+        assert_eq!(latched(), [(of_token("a"), 0.0)], "no outcome yet");
         attempt.refused().unwrap();
-        assert_eq!(latched(), [("{serial=\"0123\"}".to_owned(), 1.0)]);
+        // Tokens that share a serial number are two series.
+        drop(latch.attempt(&owner("b"), &pin).unwrap());
+        assert_eq!(latched(), [(of_token("a"), 1.0), (of_token("b"), 0.0)]);
         std::fs::set_permissions(state_dir.join("pin"), std::fs::Permissions::from_mode(0o777))
             .unwrap();
-        assert_eq!(latched(), [("{serial=\"\"}".to_owned(), 1.0)]);
+        assert_eq!(latched(), [("{serial=\"\",token=\"\"}".to_owned(), 1.0)]);
     }
 }

@@ -229,23 +229,24 @@ fn check_description(key: &str, versions: &[Version]) -> Result<(), BuildError> 
 
 /// A certificate is handed out to callers as the key's own: it must be over the pinned public key.
 fn read_certificate(key: &str, path: &Path, pin: Option<[u8; 32]>) -> Result<Vec<u8>, BuildError> {
-    use rustls_pki_types::CertificateDer;
-    use rustls_pki_types::pem::PemObject;
+    use claviger_files::pem::{self, Beside};
     use x509_parser::prelude::{FromDer, X509Certificate};
     let refused = |error: String| BuildError::Certificate {
         key: key.to_owned(),
         path: path.to_owned(),
         error,
     };
-    let der = CertificateDer::from_pem_file(path).map_err(|error| refused(error.to_string()))?;
+    let file = std::fs::read(path).map_err(|error| refused(error.to_string()))?;
+    let chain =
+        pem::certificates(&file, Beside::Nothing).map_err(|error| refused(error.to_string()))?;
     let (_, certificate) =
-        X509Certificate::from_der(&der).map_err(|_| refused("is not X.509".to_owned()))?;
+        X509Certificate::from_der(&chain[0]).map_err(|_| refused("is not X.509".to_owned()))?;
     let public_key = PublicKey::from_spki(certificate.public_key().raw)
         .map_err(|error| refused(error.to_string()))?;
     if pin.is_some_and(|pin| pin != public_key.sha256()) {
         return Err(refused("is over another public key than the version's pin".to_owned()));
     }
-    Ok(der.to_vec())
+    Ok(chain[0].to_vec())
 }
 
 fn build_caller(

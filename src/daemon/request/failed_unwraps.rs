@@ -1,11 +1,10 @@
 //! Failed unwraps survive a restart: written to the state directory when they change.
 
 use std::collections::HashMap;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use claviger_files::NewMode;
 use serde::{Deserialize, Serialize};
 
 use crate::daemon::request::active::ActiveConfig;
@@ -74,19 +73,8 @@ impl FailedUnwrapsFile {
         if now == self.written {
             return Ok(());
         }
-        let temporary = self.path.with_extension("json.new");
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(&serde_json::to_vec(&now)?)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &self.path)?;
-        // Else a crash may bring the old file back.
-        let directory = self.path.parent().unwrap_or(Path::new("."));
-        std::fs::File::open(directory)?.sync_all()?;
+        let bytes = serde_json::to_vec(&now)?;
+        claviger_files::replace(&self.path, &bytes, NewMode::Exactly(0o600))?;
         self.written = now;
         Ok(())
     }

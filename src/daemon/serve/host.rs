@@ -3,6 +3,8 @@
 use std::io;
 use std::path::Path;
 
+use claviger_files::FileError;
+
 use crate::daemon::records::creatable::check_creatable;
 use crate::daemon::serve::ServeError;
 
@@ -53,5 +55,9 @@ pub fn check_state_dir(path: &Path) -> io::Result<()> {
         let text = format!("mode {:o} lets others write; chmod 700 it", metadata.mode() & 0o777);
         return Err(io::Error::other(text));
     }
-    Ok(())
+    claviger_files::check_folders(path).map_err(|error| match error {
+        FileError::Io { source, .. } => source,
+        // The caller names the path.
+        FileError::Refused { reason, .. } => io::Error::other(reason),
+    })
 }

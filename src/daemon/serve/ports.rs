@@ -115,8 +115,12 @@ impl Daemon {
         let Some(tls) = &self.tls else { return false };
         let config = self.config.load();
         let Some(operations) = &config.operations else { return false };
-        let Ok(ca) = tls.load().trust().verify(chain, SystemTime::now()) else { return false };
-        let Ok(peer) = Peer::with_certificate(operations.listen, ca, chain) else { return false };
+        let Ok(verified) = tls.load().trust().verify(chain, SystemTime::now()) else {
+            return false;
+        };
+        let Ok(peer) = Peer::with_certificate(operations.listen, verified, chain) else {
+            return false;
+        };
         let snapshot = self.snapshot.load();
         let caller = snapshot.identify(&peer).ok().filter(|_| !self.denied.denies(&peer));
         caller.is_some_and(|caller| operations.readers.iter().any(|name| **name == *caller.name))

@@ -3,11 +3,9 @@
 use std::error::Error as StdError;
 use std::fs::File;
 use std::path::Path;
-use std::time::SystemTime;
 
+use claviger_files::pem::{self, Beside};
 use claviger_provider_api::{PublicKey, SecretSource};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::{self, PemObject};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::check_state_dir;
@@ -60,6 +58,7 @@ pub fn check_files(config: &Config) -> Result<Vec<String>, ConfigErrors> {
 
 fn check_all_files(config: &Config, allow_demo: bool, findings: &mut Findings) {
     check_files_of_server(config, allow_demo, findings);
+    check_denied_lines(config, findings);
     for (name, provider) in &config.providers {
         for (option, path) in &provider.files {
             let field = format!("{}.{option}", joined("providers", name));
@@ -125,6 +124,16 @@ fn check_files_of_server(config: &Config, allow_demo: bool, findings: &mut Findi
     findings.take("audit.file", of_audit.map_err(|error| in_words(&error)));
 }
 
+/// Lines that are no entries. `serve` goes on without them and raises an alarm.
+fn check_denied_lines(config: &Config, findings: &mut Findings) {
+    let Some(path) = &config.server.denied_callers else { return };
+    // A list that cannot be read was told before.
+    let Ok(list) = DeniedCallers::prepare(Some(path)) else { return };
+    for bad in list.bad() {
+        findings.take::<()>("server.denied_callers", Err(format!("{}, {bad}", path.display())));
+    }
+}
+
 fn outcome(config: &Config, findings: Findings) -> Result<Vec<String>, ConfigErrors> {
     if findings.errors.is_empty() {
         return Ok(findings.notes);
@@ -147,11 +156,9 @@ impl Findings {
 /// Loads TLS as `serve` does.
 fn check_tls(tls: &Tls, allow_demo: bool, findings: &mut Findings) {
     match tls::check(tls, allow_demo) {
-        Ok(not_after) if not_after < SystemTime::now() => findings.notes.push(format!(
-            "server.tls.certificate: {} has expired: no caller will accept it",
-            tls.certificate.display()
-        )),
-        Ok(_) => {}
+        Ok(notes) => {
+            findings.notes.extend(notes.into_iter().map(|note| format!("server.tls: {note}")));
+        }
         Err(error) => {
             let field = field_of(tls, &error);
             findings.take::<()>(&field, Err(in_words(&error)));
@@ -161,10 +168,7 @@ fn check_tls(tls: &Tls, allow_demo: bool, findings: &mut Findings) {
 
 /// The field that names the file at fault.
 fn field_of(tls: &Tls, error: &TlsError) -> String {
-    let path = match error {
-        TlsError::PrivateKey(_) => &tls.private_key,
-        TlsError::Io { path, .. } | TlsError::Refused { path, .. } => path,
-    };
+    let path = error.path();
     let authority = tls.client_ca.iter().find(|(_, file)| *file == path);
     if *path == tls.certificate {
         "server.tls.certificate".to_owned()
@@ -181,12 +185,11 @@ fn field_of(tls: &Tls, error: &TlsError) -> String {
 /// A version's certificate is for its public key.
 fn certificate_of_version(path: &Path, version: &Version) -> Result<(), String> {
     let shown = path.display();
-    let found = CertificateDer::from_pem_file(path).map_err(|error| match error {
-        pem::Error::Io(error) => format!("cannot read {shown}: {error}"),
-        error => format!("{shown} holds no certificate in PEM: {error}"),
-    })?;
-    let (_, certificate) =
-        X509Certificate::from_der(&found).map_err(|error| format!("{shown} is broken: {error}"))?;
+    let file = std::fs::read(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let found = pem::certificates(&file, Beside::Nothing)
+        .map_err(|error| format!("{shown} cannot be used: {error}"))?;
+    let (_, certificate) = X509Certificate::from_der(&found[0])
+        .map_err(|error| format!("{shown} is broken: {error}"))?;
     let public_key = PublicKey::from_spki(certificate.public_key().raw)
         .map_err(|error| format!("{shown} is not for a key that could be used: {error}"))?;
     match version.public_key_sha256 {

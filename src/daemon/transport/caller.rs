@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::SystemTime;
 
 use crate::daemon::config::{self, Identity};
-pub use peer::{MalformedCertificate, Peer, PeerAddress, PeerCertificate, is_spiffe_id};
+pub use peer::{MalformedCertificate, Peer, PeerAddress, PeerCertificate};
 
 /// Users that never are a caller: root, and the one that stands for "nobody".
 const NO_CALLERS_UIDS: [u32; 2] = [0, 65534];
@@ -23,8 +23,8 @@ pub enum Unidentified {
     /// TLS without a client certificate.
     #[error("the peer showed no client certificate")]
     NoCertificate,
-    /// The certificate's time is over.
-    #[error("the client certificate has expired")]
+    /// The time of the certificate, or of an intermediate, is over.
+    #[error("the client certificate, or an intermediate of its chain, has expired")]
     Expired,
     /// More than one URI SAN.
     #[error("the client certificate has several URI SANs; one is the identity")]
@@ -123,7 +123,7 @@ impl Callers {
             return Err(Unidentified::Expired);
         }
         let by_this_ca = |entry: &&Entry| match &entry.ca {
-            Some(ca) => **ca == *certificate.ca,
+            Some(ca) => **ca == *certificate.anchor.bundle,
             None => !self.several_cas,
         };
         if let Some(id) = certificate.spiffe_id()? {

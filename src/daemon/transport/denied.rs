@@ -1,23 +1,29 @@
 //! The list of callers to refuse at once: one file, read again when it changes, valid whatever
 //! happens to a reload of the configuration.
 
-use std::collections::HashSet;
+mod list;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use claviger_provider_api::SecretError;
-use claviger_provider_api::secret::read_secret_file;
+use claviger_files::{FileError, Protection};
 
-use crate::daemon::transport::caller::{Peer, PeerAddress, is_spiffe_id};
+use crate::daemon::transport::caller::Peer;
 use crate::daemon::transport::file_stamp::FileStamp;
+use list::List;
+pub use list::{BadEntry, Entry, entries};
+
+/// The largest list that is read, in bytes.
+const MAX_FILE: u64 = 16 << 20;
 
 /// The denied callers in force.
 ///
 /// The file has one entry a line: a URI SAN, a DNS SAN, a certificate's SHA-256 (64 hexadecimal
-/// digits, colons allowed) or `uid:N`; `#` begins a comment. It is checked like a secret file and
-/// must hold at least one line: an empty list is a comment.
+/// digits, colons allowed) or `uid:N`; `#` begins a comment. Anybody may read it; only root and we may
+/// write it. It must hold at least one line: an empty list is a comment. A line that is no entry
+/// raises the alarm, and the others act.
 #[derive(Debug)]
 pub struct DeniedCallers {
     list: ArcSwap<List>,
@@ -30,30 +36,26 @@ pub struct DeniedCallers {
 #[derive(Debug)]
 pub struct PreparedDenied {
     list: List,
+    bad: Vec<BadEntry>,
     source: Source,
 }
 
-/// Why a list was refused.
+impl PreparedDenied {
+    /// The lines that are no entries.
+    pub fn bad(&self) -> &[BadEntry] {
+        &self.bad
+    }
+}
+
+/// Why a list was refused as a whole.
 #[derive(Debug, thiserror::Error)]
 pub enum DeniedError {
-    /// It cannot be read, or its owner or mode is not safe.
+    /// It cannot be read, or others could write it or put another one in its place.
     #[error(transparent)]
-    File(#[from] SecretError),
+    File(#[from] FileError),
     /// It holds nothing at all.
-    #[error("{path} is empty; a list without entries is a comment line: # nobody", path = .0.display())]
+    #[error("{path} is empty; a list without entries is a comment line: # none", path = .0.display())]
     Empty(PathBuf),
-    /// A line is none of the four kinds of entry.
-    #[error(
-        "{path}, line {line}: not an entry; write a URI SAN, a DNS SAN, a certificate's SHA-256 \
-         (64 hexadecimal digits) or uid:N",
-        path = path.display()
-    )]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// From 1.
-        line: usize,
-    },
 }
 
 #[derive(Debug)]
@@ -62,41 +64,36 @@ struct Source {
     stamp: Option<FileStamp>,
 }
 
-#[derive(Debug, Default)]
-struct List {
-    uris: HashSet<Box<str>>,
-    dns: HashSet<Box<str>>,
-    sha256: HashSet<[u8; 32]>,
-    uids: HashSet<u32>,
-}
-
 impl DeniedCallers {
-    /// Reads the list, or denies nobody where there is no file.
+    /// Reads the list, or makes an empty one where there is no file.
     pub fn open(path: Option<&Path>) -> Result<Arc<Self>, DeniedError> {
-        let PreparedDenied { list, source } = Self::prepare(path)?;
+        let PreparedDenied { list, bad, source } = Self::prepare(path)?;
+        log_bad(path, &bad);
         Ok(Arc::new(Self {
             list: ArcSwap::from_pointee(list),
             source: Mutex::new(source),
             generation: AtomicU64::new(0),
-            failed: AtomicBool::new(false),
+            failed: AtomicBool::new(!bad.is_empty()),
         }))
     }
 
     /// Reads a list, perhaps from another file, without putting it in force.
     pub fn prepare(path: Option<&Path>) -> Result<PreparedDenied, DeniedError> {
         let stamp = path.map(FileStamp::of);
-        let list = path.map(List::read).transpose()?.unwrap_or_default();
-        Ok(PreparedDenied { list, source: Source { path: path.map(Path::to_owned), stamp } })
+        let (list, bad) = path.map(read).transpose()?.unwrap_or_default();
+        Ok(PreparedDenied { list, bad, source: Source { path: path.map(Path::to_owned), stamp } })
     }
 
     /// Puts a list in force.
     pub fn commit(&self, prepared: PreparedDenied) {
+        log_bad(prepared.source.path.as_deref(), &prepared.bad);
         *self.source.lock().unwrap_or_else(PoisonError::into_inner) = prepared.source;
-        self.put_in_force(prepared.list);
+        self.put_in_force(prepared.list, &prepared.bad);
     }
 
-    /// Looks whether the file has changed, and if so reads it. A file that is missing, empty or
-    /// malformed leaves the last list in force and raises the alarm. Blocks on the file system.
+    /// Looks whether the file has changed, and if so reads it. A file that is missing, empty or open
+    /// to others leaves the last list in force; a line that is no entry is left out. Both raise the
+    /// alarm. Blocks on the file system.
     pub fn poll(&self) {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         let Source { path: Some(path), stamp } = &mut *source else { return };
@@ -105,11 +102,15 @@ impl DeniedCallers {
         if !changed && !self.failed() {
             return;
         }
-        match List::read(path) {
-            Ok(list) => {
-                tracing::info!(path = %path.display(), entries = list.len(), "denied callers read");
-                self.put_in_force(list);
+        match read(path) {
+            Ok((list, bad)) if changed || bad.is_empty() => {
+                let entries = list.len();
+                tracing::info!(path = %path.display(), entries, "denied callers read");
+                log_bad(Some(path), &bad);
+                self.put_in_force(list, &bad);
             }
+            // Its bad lines were told when they came.
+            Ok(_) => {}
             Err(error) => {
                 if !self.failed.swap(true, Ordering::Relaxed) || changed {
                     let error = &error as &dyn std::error::Error;
@@ -124,9 +125,16 @@ impl DeniedCallers {
         self.list.load().denies(peer)
     }
 
-    /// Whether the file as it is now could not be used, so that an older list is in force.
+    /// Whether the file as it is now could not be used, so that an older list is in force, or holds a
+    /// line that is no entry.
     pub fn failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    /// The file of the list in force and the SHA-256 of its bytes; nothing without a file.
+    pub fn file(&self) -> Option<(PathBuf, [u8; 32])> {
+        let source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        Some((source.path.clone()?, self.list.load().file_sha256()))
     }
 
     /// How many entries the list in force has.
@@ -139,73 +147,40 @@ impl DeniedCallers {
         self.generation.load(Ordering::SeqCst)
     }
 
-    fn put_in_force(&self, list: List) {
+    fn put_in_force(&self, list: List, bad: &[BadEntry]) {
         self.list.store(Arc::new(list));
         self.generation.fetch_add(1, Ordering::SeqCst);
-        self.failed.store(false, Ordering::Relaxed);
+        self.failed.store(!bad.is_empty(), Ordering::Relaxed);
     }
 }
 
-impl List {
-    fn read(path: &Path) -> Result<Self, DeniedError> {
-        let bytes = read_secret_file(path)?;
-        let text = String::from_utf8_lossy(bytes.expose());
-        if text.trim().is_empty() {
-            return Err(DeniedError::Empty(path.to_owned()));
-        }
-        let mut list = Self::default();
-        for (place, line) in text.lines().enumerate() {
-            let entry = line.split('#').next().unwrap_or_default().trim();
-            if !entry.is_empty() && !list.add(entry) {
-                return Err(DeniedError::Line { path: path.to_owned(), line: place + 1 });
-            }
-        }
-        Ok(list)
+fn read(path: &Path) -> Result<(List, Vec<BadEntry>), DeniedError> {
+    claviger_files::check_folders(path)?;
+    let bytes = claviger_files::read(path, Protection::Trusted, MAX_FILE)?;
+    let text = String::from_utf8_lossy(&bytes);
+    if text.trim().is_empty() {
+        return Err(DeniedError::Empty(path.to_owned()));
     }
-
-    fn add(&mut self, entry: &str) -> bool {
-        if let Some(uid) = entry.strip_prefix("uid:") {
-            return uid.parse().map(|uid| self.uids.insert(uid)).is_ok();
+    let (mut list, mut bad) = (List::of_file(&bytes), Vec::new());
+    for entry in entries(&text) {
+        match entry {
+            Ok(entry) => list.add(entry),
+            Err(error) => bad.push(error),
         }
-        if let Some(sha256) = parse_sha256(entry) {
-            self.sha256.insert(sha256);
-            return true;
-        }
-        let printable = entry.bytes().all(|c| c.is_ascii_graphic());
-        if entry.contains("://") {
-            // An ID in capitals would never match and would deny nobody.
-            let spiffe = entry.to_ascii_lowercase().starts_with("spiffe:");
-            self.uris.insert(entry.into());
-            return printable && (!spiffe || is_spiffe_id(entry));
-        }
-        let name = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_' | b'*');
-        self.dns.insert(entry.to_ascii_lowercase().into());
-        // Only digits of a hash can be that long without a dot.
-        let cut_hash = entry.len() > 32 && entry.bytes().all(|c| c.is_ascii_hexdigit());
-        entry.bytes().all(name) && !cut_hash
     }
-
-    fn denies(&self, peer: &Peer) -> bool {
-        if let PeerAddress::Unix { uid, .. } = peer.address
-            && self.uids.contains(&uid)
-        {
-            return true;
-        }
-        peer.certificate.as_ref().is_some_and(|certificate| {
-            self.sha256.contains(&certificate.sha256)
-                || certificate.uris.iter().any(|uri| self.uris.contains(uri))
-                || certificate.dns.iter().any(|name| self.dns.contains(name))
-        })
-    }
-
-    fn len(&self) -> usize {
-        self.uris.len() + self.dns.len() + self.sha256.len() + self.uids.len()
-    }
+    Ok((list, bad))
 }
 
-fn parse_sha256(entry: &str) -> Option<[u8; 32]> {
-    let digits: String = entry.chars().filter(|c| *c != ':').collect();
-    hex::decode(digits).ok()?.try_into().ok()
+fn log_bad(path: Option<&Path>, bad: &[BadEntry]) {
+    for BadEntry { line, reason } in bad {
+        let path = path.map(|path| path.display().to_string());
+        tracing::error!(
+            path,
+            line,
+            reason,
+            "a line of the denied callers is no entry and has no effect"
+        );
+    }
 }
 
 #[cfg(test)]
@@ -228,35 +203,8 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_entry_is_read() {
-        let plain = "ab".repeat(32);
-        let colons = ["CD"; 32].join(":");
-        let (_directory, path) = file(&format!(
-            "# nobody yet\n\nspiffe://a/kc # gone\n KC.example.org\nuid:1000\n{plain}\n{colons}\n*.a\n"
-        ));
-        let denied = DeniedCallers::open(Some(&path)).unwrap();
-        assert_eq!(denied.entries(), 6);
-        assert!(denied.denies(&Peer::with_uid(1000, None)));
-        assert!(!denied.denies(&Peer::with_uid(1001, None)));
-        let list = denied.list.load();
-        assert!(list.sha256.contains(&[0xab; 32]) && list.sha256.contains(&[0xcd; 32]));
-        assert!(list.dns.contains("kc.example.org") && list.uris.contains("spiffe://a/kc"));
-    }
-
-    #[test]
-    fn what_would_deny_nobody_is_refused_with_its_line() {
-        let (short, plain) = ("ab:".repeat(31), "ab".repeat(31));
-        let names = ["SPIFFE://a/kc", "spiffe://a", "two words"];
-        for entry in [&["uid:x", "uid:-1", &short, &plain][..], &names].concat() {
-            let (_directory, path) = file(&format!("# list\n{entry}\n"));
-            let error = DeniedCallers::open(Some(&path)).unwrap_err().to_string();
-            assert!(error.contains("line 2"), "{entry}: {error}");
-        }
-    }
-
-    #[test]
-    fn an_empty_list_is_a_comment_and_no_file_at_all_denies_nobody() {
-        let (_directory, path) = file("# nobody\n");
+    fn an_empty_list_is_a_comment_and_no_file_at_all_denies_no_caller() {
+        let (_directory, path) = file("# none\n");
         assert_eq!(DeniedCallers::open(Some(&path)).unwrap().entries(), 0);
         let (_directory, path) = file(" \n");
         let error = DeniedCallers::open(Some(&path)).unwrap_err();
@@ -266,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_file_that_others_may_write_is_refused() {
-        let (_directory, path) = file("# nobody\n");
+        let (_directory, path) = file("# none\n");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
         assert!(matches!(DeniedCallers::open(Some(&path)), Err(DeniedError::File(_))));
     }
@@ -278,17 +226,42 @@ mod tests {
         let peer = Peer::with_uid(1000, None);
         denied.poll();
         assert_eq!(denied.generation(), 0);
-        for bad in ["", "uid:\n"] {
-            write(&path, bad);
-            denied.poll();
-            assert!(denied.failed() && denied.denies(&peer));
-        }
+        write(&path, "");
+        denied.poll();
+        assert!(denied.failed() && denied.denies(&peer));
         std::fs::remove_file(&path).unwrap();
         denied.poll();
         assert!(denied.failed() && denied.denies(&peer));
-        write(&path, "# nobody\n");
+        write(&path, "# none\n");
         denied.poll();
         assert!(!denied.failed() && !denied.denies(&peer));
         assert_eq!(denied.generation(), 1);
+    }
+
+    #[test]
+    fn a_bad_line_alarms_and_the_good_ones_act_at_start_and_after_a_change() {
+        let (_directory, path) = file("uid:1000\nuid:\n");
+        let denied = DeniedCallers::open(Some(&path)).unwrap();
+        let [one, two] = [1000, 1001].map(|uid| Peer::with_uid(uid, None));
+        assert!(denied.failed() && denied.denies(&one));
+        let prepared = DeniedCallers::prepare(Some(&path)).unwrap();
+        assert_eq!(prepared.bad()[0].line, 2);
+        write(&path, "two words\nuid:1001\n");
+        denied.poll();
+        assert!(denied.failed() && denied.denies(&two) && !denied.denies(&one));
+        denied.poll();
+        assert_eq!(denied.generation(), 1, "put in force once");
+        write(&path, "uid:1001\n");
+        denied.poll();
+        assert!(!denied.failed() && denied.denies(&two));
+    }
+
+    #[test]
+    fn everybody_may_read_the_list() {
+        let (_directory, path) = file("uid:1000\n");
+        for mode in [0o644, 0o444, 0o600] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            DeniedCallers::open(Some(&path)).unwrap();
+        }
     }
 }

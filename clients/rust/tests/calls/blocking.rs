@@ -124,7 +124,7 @@ fn an_idle_connection_is_replaced_before_a_call() {
 }
 
 #[test]
-fn a_connection_that_ended_while_nobody_looked_fails_no_call_and_costs_none() {
+fn a_connection_that_ended_between_calls_fails_no_call_and_costs_none() {
     let site = Site::with_max_age(Some(Duration::from_millis(20)));
     let client = site.client();
     for n in 1..=10 {

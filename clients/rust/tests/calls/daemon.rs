@@ -67,7 +67,9 @@ impl Pki {
 
     fn issue(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        // With the CA's own name OpenSSL would take it for self-signed.
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
         (params.signed_by(&key, &self.ca).unwrap(), key)
     }
 

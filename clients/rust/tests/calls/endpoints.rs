@@ -296,7 +296,7 @@ async fn the_deadline_holds_over_both_endpoints_together() {
 }
 
 #[tokio::test]
-async fn nobody_at_all_names_every_endpoint() {
+async fn an_error_of_all_names_every_endpoint() {
     let pki = Pki::new();
     let ports = [Daemon::start(&pki).await.stop().await, Daemon::start(&pki).await.stop().await];
     let error = Client::new(&both(&pki, ports)).unwrap().key("a").await.unwrap_err();

@@ -232,7 +232,7 @@ async fn a_client_of_another_ca_is_told_that_its_certificate_was_refused() {
 }
 
 #[tokio::test]
-async fn nobody_listening_is_unavailable_and_names_the_endpoint() {
+async fn a_port_without_a_listener_is_unavailable_and_names_the_endpoint() {
     let pki = Pki::new();
     let port = Daemon::start(&pki).await.stop().await;
     let error = Client::connect(&config(port, pki.client(pki.ca_file()))).await.unwrap_err();

@@ -59,6 +59,7 @@ impl VaultField {
             path: self.path.clone(),
             field: self.field.clone(),
             kind: error.kind(),
+            cause: error.cause(),
             reason: error.to_string(),
         }
     }

@@ -8,10 +8,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use claviger_aws_kms::{Config, Provider, StaticCredentials, Timeout};
+use claviger_aws_kms::{Config, Provider, StaticCredentials};
 use claviger_provider_api::{
-    Algorithm, Call, CallerSlot, Error, KeyMaterial, OpenKey, Parameters, SecretSource,
-    SignAlgorithm, WrappingKey,
+    Algorithm, Call, CallerSlot, Error, KeyMaterial, OpenKey, Options as _, Parameters,
+    Provider as _, SecretSource, SignAlgorithm, Timeout, WrappingKey,
 };
 
 /// Both algorithms of KMS.
@@ -72,7 +72,7 @@ pub(crate) async fn open_pinned(
 
 async fn open_with(config: &Config, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
     config.check_locator(open.locator).unwrap();
-    Provider::new("aws", config, None).unwrap().open(open).await
+    Provider::new("aws", config).unwrap().open(open).await
 }
 
 /// A call with that much time.

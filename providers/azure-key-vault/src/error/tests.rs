@@ -136,6 +136,41 @@ fn every_recorded_answer_has_its_kind_and_says_what_to_do() {
 }
 
 #[test]
+fn every_refusal_of_an_operator_has_its_cause() {
+    let of = |inner: &str| {
+        format!(
+            r#"{{"error":{{"code":"Forbidden","message":"x","innererror":{{"code":"{inner}"}}}}}}"#
+        )
+    };
+    for (status, inner, cause) in [
+        (401, "", Some(Cause::CredentialsRefused)),
+        (403, "KeyDisabled", Some(Cause::KeyDisabled)),
+        (403, "KeyExpired", Some(Cause::KeyDisabled)),
+        (403, "KeyOperationForbidden", Some(Cause::KeyUnfit)),
+        (403, "ForbiddenByRbac", Some(Cause::NotPermitted)),
+        (403, "ForbiddenByFirewall", Some(Cause::NotPermitted)),
+        (404, "", Some(Cause::KeyAbsent)),
+        (409, "ObjectIsDeletedButRecoverable", Some(Cause::KeyDisabled)),
+        (301, "", None),
+        (500, "", Some(Cause::BackendFailing)),
+        (503, "", Some(Cause::BackendFailing)),
+        (429, "", None),
+    ] {
+        let error = of_call(GetKey, &answered(status, &[], &of(inner)));
+        assert_eq!(error.cause(), cause, "{error}");
+    }
+    for (kind, cause) in [
+        (SdkErrorKind::Connection, Some(Cause::Unreachable)),
+        (SdkErrorKind::Io, Some(Cause::Unreachable)),
+        (SdkErrorKind::DataConversion, Some(Cause::BackendFailing)),
+        (SdkErrorKind::Other, None),
+    ] {
+        let error = azure_core::Error::with_message(kind, "said by the SDK");
+        assert_eq!(of_call(GetKey, &error).cause(), cause);
+    }
+}
+
+#[test]
 fn a_401_says_whether_another_token_was_tried() {
     let challenge = ("www-authenticate", "Bearer resource=\"https://vault.azure.net\"");
     for (headers, said, unsaid) in [
@@ -184,7 +219,8 @@ fn what_the_authority_says_has_its_kind() {
         assert!(error.to_string().starts_with("unwrapKey: no token"), "{error}");
     }
     let missing = azure_core::Error::with_message(SdkErrorKind::Credential, "run az login");
-    assert_eq!(LoginFailure::of(&missing).kind, OperatorNeeded);
+    let missing = LoginFailure::of(&missing);
+    assert_eq!((missing.kind, missing.cause), (OperatorNeeded, Some(Cause::CredentialsRefused)));
     let unreachable = azure_core::Error::with_message(SdkErrorKind::Connection, "refused");
     assert_eq!(LoginFailure::of(&unreachable).kind, Unavailable);
 }
@@ -196,6 +232,6 @@ fn what_a_server_says_stays_one_short_line() {
         "x".repeat(1000)
     );
     let text = of_call(Unwrap, &answered(403, &[], &body)).to_string();
-    assert!(text.starts_with("unwrapKey: HTTP 403 Forbidden: a b[1mxxx"), "{text}");
+    assert!(text.starts_with("unwrapKey: HTTP 403 Forbidden: a b [1mxxx"), "{text}");
     assert!(text.len() < 500 && !text.contains(char::is_control), "{text}");
 }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use azure_key_vault_fake::{CLIENT_ID, CLIENT_SECRET, Fake, TENANT};
-use claviger_azure_key_vault::{Auth, ClientSecret, Config, Provider, Timeout};
+use claviger_azure_key_vault::{Auth, ClientSecret, Config, Provider};
+use claviger_provider_api::Timeout;
 use claviger_provider_api::{
-    Algorithm, Call, CallerSlot, Error, KeyMaterial, OpenKey, Parameters, SecretSource,
-    SignAlgorithm, WrappingKey,
+    Algorithm, Call, CallerSlot, Error, KeyMaterial, OpenKey, Options as _, Parameters,
+    Provider as _, SecretSource, SignAlgorithm, WrappingKey,
 };
 
 /// The algorithms of Azure that have a hash.
@@ -89,7 +90,7 @@ pub(crate) async fn open(
     public_key_sha256: Option<[u8; 32]>,
 ) -> Result<Arc<dyn WrappingKey>, Error> {
     config.check_locator(locator).unwrap();
-    let provider = Provider::new("azure", config, None).unwrap();
+    let provider = Provider::new("azure", config).unwrap();
     provider.open(&OpenKey { locator, algorithms, sign_algorithms, public_key_sha256 }).await
 }
 

@@ -4,10 +4,19 @@ use super::*;
 use ErrorKind::{OperatorNeeded, Unavailable, UnwrapFailed};
 use Operation::{Metadata, ReadKey, Sign, SubjectToken, Token, Unwrap};
 
-const THROTTLED: ErrorKind = ErrorKind::Throttled { retry_after: None };
+type Meaning = (ErrorKind, Option<Cause>);
+const FAILED: Meaning = (UnwrapFailed, None);
+const FAILING: Meaning = (Unavailable, Some(Cause::BackendFailing));
+const THROTTLED: Meaning = (ErrorKind::Throttled { retry_after: None }, None);
+const ABSENT: Meaning = (OperatorNeeded, Some(Cause::KeyAbsent));
+const DISABLED: Meaning = (OperatorNeeded, Some(Cause::KeyDisabled));
+const UNFIT: Meaning = (OperatorNeeded, Some(Cause::KeyUnfit));
+const FORBIDDEN: Meaning = (OperatorNeeded, Some(Cause::NotPermitted));
+const LOGIN: Meaning = (OperatorNeeded, Some(Cause::CredentialsRefused));
+const OTHER: Meaning = (OperatorNeeded, None);
 
-fn throttled(milliseconds: u64) -> ErrorKind {
-    ErrorKind::Throttled { retry_after: Some(Duration::from_millis(milliseconds)) }
+fn throttled(milliseconds: u64) -> Meaning {
+    (ErrorKind::Throttled { retry_after: Some(Duration::from_millis(milliseconds)) }, None)
 }
 
 fn refusal(operation: Operation, status: u16, body: &str) -> Refusal {
@@ -20,7 +29,7 @@ fn status(code: &str, message: &str) -> String {
     serde_json::json!({ "error": { "code": 0, "message": message, "status": code } }).to_string()
 }
 
-const DISABLED: &str = r#"{
+const DISABLED_VERSION: &str = r#"{
   "error": {
     "code": 400,
     "message": "projects/p/locations/global/keyRings/r/cryptoKeys/k/cryptoKeyVersions/1 is not enabled, current state is: DISABLED.",
@@ -67,10 +76,10 @@ const CLIENT: &str =
     r#"{"error":"invalid_client","error_description":"The OAuth client was not found."}"#;
 
 #[test]
-fn every_answer_has_its_kind() {
+fn every_answer_has_its_kind_and_its_cause() {
     let of = status;
-    let table: Vec<(Operation, u16, String, ErrorKind)> = vec![
-        (Unwrap, 400, of("INVALID_ARGUMENT", "Decryption failed."), UnwrapFailed),
+    let table: Vec<(Operation, u16, String, Meaning)> = vec![
+        (Unwrap, 400, of("INVALID_ARGUMENT", "Decryption failed."), FAILED),
         (
             Unwrap,
             400,
@@ -78,56 +87,59 @@ fn every_answer_has_its_kind() {
                 "INVALID_ARGUMENT",
                 "The checksum in field ciphertext_crc32c did not match the data in field ciphertext.",
             ),
-            UnwrapFailed,
+            FAILED,
         ),
-        (Unwrap, 400, DISABLED.into(), OperatorNeeded),
-        (Unwrap, 400, of("FAILED_PRECONDITION", API_OFF), OperatorNeeded),
-        (Unwrap, 400, String::new(), OperatorNeeded),
-        (Unwrap, 401, of("UNAUTHENTICATED", EXPIRED), OperatorNeeded),
-        (Unwrap, 403, DENIED.into(), OperatorNeeded),
-        (Unwrap, 404, of("NOT_FOUND", "CryptoKeyVersion x not found."), OperatorNeeded),
-        (
-            Unwrap,
-            404,
-            "<!DOCTYPE html><title>Error 404 (Not Found)!!1</title>".into(),
-            OperatorNeeded,
-        ),
-        (Unwrap, 409, of("ABORTED", "try again"), Unavailable),
+        (Unwrap, 400, DISABLED_VERSION.into(), DISABLED),
+        (Unwrap, 400, of("FAILED_PRECONDITION", API_OFF), DISABLED),
+        (Unwrap, 400, String::new(), OTHER),
+        (Unwrap, 401, of("UNAUTHENTICATED", EXPIRED), LOGIN),
+        (Unwrap, 403, DENIED.into(), FORBIDDEN),
+        (Unwrap, 404, of("NOT_FOUND", "CryptoKeyVersion x not found."), ABSENT),
+        (Unwrap, 404, "<!DOCTYPE html><title>Error 404 (Not Found)!!1</title>".into(), ABSENT),
+        (Unwrap, 409, of("ABORTED", "try again"), FAILING),
         (Unwrap, 429, QUOTA.into(), throttled(7250)),
         (Unwrap, 429, of("RESOURCE_EXHAUSTED", ""), THROTTLED),
         (Unwrap, 429, String::new(), THROTTLED),
-        (Unwrap, 499, of("CANCELLED", "The operation was cancelled."), Unavailable),
-        (Unwrap, 500, of("INTERNAL", "Internal error encountered."), Unavailable),
-        (Unwrap, 500, of("UNKNOWN", ""), Unavailable),
-        (Unwrap, 501, of("UNIMPLEMENTED", "Operation is not implemented."), OperatorNeeded),
-        (Unwrap, 502, "<html><title>502 Bad Gateway</title>".into(), Unavailable),
-        (Unwrap, 503, of("UNAVAILABLE", "The service is currently unavailable."), Unavailable),
-        (Unwrap, 504, of("DEADLINE_EXCEEDED", "Deadline exceeded."), Unavailable),
-        (Unwrap, 408, String::new(), Unavailable),
-        (Unwrap, 302, String::new(), OperatorNeeded),
-        (Sign, 400, of("INVALID_ARGUMENT", "digest.sha256 is the wrong length"), OperatorNeeded),
+        (Unwrap, 499, of("CANCELLED", "The operation was cancelled."), FAILING),
+        (Unwrap, 500, of("INTERNAL", "Internal error encountered."), FAILING),
+        (Unwrap, 500, of("UNKNOWN", ""), FAILING),
+        (Unwrap, 501, of("UNIMPLEMENTED", "Operation is not implemented."), OTHER),
+        (Unwrap, 502, "<html><title>502 Bad Gateway</title>".into(), FAILING),
+        (Unwrap, 503, of("UNAVAILABLE", "The service is currently unavailable."), FAILING),
+        (Unwrap, 504, of("DEADLINE_EXCEEDED", "Deadline exceeded."), FAILING),
+        (Unwrap, 408, String::new(), FAILING),
+        (Unwrap, 302, String::new(), OTHER),
+        (Sign, 400, of("INVALID_ARGUMENT", "digest.sha256 is the wrong length"), OTHER),
         (Sign, 429, QUOTA.into(), throttled(7250)),
-        (Sign, 503, of("UNAVAILABLE", ""), Unavailable),
-        (ReadKey, 400, of("INVALID_ARGUMENT", "bad name"), OperatorNeeded),
-        (ReadKey, 404, of("NOT_FOUND", "CryptoKeyVersion x not found."), OperatorNeeded),
-        (ReadKey, 500, of("INTERNAL", ""), Unavailable),
-        (Token, 400, JWT.into(), OperatorNeeded),
-        (Token, 400, GONE.into(), OperatorNeeded),
-        (Token, 401, CLIENT.into(), OperatorNeeded),
-        (Token, 403, DENIED.into(), OperatorNeeded),
+        (Sign, 503, of("UNAVAILABLE", ""), FAILING),
+        (ReadKey, 400, of("INVALID_ARGUMENT", "bad name"), OTHER),
+        (ReadKey, 404, of("NOT_FOUND", "CryptoKeyVersion x not found."), ABSENT),
+        (ReadKey, 500, of("INTERNAL", ""), FAILING),
+        (Token, 400, JWT.into(), LOGIN),
+        (Token, 400, GONE.into(), LOGIN),
+        (Token, 401, CLIENT.into(), LOGIN),
+        (Token, 403, DENIED.into(), LOGIN),
         (Token, 429, String::new(), THROTTLED),
-        (Token, 500, r#"{"error":"internal_failure"}"#.into(), Unavailable),
-        (Token, 503, String::new(), Unavailable),
-        (SubjectToken, 404, String::new(), OperatorNeeded),
-        (SubjectToken, 500, String::new(), Unavailable),
-        (Metadata, 404, "<html>Not Found".into(), OperatorNeeded),
-        (Metadata, 503, String::new(), Unavailable),
+        (Token, 500, r#"{"error":"internal_failure"}"#.into(), FAILING),
+        (Token, 503, String::new(), FAILING),
+        (SubjectToken, 404, String::new(), LOGIN),
+        (SubjectToken, 500, String::new(), FAILING),
+        (Metadata, 404, "<html>Not Found".into(), LOGIN),
+        (Metadata, 503, String::new(), FAILING),
+        (
+            ReadKey,
+            400,
+            of(
+                "FAILED_PRECONDITION",
+                "The key's purpose is ENCRYPT_DECRYPT, which has no public key.",
+            ),
+            UNFIT,
+        ),
     ];
     for (operation, status, body, expected) in table {
-        let refusal = refusal(operation, status, &body);
-        assert_eq!(kind(&refusal), expected, "{refusal}");
-        let error = Error::from(Failure::Refused(refusal));
-        assert_eq!((error.kind(), error.backend_request_id()), (expected, Some("id")));
+        let error = Error::from(Failure::Refused(refusal(operation, status, &body)));
+        assert_eq!((error.kind(), error.cause()), expected, "{error}");
+        assert_eq!(error.backend_request_id(), Some("id"));
     }
 }
 
@@ -135,7 +147,7 @@ fn every_answer_has_its_kind() {
 fn the_services_own_delay_is_passed_on_within_reason() {
     let with = |header: Option<u64>, body: &str| {
         let retry_after = header.map(Duration::from_secs);
-        kind(&Refusal { retry_after, ..refusal(Unwrap, 429, body) })
+        meaning(&Refusal { retry_after, ..refusal(Unwrap, 429, body) })
     };
     assert_eq!(with(Some(3), ""), throttled(3000));
     assert_eq!(with(Some(3), QUOTA), throttled(7250));
@@ -148,7 +160,7 @@ fn the_services_own_delay_is_passed_on_within_reason() {
 #[test]
 fn an_error_says_what_to_do() {
     let table = [
-        (Unwrap, 400, DISABLED, "current state is: DISABLED.; look at the version's state"),
+        (Unwrap, 400, DISABLED_VERSION, "current state is: DISABLED.; look at the version's state"),
         (Unwrap, 403, DENIED, "(or it may not exist).; grant roles/cloudkms"),
         (Unwrap, 307, "", "an answer without a code (HTTP 307); a redirect, which is never"),
         (Token, 400, JWT, "asking for an access token failed: invalid_grant (HTTP 400)"),
@@ -166,16 +178,16 @@ fn an_error_says_what_to_do() {
 fn what_a_server_says_is_cut_to_one_short_line() {
     let message = format!("a\r\nb\u{1b}[1m{}", "x".repeat(1000));
     let text = refusal(Sign, 500, &status("INTERNAL", &message)).to_string();
-    assert!(text.starts_with("asymmetricSign failed: INTERNAL (HTTP 500): a  b [1mxxx"), "{text}");
+    assert!(text.starts_with("asymmetricSign failed: INTERNAL (HTTP 500): a b [1mxxx"), "{text}");
     assert!(text.len() < 500 && !text.contains(char::is_control), "{text}");
 }
 
 #[test]
 fn the_deadline_is_the_callers_and_the_timeout_the_backends() {
-    let error = Error::from(Failure::Deadline { request_id: None });
-    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
-    let failure = Failure::TimedOut { after: Duration::from_secs(3), request_id: "id".into() };
-    let error = Error::from(failure);
-    assert_eq!(error.kind(), Unavailable);
+    let of = |why| Error::from(Failure::NoAnswer { why, request_id: Some("id".into()) });
+    assert_eq!(of(NoAnswer::Deadline).kind(), ErrorKind::DeadlineExceeded);
+    let error = of(NoAnswer::TimedOut(Duration::from_secs(3)));
+    assert_eq!((error.kind(), error.cause()), (Unavailable, Some(Cause::NoAnswer)));
     assert!(error.to_string().contains("3000 ms"), "{error}");
+    assert_eq!(error.backend_request_id(), Some("id"));
 }

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use claviger_gcp_kms::{Config, Provider, Timeout};
+use claviger_gcp_kms::{Config, Provider};
+use claviger_provider_api::Timeout;
 use claviger_provider_api::{
-    Algorithm, Call, CallerSlot, Error, KeyMaterial, OpenKey, Parameters, SecretSource,
-    SignAlgorithm, WrappingKey,
+    Algorithm, Call, CallerSlot, Error, KeyMaterial, OpenKey, Options as _, Parameters,
+    Provider as _, SecretSource, SignAlgorithm, WrappingKey,
 };
 use gcp_kms_fake::{Algorithm as Version, Fake};
 
@@ -77,7 +78,7 @@ pub(crate) async fn open(
 ) -> Result<Arc<dyn WrappingKey>, Error> {
     config.validate().unwrap();
     config.check_locator(locator).unwrap();
-    let provider = Provider::new("gcp", config, None).unwrap();
+    let provider = Provider::new("gcp", config).unwrap();
     provider.open(&OpenKey { locator, algorithms, sign_algorithms, public_key_sha256: None }).await
 }
 

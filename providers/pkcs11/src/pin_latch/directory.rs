@@ -86,11 +86,11 @@ impl Directory {
     pub(super) fn lock(&self, names: &Names, patience: Duration) -> Result<Lock, LatchError> {
         let begun = Instant::now();
         let not_durable = |errno: Errno| LatchError::NotDurable {
-            path: self.path(&names.lock),
+            path: self.path(&names.lock()),
             source: errno.into(),
         };
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&self.descriptor, &names.lock, flags, Mode::RUSR | Mode::WUSR)
+        let file = openat(&self.descriptor, names.lock(), flags, Mode::RUSR | Mode::WUSR)
             .map(File::from)
             .map_err(not_durable)?;
         loop {
@@ -101,8 +101,8 @@ impl Directory {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 Err(Errno::WOULDBLOCK) => {
-                    let serial = names.serial.clone();
-                    return Err(LatchError::Busy { serial, waited: begun.elapsed() });
+                    let token = names.token.clone();
+                    return Err(LatchError::Busy { token, waited: begun.elapsed() });
                 }
                 Err(errno) => return Err(not_durable(errno)),
             }
@@ -113,11 +113,11 @@ impl Directory {
     pub(super) fn record(&self, names: &Names) -> Result<Option<Record>, LatchError> {
         let unreadable = |reason: String| LatchError::Unreadable {
             serial: names.serial.clone(),
-            path: self.path(&names.record),
+            path: self.path(&names.record()),
             reason,
         };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match openat(&self.descriptor, &names.record, flags, Mode::empty()) {
+        let file = match openat(&self.descriptor, names.record(), flags, Mode::empty()) {
             Ok(descriptor) => File::from(descriptor),
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(unreadable(io::Error::from(errno).to_string())),
@@ -131,10 +131,15 @@ impl Directory {
         file.take(MAX_RECORD)
             .read_to_end(&mut bytes)
             .map_err(|error| unreadable(error.to_string()))?;
-        Record::from_bytes(&bytes, &names.serial).map(Some).map_err(unreadable)
+        Record::from_bytes(&bytes, names).map(Some).map_err(unreadable)
     }
 
-    /// The tokens that have a record.
+    /// Whether there is a record, whatever is in it.
+    pub(super) fn has_record(&self, names: &Names) -> bool {
+        rustix::fs::statat(&self.descriptor, names.record(), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// All records.
     pub(super) fn records(&self) -> Result<Vec<Names>, LatchError> {
         let files = std::fs::read_dir(&self.path).map_err(|source| io_error(&self.path, source))?;
         files
@@ -160,8 +165,8 @@ impl Directory {
 
     /// Replaces the record by `bytes`; durable, or an error.
     pub(super) fn replace(&self, names: &Names, bytes: &[u8]) -> io::Result<()> {
-        self.write(&names.new, bytes)?;
-        self.rename(&names.new, &names.record)
+        self.write(&names.unfinished(), bytes)?;
+        self.rename(&names.unfinished(), &names.record())
     }
 
     /// Renames a file that was written; durable, or an error.

@@ -4,37 +4,43 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::record::Names;
+
 /// Why no PIN was tried, or an outcome not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum LatchError {
     /// The token refused this PIN before.
     #[error(
-        "token {serial:?} refused this PIN before, or one that looks the same: it is not tried again; \
+        "token {token} refused this PIN before, or one that looks the same: it is not tried again; \
          put the right PIN into the PIN's file, where it is tried by itself; if this one is right, \
          check the token's own retry counter, then run: claviger pin clear --serial {serial:?}"
     )]
     SamePin {
-        /// The token.
+        /// The token, as a text.
+        token: String,
+        /// Its serial number.
         serial: String,
     },
     /// Two attempts did not succeed.
     #[error(
-        "two logins to token {serial:?} failed or did not end: no PIN is tried any more; \
+        "two logins to token {token} failed or did not end: no PIN is tried any more; \
          put the right PIN into the PIN's file, check the token's own retry counter, then run: \
          claviger pin clear --serial {serial:?}"
     )]
     Exhausted {
-        /// The token.
+        /// The token, as a text.
+        token: String,
+        /// Its serial number.
         serial: String,
     },
     /// Another process holds the token's lock.
     #[error(
-        "another process has been logging in to token {serial:?} for {}s; if it hangs, end it; \
+        "another process has been logging in to token {token} for {}s; if it hangs, end it; \
          its attempt then counts as a crash", waited.as_secs()
     )]
     Busy {
-        /// The token.
-        serial: String,
+        /// The token, as a text.
+        token: String,
         /// How long it was waited for.
         waited: Duration,
     },
@@ -45,7 +51,7 @@ pub enum LatchError {
         path = path.display()
     )]
     Unreadable {
-        /// The token.
+        /// The token's serial number.
         serial: String,
         /// The record.
         path: PathBuf,
@@ -79,7 +85,7 @@ pub enum LatchError {
         path = path.display()
     )]
     Outcome {
-        /// The token.
+        /// The token's serial number.
         serial: String,
         /// The record.
         path: PathBuf,
@@ -97,4 +103,16 @@ pub enum LatchError {
     /// No token has such a serial number.
     #[error("a token's serial number has at most 16 characters; this one has {0} bytes")]
     Serial(usize),
+}
+
+impl LatchError {
+    pub(super) fn same_pin(names: &Names) -> Self {
+        let Names { token, serial, .. } = names.clone();
+        Self::SamePin { token, serial }
+    }
+
+    pub(super) fn exhausted(names: &Names) -> Self {
+        let Names { token, serial, .. } = names.clone();
+        Self::Exhausted { token, serial }
+    }
 }

@@ -9,6 +9,7 @@ use aws_lc_rs::{hmac, rand};
 use claviger_provider_api::Secret;
 
 use super::LatchError;
+use super::record::Names;
 
 /// The last refusal of each record.
 static REFUSALS: Mutex<BTreeMap<PathBuf, Refusal>> = Mutex::new(BTreeMap::new());
@@ -60,16 +61,15 @@ pub(super) fn remember(record: &Path, stamp: Option<Stamp>, pin: &Secret, error:
 }
 
 /// The refusal, if neither the record nor the PIN changed since.
-pub(super) fn recall(record: &Path, pin: &Secret, serial: &str) -> Option<LatchError> {
+pub(super) fn recall(record: &Path, pin: &Secret, names: &Names) -> Option<LatchError> {
     let refusals = refusals();
     let refusal = refusals.get(record)?;
     if Stamp::of(record) != Some(refusal.stamp) {
         return None;
     }
-    let serial = serial.to_owned();
-    let Some(tag) = &refusal.pin else { return Some(LatchError::Exhausted { serial }) };
+    let Some(tag) = &refusal.pin else { return Some(LatchError::exhausted(names)) };
     let same = hmac::verify(KEY.as_ref()?, pin.expose(), tag.as_ref()).is_ok();
-    same.then_some(LatchError::SamePin { serial })
+    same.then(|| LatchError::same_pin(names))
 }
 
 fn refusals() -> MutexGuard<'static, BTreeMap<PathBuf, Refusal>> {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use claviger_provider_api::public_key::sha256;
-use claviger_provider_api::{Error, ErrorKind, Secret, SecretSource};
+use claviger_provider_api::{Cause, Error, Secret, SecretSource};
 use http::header::HeaderValue;
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -99,9 +99,9 @@ pub(super) fn token_header(token: &[u8]) -> Option<HeaderValue> {
 }
 
 fn read(source: &SecretSource, option: &str) -> Result<Secret, Error> {
-    let secret = source
-        .read_blocking()
-        .map_err(|error| unusable(option, Error::new(ErrorKind::Internal, error)))?;
+    let secret = source.read_blocking().map_err(|error| {
+        Error::from(error).in_context(format_args!("`auth`: {option} cannot be used"))
+    })?;
     Ok(secret.without_line_end())
 }
 
@@ -113,12 +113,13 @@ fn text<'a>(secret: &'a Secret, option: &str) -> Result<&'a str, Error> {
 }
 
 fn unusable(option: &str, why: impl std::fmt::Display) -> Error {
-    Error::new(ErrorKind::OperatorNeeded, format!("`auth`: {option} cannot be used: {why}"))
+    Error::needs_operator(Cause::SecretFile, format!("`auth`: {option} cannot be used: {why}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use claviger_provider_api::ErrorKind;
 
     #[test]
     fn a_token_is_never_printed_and_what_is_none_is_refused() {
@@ -147,6 +148,10 @@ mod tests {
         let first = write("one\n").unwrap();
         assert_eq!(write("one").unwrap(), first);
         assert_ne!(write("two").unwrap(), first);
-        assert_eq!(write("").unwrap_err().kind(), ErrorKind::OperatorNeeded);
+        let empty = write("").unwrap_err();
+        assert_eq!(
+            (empty.kind(), empty.cause()),
+            (ErrorKind::OperatorNeeded, Some(Cause::SecretFile))
+        );
     }
 }

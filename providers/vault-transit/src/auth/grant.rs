@@ -42,6 +42,8 @@ pub(super) struct Granted {
     /// Whether its policies let it look itself up, so that a refusal of that means that it is gone.
     pub(super) may_look_up: bool,
     pub(super) lease: Lease,
+    /// How often it can be used; 0: as often as needed.
+    pub(super) uses: u64,
 }
 
 /// The `auth` of an answer (api-docs: auth methods, "Login").
@@ -59,6 +61,8 @@ struct GrantedBody<'a> {
     renewable: bool,
     #[serde(default)]
     policies: Vec<String>,
+    #[serde(default)]
+    num_uses: u64,
 }
 
 /// The `data` of `auth/token/lookup-self`.
@@ -72,6 +76,8 @@ struct LookedUp {
     ttl: u64,
     #[serde(default)]
     renewable: bool,
+    #[serde(default)]
+    num_uses: u64,
 }
 
 /// Logs in; a token of an operator's is looked up instead, which proves it and gives its lease.
@@ -87,7 +93,8 @@ pub(super) async fn log_in(
             let answer = client.send(&request, Some(token), deadline).await?;
             let LookedUpBody { data } = answer.json()?;
             let lease = Lease::new(begun, data.ttl, data.renewable);
-            Ok(Granted { token: token.clone(), may_look_up: true, lease })
+            let uses = data.num_uses;
+            Ok(Granted { token: token.clone(), may_look_up: true, lease, uses })
         }
         Credentials::Method(method) => {
             let answer = client.send(&method.request, None, deadline).await?;
@@ -96,7 +103,7 @@ pub(super) async fn log_in(
                 .ok_or_else(|| Failure::Malformed("a token that is none".into()))?;
             let may_look_up = auth.policies.iter().any(|p| p == "default" || p == "root");
             let lease = Lease::new(begun, auth.lease_duration, auth.renewable);
-            Ok(Granted { token, may_look_up, lease })
+            Ok(Granted { token, may_look_up, lease, uses: auth.num_uses })
         }
     }
 }

@@ -7,11 +7,12 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use claviger_provider_api::Timeout;
 use claviger_provider_api::{
-    Algorithm, Call, CallerSlot, Error, KeyMaterial, OpenKey, Parameters, SecretSource,
-    SignAlgorithm, WrappingKey,
+    Algorithm, Call, CallerSlot, Error, KeyMaterial, OpenKey, Parameters, Provider as _,
+    SecretSource, SignAlgorithm, WrappingKey,
 };
-use claviger_vault_transit::{AppRole, Auth, Config, Provider, Timeout};
+use claviger_vault_transit::{AppRole, Auth, Config, Provider};
 use serde_json::json;
 use test_backends::vault;
 pub use test_backends::vault::{Backend, ROOT};
@@ -108,7 +109,7 @@ pub async fn open_with(
     algorithms: &[Algorithm],
     sign_algorithms: &[SignAlgorithm],
 ) -> Result<Arc<dyn WrappingKey>, Error> {
-    let provider = Provider::new("vault-a", config, None).unwrap();
+    let provider = Provider::new("vault-a", config).unwrap();
     provider.open(&OpenKey { locator, algorithms, sign_algorithms, public_key_sha256: None }).await
 }
 

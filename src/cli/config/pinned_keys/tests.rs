@@ -8,6 +8,7 @@ use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
 use claviger_provider_api::{AnotherKey, ErrorKind};
 
 use super::*;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 const GOOD: &str = include_str!("../../../daemon/config/testdata/good.toml");
 

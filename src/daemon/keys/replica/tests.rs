@@ -93,7 +93,7 @@ fn closed() -> Arc<Replica> {
         passphrase: None,
         files: BTreeMap::new(),
     };
-    let provider = claviger_software::Provider::new("files", &config, None).unwrap();
+    let provider = claviger_software::Provider::new("files", &config).unwrap();
     let place = config::Replica { provider: "files".into(), locator: "a.pem".into() };
     let specification = Specification {
         place,
@@ -101,7 +101,7 @@ fn closed() -> Arc<Replica> {
         sign_algorithms: Vec::new(),
         public_key_sha256: [0; 32],
     };
-    let provider = Arc::new(Provider::Software(provider));
+    let provider = Arc::new(provider);
     Arc::new(Replica::new(specification, provider, watch::Sender::new(0)))
 }
 

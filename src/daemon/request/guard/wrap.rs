@@ -62,7 +62,9 @@ pub(super) fn wrap_with(
             Failure::Field { field: "label", allowed: error.to_string() }
         }
         PublicKeyError::NotRsaSpki
-        | PublicKeyError::Unsupported { .. }
+        | PublicKeyError::Size { .. }
+        | PublicKeyError::Exponent { .. }
+        | PublicKeyError::Modulus
         | PublicKeyError::Refused => {
             let request_id = &*context.request_id;
             tracing::error!(request_id, %error, "wrapping failed");

@@ -130,7 +130,7 @@ fn each_bad_file_is_named_by_its_field() {
         (
             "clients.crl",
             "",
-            "claviger.toml:11: server.tls.crl[0]: refused clients.crl: it holds no CRL, neither in PEM nor in DER",
+            "claviger.toml:11: server.tls.crl[0]: refused clients.crl: it holds no X509 CRL in PEM",
         ),
         (
             "clients.crl",
@@ -158,11 +158,8 @@ fn each_bad_file_is_named_by_its_field() {
 
 #[test]
 fn a_secret_that_others_may_read_and_a_file_that_is_missing_are_refused() {
-    for (file, field) in [
-        ("pin", "providers.hsm-a.pin"),
-        ("server.key", "server.tls.private_key"),
-        ("denied", "server.denied_callers"),
-    ] {
+    for (file, field) in [("pin", "providers.hsm-a.pin"), ("server.key", "server.tls.private_key")]
+    {
         let place = Place::new();
         let path = place.folder.path().join(file);
         std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
@@ -300,4 +297,60 @@ fn serve_asks_for_its_own_files_and_not_for_those_of_a_backend() {
         "providers.hsm-a.pin",
     ];
     assert_eq!(fields, all, "{said}");
+}
+
+#[test]
+fn a_line_of_the_denied_callers_that_is_no_entry_is_named_and_keeps_no_daemon_from_starting() {
+    let place = Place::new();
+    let path = place.folder.path().join("denied");
+    place.write("denied", "uid:1000\nuid:\n");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    let said = place.checked().unwrap_err();
+    assert!(said.contains(": server.denied_callers: denied, line 2: "), "{said}");
+    let config = Config::load(&place.folder.path().join("claviger.toml")).unwrap();
+    let told = check_for_start(&config, false).unwrap();
+    assert_eq!(told.len(), 1, "{told:?}");
+    place.write("denied", "uid:1000\n");
+    std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(place.checked(), Ok(Vec::new()));
+    std::fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+    let said = place.checked().unwrap_err();
+    assert!(said.contains("refused denied: mode 666 lets others write it"), "{said}");
+}
+
+#[test]
+fn a_file_in_a_folder_that_others_can_write_is_refused() {
+    for (file, field) in [
+        ("clients.pem", "server.tls.client_ca.clients"),
+        ("clients.crl", "server.tls.crl[0]"),
+        ("server.key", "server.tls.private_key"),
+        ("denied", "server.denied_callers"),
+        ("pin", "providers.hsm-a.pin"),
+    ] {
+        let mut place = Place::new();
+        let open = place.folder.path().join("open");
+        std::fs::create_dir(&open).unwrap();
+        std::fs::rename(place.folder.path().join(file), open.join(file)).unwrap();
+        place.text = place.text.replace(&format!("\"{file}\""), &format!("\"open/{file}\""));
+        assert_eq!(place.checked(), Ok(Vec::new()), "{file}");
+        std::fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
+        let said = place.checked().unwrap_err();
+        let expected = format!(": {field}: refused open/{file}: the folder open has mode 777");
+        assert!(said.contains(&expected), "{said}");
+    }
+}
+
+#[test]
+fn a_state_directory_below_a_folder_that_others_can_write_is_named() {
+    let mut place = Place::new();
+    let open = place.folder.path().join("open");
+    std::fs::create_dir_all(open.join("state")).unwrap();
+    place.text = place.text.replace("state_dir = \"state\"", "state_dir = \"open/state\"");
+    assert_eq!(place.checked(), Ok(Vec::new()));
+    std::fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
+    let said = place.checked().unwrap_err();
+    assert!(
+        said.contains(": server.state_dir: open/state: the folder open has mode 777"),
+        "{said}"
+    );
 }

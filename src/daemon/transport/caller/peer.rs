@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls_pki_types::CertificateDer;
@@ -12,6 +12,9 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::Unidentified;
+use crate::daemon::transport::tls::anchor::AnchorName;
+use crate::daemon::transport::tls::trust::Verified;
+use crate::spiffe;
 
 /// Who is at the other end of a connection. Each request carries it as `Arc<Peer>`.
 #[derive(Clone, Debug)]
@@ -39,8 +42,8 @@ pub enum PeerAddress {
 /// What a verified client certificate says.
 #[derive(Clone)]
 pub struct PeerCertificate {
-    /// The client CA bundle that it chains to.
-    pub ca: Arc<str>,
+    /// The CA that vouches for it, and the bundle of client CAs that it is in.
+    pub anchor: Arc<AnchorName>,
     /// Its URI SANs, as they are.
     pub uris: Box<[Box<str>]>,
     /// Its DNS SANs, in lower case.
@@ -49,7 +52,7 @@ pub struct PeerCertificate {
     pub sha256: [u8; 32],
     /// Its serial number, big-endian as in the certificate.
     pub serial: Box<[u8]>,
-    /// From then on it is no longer valid.
+    /// From then on its chain is no longer valid: its own end, or that of an intermediate.
     pub not_after: SystemTime,
     pub(super) chain: Box<[CertificateDer<'static>]>,
 }
@@ -60,13 +63,13 @@ pub struct PeerCertificate {
 pub struct MalformedCertificate(&'static str);
 
 impl Peer {
-    /// A peer that showed a certificate, which `ca` has verified. `chain[0]` is the peer's own.
+    /// A peer that showed a certificate, which was verified. `chain[0]` is the peer's own.
     pub fn with_certificate(
         address: SocketAddr,
-        ca: Arc<str>,
+        verified: Verified,
         chain: &[CertificateDer<'_>],
     ) -> Result<Self, MalformedCertificate> {
-        let certificate = Some(PeerCertificate::parse(ca, chain)?);
+        let certificate = Some(PeerCertificate::parse(verified, chain)?);
         Ok(Self { address: PeerAddress::Tcp(address), certificate })
     }
 
@@ -99,7 +102,10 @@ impl fmt::Display for PeerAddress {
 }
 
 impl PeerCertificate {
-    fn parse(ca: Arc<str>, chain: &[CertificateDer<'_>]) -> Result<Self, MalformedCertificate> {
+    fn parse(
+        verified: Verified,
+        chain: &[CertificateDer<'_>],
+    ) -> Result<Self, MalformedCertificate> {
         let own = chain.first().ok_or(MalformedCertificate("the chain is empty"))?;
         let (_, certificate) =
             X509Certificate::from_der(own).map_err(|_| MalformedCertificate("not X.509"))?;
@@ -117,14 +123,13 @@ impl PeerCertificate {
                 _ => {}
             }
         }
-        let not_after = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
         Ok(Self {
-            ca,
+            anchor: verified.anchor,
             uris: uris.into(),
             dns: dns.into(),
             sha256: digest(&SHA256, own).as_ref().try_into().expect("SHA-256 has 32 bytes"),
             serial: certificate.raw_serial().into(),
-            not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(not_after),
+            not_after: verified.not_after,
             chain: chain.iter().map(|der| der.clone().into_owned()).collect(),
         })
     }
@@ -138,7 +143,7 @@ impl PeerCertificate {
     pub(super) fn spiffe_id(&self) -> Result<Option<&str>, Unidentified> {
         match &*self.uris {
             [] => Ok(None),
-            [uri] if is_spiffe_id(uri) => Ok(Some(uri)),
+            [uri] if spiffe::is_id(uri) => Ok(Some(uri)),
             [_] => Err(Unidentified::NotSpiffe),
             _ => Err(Unidentified::SeveralUris),
         }
@@ -148,7 +153,7 @@ impl PeerCertificate {
 impl fmt::Debug for PeerCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PeerCertificate")
-            .field("ca", &self.ca)
+            .field("ca", &self.anchor.bundle)
             .field("uris", &self.uris)
             .field("dns", &self.dns)
             .field("sha256", &hex::encode(self.sha256))
@@ -156,22 +161,4 @@ impl fmt::Debug for PeerCertificate {
             .field("not_after", &self.not_after)
             .finish_non_exhaustive()
     }
-}
-
-/// Whether this is the SPIFFE ID of a workload, by the SPIFFE ID standard, section 2: a trust
-/// domain in lower case and a path; no user, port, query, fragment or percent-encoding.
-pub fn is_spiffe_id(uri: &str) -> bool {
-    let Some((domain, path)) = uri.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/'))
-    else {
-        return false;
-    };
-    let domain_character =
-        |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, b'.' | b'-' | b'_');
-    let path_character = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_');
-    uri.len() <= 2048
-        && (1..=255).contains(&domain.len())
-        && domain.bytes().all(domain_character)
-        && path.split('/').all(|segment| {
-            !matches!(segment, "" | "." | "..") && segment.bytes().all(path_character)
-        })
 }

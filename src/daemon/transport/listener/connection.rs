@@ -109,8 +109,8 @@ async fn handshake(
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     loop {
         let (trust, now) = (tls.load().trust().clone(), SystemTime::now());
-        let ca = trust.verify(chain, now)?;
-        let peer = Peer::with_certificate(address, ca, chain).map_err(|error| Refusal {
+        let verified = trust.verify(chain, now)?;
+        let peer = Peer::with_certificate(address, verified, chain).map_err(|error| Refusal {
             reason: HandshakeFailure::BadCertificate,
             detail: error.to_string(),
         })?;

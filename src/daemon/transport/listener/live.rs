@@ -386,7 +386,7 @@ impl Holder {
     fn of(peer: &Peer) -> Self {
         match (&peer.certificate, peer.address) {
             (Some(certificate), _) => Self::Certificate {
-                ca: certificate.ca.clone(),
+                ca: certificate.anchor.bundle.clone(),
                 identity: peer.identity().map(Into::into),
             },
             (None, PeerAddress::Unix { uid, .. }) => Self::User(uid),

@@ -301,7 +301,7 @@ impl Shared {
             let refused = match (&peer.certificate, &trust) {
                 (Some(certificate), Some(trust)) => trust
                     .verify(certificate.chain(), SystemTime::now())
-                    .map(|ca| ca != certificate.ca),
+                    .map(|verified| verified.anchor.bundle != certificate.anchor.bundle),
                 _ => Ok(false),
             };
             let reason = if self.denied.denies(&peer) {

@@ -44,14 +44,36 @@ impl From<HandshakeFailure> for Refusal {
 impl From<io::Error> for Refusal {
     fn from(error: io::Error) -> Self {
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        let reason = tls.map_or(HandshakeFailure::PeerLeft, classify);
-        Self { reason, detail: error.to_string() }
+        match tls {
+            Some(tls) => tls.clone().into(),
+            None => Self { reason: HandshakeFailure::PeerLeft, detail: error.to_string() },
+        }
     }
 }
 
 impl From<rustls::Error> for Refusal {
     fn from(error: rustls::Error) -> Self {
-        Self { reason: classify(&error), detail: error.to_string() }
+        let reason = classify(&error);
+        let detail = explanation(reason).map_or_else(|| error.to_string(), str::to_owned);
+        Self { reason, detail }
+    }
+}
+
+/// Where rustls has a word, and an operator needs a sentence.
+fn explanation(reason: HandshakeFailure) -> Option<&'static str> {
+    match reason {
+        HandshakeFailure::UnknownIssuer => Some(
+            "no CA of client_ca has signed the client's certificate: it is another CA's, which may \
+             bear the same name, or its intermediate was not sent",
+        ),
+        HandshakeFailure::RevocationUnknown => Some(
+            "no CRL vouches for the client's certificate or for an intermediate: there is none of \
+             its CA, its issuingDistributionPoint does not fit, or it is past crl_grace",
+        ),
+        HandshakeFailure::Revoked => {
+            Some("the client's certificate, or its intermediate, is revoked")
+        }
+        _ => None,
     }
 }
 
@@ -82,5 +104,23 @@ fn classify(error: &rustls::Error) -> HandshakeFailure {
             _ => HandshakeFailure::RefusedUs,
         },
         _ => HandshakeFailure::Protocol,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_cas_certificate_is_told_in_words() {
+        let refusal = |error: CertificateError| Refusal::from(rustls::Error::from(error));
+        let unknown = refusal(CertificateError::UnknownIssuer);
+        assert!(unknown.detail.contains("may bear the same name"), "{}", unknown.detail);
+        let refused = io::Error::other(rustls::Error::from(CertificateError::Revoked));
+        let revoked = Refusal::from(refused);
+        assert!(matches!(revoked.reason, HandshakeFailure::Revoked));
+        assert!(revoked.detail.ends_with("is revoked"), "{}", revoked.detail);
+        let other = refusal(CertificateError::BadEncoding);
+        assert!(other.detail.contains("BadEncoding"), "{}", other.detail);
     }
 }

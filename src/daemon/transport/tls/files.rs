@@ -1,67 +1,69 @@
-//! Certificate and CRL files: read whole, and refused where another user could write them.
+//! Certificate and CRL files: read whole, and refused where another user could write them or put
+//! another file in their place.
 
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
+use aws_lc_rs::digest::{SHA256, digest};
+use claviger_files::pem::{self, Beside};
+use claviger_files::{FileError, Protection};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::TlsError;
 
 /// The largest certificate or CRL file that is read, in bytes.
 const MAX_FILE: u64 = 64 << 20;
+/// The largest private key's file, in bytes.
+const MAX_KEY_FILE: u64 = 1 << 20;
 
-/// Every certificate of a PEM file; at least one.
-pub(super) fn certificates(
-    path: &Path,
-    pem: &[u8],
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let found = found.map_err(|error| refused(path, &format!("it is not PEM: {error}")))?;
-    if found.is_empty() {
-        return Err(refused(path, "it holds no certificate in PEM"));
-    }
-    Ok(found)
+/// Reads the files of one load, and keeps the SHA-256 of what decides who is trusted.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    /// Of each file that was read, in that order; secrets are not among them.
+    pub(super) sha256: Vec<(PathBuf, [u8; 32])>,
 }
 
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    Ok(open(path)?.1)
+impl Reader {
+    /// Every certificate of the server's PEM file, its own first; at least one. Its owner does not
+    /// matter: the private key must be the one of the certificate.
+    pub(super) fn server_chain(
+        &mut self,
+        path: &Path,
+    ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let file = claviger_files::read(path, Protection::Public, MAX_FILE)?;
+        self.remember(path, &file);
+        pem::certificates(&file, Beside::Keys).map_err(|error| refused(path, &error.to_string()))
+    }
+
+    /// Every certificate of a bundle of client CAs; at least one.
+    pub(super) fn ca_certificates(
+        &mut self,
+        path: &Path,
+    ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let file = self.trusted(path)?;
+        pem::certificates(&file, Beside::Nothing).map_err(|error| refused(path, &error.to_string()))
+    }
+
+    /// A file that decides who is let in.
+    pub(super) fn trusted(&mut self, path: &Path) -> Result<Vec<u8>, TlsError> {
+        claviger_files::check_folders(path)?;
+        let file = claviger_files::read(path, Protection::Trusted, MAX_FILE)?;
+        self.remember(path, &file);
+        Ok(file.to_vec())
+    }
+
+    fn remember(&mut self, path: &Path, file: &[u8]) {
+        let sha256 = digest(&SHA256, file).as_ref().try_into().expect("SHA-256 has 32 bytes");
+        self.sha256.push((path.to_owned(), sha256));
+    }
 }
 
-/// Reads a file that decides who is let in: nobody but root and us may be able to write it.
-pub(super) fn read_trusted(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let (metadata, bytes) = open(path)?;
-    let own_uid = rustix::process::geteuid().as_raw();
-    if metadata.uid() != 0 && metadata.uid() != own_uid {
-        let uid = metadata.uid();
-        let reason = format!("it is owned by uid {uid}; chown it to root or to uid {own_uid}");
-        return Err(refused(path, &reason));
-    }
-    if metadata.mode() & 0o022 != 0 {
-        let mode = metadata.mode() & 0o777;
-        return Err(refused(path, &format!("mode {mode:o} lets others write it; chmod 644 it")));
-    }
-    Ok(bytes)
-}
-
-fn open(path: &Path) -> Result<(std::fs::Metadata, Vec<u8>), TlsError> {
-    let io = |source| TlsError::Io { path: path.to_owned(), source };
-    // Asked by name first, because opening a FIFO would wait for its writer.
-    if !std::fs::metadata(path).map_err(io)?.is_file() {
-        return Err(refused(path, "it is not a regular file"));
-    }
-    let file = File::open(path).map_err(io)?;
-    let metadata = file.metadata().map_err(io)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(io)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(refused(path, "it is larger than 64 MiB"));
-    }
-    Ok((metadata, bytes))
+/// The private key of a file that only we and root can read.
+pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    claviger_files::check_folders(path)?;
+    let file = claviger_files::read(path, Protection::Secret, MAX_KEY_FILE)?;
+    pem::private_key(&file).map_err(|error| refused(path, &error.to_string()))
 }
 
 pub(super) fn refused(path: &Path, reason: &str) -> TlsError {
-    TlsError::Refused { path: path.to_owned(), reason: reason.to_owned() }
+    FileError::Refused { path: path.to_owned(), reason: reason.to_owned() }.into()
 }

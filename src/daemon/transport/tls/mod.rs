@@ -1,14 +1,19 @@
 //! Mutual TLS: certificates, client CAs and CRLs become what a handshake needs, and are replaced
 //! while the daemon runs.
 //!
-//! - [`trust`]: which client certificates are let in
-//! - [`crl`]: revocation lists, and which CA each belongs to
+//! - [`trust`]: which client certificates are let in, and what is demanded of their chains
+//! - [`anchor`]: what a client CA must be, and its name
+//! - `crl`, `scope`: revocation lists, which of them count, and for which certificates
 //!
 //! TLS 1.3 with X25519MLKEM768 preferred; TLS 1.2 only where the configuration says so. Nothing is
 //! resumed: resumption would skip revocation and expiry.
 
-pub mod crl;
+pub mod anchor;
+mod constraints;
+mod crl;
+mod der;
 mod files;
+mod scope;
 pub mod trust;
 
 use std::path::{Path, PathBuf};
@@ -17,21 +22,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use claviger_provider_api::SecretError;
-use claviger_provider_api::secret::read_secret_file;
+use claviger_files::FileError;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{InconsistentKeys, ServerConfig};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::daemon::config;
 use crate::daemon::transport::file_stamp::FileStamp;
 use crate::pki::is_demo_ca;
-use files::{certificates, read, refused};
+use files::{Reader, private_key, refused};
 use trust::{ClientTrust, ClientVerifier};
 
 /// How long a failed reload rests before the same files are tried again.
@@ -56,6 +59,7 @@ pub struct Loaded {
     operations: Arc<ServerConfig>,
     trust: Arc<ClientTrust>,
     not_after: SystemTime,
+    files: Vec<(PathBuf, [u8; 32])>,
 }
 
 /// TLS that was loaded and checked and is not yet in force.
@@ -78,25 +82,17 @@ pub struct TlsAlarms {
 /// Why TLS was not loaded. The message names the file and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The private key's file.
+    /// A file that cannot be read, or whose content, owner or mode is refused.
     #[error(transparent)]
-    PrivateKey(#[from] SecretError),
-    /// A file cannot be opened or read.
-    #[error("cannot read {path}", path = path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A file's content, owner or mode.
-    #[error("refused {path}: {reason}", path = path.display())]
-    Refused {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong and what to do.
-        reason: String,
-    },
+    File(#[from] FileError),
+}
+
+impl TlsError {
+    /// The file at fault.
+    pub fn path(&self) -> &Path {
+        let Self::File(FileError::Io { path, .. } | FileError::Refused { path, .. }) = self;
+        path
+    }
 }
 
 #[derive(Debug)]
@@ -116,6 +112,7 @@ impl TlsState {
             let path = config.certificate.display().to_string();
             tracing::error!(path, "the server's certificate has expired: clients will refuse it");
         }
+        loaded.log_notes();
         let state = Self {
             current: ArcSwap::from_pointee(loaded),
             watched: Mutex::new(Watched { config, stamps, unsettled: None, failed_at: None }),
@@ -212,6 +209,7 @@ impl TlsState {
     fn put_in_force(&self, watched: &mut Watched, prepared: PreparedTls) {
         let PreparedTls { loaded, config, stamps } = prepared;
         *watched = Watched { config, stamps, unsettled: None, failed_at: None };
+        loaded.log_notes();
         self.current.store(Arc::new(loaded));
         self.reload_failed.store(false, Ordering::Relaxed);
         self.reloads.fetch_add(1, Ordering::Relaxed);
@@ -249,23 +247,43 @@ impl Loaded {
     pub fn not_after(&self) -> SystemTime {
         self.not_after
     }
+
+    /// The files of certificates, client CAs and CRLs that it was made of, each with the SHA-256 of
+    /// its bytes.
+    pub fn files(&self) -> &[(PathBuf, [u8; 32])] {
+        &self.files
+    }
+
+    fn log_notes(&self) {
+        for note in self.trust.notes() {
+            tracing::warn!("{note}");
+        }
+    }
 }
 
-/// Loads TLS as [`TlsState::open`] does and forgets it; gives when the server's certificate ends.
-pub fn check(config: &config::Tls, allow_demo: bool) -> Result<SystemTime, TlsError> {
-    prepare(config, allow_demo).map(|prepared| prepared.loaded.not_after)
+/// Loads TLS as [`TlsState::open`] does and forgets it; gives what an operator should know although
+/// nothing is wrong.
+pub fn check(config: &config::Tls, allow_demo: bool) -> Result<Vec<String>, TlsError> {
+    let loaded = prepare(config, allow_demo)?.loaded;
+    let mut notes = loaded.trust.notes();
+    if loaded.not_after < SystemTime::now() {
+        let path = config.certificate.display();
+        notes.push(format!("{path} has expired: no caller will accept it"));
+    }
+    Ok(notes)
 }
 
 fn prepare(config: &config::Tls, allow_demo: bool) -> Result<PreparedTls, TlsError> {
     let stamps = stamps(config);
     let provider = Arc::new(provider());
-    let chain = certificates(&config.certificate, &read(&config.certificate)?)?;
+    let mut reader = Reader::default();
+    let chain = reader.server_chain(&config.certificate)?;
     if !allow_demo && is_demo_ca(&chain) {
         return Err(refused(&config.certificate, DEMO));
     }
     let not_after = not_after(&config.certificate, &chain[0])?;
     let key = certified_key(config, chain, &provider)?;
-    let trust = Arc::new(ClientTrust::load(config, allow_demo, &provider)?);
+    let trust = Arc::new(ClientTrust::load(config, allow_demo, &provider, &mut reader)?);
     let server = |mandatory: bool, alpn: &[&[u8]]| {
         let verifier = ClientVerifier::new(trust.clone(), mandatory);
         server_config(config, &provider, &key, verifier, alpn)
@@ -275,6 +293,7 @@ fn prepare(config: &config::Tls, allow_demo: bool) -> Result<PreparedTls, TlsErr
         operations: server(false, &[b"h2", b"http/1.1"])?,
         trust,
         not_after,
+        files: reader.sha256,
     };
     Ok(PreparedTls { loaded, config: config.clone(), stamps })
 }
@@ -301,12 +320,9 @@ fn certified_key(
     provider: &CryptoProvider,
 ) -> Result<Arc<CertifiedKey>, TlsError> {
     let path = &config.private_key;
-    let pem = read_secret_file(path)?;
-    let key = PrivateKeyDer::from_pem_slice(pem.expose())
-        .map_err(|_| refused(path, "it holds no private key in PEM (PKCS#8, PKCS#1 or SEC 1)"))?;
     let key = provider
         .key_provider
-        .load_private_key(key)
+        .load_private_key(private_key(path)?)
         .map_err(|error| refused(path, &format!("its key cannot be used: {error}")))?;
     let certified = CertifiedKey::new(chain, key);
     match certified.keys_match() {

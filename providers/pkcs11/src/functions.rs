@@ -1,26 +1,35 @@
-//! One private-key operation in two calls and a buffer of exactly the modulus's length.
+//! The functions of a module that are called directly, where cryptoki's way does not do.
 //!
-//! cryptoki asks for the length of the result first: a network HSM pays a round trip for that, and
-//! a TPM decrypts twice.
+//! - A private-key operation is two calls and a buffer of exactly the modulus's length: cryptoki asks
+//!   for the length of the result first, which costs a network HSM a round trip, and a TPM decrypts
+//!   twice.
+//! - Token information and attributes are taken as they come: cryptoki refuses all of them for one
+//!   field that it cannot read, and does not tell a value from a buffer that was never written to.
 #![allow(unsafe_code, reason = "calls a module's function list, which cryptoki keeps to itself")]
 
 use std::path::Path;
 
 use claviger_provider_api::{Error, ErrorKind};
 use cryptoki::context::Function;
-use cryptoki::error::{Error as CryptokiError, Rv};
+use cryptoki::error::{Error as CryptokiError, Rv, RvError};
 use cryptoki::mechanism::Mechanism;
 use cryptoki::object::ObjectHandle;
 use cryptoki::session::Session;
 use cryptoki::slot::Slot;
 use cryptoki_sys::{
-    CK_BYTE, CK_FUNCTION_LIST, CK_MECHANISM, CK_OBJECT_HANDLE, CK_RV, CK_SESSION_HANDLE,
-    CK_SLOT_ID, CK_ULONG,
+    CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_BYTE, CK_FUNCTION_LIST, CK_MECHANISM, CK_OBJECT_HANDLE,
+    CK_RV, CK_SESSION_HANDLE, CK_SLOT_ID, CK_TOKEN_INFO, CK_ULONG,
 };
 use zeroize::Zeroizing;
 
 use crate::error::{Returned, from_cryptoki};
 
+/// What a byte holds that the module did not write to: no value of a boolean, and no key type.
+const UNTOUCHED: u8 = 0xa5;
+
+type TokenInfo = unsafe extern "C" fn(CK_SLOT_ID, *mut CK_TOKEN_INFO) -> CK_RV;
+type AttributeValues =
+    unsafe extern "C" fn(CK_SESSION_HANDLE, CK_OBJECT_HANDLE, *mut CK_ATTRIBUTE, CK_ULONG) -> CK_RV;
 type CloseAll = unsafe extern "C" fn(CK_SLOT_ID) -> CK_RV;
 type Init = unsafe extern "C" fn(CK_SESSION_HANDLE, *mut CK_MECHANISM, CK_OBJECT_HANDLE) -> CK_RV;
 type Finish = unsafe extern "C" fn(
@@ -36,8 +45,17 @@ pub(crate) struct Functions {
     decrypt: (Init, Finish),
     sign: (Init, Finish),
     close_all: CloseAll,
+    token_info: TokenInfo,
+    attribute_values: AttributeValues,
     /// The pointers point into it.
     _library: cryptoki_sys::Pkcs11,
+}
+
+/// An attribute to be asked for, and the longest value that it may have, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) attribute: CK_ATTRIBUTE_TYPE,
+    pub(crate) longest: usize,
 }
 
 /// What an operation wrote: the whole buffer and how much of it is the result.
@@ -72,6 +90,8 @@ impl Functions {
             decrypt: (list.C_DecryptInit.ok_or_else(missing)?, list.C_Decrypt.ok_or_else(missing)?),
             sign: (list.C_SignInit.ok_or_else(missing)?, list.C_Sign.ok_or_else(missing)?),
             close_all: list.C_CloseAllSessions.ok_or_else(missing)?,
+            token_info: list.C_GetTokenInfo.ok_or_else(missing)?,
+            attribute_values: list.C_GetAttributeValue.ok_or_else(missing)?,
             _library: library,
         })
     }
@@ -80,6 +100,77 @@ impl Functions {
     pub(crate) fn close_all_sessions(&self, slot: Slot) -> Result<(), Error> {
         // SAFETY: it takes a number; the module checks it.
         returned(unsafe { (self.close_all)(slot.into()) }, Function::CloseAllSessions)
+    }
+
+    /// `C_GetTokenInfo` (PKCS#11 2.40 section 5.5), unread.
+    pub(crate) fn token_info(&self, slot: Slot) -> Result<CK_TOKEN_INFO, Error> {
+        let mut info = CK_TOKEN_INFO::default();
+        // SAFETY: it takes a number, which the module checks, and a valid place for one structure.
+        let rv = unsafe { (self.token_info)(slot.into(), &raw mut info) };
+        returned(rv, Function::GetTokenInfo)?;
+        Ok(info)
+    }
+
+    /// `C_GetAttributeValue` (PKCS#11 2.40 section 5.7) in one call: the values in the order of
+    /// `asked`, none where the module does not tell. If it refuses the call because of one attribute,
+    /// they are asked for one by one.
+    pub(crate) fn attributes(
+        &self,
+        session: &Session,
+        object: ObjectHandle,
+        asked: &[Asked],
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        match self.attribute_values(session, object, asked) {
+            Err(rv) if refuses_an_attribute(rv) && asked.len() > 1 => asked
+                .iter()
+                .map(|one| match self.attribute_values(session, object, &[*one]) {
+                    Ok(mut values) => Ok(values.pop().flatten()),
+                    Err(rv) if refuses_an_attribute(rv) => Ok(None),
+                    Err(rv) => Err(Returned { rv, function: Function::GetAttributeValue }.into()),
+                })
+                .collect(),
+            Err(rv) if refuses_an_attribute(rv) => Ok(vec![None; asked.len()]),
+            Err(rv) => Err(Returned { rv, function: Function::GetAttributeValue }.into()),
+            Ok(values) => Ok(values),
+        }
+    }
+
+    fn attribute_values(
+        &self,
+        session: &Session,
+        object: ObjectHandle,
+        asked: &[Asked],
+    ) -> Result<Vec<Option<Vec<u8>>>, RvError> {
+        let mut values: Vec<_> = asked.iter().map(|one| vec![UNTOUCHED; one.longest]).collect();
+        let places = asked.iter().zip(&mut values);
+        let mut template: Vec<_> = places
+            .map(|(one, value)| CK_ATTRIBUTE {
+                type_: one.attribute,
+                pValue: value.as_mut_ptr().cast(),
+                ulValueLen: one.longest as CK_ULONG,
+            })
+            .collect();
+        // SAFETY: each place is exclusively ours and exactly as long as the module is told, and so is
+        // the template. The session is used by this thread only (`Session` is not `Sync`).
+        let rv = unsafe {
+            (self.attribute_values)(
+                session.handle(),
+                object.handle(),
+                template.as_mut_ptr(),
+                template.len() as CK_ULONG,
+            )
+        };
+        if let Rv::Error(rv) = Rv::from(rv) {
+            return Err(rv);
+        }
+        let told = template.iter().zip(values).map(|(told, mut value)| {
+            // "Not available" is the largest number.
+            let len = usize::try_from(told.ulValueLen).ok().filter(|len| *len <= value.len())?;
+            value.truncate(len);
+            let untouched = value.iter().all(|byte| *byte == UNTOUCHED);
+            (!untouched).then_some(value)
+        });
+        Ok(told.collect())
     }
 
     /// `C_DecryptInit` and `C_Decrypt` (PKCS#11 2.40 section 5.9). After an error the session is
@@ -153,6 +244,14 @@ fn run(
         return Err(Error::new(ErrorKind::Internal, text));
     }
     Ok(Output { buffer, len })
+}
+
+/// Whether a module says that it does not tell an attribute, rather than that something is broken.
+fn refuses_an_attribute(rv: RvError) -> bool {
+    matches!(
+        rv,
+        RvError::AttributeTypeInvalid | RvError::AttributeSensitive | RvError::BufferTooSmall
+    )
 }
 
 fn returned(rv: CK_RV, function: Function) -> Result<(), Error> {

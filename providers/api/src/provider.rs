@@ -1,0 +1,69 @@
+//! What a provider is: its facts, its options, and how it opens keys.
+
+use std::any::Any;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::error::Error;
+use crate::key::{OpenKey, WrappingKey};
+use crate::secret::{SecretSource, SecretStore};
+
+/// Checks path and field of a secret: what is wrong, and what to write instead.
+pub type CheckSecret = fn(path: &str, field: &str) -> Result<(), String>;
+
+/// What is the same for every provider of one `type`.
+#[derive(Clone, Copy, Debug)]
+pub struct ProviderType {
+    /// The word in the configuration, and the cargo feature.
+    pub name: &'static str,
+    /// Its options that are paths: relative ones are taken from the configuration file's folder. A
+    /// dot leads into a table.
+    pub paths: &'static [&'static str],
+    /// Its options that are sources of secrets: `{ file = "…" }`, `{ credential = "…" }` or
+    /// `{ vault = { … } }`. A dot leads into a table, and `*` stands for each of its names.
+    pub secrets: &'static [&'static str],
+    /// Whether each operation has its price, so that canaries should be few.
+    pub is_billed: bool,
+    /// What its backends allow by default, as their vendors say: where to look when one throttles.
+    pub quota: &'static str,
+    /// Checks path and field of a secret that others read through it; none if it holds no secrets.
+    pub check_secret: Option<CheckSecret>,
+}
+
+/// The options of a provider, as a configuration has them.
+pub trait Options: Any + fmt::Debug + Send + Sync {
+    /// What is the same for every provider of its type.
+    fn provider_type(&self) -> &'static ProviderType;
+
+    /// Checks what can be checked without a backend: what is wrong, and what to write instead.
+    fn validate(&self) -> Result<(), String>;
+
+    /// Checks the syntax of a locator: what is wrong, and what to write instead.
+    fn check_locator(&self, locator: &str) -> Result<(), String>;
+
+    /// Where its secrets are read from.
+    fn secret_sources(&mut self) -> Vec<&mut SecretSource> {
+        Vec::new()
+    }
+
+    /// Whether its keys are in hardware, as far as the kind of backend tells.
+    fn is_hardware(&self) -> bool;
+
+    /// Makes the provider; touches no backend. `name` is its own in the configuration, for logs.
+    fn provider(&self, name: &str, state_dir: Option<&Path>) -> Result<Arc<dyn Provider>, Error>;
+}
+
+/// A provider that can open keys.
+#[async_trait]
+pub trait Provider: fmt::Debug + Send + Sync {
+    /// Opens a key: looks it up, logs in, checks its type, proves each listed algorithm.
+    async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error>;
+
+    /// The secrets that others may read through it, if it holds any.
+    fn secret_store(&self) -> Option<Arc<dyn SecretStore>> {
+        None
+    }
+}
