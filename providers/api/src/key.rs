@@ -1,7 +1,7 @@
 //! The contract: a key that was opened once and serves until it is dropped.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
@@ -53,6 +53,13 @@ pub trait WrappingKey: fmt::Debug + Send + Sync {
     /// none where the backend does not tell.
     fn extractable(&self) -> Option<bool> {
         None
+    }
+
+    /// Whether operations wait in a queue of this key's own before its backend is asked. Such a key is
+    /// given the caller's deadline, starts nothing after it, and waits for what it has started until
+    /// [`Call::answer_by`]. Any other key is asked at once, and its deadline is [`Call::answer_by`].
+    fn queues(&self) -> bool {
+        false
     }
 
     /// Uses that the backend allows with this key and that the configuration does not ask for, as the
@@ -139,6 +146,23 @@ pub struct Call {
     pub caller: CallerSlot,
     /// After this it must not be started.
     pub deadline: Instant,
+}
+
+impl Call {
+    /// How long after the deadline an operation that was started may take: beyond it the backend
+    /// counts as silent.
+    pub const RUN_ON: Duration = Duration::from_secs(30);
+
+    /// Until when the answer of a backend that was asked is waited for. A caller is told at its
+    /// deadline that it passed; what was started runs on, because its outcome counts all the same.
+    pub fn answer_by(&self) -> Instant {
+        self.deadline + Self::RUN_ON
+    }
+
+    /// Whether the backend, if it was asked, has had all its time.
+    pub fn is_unanswered(&self) -> bool {
+        Instant::now() >= self.answer_by()
+    }
 }
 
 /// The queue of one caller: a small number that the daemon gives each configured caller.

@@ -64,6 +64,11 @@ pub trait BackendKey: Send + Sync + 'static {
         false
     }
 
+    /// As [`WrappingKey::queues`].
+    fn queues(&self) -> bool {
+        false
+    }
+
     /// As [`WrappingKey::failure_needs_check`].
     fn failure_needs_check(&self) -> bool;
 
@@ -323,6 +328,10 @@ impl<B: BackendKey> WrappingKey for OpenedKey<B> {
 
     fn sign_algorithms(&self) -> SignAlgorithms {
         self.sign_algorithms
+    }
+
+    fn queues(&self) -> bool {
+        self.backend.queues()
     }
 
     fn failure_needs_check(&self) -> bool {

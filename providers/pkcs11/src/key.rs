@@ -63,7 +63,7 @@ impl Key {
         let (reply, answer) = oneshot::channel();
         let job = Job { key: self.on_token.index, operation, deadline: call.deadline, reply };
         self.token.state().queue.push(call.caller, job)?;
-        match tokio::time::timeout_at(call.deadline.into(), answer).await {
+        match tokio::time::timeout_at(call.answer_by().into(), answer).await {
             Ok(Ok(outcome)) => outcome,
             // A session thread drops a job, unanswered, only after its deadline.
             Ok(Err(_)) | Err(_) => Err(late()),
@@ -109,6 +109,10 @@ impl WrappingKey for Key {
 
     fn sign_algorithms(&self) -> SignAlgorithms {
         self.sign_algorithms
+    }
+
+    fn queues(&self) -> bool {
+        true
     }
 
     fn failure_needs_check(&self) -> bool {

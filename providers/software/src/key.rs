@@ -73,6 +73,10 @@ impl BackendKey for SoftwareKey {
         true
     }
 
+    fn queues(&self) -> bool {
+        true
+    }
+
     /// No: aws-lc fails on the value alone.
     fn failure_needs_check(&self) -> bool {
         false
