@@ -69,6 +69,8 @@ pub enum Exhausted {
     Calls,
     /// A queue for the backend, or the backend's own limit.
     Backend,
+    /// The disk of the audit log, but for what is kept for unwrap, rewrap and sign.
+    AuditRoom,
 }
 
 impl Exhausted {
@@ -80,6 +82,9 @@ impl Exhausted {
             }
             Self::Calls => "too many calls in flight",
             Self::Backend => "the key's backend has no room for this call",
+            Self::AuditRoom => {
+                "the disk of the daemon's audit log is full: only unwrap, rewrap and sign are answered"
+            }
         }
     }
 
@@ -88,7 +93,7 @@ impl Exhausted {
     fn is_the_callers_limit(self) -> bool {
         match self {
             Self::Rate | Self::FailedUnwraps => true,
-            Self::Calls | Self::Backend => false,
+            Self::Calls | Self::Backend | Self::AuditRoom => false,
         }
     }
 
@@ -98,6 +103,7 @@ impl Exhausted {
             Self::FailedUnwraps => "failed_unwraps",
             Self::Calls => "calls_in_flight",
             Self::Backend => "backend_throttled",
+            Self::AuditRoom => "audit_room",
         }
     }
 }
@@ -265,6 +271,7 @@ mod tests {
             (Exhausted::FailedUnwraps, true),
             (Exhausted::Calls, false),
             (Exhausted::Backend, false),
+            (Exhausted::AuditRoom, false),
         ] {
             let status =
                 Status::from(Failure::Exhausted { what, retry_after: Duration::from_secs(1) });

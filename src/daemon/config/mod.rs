@@ -4,7 +4,8 @@
 //! and what to write instead where it cannot.
 //!
 //! - `load`: the file itself, and what only `serve` asks for
-//! - `parse`: the sections together; `server`, `providers`, `keys`, `callers`, `grants`: each one
+//! - `parse`: the sections together; `server`, `providers`, `keys`, `callers`, `grants`: each one;
+//!   `narrowness`: whether lists of values restrict anything
 //! - `reader`, `values`, `error`: values with their places, what one may look like, what is wrong
 //! - `changes`: what differs between two configurations
 
@@ -16,6 +17,7 @@ mod error;
 mod grants;
 mod keys;
 mod load;
+mod narrowness;
 mod parse;
 mod providers;
 mod reader;
@@ -332,7 +334,12 @@ pub enum Audit {
     /// `off = true`.
     Off,
     /// `file = "…"`: one JSON line per record, synced before key material leaves.
-    File(PathBuf),
+    File {
+        /// The file.
+        path: PathBuf,
+        /// `group_readable = true`: files that are made have mode 0640, for what ships the log.
+        group_reads: bool,
+    },
 }
 
 /// `[log]`.

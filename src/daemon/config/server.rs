@@ -235,7 +235,7 @@ fn operations_address(text: &str) -> Result<SocketAddr, String> {
 pub(super) fn audit(node: &Node<'_>) -> Option<Audit> {
     const WRITE: &str =
         "write file = \"/var/log/claviger/audit.jsonl\", or off = true to go without";
-    let fields = node.fields(&["file", "off"])?;
+    let fields = node.fields(&["file", "off", "group_readable"])?;
     let file = fields.optional("file").map(|node| match node.string() {
         Some("-" | "stdout" | "stderr" | "/dev/stdout" | "/dev/stderr") => {
             node.error(NO_STREAM);
@@ -244,10 +244,11 @@ pub(super) fn audit(node: &Node<'_>) -> Option<Audit> {
         Some(_) => node.file_path(),
         None => None,
     });
-    let off = fields.optional("off").map_or(Some(false), |node| node.boolean())?;
-    match (file, off) {
+    let boolean = |name| fields.optional(name).map_or(Some(false), |node| node.boolean());
+    let (off, group_reads) = (boolean("off"), boolean("group_readable"));
+    match (file, off?) {
         (None, true) => Some(Audit::Off),
-        (Some(file), false) => file.map(Audit::File),
+        (Some(path), false) => Some(Audit::File { path: path?, group_reads: group_reads? }),
         (Some(_), true) => {
             node.error("has a file and off = true; leave one of them out");
             None

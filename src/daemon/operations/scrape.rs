@@ -94,6 +94,21 @@ impl Scrape {
         for key in &keys {
             sample_counter(&mut alarms, &[("key", &*key.name)], load(&key.unwraps_alarms))?;
         }
+        let help = "Values that failed before and were answered from memory, at no cost";
+        let mut repeated = counter(encoder, "repeated_failures", help)?;
+        for key in &keys {
+            sample_counter(&mut repeated, &[("key", &*key.name)], load(&key.repeated_failures))?;
+        }
+        let help = "Values that no grant of their caller lists: no backend was asked";
+        let mut unlisted = counter(encoder, "values_not_granted", help)?;
+        for key in &keys {
+            sample_counter(&mut unlisted, &[("key", &*key.name)], load(&key.values_not_granted))?;
+        }
+        let help = "Operations that ran to their end although their callers had left";
+        let mut abandoned = counter(encoder, "abandoned", help)?;
+        for key in &keys {
+            sample_counter(&mut abandoned, &[("key", &*key.name)], load(&key.abandoned))?;
+        }
         Ok(())
     }
 
@@ -128,6 +143,9 @@ impl Scrape {
         plain_gauge(encoder, "audit_failing", help, audit.failing.load(Ordering::Relaxed))?;
         let help = "Refusals counted into a summary instead of an audit record of their own";
         plain_counter(encoder, "audit_refusals_counted", help, load(&audit.refusals_counted))?;
+        let help =
+            "Reads, verifies and wraps counted into a summary instead of records of their own";
+        plain_counter(encoder, "audit_successes_counted", help, load(&audit.successes_counted))?;
         let help = "Time to write and sync a group of audit records";
         let mut sync =
             encoder.encode_descriptor("audit_sync_seconds", help, None, MetricType::Histogram)?;

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::daemon::backends::{LatchedToken, latched_tokens};
 use crate::daemon::keys::replica::Replica;
+use crate::daemon::records::audit::Audit;
 use crate::daemon::records::metrics::render::{
     counter, gauge, info, plain_counter, plain_gauge, sample_counter, sample_gauge,
     sample_histogram,
@@ -44,8 +45,8 @@ pub struct Sources {
     pub tls: Option<Arc<TlsState>>,
     /// The list in force.
     pub denied: Arc<DeniedCallers>,
-    /// Whether there is an audit log.
-    pub audit_enabled: bool,
+    /// The audit log, and the disk under it.
+    pub audit: Arc<Audit>,
 }
 
 impl Sources {
@@ -63,8 +64,23 @@ impl Sources {
         self.descriptors(encoder)?;
         self.tls(encoder)?;
         self.denied(encoder)?;
+        self.audit(encoder)
+    }
+
+    fn audit(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Whether there is an audit log (1) or `off = true` (0)";
-        plain_gauge(encoder, "audit_enabled", help, self.audit_enabled)
+        plain_gauge(encoder, "audit_enabled", help, self.audit.is_on())?;
+        let help = "Bytes that are left for the audit log on its file system, its reserve included";
+        if let Some(free) = self.audit.free_bytes() {
+            plain_gauge(
+                encoder,
+                "audit_free_bytes",
+                help,
+                i64::try_from(free).unwrap_or(i64::MAX),
+            )?;
+        }
+        let help = "Whether only the reserve is left: unwrap, rewrap and sign alone are answered";
+        plain_gauge(encoder, "audit_in_reserve", help, self.audit.is_in_reserve())
     }
 
     fn phases(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -249,15 +265,19 @@ impl Sources {
         configuration: &str,
         metrics: &crate::daemon::records::metrics::Metrics,
     ) -> (Self, watch::Sender<Phase>) {
-        use std::collections::HashMap;
-
         use crate::daemon::config::Config;
         use crate::daemon::request::active::Previous;
+        use crate::daemon::request::failed_unwraps::FailedUnwraps;
 
         let config = Config::parse(std::path::Path::new("claviger.toml"), configuration).unwrap();
         let changed = watch::Sender::new(0);
-        let previous =
-            Previous { active: None, failed_unwraps: &HashMap::default(), changed: &changed };
+        let audit = Arc::new(Audit::off());
+        let previous = Previous {
+            active: None,
+            failed_unwraps: &FailedUnwraps::open(None),
+            changed: &changed,
+            audit: &audit,
+        };
         let active = ActiveConfig::build(&config, metrics, &previous).unwrap();
         let (phases, phase) = watch::channel(Phase::Starting);
         let sources = Self {
@@ -269,7 +289,7 @@ impl Sources {
             descriptors: Descriptors::raise(16, 1).unwrap(),
             tls: None,
             denied: DeniedCallers::open(config.server.denied_callers.as_deref()).unwrap(),
-            audit_enabled: false,
+            audit,
         };
         (sources, phases)
     }

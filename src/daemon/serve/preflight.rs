@@ -114,7 +114,7 @@ fn check_files_of_server(config: &Config, allow_demo: bool, findings: &mut Findi
     }
     let of_audit = match &config.audit {
         // `serve` makes the directory first.
-        Audit::File(path)
+        Audit::File { path, .. }
             if state_dir.is_some_and(|dir| !dir.exists() && path.parent() == Some(dir)) =>
         {
             Ok(())

@@ -72,7 +72,8 @@ fn what_else_is_counted_is_there_under_its_name() {
     audit.synced(10, Duration::from_millis(4));
     audit.failed(2);
     audit.set_failing(true);
-    audit.refusal_counted();
+    audit.counted(true);
+    audit.counted(false);
 
     let series = counted(&metrics);
     let expected = [
@@ -85,6 +86,7 @@ fn what_else_is_counted_is_there_under_its_name() {
         ("audit_failures_total", 2.0),
         ("audit_failing", 1.0),
         ("audit_refusals_counted_total", 1.0),
+        ("audit_successes_counted_total", 1.0),
         ("audit_sync_seconds_count", 1.0),
         (r#"audit_sync_seconds_bucket{le="0.005"}"#, 1.0),
     ];
@@ -139,7 +141,7 @@ fn no_call_is_lost_when_many_threads_count_at_once() {
 
 #[test]
 fn ten_thousand_keys_cost_little_until_they_are_called() {
-    assert!(size_of::<KeyMetrics>() <= 136);
+    assert!(size_of::<KeyMetrics>() <= 160);
     let metrics = Arc::new(Metrics::default());
     let keys: Vec<_> = (0..10_000).map(|n| metrics.key(&format!("key-{n}"))).collect();
     assert!(keys.iter().all(|key| key.called().count() == 0));

@@ -6,11 +6,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::AuditError;
-use super::open::{Identity, Open, identity};
+use super::open::{Access, Identity, Open, identity};
+use super::room::{Allocate, Room};
 
 /// The audit file, locked for this process.
 pub(super) struct LogFile {
     path: PathBuf,
+    access: Access,
+    room: Room,
     /// `None` after a failure, until it can be opened again.
     open: Option<Open>,
     /// What lies behind this length of this file was never durable.
@@ -20,9 +23,16 @@ pub(super) struct LogFile {
 }
 
 impl LogFile {
-    pub(super) fn open(path: &Path) -> Result<Self, AuditError> {
-        let open = Open::at(path, None)?;
-        Ok(Self { path: path.to_owned(), open: Some(open), cut: None, rotation_failed: false })
+    pub(super) fn open(
+        path: &Path,
+        access: Access,
+        allocate: Allocate,
+    ) -> Result<Self, AuditError> {
+        let open = Open::at(path, access, None)?;
+        let mut room = Room::new(allocate);
+        room.keep(&open.file, open.length, 0);
+        let (path, open) = (path.to_owned(), Some(open));
+        Ok(Self { path, access, room, open, cut: None, rotation_failed: false })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -34,9 +44,10 @@ impl LogFile {
     pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         let mut open = match self.open.take() {
             Some(open) => self.follow(open)?,
-            None => Open::at(&self.path, self.cut).map_err(io::Error::other)?,
+            None => self.open_anew(self.cut).map_err(io::Error::other)?,
         };
         self.cut = None;
+        self.room.keep(&open.file, open.length, lines.len() as u64);
         match open.append(lines) {
             Ok(()) => {
                 self.open = Some(open);
@@ -50,6 +61,18 @@ impl LogFile {
                 Err(error)
             }
         }
+    }
+
+    /// Whether only the reserve is left, and how many bytes are ready behind the end.
+    pub(super) fn reserve(&self) -> (bool, u64) {
+        let length = self.open.as_ref().map_or(0, |open| open.length);
+        (self.room.is_reserve(), self.room.left(length))
+    }
+
+    fn open_anew(&mut self, cut: Option<(Identity, u64)>) -> Result<Open, AuditError> {
+        let open = Open::at(&self.path, self.access, cut)?;
+        self.room.start_anew();
+        Ok(open)
     }
 
     /// Goes on in a new file when the old one was renamed or removed, and never builds on what
@@ -66,10 +89,11 @@ impl LogFile {
                 "another program changed the audit log: records may be missing"
             );
             drop(open);
-            return Open::at(&self.path, None).map_err(io::Error::other);
+            return self.open_anew(None).map_err(io::Error::other);
         }
-        match Open::at(&self.path, None) {
+        match self.open_anew(None) {
             Ok(new) => {
+                open.give_room_back();
                 tracing::info!(path = %self.path.display(), "the audit log was rotated");
                 self.rotation_failed = false;
                 Ok(new)
@@ -87,11 +111,19 @@ impl LogFile {
     }
 }
 
+impl Drop for LogFile {
+    fn drop(&mut self) {
+        if let Some(open) = &self.open {
+            open.give_room_back();
+        }
+    }
+}
+
 #[cfg(test)]
 impl LogFile {
     /// A log at `path` whose open file is `instead`: how tests make a write fail.
     pub(super) fn with_open_file(path: &Path, instead: fs::File) -> Result<Self, AuditError> {
-        let mut log = Self::open(path)?;
+        let mut log = Self::open(path, Access::Owner, super::room::allocate)?;
         let real = std::mem::replace(&mut log.open.as_mut().expect("just opened").file, instead);
         real.unlock().expect("the lock is ours");
         Ok(log)

@@ -91,17 +91,22 @@ impl Line<'_> {
         self.out.extend_from_slice(b"Z\"");
     }
 
-    /// An object of counts.
-    pub(super) fn counts(&mut self, name: &str, counts: &[(&'static str, u64)]) {
+    /// An object of counts, by names of which at most `cap` characters are written.
+    pub(super) fn counts<'n>(
+        &mut self,
+        name: &str,
+        counts: impl IntoIterator<Item = (&'n str, u64)>,
+        cap: usize,
+    ) {
         self.name(name);
         self.out.push(b'{');
-        for (index, (reason, count)) in counts.iter().enumerate() {
+        for (index, (counted, count)) in counts.into_iter().enumerate() {
             if index > 0 {
                 self.out.push(b',');
             }
-            self.quoted(reason, 64);
+            self.quoted(counted, cap);
             self.out.push(b':');
-            push_number(self.out, *count);
+            push_number(self.out, count);
         }
         self.out.push(b'}');
     }

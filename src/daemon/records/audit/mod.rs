@@ -4,17 +4,20 @@
 //! with one write, syncs once and wakes everybody. While it syncs, the next lines gather.
 //! A line that could not be made durable is an error for the call that waits for it.
 //!
-//! - `record`: what a line says; `line`: how it is written, whatever the strings hold
-//! - `refusals`: which refusals get a line of their own, and the counting of the others
+//! - `record`, `event`: what a line says; `line`: how it is written, whatever the strings hold
+//! - `counted`: which cheap calls get a line of their own, and the counting of the others
 //! - `queue`: what waits; `writer`: the thread
-//! - `file`: durable writes, failures, rotation; `open`: safe opening, lock, repair
+//! - `file`: durable writes, failures, rotation; `open`: safe opening, lock, repair; `room`: the blocks
+//!   that are kept for unwrap, rewrap and sign
 
+mod counted;
+mod event;
 mod file;
 mod line;
 mod open;
 mod queue;
 mod record;
-mod refusals;
+mod room;
 mod writer;
 
 #[cfg(test)]
@@ -25,19 +28,25 @@ use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-pub use record::{Event, Record, RewrapTarget};
+pub use event::{Alarm, Event, Trust, Trusted};
+pub use record::{Record, RewrapTarget};
 
-use crate::daemon::config;
+use crate::daemon::config::{self, Operation};
 use crate::daemon::records::metrics::AuditMetrics;
+use counted::{Cheap, Counting};
 use file::LogFile;
 use line::Line;
+use open::Access;
 use queue::{Queue, Waiting};
 
+/// Less free room than this alarms, in bytes: minutes of a flood, days of use.
+const LOW_ROOM: u64 = 256 << 20;
 /// How long the end of the process waits for the last lines.
 const LAST_BATCH: Duration = Duration::from_secs(5);
 
@@ -48,6 +57,8 @@ pub struct Audit {
 
 struct Log {
     path: PathBuf,
+    /// Whether its room was below [`LOW_ROOM`] when it was looked at last.
+    is_low: AtomicBool,
     queue: Arc<Queue>,
     thread: JoinHandle<()>,
 }
@@ -58,9 +69,17 @@ impl Audit {
     /// Writes nothing: the first record is the daemon's [`Event::Start`].
     pub fn open(config: &config::Audit, metrics: Arc<AuditMetrics>) -> Result<Self, AuditError> {
         match config {
-            config::Audit::Off => Ok(Self { log: None }),
-            config::Audit::File(path) => Self::over(LogFile::open(path)?, metrics),
+            config::Audit::Off => Ok(Self::off()),
+            config::Audit::File { path, group_reads } => {
+                let access = if *group_reads { Access::Group } else { Access::Owner };
+                Self::over(LogFile::open(path, access, room::allocate)?, metrics)
+            }
         }
+    }
+
+    /// No log: every method is a cheap success.
+    pub fn off() -> Self {
+        Self { log: None }
     }
 
     /// Sees that [`Audit::open`] would accept the file, or could make it; whether another process
@@ -68,7 +87,7 @@ impl Audit {
     pub fn check(config: &config::Audit) -> Result<(), AuditError> {
         match config {
             config::Audit::Off => Ok(()),
-            config::Audit::File(path) => open::look_at(path),
+            config::Audit::File { path, .. } => open::look_at(path),
         }
     }
 
@@ -77,7 +96,7 @@ impl Audit {
         let queue = Arc::new(Queue::new(Uuid::now_v7(), metrics));
         let thread = writer::start(Arc::clone(&queue), file)
             .map_err(|error| AuditError::open(&path, format!("its thread: {error}")))?;
-        Ok(Self { log: Some(Log { path, queue, thread }) })
+        Ok(Self { log: Some(Log { path, is_low: AtomicBool::new(false), queue, thread }) })
     }
 
     /// Whether there is a log at all.
@@ -119,19 +138,92 @@ impl Audit {
     /// refusals are counted into one line, written each minute and by [`Audit::drain`].
     pub fn refusal(&self, refusal: &Record<'_>) {
         let Some(log) = &self.log else { return };
-        if log.queue.admits_refusal(refusal.caller, refusal.reason.unwrap_or("other")) {
-            line::with_buffer(
+        let call = Counting {
+            cheap: Cheap::Refusal,
+            caller: refusal.caller,
+            word: refusal.cause.or(refusal.reason).unwrap_or("other"),
+            key: refusal.key,
+            identity: refusal.identity,
+        };
+        if log.queue.admits(&call) {
+            let written = line::with_buffer(
                 log.queue.instance(),
                 |line| refusal.write("refusal", line),
-                |body| log.queue.push_unwaited(body),
+                |body| {
+                    log.queue.push_unwaited(body);
+                    body.len()
+                },
             );
+            log.queue.wrote(call.caller, written);
         }
     }
 
-    /// Writes the counted refusals now and resolves when everything before it is durable.
+    /// Writes down a success that is cheap to cause: reading, verifying, wrapping. An error where it
+    /// cannot be recorded, so that it must not be answered.
+    ///
+    /// Beyond 60 a minute per caller they are counted as refusals are; then there is nothing to wait
+    /// for.
+    pub fn cheap_success(
+        &self,
+        record: &Record<'_>,
+    ) -> Result<Option<impl Future<Output = Result<(), AuditError>> + Send + use<>>, AuditError>
+    {
+        let Some(log) = &self.log else { return Ok(None) };
+        if log.queue.is_failing() {
+            return Err(AuditError::Failing);
+        }
+        let call = Counting {
+            cheap: Cheap::Success,
+            caller: record.caller,
+            word: record.operation.map_or("other", Operation::name),
+            key: record.key,
+            identity: record.identity,
+        };
+        if !log.queue.admits(&call) {
+            return Ok(None);
+        }
+        let (pushed, bytes) = line::with_buffer(
+            log.queue.instance(),
+            |line| record.write("operation", line),
+            |body| (log.queue.push(body), body.len()),
+        );
+        log.queue.wrote(call.caller, bytes);
+        Ok(Some(durable(Some(Ok(pushed?)))))
+    }
+
+    /// Whether only unwrap, rewrap and sign can be recorded: the rest of the disk is kept for them.
+    pub fn is_in_reserve(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| log.queue.is_in_reserve())
+    }
+
+    /// Bytes that are left for the log on its file system, with those that are kept ready for it.
+    pub fn free_bytes(&self) -> Option<u64> {
+        let log = self.log.as_ref()?;
+        let free = room::free_bytes(&log.path).ok()?;
+        Some(free.saturating_add(log.queue.reserve_left()))
+    }
+
+    /// Looks at the room that is left, and alarms when it falls below [`LOW_ROOM`].
+    pub fn look_at_room(&self) {
+        let (Some(log), Some(free)) = (&self.log, self.free_bytes()) else { return };
+        let is_low = free < LOW_ROOM;
+        if log.is_low.swap(is_low, Ordering::Relaxed) == is_low {
+            return;
+        }
+        let path = log.path.display();
+        if is_low {
+            tracing::warn!(%path, free, "the disk of the audit log is nearly full");
+            let alarm = Alarm::AuditRoomLow;
+            drop(self.event(&Event::Alarm { alarm, caller: None, key: None }));
+        } else {
+            tracing::info!(%path, free, "the disk of the audit log has room again");
+        }
+    }
+
+    /// Writes the counted calls now and resolves when everything before it is durable.
     pub async fn drain(&self) -> Result<(), AuditError> {
         let Some(log) = &self.log else { return Ok(()) };
-        log.queue.push_counted_refusals();
+        log.queue.push_counted();
         log.queue.flush().await
     }
 
@@ -167,7 +259,7 @@ impl fmt::Debug for Audit {
 impl Drop for Log {
     /// Ends the thread after its last batch; a disk that hangs does not keep the process.
     fn drop(&mut self) {
-        self.queue.push_counted_refusals();
+        self.queue.push_counted();
         self.queue.close();
         let patience = Instant::now() + LAST_BATCH;
         while !self.thread.is_finished() && Instant::now() < patience {
@@ -206,6 +298,9 @@ pub enum AuditError {
         /// Bytes that wait.
         pending: usize,
     },
+    /// The last write failed, so that nothing can be recorded at present.
+    #[error("the audit log cannot be written at present")]
+    Failing,
     /// The log was closed before the record was durable.
     #[error("the audit log is closed")]
     Closed,

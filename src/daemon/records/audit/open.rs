@@ -2,10 +2,10 @@
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, OFlags, accessat};
+use rustix::fs::{AtFlags, CWD, OFlags, accessat};
 
 use super::AuditError;
 use crate::daemon::records::creatable::check_creatable;
@@ -23,12 +23,34 @@ pub(super) struct Open {
     pub(super) length: u64,
 }
 
+/// Who may read a file that is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Mode 0600.
+    Owner,
+    /// Mode 0640: what ships the log is in the file's group.
+    Group,
+}
+
+impl Access {
+    fn mode(self) -> u32 {
+        match self {
+            Self::Owner => 0o600,
+            Self::Group => 0o640,
+        }
+    }
+}
+
 /// Device and inode.
 pub(super) type Identity = (u64, u64);
 
 impl Open {
     /// Opens the log; what lies behind the length of `cut`, if it is that file, was never durable.
-    pub(super) fn at(path: &Path, cut: Option<(Identity, u64)>) -> Result<Self, AuditError> {
+    pub(super) fn at(
+        path: &Path,
+        access: Access,
+        cut: Option<(Identity, u64)>,
+    ) -> Result<Self, AuditError> {
         let refused = |reason: String| AuditError::open(path, reason);
         let file = open_locked(path)?;
         let found = file.metadata().map_err(|error| refused(error.to_string()))?;
@@ -42,10 +64,27 @@ impl Open {
         }
         open.repair(path)?;
         if open.length == 0 {
+            open.let_read(access).map_err(|error| refused(error.to_string()))?;
             sync_directory(path)
                 .map_err(|error| refused(format!("its directory cannot be synced: {error}")))?;
         }
         Ok(open)
+    }
+
+    /// Sets the mode of a file that has just been made, whatever the umask.
+    fn let_read(&self, access: Access) -> io::Result<()> {
+        let mode = self.file.metadata()?.mode() & 0o777;
+        if mode == access.mode() || access == Access::Owner {
+            return Ok(());
+        }
+        self.file.set_permissions(fs::Permissions::from_mode(access.mode()))
+    }
+
+    /// Gives the blocks back that were kept ready behind the end, where nothing else was written.
+    pub(super) fn give_room_back(&self) {
+        if self.file.metadata().is_ok_and(|found| found.len() == self.length) {
+            let _ = self.file.set_len(self.length);
+        }
     }
 
     /// Writes and syncs.
@@ -105,8 +144,13 @@ pub(super) fn look_at(path: &Path) -> Result<(), AuditError> {
         return Err(refused(A_LINK.to_owned()));
     }
     check(&found).map_err(refused)?;
-    accessat(CWD, path, Access::READ_OK | Access::WRITE_OK, AtFlags::empty())
-        .map_err(|error| refused(error.to_string()))?;
+    accessat(
+        CWD,
+        path,
+        rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK,
+        AtFlags::empty(),
+    )
+    .map_err(|error| refused(error.to_string()))?;
     let file = File::open(path).map_err(|error| refused(error.to_string()))?;
     torn_at(&file, found.len(), path).map(|_| ())
 }

@@ -1,6 +1,6 @@
 //! What waits to be written: lines, and the calls that wait for them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -8,14 +8,14 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::AuditError;
+use super::counted::{Cheap, Counting, Counts};
 use super::line::{push_number, with_buffer};
-use super::refusals::Refusals;
 use crate::daemon::records::metrics::AuditMetrics;
 
 /// Beyond this the disk hangs, and records are refused at once instead of filling the memory.
 const MOST_BYTES: usize = 16 << 20;
-/// Beyond this refusals are only counted.
-const MOST_BYTES_FOR_REFUSALS: usize = 4 << 20;
+/// Beyond this cheap calls are only counted.
+const MOST_BYTES_FOR_CHEAP: usize = 4 << 20;
 
 /// Resolves when the line is durable.
 pub(super) type Waiting = oneshot::Receiver<Result<(), AuditError>>;
@@ -25,8 +25,10 @@ pub(super) struct Queue {
     instance: Uuid,
     pending: Mutex<Pending>,
     arrived: Condvar,
-    refusals: Mutex<Refusals>,
+    counts: Mutex<Counts>,
     failing: AtomicBool,
+    in_reserve: AtomicBool,
+    reserve_left: AtomicU64,
     metrics: Arc<AuditMetrics>,
 }
 
@@ -47,8 +49,23 @@ pub(super) struct Batch {
     pub(super) records: u64,
     /// The `seq` of the first.
     pub(super) first_seq: u64,
+    /// The `seq` of the last.
+    pub(super) last_seq: u64,
+    /// Lines that were not taken, because too much waited: they have numbers all the same.
+    pub(super) dropped: Option<Dropped>,
     /// Whom to tell.
     pub(super) waiters: Vec<oneshot::Sender<Result<(), AuditError>>>,
+}
+
+/// Lines that were not taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dropped {
+    /// How many.
+    pub(super) records: u64,
+    /// The `seq` of the first.
+    pub(super) first_seq: u64,
+    /// The `seq` of the last.
+    pub(super) last_seq: u64,
 }
 
 impl Batch {
@@ -59,11 +76,12 @@ impl Batch {
         }
         self.lines.clear();
         self.records = 0;
+        self.dropped = None;
         self.waiters.clear();
     }
 
     fn is_empty(&self) -> bool {
-        self.lines.is_empty() && self.waiters.is_empty()
+        self.lines.is_empty() && self.waiters.is_empty() && self.dropped.is_none()
     }
 }
 
@@ -83,8 +101,10 @@ impl Queue {
             instance,
             pending: Mutex::default(),
             arrived: Condvar::new(),
-            refusals: Mutex::default(),
+            counts: Mutex::default(),
             failing: AtomicBool::new(false),
+            in_reserve: AtomicBool::new(false),
+            reserve_left: AtomicU64::new(0),
             metrics,
         }
     }
@@ -114,6 +134,7 @@ impl Queue {
             return Err(AuditError::Closed);
         }
         if pending.batch.lines.len() > MOST_BYTES {
+            pending.drop_one();
             self.metrics.failed(1);
             return Err(AuditError::Behind { pending: pending.batch.lines.len() });
         }
@@ -147,31 +168,60 @@ impl Queue {
         waiting.await.unwrap_or(Err(AuditError::Closed))
     }
 
-    /// Whether a refusal gets a line of its own; counts it if not.
-    pub(super) fn admits_refusal(&self, caller: Option<&str>, reason: &'static str) -> bool {
-        let mut refusals = self.refusals();
-        let admitted = refusals.admit(caller, reason);
-        let no_room = admitted && self.lock().batch.lines.len() > MOST_BYTES_FOR_REFUSALS;
-        if no_room {
-            refusals.count(caller, reason);
+    /// Whether a cheap call gets a line of its own; counts it if not.
+    pub(super) fn admits(&self, call: &Counting<'_>) -> bool {
+        let mut counts = self.counts();
+        let admitted = counts.admit(call);
+        let has_room =
+            || !self.is_in_reserve() && self.lock().batch.lines.len() <= MOST_BYTES_FOR_CHEAP;
+        if admitted && !has_room() {
+            counts.count(call);
+            self.metrics.counted(call.cheap == Cheap::Refusal);
+            return false;
         }
-        if !admitted || no_room {
-            self.metrics.refusal_counted();
+        if !admitted {
+            self.metrics.counted(call.cheap == Cheap::Refusal);
         }
-        admitted && !no_room
+        admitted
     }
 
-    /// When the counted refusals are to be written.
-    pub(super) fn refusals_due(&self) -> Option<Instant> {
-        self.refusals().due()
+    /// Notes what the line of an admitted call took.
+    pub(super) fn wrote(&self, caller: Option<&str>, bytes: usize) {
+        self.counts().wrote(caller, bytes);
     }
 
-    /// Adds one line per caller whose refusals were counted, and starts counting anew.
-    pub(super) fn push_counted_refusals(&self) {
-        let summaries = self.refusals().close();
+    /// When the counted calls are to be written.
+    pub(super) fn counts_due(&self) -> Option<Instant> {
+        self.counts().due()
+    }
+
+    /// Adds one line for each caller and kind of calls that were counted, and starts counting anew.
+    /// As long as only the reserve is left, it goes on counting.
+    pub(super) fn push_counted(&self) {
+        if self.is_in_reserve() {
+            self.counts().put_off();
+            return;
+        }
+        let summaries = self.counts().close();
         for summary in summaries {
             with_buffer(self.instance, |line| summary.write(line), |body| self.push_unwaited(body));
         }
+    }
+
+    /// Whether only unwrap, rewrap and sign are recorded.
+    pub(super) fn is_in_reserve(&self) -> bool {
+        self.in_reserve.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are ready behind the end of the file.
+    pub(super) fn reserve_left(&self) -> u64 {
+        self.reserve_left.load(Ordering::Relaxed)
+    }
+
+    /// For the thread: how much is left. Whether that began or ended the time of the reserve.
+    pub(super) fn set_reserve(&self, is_all: bool, left: u64) -> bool {
+        self.reserve_left.store(left, Ordering::Relaxed);
+        self.in_reserve.swap(is_all, Ordering::Relaxed) != is_all
     }
 
     /// Ends the thread after its last batch; nothing is taken any more.
@@ -230,8 +280,8 @@ impl Queue {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn refusals(&self) -> MutexGuard<'_, Refusals> {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -245,6 +295,17 @@ impl Pending {
         push_number(&mut self.batch.lines, self.next_seq);
         self.batch.lines.extend_from_slice(body);
         self.batch.records += 1;
+        self.batch.last_seq = self.next_seq;
         self.next_seq += 1;
+    }
+
+    /// A line that is not taken has a number, so that its absence shows.
+    fn drop_one(&mut self) {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let dropped = Dropped { records: 0, first_seq: seq, last_seq: seq };
+        let dropped = self.batch.dropped.get_or_insert(dropped);
+        dropped.records += 1;
+        dropped.last_seq = seq;
     }
 }

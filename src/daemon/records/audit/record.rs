@@ -1,4 +1,4 @@
-//! What a line says about one operation, or about the daemon itself.
+//! What a line says about one operation.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::daemon::config::Operation;
 use crate::daemon::records::metrics::code_name;
 
 /// Longest names of keys, callers, providers, algorithms and ids, in characters.
-const NAME: usize = 64;
+pub(super) const NAME: usize = 64;
 /// Longest identity, peer and id that comes from outside.
-const IDENTITY: usize = 256;
+pub(super) const IDENTITY: usize = 256;
 /// Longest text from a backend.
-const BACKEND_TEXT: usize = 512;
+pub(super) const BACKEND_TEXT: usize = 512;
 
 /// One operation, or one refusal. Never holds key material; strings may hold anything, longer
 /// ones are cut.
@@ -31,6 +31,9 @@ pub struct Record<'a> {
     pub identity: Option<&'a str>,
     /// Of the client certificate's DER.
     pub certificate_sha256: Option<&'a [u8; 32]>,
+    /// What vouched for the caller: the client CA's name in the configuration; `None` on a Unix
+    /// socket, where the kernel does.
+    pub anchor: Option<&'a str>,
     /// The socket address at the other end.
     pub peer: Option<&'a str>,
     /// What was asked for; `None` where it never got so far.
@@ -53,6 +56,8 @@ pub struct Record<'a> {
     pub outcome: Code,
     /// Why it did not succeed; one of a small closed set.
     pub reason: Option<&'static str>,
+    /// What became of an operation whose caller did not wait for its end: `ok`, or a reason.
+    pub ended: Option<&'static str>,
     /// What was wrong with a value, where the caller learns only that it failed.
     pub cause: Option<&'static str>,
     /// What the backend said, for the operator.
@@ -73,6 +78,7 @@ impl Record<'_> {
             caller: None,
             identity: None,
             certificate_sha256: None,
+            anchor: None,
             peer: None,
             operation: None,
             key: None,
@@ -84,6 +90,7 @@ impl Record<'_> {
             batch_item: None,
             outcome,
             reason: None,
+            ended: None,
             cause: None,
             backend_error: None,
             backend_request_id: None,
@@ -99,6 +106,7 @@ impl Record<'_> {
         line.some_text("caller", self.caller, NAME);
         line.some_text("identity", self.identity, IDENTITY);
         line.sha256("certificate_sha256", self.certificate_sha256);
+        line.some_text("anchor", self.anchor, NAME);
         line.some_text("peer", self.peer, IDENTITY);
         if let Some(operation) = self.operation {
             line.plain("operation", operation.name());
@@ -116,6 +124,7 @@ impl Record<'_> {
         }
         line.plain("outcome", code_name(self.outcome));
         line.some_text("reason", self.reason, NAME);
+        line.some_text("ended", self.ended, NAME);
         line.some_text("cause", self.cause, NAME);
         line.some_text("backend_error", self.backend_error, BACKEND_TEXT);
         line.some_text("backend_request_id", self.backend_request_id, IDENTITY);
@@ -147,51 +156,5 @@ impl RewrapTarget<'_> {
         line.sha256("target_public_key_sha256", self.public_key_sha256.as_ref());
         line.some_text("target_algorithm", self.algorithm, NAME);
         line.sha256("target_wrapped_sha256", self.wrapped_sha256.as_ref());
-    }
-}
-
-/// What happened to the daemon itself.
-#[derive(Clone, Copy, Debug)]
-pub enum Event<'a> {
-    /// The first record of a process.
-    Start {
-        /// Of the configuration file.
-        config_sha256: &'a [u8; 32],
-    },
-    /// A reload took effect.
-    Reload {
-        /// Of the configuration now in force.
-        config_sha256: &'a [u8; 32],
-    },
-    /// A reload was refused; the old configuration stays.
-    ReloadRefused {
-        /// The first thing that was wrong.
-        error: &'a str,
-    },
-    /// No new calls from here on.
-    Drain,
-    /// The last record of a process that ended as it should.
-    Stop,
-}
-
-impl Event<'_> {
-    pub(super) fn write(&self, line: &mut Line<'_>) {
-        match self {
-            Self::Start { config_sha256 } => {
-                line.plain("event", "start");
-                line.plain("program_version", env!("CARGO_PKG_VERSION"));
-                line.sha256("config_sha256", Some(config_sha256));
-            }
-            Self::Reload { config_sha256 } => {
-                line.plain("event", "reload");
-                line.sha256("config_sha256", Some(config_sha256));
-            }
-            Self::ReloadRefused { error } => {
-                line.plain("event", "reload-refused");
-                line.text("error", error, BACKEND_TEXT);
-            }
-            Self::Drain => line.plain("event", "drain"),
-            Self::Stop => line.plain("event", "stop"),
-        }
     }
 }

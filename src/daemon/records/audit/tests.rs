@@ -36,7 +36,10 @@ impl Fixture {
     }
 
     fn try_open(&self) -> Result<Audit, AuditError> {
-        Audit::open(&config::Audit::File(self.path()), Arc::clone(&self.metrics))
+        Audit::open(
+            &config::Audit::File { path: self.path(), group_reads: false },
+            Arc::clone(&self.metrics),
+        )
     }
 
     fn open_over(&self, instead: &str) -> Audit {
@@ -86,6 +89,7 @@ async fn a_record_says_everything_and_nothing_that_it_was_not_given() {
         caller: Some("key-connector"),
         identity: Some("spiffe://example.org/key-connector"),
         certificate_sha256: Some(&[1; 32]),
+        anchor: Some("clients"),
         peer: Some("127.0.0.1:4711"),
         operation: Some(Operation::Rewrap),
         key: Some("user-keys"),
@@ -103,6 +107,7 @@ async fn a_record_says_everything_and_nothing_that_it_was_not_given() {
         batch_item: Some(63),
         outcome: Code::InvalidArgument,
         reason: Some("unwrap_failed"),
+        ended: Some("ok"),
         cause: Some("value_not_granted"),
         backend_error: Some("CKR_GENERAL_ERROR"),
         backend_request_id: Some("b-1"),
@@ -139,13 +144,13 @@ async fn a_record_says_everything_and_nothing_that_it_was_not_given() {
             "event": "operation", "request_id": "0197-a", "caller_request_id": "theirs",
             "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             "caller": "key-connector", "identity": "spiffe://example.org/key-connector",
-            "certificate_sha256": "01".repeat(32), "peer": "127.0.0.1:4711",
+            "certificate_sha256": "01".repeat(32), "anchor": "clients", "peer": "127.0.0.1:4711",
             "operation": "rewrap", "key": "user-keys", "version": 2, "provider": "hsm-a",
             "algorithm": "RSA-OAEP", "wrapped_sha256": "02".repeat(32),
             "target_key": "new-keys", "target_version": 3,
             "target_public_key_sha256": "03".repeat(32), "target_algorithm": "RSA-OAEP-256",
             "target_wrapped_sha256": "04".repeat(32), "batch_item": 63,
-            "outcome": "INVALID_ARGUMENT", "reason": "unwrap_failed",
+            "outcome": "INVALID_ARGUMENT", "reason": "unwrap_failed", "ended": "ok",
             "cause": "value_not_granted",
             "backend_error": "CKR_GENERAL_ERROR", "backend_request_id": "b-1",
             "duration_us": 1234,
@@ -488,7 +493,11 @@ async fn child_that_records() {
     let most = if given.is_some() { u64::MAX } else { 2_000 };
     let alone = given.is_none().then(Fixture::new);
     let path = given.unwrap_or_else(|| alone.as_ref().expect("made above").path());
-    let audit = Audit::open(&config::Audit::File(path.clone()), Arc::default()).unwrap();
+    let audit = Audit::open(
+        &config::Audit::File { path: path.clone(), group_reads: false },
+        Arc::default(),
+    )
+    .unwrap();
     let mut calls = tokio::task::JoinSet::new();
     for n in 0..most {
         let id = n.to_string();
@@ -580,4 +589,140 @@ fn a_write_that_broke_off_in_the_middle_leaves_no_trace_and_is_no_success() {
     let written: HashSet<_> = request_ids(&lines).into_iter().collect();
     assert!(acknowledged.iter().all(|id| written.contains(id.as_str())));
     assert!(lines.iter().any(|line| line["event"] == "gap"));
+}
+
+fn read_of(caller: &str, key: &str) -> impl Fn(&Audit) -> bool {
+    let (caller, key) = (caller.to_owned(), key.to_owned());
+    move |audit| {
+        let record = Record {
+            caller: Some(&caller),
+            operation: Some(Operation::Read),
+            key: Some(&key),
+            ..Record::new(Code::Ok)
+        };
+        audit.cheap_success(&record).unwrap().is_some()
+    }
+}
+
+#[tokio::test]
+async fn cheap_successes_beyond_sixty_a_minute_are_counted_by_operation_and_key() {
+    let fixture = Fixture::new();
+    let audit = fixture.open();
+    let (flood, quiet) = (read_of("flood", "user-keys"), read_of("quiet", "user-keys"));
+    let own = (0..1000).filter(|_| flood(&audit)).count();
+    assert_eq!(own, 60);
+    assert!(quiet(&audit), "another caller has lines of its own");
+    audit.drain().await.unwrap();
+    let lines = fixture.lines();
+    assert_eq!(lines.len(), 62);
+    let counted = lines.last().unwrap();
+    assert_eq!((&counted["event"], &counted["caller"]), (&"operations".into(), &"flood".into()));
+    assert_eq!(counted["operations"], 940);
+    assert_eq!(counted["by_operation"], serde_json::json!({ "read": 940 }));
+    assert_eq!(counted["keys"], serde_json::json!({ "user-keys": 940 }));
+}
+
+#[tokio::test]
+async fn long_names_use_the_room_of_their_own_caller_up() {
+    let fixture = Fixture::new();
+    let audit = fixture.open();
+    let long = "é\u{1}".repeat(10_000);
+    let record = Record {
+        caller: Some("flood"),
+        identity: Some(&long),
+        operation: Some(Operation::Read),
+        key: Some(&long),
+        backend_error: Some(&long),
+        ..Record::new(Code::Ok)
+    };
+    for _ in 0..100 {
+        drop(audit.cheap_success(&record).unwrap());
+    }
+    audit.drain().await.unwrap();
+    let bytes = fs::metadata(fixture.path()).unwrap().len();
+    assert!((64 << 10..80 << 10).contains(&bytes), "{bytes}");
+}
+
+#[tokio::test]
+async fn the_count_of_refusals_keeps_the_names_that_were_probed_for() {
+    let fixture = Fixture::new();
+    let audit = fixture.open();
+    let probe = |key: &str| {
+        let refused = Record { key: Some(key), ..refused(Some("prober")) };
+        audit.refusal(&Record { identity: Some("spiffe://example.org/prober"), ..refused });
+    };
+    // Five that are junk, as one who wants to hide would begin.
+    (0..5).for_each(|_| probe("junk"));
+    (0..20).for_each(|n| probe(&format!("key-{n}")));
+    audit.drain().await.unwrap();
+    let lines = fixture.lines();
+    let counted = lines.last().unwrap();
+    assert_eq!(counted["refusals"], 20);
+    let keys = counted["keys"].as_object().unwrap();
+    assert_eq!(keys.len(), 16);
+    assert!(keys.contains_key("key-0") && !keys.contains_key("junk"), "{counted}");
+    assert_eq!(counted["other_keys"], 4);
+    assert_eq!(counted["identities"]["spiffe://example.org/prober"], 20);
+}
+
+#[tokio::test]
+async fn with_only_the_reserve_left_unwraps_are_recorded_and_cheap_calls_are_counted() {
+    static FULL: AtomicBool = AtomicBool::new(true);
+    let allocate = |file: &File, from: u64, bytes: u64| {
+        if FULL.load(Ordering::Relaxed) {
+            return Err(rustix::io::Errno::NOSPC.into());
+        }
+        room::allocate(file, from, bytes)
+    };
+    let fixture = Fixture::new();
+    let file = LogFile::open(&fixture.path(), Access::Owner, allocate).unwrap();
+    let audit = Audit::over(file, Arc::clone(&fixture.metrics)).unwrap();
+    audit.record(&unwrap_of("unwrapped")).await.unwrap();
+    assert!(audit.is_in_reserve());
+    (0..10).for_each(|_| audit.refusal(&refused(Some("prober"))));
+    audit.drain().await.unwrap();
+    let lines = fixture.lines();
+    assert!(lines.iter().any(|line| line["alarm"] == "audit_reserve"), "{lines:?}");
+    assert_eq!(request_ids(&lines), ["unwrapped"]);
+    assert_eq!(lines.len(), 2, "refusals wait for room");
+
+    FULL.store(false, Ordering::Relaxed);
+    for _ in 0..200 {
+        if !audit.is_in_reserve() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!audit.is_in_reserve(), "it looks by itself");
+    audit.drain().await.unwrap();
+    assert_eq!(fixture.lines().last().unwrap()["refusals"], 10);
+}
+
+#[test]
+fn a_line_that_is_not_taken_has_a_number() {
+    let queue = Queue::new(Uuid::now_v7(), Arc::default());
+    let megabyte = vec![b'x'; 1 << 20];
+    let taken = (0..100).take_while(|_| queue.push(&megabyte).is_ok()).count() as u64;
+    assert!(queue.push(&megabyte).is_err());
+    let mut batch = queue::Batch::default();
+    queue.take(&mut batch, None);
+    let dropped = batch.dropped.unwrap();
+    assert_eq!((batch.records, batch.last_seq), (taken, taken - 1));
+    assert_eq!((dropped.records, dropped.first_seq, dropped.last_seq), (2, taken, taken + 1));
+    drop(queue.push(b"x").unwrap());
+    let mut batch = queue::Batch::default();
+    queue.take(&mut batch, None);
+    assert_eq!(batch.first_seq, taken + 2);
+}
+
+#[tokio::test]
+async fn files_that_are_made_are_the_groups_to_read_where_that_is_wanted_after_rotations_too() {
+    let fixture = Fixture::new();
+    let config = config::Audit::File { path: fixture.path(), group_reads: true };
+    let audit = Audit::open(&config, Arc::default()).unwrap();
+    let mode = || fs::metadata(fixture.path()).unwrap().mode() & 0o777;
+    assert_eq!(mode(), 0o640);
+    fs::rename(fixture.path(), fixture.directory.path().join("audit.jsonl.1")).unwrap();
+    audit.record(&unwrap_of("after")).await.unwrap();
+    assert_eq!(mode(), 0o640);
 }

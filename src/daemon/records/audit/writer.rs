@@ -1,22 +1,26 @@
 //! The thread that writes: one write and one sync for everything that gathered during the last.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::AuditError;
+use super::event::{Alarm, Event};
 use super::file::LogFile;
 use super::line::with_buffer;
-use super::queue::{Batch, Next, Queue};
+use super::queue::{Batch, Dropped, Next, Queue};
 
-/// How often a log that fails is tried while no record comes.
+/// How often a log that fails, or that has only its reserve left, is tried while no record comes.
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) fn start(queue: Arc<Queue>, file: LogFile) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("audit".to_owned()).spawn(move || {
         let abandon = AbandonAtEnd(Arc::clone(&queue));
-        Writer { queue: &abandon.0, file, gap: None }.run();
+        let mut writer = Writer { queue: &abandon.0, file, gap: None };
+        writer.look_at_room();
+        writer.run();
     })
 }
 
@@ -49,7 +53,9 @@ impl Writer<'_> {
         loop {
             match self.queue.take(&mut batch, self.wake_up()) {
                 Next::Write => self.commit(&mut batch),
-                Next::TimeUp if self.gap.is_some() => self.commit(&mut batch),
+                Next::TimeUp if self.gap.is_some() || self.queue.is_in_reserve() => {
+                    self.commit(&mut batch);
+                }
                 Next::TimeUp => {}
                 Next::End => return,
             }
@@ -58,11 +64,33 @@ impl Writer<'_> {
 
     /// Writes counted refusals when they are due; the time to be woken though nothing comes.
     fn wake_up(&self) -> Option<Instant> {
-        if self.queue.refusals_due().is_some_and(|due| due <= Instant::now()) {
-            self.queue.push_counted_refusals();
+        if self.queue.counts_due().is_some_and(|due| due <= Instant::now()) {
+            self.queue.push_counted();
         }
-        let retry = self.gap.is_some().then(|| Instant::now() + RETRY);
-        [retry, self.queue.refusals_due()].into_iter().flatten().min()
+        let tries = self.gap.is_some() || self.queue.is_in_reserve();
+        let retry = tries.then(|| Instant::now() + RETRY);
+        [retry, self.queue.counts_due()].into_iter().flatten().min()
+    }
+
+    /// Notes how much room is left, and says when that is only the reserve.
+    fn look_at_room(&mut self) {
+        let (is_all, left) = self.file.reserve();
+        if !self.queue.set_reserve(is_all, left) {
+            return;
+        }
+        let path = self.file.path().display();
+        if is_all {
+            tracing::error!(
+                %path, left,
+                "the disk of the audit log is full: only unwrap, rewrap and sign are answered, from the \
+                 room that was kept for them"
+            );
+            let event = Event::Alarm { alarm: Alarm::AuditReserve, caller: None, key: None };
+            let instance = self.queue.instance();
+            with_buffer(instance, |line| event.write(line), |body| self.queue.push_unwaited(body));
+        } else {
+            tracing::info!(%path, "the disk of the audit log has room again");
+        }
     }
 
     fn commit(&mut self, batch: &mut Batch) {
@@ -87,7 +115,16 @@ impl Writer<'_> {
                 }
             }
         }
+        self.note_dropped(batch);
+        self.look_at_room();
         batch.clear();
+    }
+
+    /// Lines that were never taken are missing too: the next write says so.
+    fn note_dropped(&mut self, batch: &Batch) {
+        let Some(Dropped { records, first_seq, last_seq }) = batch.dropped else { return };
+        let error = "more waited for the disk than is kept in memory";
+        self.missing(records, first_seq, last_seq, &error);
     }
 
     /// `lines` behind a line that says which are missing.
@@ -122,18 +159,24 @@ impl Writer<'_> {
             let path = self.file.path().display();
             tracing::error!(%path, %error, "the audit log cannot be written: calls fail until it can");
         }
+        self.missing(batch.records, batch.first_seq, batch.last_seq, error);
+    }
+
+    /// Adds lines to those that the log is to say are missing.
+    fn missing(&mut self, records: u64, first_seq: u64, last_seq: u64, error: &dyn fmt::Display) {
         let gap = self.gap.get_or_insert_with(|| Gap {
-            first_seq: batch.first_seq,
-            last_seq: batch.first_seq,
+            first_seq,
+            last_seq: first_seq,
             records: 0,
             error: error.to_string(),
         });
-        if batch.records > 0 {
+        if records > 0 {
             if gap.records == 0 {
-                gap.first_seq = batch.first_seq;
+                gap.first_seq = first_seq;
             }
-            gap.last_seq = batch.first_seq + batch.records - 1;
-            gap.records += batch.records;
+            gap.first_seq = gap.first_seq.min(first_seq);
+            gap.last_seq = gap.last_seq.max(last_seq);
+            gap.records += records;
         }
     }
 }

@@ -57,6 +57,9 @@ pub struct KeyMetrics {
     pub(in crate::daemon) failed_unwraps: AtomicU64,
     pub(in crate::daemon) retries: AtomicU64,
     pub(in crate::daemon) unwraps_alarms: AtomicU64,
+    pub(in crate::daemon) repeated_failures: AtomicU64,
+    pub(in crate::daemon) values_not_granted: AtomicU64,
+    pub(in crate::daemon) abandoned: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +76,9 @@ impl KeyMetrics {
             failed_unwraps: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             unwraps_alarms: AtomicU64::new(0),
+            repeated_failures: AtomicU64::new(0),
+            values_not_granted: AtomicU64::new(0),
+            abandoned: AtomicU64::new(0),
         }
     }
 
@@ -96,6 +102,21 @@ impl KeyMetrics {
     /// Counts a caller that unwraps more than is usual for it.
     pub fn unwraps_alarmed(&self) {
         add(&self.unwraps_alarms, 1);
+    }
+
+    /// Counts a value that failed before and was answered from memory.
+    pub fn failed_again(&self) {
+        add(&self.repeated_failures, 1);
+    }
+
+    /// Counts a value that no grant of its caller lists.
+    pub fn value_not_granted(&self) {
+        add(&self.values_not_granted, 1);
+    }
+
+    /// Counts an operation that ran to its end although its caller had left.
+    pub fn abandoned(&self) {
+        add(&self.abandoned, 1);
     }
 
     /// The operations that were called at all.

@@ -49,6 +49,7 @@ pub struct AuditMetrics {
     pub(in crate::daemon) failures: AtomicU64,
     pub(in crate::daemon) failing: AtomicBool,
     pub(in crate::daemon) refusals_counted: AtomicU64,
+    pub(in crate::daemon) successes_counted: AtomicU64,
     pub(in crate::daemon) commit: Histogram,
 }
 
@@ -71,9 +72,10 @@ impl AuditMetrics {
         self.failing.store(failing, Ordering::Relaxed);
     }
 
-    /// A refusal was counted instead of getting a record of its own.
-    pub fn refusal_counted(&self) {
-        add(&self.refusals_counted, 1);
+    /// A refusal, or a cheap success, was counted instead of getting a record of its own.
+    pub fn counted(&self, is_refusal: bool) {
+        let counter = if is_refusal { &self.refusals_counted } else { &self.successes_counted };
+        add(counter, 1);
     }
 }
 

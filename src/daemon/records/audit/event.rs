@@ -1,0 +1,214 @@
+//! What a line says about the daemon itself: its life, whom it trusts, what alarms, what an operator did.
+
+use std::path::Path;
+
+use super::line::Line;
+use super::record::{BACKEND_TEXT, IDENTITY, NAME};
+
+/// What happened to the daemon itself.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// The first record of a process.
+    Start {
+        /// Of the configuration file.
+        config_sha256: &'a [u8; 32],
+    },
+    /// A reload took effect.
+    Reload {
+        /// Of the configuration now in force.
+        config_sha256: &'a [u8; 32],
+    },
+    /// A reload was refused; the old configuration stays.
+    ReloadRefused {
+        /// The first thing that was wrong.
+        error: &'a str,
+    },
+    /// A file that decides who is trusted took effect, at the start too, or was refused.
+    Trust(Trust<'a>),
+    /// What an operator should look at; nothing was refused for it alone.
+    Alarm {
+        /// Which.
+        alarm: Alarm,
+        /// The caller whom it is about, by its name in the configuration.
+        caller: Option<&'a str>,
+        /// The key, by its name in the configuration.
+        key: Option<&'a str>,
+    },
+    /// A replica began or ceased to serve.
+    Replica {
+        /// Its provider's name in the configuration.
+        provider: &'a str,
+        /// Where it lives, in the backend's own form.
+        locator: &'a str,
+        /// Why it does not serve; none: it serves.
+        error: Option<&'a str>,
+    },
+    /// Failed logins began or ceased to keep a token shut.
+    PinLatch {
+        /// The token's serial number.
+        token: &'a str,
+        /// Whether no PIN is tried until an operator acts.
+        is_shut: bool,
+    },
+    /// An operator had the failed logins of a token forgotten (`claviger pin clear`).
+    PinCleared {
+        /// The token's serial number.
+        token: &'a str,
+        /// The user who asked for it.
+        uid: u32,
+    },
+    /// An operator gave a caller's failed unwraps on a key back.
+    BudgetReset {
+        /// The caller's name in the configuration.
+        caller: &'a str,
+        /// The key's name in the configuration.
+        key: &'a str,
+        /// How many there were.
+        failed: usize,
+        /// The user who asked for it.
+        uid: u32,
+    },
+    /// No new calls from here on.
+    Drain,
+    /// The last record of a process that ended as it should.
+    Stop,
+}
+
+/// A file that decides who is trusted.
+#[derive(Clone, Copy, Debug)]
+pub struct Trust<'a> {
+    /// Which kind of file.
+    pub what: Trusted,
+    /// The name of a bundle of client CAs in the configuration; `None` for the others.
+    pub name: Option<&'a str>,
+    /// The file.
+    pub file: &'a Path,
+    /// Of its bytes; `None` where it could not be read.
+    pub sha256: Option<&'a [u8; 32]>,
+    /// Why it was refused, so that the last one stays in force; `None`: it is in force.
+    pub error: Option<&'a str>,
+}
+
+/// The kinds of files that decide who is trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Trusted {
+    /// A bundle of client CAs.
+    ClientCa,
+    /// A certificate revocation list.
+    Crl,
+    /// The list of denied callers.
+    DeniedCallers,
+    /// The server's own certificate.
+    ServerCertificate,
+}
+
+impl Trusted {
+    /// The word in the audit log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClientCa => "client_ca",
+            Self::Crl => "crl",
+            Self::DeniedCallers => "denied_callers",
+            Self::ServerCertificate => "server_certificate",
+        }
+    }
+}
+
+/// What an operator should look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alarm {
+    /// A caller unwraps more than its `unwraps_alarm`.
+    MoreUnwrapsThanUsual,
+    /// A caller has used up its `failed_unwraps` on a key.
+    FailedUnwrapsUsedUp,
+    /// One and the same value of a caller fails again and again.
+    SameValueAgain,
+    /// A caller asks for a value that its grant does not list.
+    ValueNotGranted,
+    /// The disk of the audit log is nearly full.
+    AuditRoomLow,
+    /// Only unwrap, rewrap and sign are recorded and answered: the rest of the disk is kept for them.
+    AuditReserve,
+}
+
+impl Alarm {
+    /// The word in the audit log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MoreUnwrapsThanUsual => "more_unwraps_than_usual",
+            Self::FailedUnwrapsUsedUp => "failed_unwraps_used_up",
+            Self::SameValueAgain => "same_value_again",
+            Self::ValueNotGranted => "value_not_granted",
+            Self::AuditRoomLow => "audit_room_low",
+            Self::AuditReserve => "audit_reserve",
+        }
+    }
+}
+
+impl Event<'_> {
+    pub(super) fn write(&self, line: &mut Line<'_>) {
+        line.plain("event", self.name());
+        match self {
+            Self::Start { config_sha256 } => {
+                line.plain("program_version", env!("CARGO_PKG_VERSION"));
+                line.sha256("config_sha256", Some(config_sha256));
+            }
+            Self::Reload { config_sha256 } => line.sha256("config_sha256", Some(config_sha256)),
+            Self::ReloadRefused { error } => line.text("error", error, BACKEND_TEXT),
+            Self::Trust(trust) => trust.write(line),
+            Self::Alarm { alarm, caller, key } => {
+                line.plain("alarm", alarm.name());
+                line.some_text("caller", *caller, NAME);
+                line.some_text("key", *key, NAME);
+            }
+            Self::Replica { provider, locator, error } => {
+                line.text("provider", provider, NAME);
+                line.text("locator", locator, IDENTITY);
+                line.plain("state", if error.is_some() { "fails" } else { "serves" });
+                line.some_text("error", *error, BACKEND_TEXT);
+            }
+            Self::PinLatch { token, is_shut } => {
+                line.text("token", token, NAME);
+                line.plain("state", if *is_shut { "shut" } else { "open" });
+            }
+            Self::PinCleared { token, uid } => {
+                line.text("token", token, NAME);
+                line.number("uid", (*uid).into());
+            }
+            Self::BudgetReset { caller, key, failed, uid } => {
+                line.text("caller", caller, NAME);
+                line.text("key", key, NAME);
+                line.number("failed", *failed as u64);
+                line.number("uid", (*uid).into());
+            }
+            Self::Drain | Self::Stop => {}
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Start { .. } => "start",
+            Self::Reload { .. } => "reload",
+            Self::ReloadRefused { .. } => "reload-refused",
+            Self::Trust(_) => "trust",
+            Self::Alarm { .. } => "alarm",
+            Self::Replica { .. } => "replica",
+            Self::PinLatch { .. } => "pin-latch",
+            Self::PinCleared { .. } => "pin-cleared",
+            Self::BudgetReset { .. } => "budget-reset",
+            Self::Drain => "drain",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+impl Trust<'_> {
+    fn write(&self, line: &mut Line<'_>) {
+        line.plain("what", self.what.name());
+        line.some_text("name", self.name, NAME);
+        line.text("file", &self.file.to_string_lossy(), IDENTITY);
+        line.sha256("file_sha256", self.sha256);
+        line.plain("outcome", if self.error.is_some() { "refused" } else { "in_force" });
+        line.some_text("error", self.error, BACKEND_TEXT);
+    }
+}
