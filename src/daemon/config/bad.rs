@@ -750,6 +750,21 @@ pub(super) const BAD: &[(&str, &str, &str)] = &[
     ),
     (
         "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"rewrap\"], to = [\"other\"] }, { keys = [\"other\"], operations = [\"unwrap\"] }, { keys = [\"user-keys\"], operations = [\"unwrap\"], wrapped_sha256 = [\"abababababababababababababababababababababababababababababababab\"]",
+        "claviger.toml:53: callers[0].grants[2].wrapped_sha256: restricts nothing: callers[0].grants[0] grants \"rewrap\" with \"user-keys\" to \"other\", and callers[0].grants[1] grants \"unwrap\" with \"other\" for every value; leave one of them out",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"other\"], operations = [\"rewrap\"], to_public_keys = [\"2222222222222222222222222222222222222222222222222222222222222222\"] }, { keys = [\"user-keys\"], operations = [\"unwrap\"] }, { keys = [\"other\"], operations = [\"unwrap\"], wrapped_sha256 = [\"abababababababababababababababababababababababababababababababab\"]",
+        "claviger.toml:53: callers[0].grants[2].wrapped_sha256: restricts nothing: callers[0].grants[0] grants \"rewrap\" with \"other\" to the public key 2222222222222222222222222222222222222222222222222222222222222222, and callers[0].grants[1] grants \"unwrap\" with \"user-keys\" for every value; leave one of them out",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"other\"], operations = [\"rewrap\"], to_public_keys = [\"2222222222222222222222222222222222222222222222222222222222222222\"] }, { keys = [\"other\"], operations = [\"rewrap\"], to = [\"user-keys\"], wrapped_sha256 = [\"abababababababababababababababababababababababababababababababab\"]",
+        "claviger.toml:53: callers[0].grants[1].wrapped_sha256: restricts nothing: callers[0].grants[0] grants \"rewrap\" with \"other\" to the public key 2222222222222222222222222222222222222222222222222222222222222222 for every value; leave one of them out",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
         "keys = [\"user-keys\"], operations = [\"unwrap\"], wrapped_sha = []",
         "claviger.toml:53: callers[0].grants[0].wrapped_sha: is not a known field; did you mean \"wrapped_sha256\"?",
     ),

@@ -1,18 +1,17 @@
 //! The grants of a caller: which keys, which operations, and what narrows them.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fmt;
+use std::collections::BTreeSet;
 
 use super::callers::Around;
 use super::reader::{Fields, Node, nearest};
-use super::{Grant, Operation, PublicKeys, values};
+use super::{Grant, Operation, PublicKeys, narrowness, values};
 
 /// `grants`, in the file's order.
 pub(super) fn grants(node: &Node<'_>, around: &Around<'_>) -> Option<Vec<Grant>> {
     let items =
         node.items("a list such as [{ keys = [\"…\"], operations = [\"unwrap\", \"read\"] }]")?;
     let read: Vec<Option<Grant>> = items.iter().map(|item| grant(item, around)).collect();
-    check_narrowness(&items, &read);
+    narrowness::check(&items, &read, around.keys);
     read.into_iter().collect()
 }
 
@@ -81,101 +80,6 @@ fn check_targets(fields: &Fields<'_>, operations: &[Operation]) {
 /// Whether they look into wrapped values.
 fn opens(operations: &[Operation]) -> bool {
     operations.iter().any(|operation| matches!(operation, Operation::Unwrap | Operation::Rewrap))
-}
-
-/// A list of values means nothing beside a grant that lets every value through to the same place.
-fn check_narrowness(items: &[Node<'_>], grants: &[Option<Grant>]) {
-    let read = || {
-        let read =
-            items.iter().zip(grants).filter_map(|(node, grant)| Some((node, grant.as_ref()?)));
-        read.filter(|(_, grant)| opens(&grant.operations))
-    };
-    let narrow = || read().filter(|(_, grant)| grant.wrapped_sha256.is_some());
-    let narrowed = narrow().flat_map(|(_, grant)| &grant.keys).map(String::as_str).collect();
-    let wide = Wide::of(read().filter(|(_, grant)| grant.wrapped_sha256.is_none()), &narrowed);
-    for (node, grant) in narrow() {
-        let wider = grant.keys.iter().find_map(|key| wide.covers(key, grant));
-        let (Some(list), Some(wider)) = (node.field("wrapped_sha256"), wider) else { continue };
-        list.error(format_args!(
-            "restricts nothing: {wider} for every value; leave one of them out"
-        ));
-    }
-}
-
-/// What a caller may do with every value, and where that is said.
-#[derive(Default)]
-struct Wide<'a> {
-    /// Keys whose key material it can read.
-    opened: HashMap<&'a str, String>,
-    /// Where it may rewrap from a key to.
-    rewrapped: HashMap<(&'a str, Target<'a>), String>,
-}
-
-/// Where a rewrap goes to.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Target<'a> {
-    Key(&'a str),
-    PublicKey(&'a [u8; 32]),
-}
-
-impl<'a> Wide<'a> {
-    /// Of the keys that matter: all would be many, with every target of each.
-    fn of<'n>(
-        grants: impl Iterator<Item = (&'n Node<'n>, &'a Grant)>,
-        narrowed: &HashSet<&str>,
-    ) -> Self {
-        let mut wide = Self::default();
-        for (node, grant) in grants {
-            let path = node.path();
-            let (unwraps, rewraps) = (
-                grant.operations.contains(&Operation::Unwrap),
-                grant.operations.contains(&Operation::Rewrap),
-            );
-            for key in grant.keys.iter().filter(|key| narrowed.contains(key.as_str())) {
-                if unwraps {
-                    let said = || format!("{path} grants \"unwrap\" with {key:?}");
-                    wide.opened.entry(key).or_insert_with(said);
-                } else if rewraps && grant.to_public_keys == PublicKeys::Any {
-                    let said = || {
-                        format!(
-                            "{path} grants \"rewrap\" with {key:?} to any public key, which is as good as \"unwrap\","
-                        )
-                    };
-                    wide.opened.entry(key).or_insert_with(said);
-                }
-                for target in targets(grant) {
-                    let said = || format!("{path} grants \"rewrap\" with {key:?} to {target}");
-                    wide.rewrapped.entry((key, target)).or_insert_with(said);
-                }
-            }
-        }
-        wide
-    }
-
-    /// What lets every value of `key` through to where `grant` lets the listed ones.
-    fn covers(&self, key: &'a str, grant: &'a Grant) -> Option<&str> {
-        let by_target = || targets(grant).find_map(|target| self.rewrapped.get(&(key, target)));
-        self.opened.get(key).or_else(by_target).map(String::as_str)
-    }
-}
-
-/// The targets that a grant names.
-fn targets(grant: &Grant) -> impl Iterator<Item = Target<'_>> {
-    let public_keys = match &grant.to_public_keys {
-        PublicKeys::Any => &[][..],
-        PublicKeys::Only(hashes) => hashes,
-    };
-    let keys = grant.to.iter().map(|name| Target::Key(name));
-    keys.chain(public_keys.iter().map(Target::PublicKey))
-}
-
-impl fmt::Display for Target<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Key(name) => write!(f, "{name:?}"),
-            Self::PublicKey(sha256) => write!(f, "the public key {}", hex::encode(sha256)),
-        }
-    }
 }
 
 /// A list that is neither empty nor says anything twice.
