@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use claviger_provider_api::{
-    Algorithm, Algorithms, ErrorKind, PublicKey, SignAlgorithm, SignAlgorithms,
+    Algorithm, Algorithms, ErrorKind, PublicKey, SignAlgorithm, SignAlgorithms, WrappingKey,
 };
 
 use crate::daemon::config::{self, Operation, State};
@@ -236,9 +236,9 @@ impl Version {
         self.replicas.iter().find_map(|replica| replica.public_key())
     }
 
-    /// The public key, else why no replica has opened.
-    pub fn opened_public_key(&self) -> Result<&PublicKey, Fault> {
-        self.public_key().ok_or_else(|| self.fault())
+    /// A key that a replica has opened and that matches the pin.
+    pub fn opened_key(&self) -> Option<&Arc<dyn WrappingKey>> {
+        self.replicas.iter().find_map(|replica| replica.key())
     }
 
     /// Whether a wrapped value or a signature of this version may have `len` bytes: as long as the size
@@ -270,7 +270,7 @@ impl Version {
     }
 
     /// Why no replica answers.
-    fn fault(&self) -> Fault {
+    pub fn fault(&self) -> Fault {
         let faults = self.replicas.iter().map(|replica| fault(replica));
         faults
             .max_by_key(|fault| fault.kind == ErrorKind::Unavailable)

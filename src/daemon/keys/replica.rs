@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::daemon::config;
 use crate::daemon::keys::backend_calls::BackendCalls;
+use crate::daemon::records::audit::{Audit, Event};
 
 /// A check that takes longer counts as failed.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -85,6 +86,7 @@ pub struct Replica {
     checks: Mutex<Checks>,
     checked: watch::Sender<Checked>,
     changed: watch::Sender<u64>,
+    audit: Arc<Audit>,
     /// What callers asked of it.
     pub backend_calls: BackendCalls,
 }
@@ -105,11 +107,12 @@ struct Checked {
 }
 
 impl Replica {
-    /// A replica that is not opened yet. `changed` is told about each change of condition.
+    /// A replica that is not opened yet. `changed` and `audit` are told about each change of condition.
     pub fn new(
         specification: Specification,
         provider: Arc<dyn Provider>,
         changed: watch::Sender<u64>,
+        audit: Arc<Audit>,
     ) -> Self {
         Self {
             specification,
@@ -122,6 +125,7 @@ impl Replica {
             checks: Mutex::default(),
             checked: watch::Sender::new(Checked::default()),
             changed,
+            audit,
             backend_calls: BackendCalls::default(),
         }
     }
@@ -314,6 +318,14 @@ impl Replica {
             }
             Condition::Serving => tracing::info!(provider, locator, "replica serves"),
             Condition::Opening => {}
+        }
+        let error = match condition {
+            Condition::Failing(fault) => Some(&*fault.text),
+            Condition::Serving | Condition::Opening => None,
+        };
+        let was_failing = matches!(*old, Condition::Failing(_));
+        if was_failing || error.is_some() {
+            drop(self.audit.event(&Event::Replica { provider, locator, error }));
         }
         self.changed.send_modify(|changes| *changes += 1);
     }

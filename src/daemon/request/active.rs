@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use claviger_provider_api::PublicKey;
+use claviger_provider_api::public_key::sha256;
 use tokio::sync::watch;
 
 use crate::daemon::backends::{self, Providers};
@@ -13,8 +14,10 @@ use crate::daemon::config::{self, Config, State};
 use crate::daemon::keys::keyring::{Key, Keyring, Version};
 use crate::daemon::keys::replica::{Replica, Specification};
 use crate::daemon::keys::replicas::Replicas;
+use crate::daemon::records::audit::Audit;
 use crate::daemon::records::metrics::Metrics;
 use crate::daemon::request::budget::Budget;
+use crate::daemon::request::failed_unwraps::{FailedUnwraps, Place};
 use crate::daemon::request::in_flight::CallerCalls;
 use crate::daemon::request::policy::{self, Caller, Granted};
 use crate::daemon::transport::caller::{CallerIndex, Callers, Peer, Unidentified};
@@ -51,10 +54,10 @@ pub struct ActiveConfig {
     /// Its providers and replicas.
     pub replicas: Arc<Replicas>,
     /// By caller and key; under the empty name of a key that of lists.
-    pub budgets: HashMap<(String, String), Arc<Budget>>,
+    pub budgets: HashMap<Place, Arc<Budget>>,
     calls: HashMap<Arc<str>, Arc<CallerCalls>>,
-    /// The limits of budgets that are older than this configuration.
-    limits: Vec<(Arc<Budget>, config::Limits)>,
+    /// The limits of budgets that are older than this configuration, and the state of their keys.
+    limits: Vec<(Arc<Budget>, config::Limits, u64)>,
 }
 
 /// Why a configuration cannot be put in force.
@@ -103,10 +106,12 @@ pub enum BuildError {
 pub struct Previous<'a> {
     /// The active in force until now.
     pub active: Option<&'a ActiveConfig>,
-    /// Failed unwraps by caller and key, from the state directory.
-    pub failed_unwraps: &'a HashMap<(String, String), Vec<u64>>,
+    /// Failed unwraps of all callers on all keys.
+    pub failed_unwraps: &'a Arc<FailedUnwraps>,
     /// Told about each change of a replica's condition.
     pub changed: &'a watch::Sender<u64>,
+    /// Told about each change of a replica's condition too.
+    pub audit: &'a Arc<Audit>,
 }
 
 impl ActiveConfig {
@@ -137,6 +142,7 @@ impl ActiveConfig {
         let mut calls = HashMap::new();
         let most = config.server.max_concurrent_calls;
         let mut limits = Vec::new();
+        let states = key_states(config);
         let policies = (0..)
             .zip(&config.callers)
             .map(|(index, caller)| {
@@ -144,9 +150,12 @@ impl ActiveConfig {
                 for key in keys.chain([LISTING.to_owned()]) {
                     let place = (caller.name.clone(), key);
                     let budget = previous.active.and_then(|active| active.budgets.get(&place));
-                    limits.extend(budget.map(|budget| (Arc::clone(budget), caller.limits)));
+                    let state = states.get(&place.1).copied().unwrap_or_default();
+                    limits.extend(budget.map(|budget| (Arc::clone(budget), caller.limits, state)));
                 }
-                let built = build_caller(index, caller, &keyring, previous, &mut budgets, most);
+                let around =
+                    Around { keyring: &keyring, states: &states, previous, most_calls: most };
+                let built = build_caller(index, caller, &around, &mut budgets);
                 calls.insert(Arc::clone(&built.name), Arc::clone(&built.calls));
                 built
             })
@@ -158,9 +167,12 @@ impl ActiveConfig {
         Ok(Self { snapshot, replicas, budgets, calls, limits })
     }
 
-    /// Budgets outlive a reload; their limits change when it is certain.
+    /// Budgets outlive a reload; their limits change when it is certain, and what was learned about
+    /// values is forgotten where a key has changed.
     pub fn put_limits_in_force(&self) {
-        self.limits.iter().for_each(|(budget, limits)| budget.set_limits(*limits));
+        for (budget, limits, key_state) in &self.limits {
+            budget.put_in_force(*limits, *key_state);
+        }
     }
 }
 
@@ -195,7 +207,8 @@ fn build_version(
         let replica = before.map_or_else(
             || {
                 let changed = previous.changed.clone();
-                Arc::new(Replica::new(specification.clone(), Arc::clone(provider), changed))
+                let audit = Arc::clone(previous.audit);
+                Arc::new(Replica::new(specification.clone(), Arc::clone(provider), changed, audit))
             },
             Arc::clone,
         );
@@ -249,24 +262,45 @@ fn read_certificate(key: &str, path: &Path, pin: Option<[u8; 32]>) -> Result<Vec
     Ok(chain[0].to_vec())
 }
 
+/// What callers are built from.
+struct Around<'a> {
+    keyring: &'a Keyring,
+    states: &'a HashMap<String, u64>,
+    previous: &'a Previous<'a>,
+    /// Calls in flight, of all callers.
+    most_calls: usize,
+}
+
+/// A number for each key that changes with its versions, their replicas and algorithms, and with the
+/// options of their providers.
+fn key_states(config: &Config) -> HashMap<String, u64> {
+    let state = |key: &config::Key| {
+        let places = key.versions.iter().flat_map(|version| &version.replicas);
+        let providers =
+            places.map(|place| config.providers.get(&place.provider).map(|p| &p.config));
+        let text = format!("{:?}{:?}", key.versions, providers.collect::<Vec<_>>());
+        let hash = sha256(text.as_bytes());
+        u64::from_be_bytes(hash[..8].try_into().expect("eight bytes"))
+    };
+    config.keys.iter().map(|(name, key)| (name.clone(), state(key))).collect()
+}
+
 fn build_caller(
     index: usize,
     caller: &config::Caller,
-    keyring: &Keyring,
-    previous: &Previous<'_>,
-    budgets: &mut HashMap<(String, String), Arc<Budget>>,
-    most_calls: usize,
+    around: &Around<'_>,
+    budgets: &mut HashMap<Place, Arc<Budget>>,
 ) -> Arc<Caller> {
     let mut grants: HashMap<String, Granted> = HashMap::new();
     for grant in &caller.grants {
         for name in &grant.keys {
             let granted = grants.entry(name.clone()).or_insert_with(|| {
                 let place = (caller.name.clone(), name.clone());
-                let budget = build_budget(&place, caller.limits, previous);
+                let budget = build_budget(&place, caller.limits, around);
                 budgets.insert(place, Arc::clone(&budget));
-                Granted::new(Arc::clone(&keyring.keys[name]), budget)
+                Granted::new(Arc::clone(&around.keyring.keys[name]), budget)
             });
-            let to = grant.to.iter().map(|name| Arc::clone(&keyring.keys[name])).collect();
+            let to = grant.to.iter().map(|name| Arc::clone(&around.keyring.keys[name])).collect();
             granted.allow(grant, to);
         }
     }
@@ -277,22 +311,19 @@ fn build_caller(
         .collect();
     readable.sort_unstable();
     let place = (caller.name.clone(), LISTING.to_owned());
-    let listing = build_budget(&place, caller.limits, previous);
+    let listing = build_budget(&place, caller.limits, around);
     budgets.insert(place, Arc::clone(&listing));
     let name: Arc<str> = caller.name.as_str().into();
-    let before = previous.active.and_then(|active| active.calls.get(&name)).map(Arc::clone);
-    let calls = before.unwrap_or_else(|| Arc::new(CallerCalls::new(most_calls)));
+    let before = around.previous.active.and_then(|active| active.calls.get(&name)).map(Arc::clone);
+    let calls = before.unwrap_or_else(|| Arc::new(CallerCalls::new(around.most_calls)));
     Arc::new(Caller { name, slot: policy::slot(index), grants, readable, listing, calls })
 }
 
-fn build_budget(
-    place: &(String, String),
-    limits: config::Limits,
-    previous: &Previous<'_>,
-) -> Arc<Budget> {
-    if let Some(budget) = previous.active.and_then(|active| active.budgets.get(place)) {
+fn build_budget(place: &Place, limits: config::Limits, around: &Around<'_>) -> Arc<Budget> {
+    if let Some(budget) = around.previous.active.and_then(|active| active.budgets.get(place)) {
         return Arc::clone(budget);
     }
-    let failed_at = previous.failed_unwraps.get(place).map_or(&[][..], Vec::as_slice);
-    Arc::new(Budget::new(limits, failed_at))
+    let file = Arc::clone(around.previous.failed_unwraps);
+    let key_state = around.states.get(&place.1).copied().unwrap_or_default();
+    Arc::new(Budget::new(place.clone(), limits, file, key_state))
 }

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -98,6 +98,9 @@ impl tower::Service<Request<Incoming>> for Admission {
                     return Ok(answer(failure.into(), &request_id));
                 }
             };
+            // It is given up when nothing works for the call any more and its answer has left.
+            let started = Arc::new(started);
+            let _ = context.in_flight.set(Arc::clone(&started));
             let path = request.uri().path();
             let ours = path.starts_with(OUR_SERVICES);
             let many = path.starts_with(REFLECTION);
@@ -157,6 +160,7 @@ impl Shared {
                 caller,
                 identity: identity.as_deref(),
                 certificate_sha256: peer.certificate.as_ref().map(|c| &c.sha256),
+                anchor: peer.certificate.as_ref().map(|c| &*c.anchor.bundle),
                 peer: Some(&address),
                 reason: Some(reason),
                 ..Record::new(failure.code())
@@ -182,6 +186,7 @@ impl Shared {
             peer: Arc::clone(peer),
             caller: Arc::clone(caller),
             deadline: Instant::now() + timeout,
+            in_flight: OnceLock::new(),
         };
         Ok(Arc::new(context))
     }

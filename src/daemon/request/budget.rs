@@ -1,18 +1,34 @@
-//! What one caller may spend on one key: a rate of calls, and failed unwraps; and how many unwraps
-//! are worth an alarm.
+//! What one caller may spend on one key: a rate of calls, and distinct values that fail to unwrap; and
+//! how many unwraps are worth an alarm.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+mod failures;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 
 use crate::daemon::config::{Limits, Rate};
+use crate::daemon::request::failed_unwraps::{FailedUnwraps, Place, SpentUnwrap};
 use crate::daemon::status::{Exhausted, Failure};
+use failures::{Added, Failures};
+
+/// Values that unwrapped lately, kept per caller and key: their repeats need no place of their own.
+const PROVEN: usize = 16;
+/// The repeat of one failed value that alarms.
+const REPEATS_THAT_ALARM: u32 = 10;
+
+/// SHA-256 of all that decides what an unwrap gives: the wrapped value, the version, algorithm and
+/// label that were asked for, and of a rewrap the longest material that is taken.
+pub type ValueId = [u8; 32];
 
 /// The budget of one caller on one key. It outlives reloads and, for failed unwraps, restarts.
 #[derive(Debug)]
 pub struct Budget {
+    place: Place,
+    file: Arc<FailedUnwraps>,
     state: Mutex<State>,
     released: Notify,
 }
@@ -22,47 +38,123 @@ struct State {
     limits: Limits,
     /// When the rate's bucket is full again (a generic cell rate algorithm in one number).
     rate_full_at: Instant,
-    /// Failed unwraps within the window, oldest first: by the clock that only goes forward, and in
-    /// milliseconds since 1970 for the state directory.
-    failed_at: VecDeque<(Instant, u64)>,
-    /// Unwraps whose outcome is not known yet.
-    in_flight: u32,
+    failures: Failures,
+    /// Values that are being unwrapped and whose outcome is not known yet.
+    asked: HashMap<ValueId, Asked>,
+    /// Those of them that would be one more failure.
+    asked_for_the_first_time: u32,
+    /// The latest last.
+    proven: VecDeque<ValueId>,
+    /// Of the key's versions, replicas and algorithms: what was learned holds for this state.
+    of_key: u64,
     /// Unwraps since the window of `unwraps_alarm` began.
     unwraps: u64,
     unwraps_since: Instant,
+    /// When a value that fails again and again was last worth an alarm.
+    repeat_alarmed_at: Option<Instant>,
+    /// When a value outside of the grant was last worth an alarm, and how many there were since.
+    not_granted_alarmed_at: Option<Instant>,
+}
+
+/// A value that is being unwrapped, by one call or several.
+#[derive(Debug)]
+struct Asked {
+    calls: u32,
+    counts: bool,
+    ended: Arc<Notify>,
+}
+
+/// What becomes of an unwrap that may fail.
+#[derive(Debug)]
+pub enum Start<'a> {
+    /// The backend may be asked.
+    Begun(StartedUnwrap<'a>),
+    /// This value failed within the window, and the key has not changed since: it is answered as
+    /// before, at no cost.
+    FailedBefore {
+        /// Whether it has failed so often that it is worth an alarm, which is said once a window.
+        alarm: bool,
+    },
+}
+
+/// What `claviger budget show` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// `failed_unwraps`; none where it is off.
+    pub limit: Option<Rate>,
+    /// Distinct values that count at the moment.
+    pub failed: usize,
+    /// Those of them whose backend has not answered: an answer may take them back.
+    pub unanswered: usize,
+    /// When the oldest leaves the window.
+    pub next_in: Option<Duration>,
+}
+
+enum Admission {
+    Begin,
+    FailedBefore { alarm: bool },
+    Refuse { retry_after: Duration },
+    WaitForSameValue(OwnedNotified),
+    WaitForRoom,
 }
 
 impl Budget {
-    /// A budget with nothing spent but `failed_at` (milliseconds since 1970, oldest first). What
-    /// lies in the future, because a clock was wrong, counts as spent now.
-    pub fn new(limits: Limits, failed_at: &[u64]) -> Self {
-        let (now, now_ms) = (Instant::now(), now_ms());
-        let failed_at = failed_at.iter().filter_map(|at| {
-            let age = Duration::from_millis(now_ms.saturating_sub(*at));
-            now.checked_sub(age).map(|instant| (instant, (*at).min(now_ms)))
-        });
-        let failed_at = failed_at.collect();
+    /// A budget with nothing spent but what `file` has of it. What lies in the future, because a
+    /// clock was wrong, counts as spent now.
+    pub fn new(place: Place, limits: Limits, file: Arc<FailedUnwraps>, key_state: u64) -> Self {
+        let now = Instant::now();
         let state = State {
             limits,
             rate_full_at: now,
-            failed_at,
-            in_flight: 0,
+            failures: Failures::restored(&file.spent(&place), key_state, now, now_ms()),
+            asked: HashMap::new(),
+            asked_for_the_first_time: 0,
+            proven: VecDeque::new(),
+            of_key: key_state,
             unwraps: 0,
             unwraps_since: now,
+            repeat_alarmed_at: None,
+            not_granted_alarmed_at: None,
         };
-        Self { state: Mutex::new(state), released: Notify::new() }
+        Self { place, file, state: Mutex::new(state), released: Notify::new() }
     }
 
-    /// Takes over changed limits; what was spent stays spent.
-    pub fn set_limits(&self, limits: Limits) {
-        self.lock().limits = limits;
-    }
-
-    /// Failed unwraps within the window, in milliseconds since 1970, oldest first.
-    pub fn failed_at(&self) -> Vec<u64> {
+    /// Takes over changed limits, and forgets what was learned about a key that has changed; what
+    /// was spent stays spent.
+    pub fn put_in_force(&self, limits: Limits, key_state: u64) {
         let mut state = self.lock();
-        state.expire(Instant::now());
-        state.failed_at.iter().map(|(_, at)| *at).collect()
+        state.limits = limits;
+        if std::mem::replace(&mut state.of_key, key_state) != key_state {
+            state.failures.forget_verdicts();
+            state.proven.clear();
+        }
+    }
+
+    /// What counts of `failed_unwraps` at the moment.
+    pub fn spent(&self) -> Spent {
+        let (mut state, now) = (self.lock(), Instant::now());
+        state.expire(now);
+        let limit = state.limits.failed_unwraps;
+        Spent {
+            limit,
+            failed: state.failures.len(),
+            unanswered: state.failures.unanswered(),
+            next_in: limit.and_then(|limit| {
+                Some(limit.per.saturating_sub(now.saturating_duration_since(state.failures.at(0)?)))
+            }),
+        }
+    }
+
+    /// Gives all failed unwraps back, durably; how many there were. Blocks on the disk.
+    pub fn reset(&self) -> std::io::Result<usize> {
+        let mut state = self.lock();
+        let given_back = state.failures.len();
+        state.failures = Failures::default();
+        self.file.reset(&self.place);
+        drop(state);
+        self.released.notify_waiters();
+        self.file.write()?;
+        Ok(given_back)
     }
 
     /// Spends one call of the rate.
@@ -92,38 +184,44 @@ impl Budget {
         state.unwraps == u64::from(count) + 1
     }
 
-    /// Starts an unwrap that may fail. Where more are in flight than failures are left, it waits
-    /// for one of them, so that the limit holds however many calls come at once.
-    pub async fn start_unwrap(&self) -> Result<StartedUnwrap<'_>, Failure> {
+    /// Whether a value outside of the grant is worth an alarm: the first one in an hour.
+    pub fn alarm_not_granted(&self) -> bool {
+        once_in(&mut self.lock().not_granted_alarmed_at, Duration::from_hours(1))
+    }
+
+    /// Starts an unwrap that may fail. Where more new values are asked than failures are left, it
+    /// waits for one of them, so that the limit holds however many calls come at once. A value that is
+    /// being asked already is waited for once: if it fails, this call has failed too.
+    pub async fn start_unwrap(&self, value: ValueId) -> Result<Start<'_>, Failure> {
+        let mut has_waited = false;
         loop {
-            let released = self.released.notified();
-            {
-                let mut state = self.lock();
-                let Some(Rate { count, per }) = state.limits.failed_unwraps else {
-                    state.in_flight += 1;
-                    return Ok(StartedUnwrap { budget: self, missed: false });
-                };
-                let now = Instant::now();
-                state.expire(now);
-                let failed = state.failed_at.len() as u32;
-                if failed >= count {
-                    let (oldest, _) = state.failed_at[(failed - count) as usize];
-                    let age = now.saturating_duration_since(oldest);
-                    let retry_after = per.saturating_sub(age).max(Duration::from_millis(1));
-                    // Calls that wait learn it too.
+            let room = self.released.notified();
+            let admission = self.lock().admit(&value, has_waited);
+            match admission {
+                Admission::Begin => {
+                    return Ok(Start::Begun(StartedUnwrap { budget: self, value, missed: false }));
+                }
+                Admission::FailedBefore { alarm } => return Ok(Start::FailedBefore { alarm }),
+                Admission::Refuse { retry_after } => {
+                    // Those that wait learn it too.
                     self.released.notify_one();
                     return Err(Failure::Exhausted { what: Exhausted::FailedUnwraps, retry_after });
                 }
-                if failed + state.in_flight < count {
-                    state.in_flight += 1;
-                    if failed + state.in_flight < count {
-                        self.released.notify_one();
-                    }
-                    return Ok(StartedUnwrap { budget: self, missed: false });
+                Admission::WaitForSameValue(ended) => {
+                    has_waited = true;
+                    ended.await;
                 }
+                Admission::WaitForRoom => room.await,
             }
-            released.await;
         }
+    }
+
+    fn end(&self, value: &ValueId, verdict: Verdict) -> bool {
+        let mut state = self.lock();
+        let used_up = state.end(value, verdict, &self.place, &self.file);
+        drop(state);
+        self.released.notify_one();
+        used_up
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -131,159 +229,183 @@ impl Budget {
     }
 }
 
+/// How an unwrap ended, as far as the budget is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The value unwrapped.
+    Succeeded,
+    /// The value was at fault.
+    Failed,
+    /// A key was asked and has not answered.
+    Unanswered,
+    /// The value was not at fault.
+    Spared,
+}
+
 impl State {
+    fn admit(&mut self, value: &ValueId, has_waited: bool) -> Admission {
+        let Some(Rate { count, per }) = self.limits.failed_unwraps else { return Admission::Begin };
+        let now = Instant::now();
+        self.expire(now);
+        let is_being_asked = self.asked.contains_key(value);
+        if let Some(repeats) = self.failures.repeat(value, now, is_being_asked) {
+            let alarm = repeats >= REPEATS_THAT_ALARM && once_in(&mut self.repeat_alarmed_at, per);
+            return Admission::FailedBefore { alarm };
+        }
+        let is_new = !self.proven.contains(value) && !self.failures.contains(value);
+        if let Some(asked) = self.asked.get_mut(value) {
+            if is_new && !has_waited {
+                // Made under the lock: no end is missed.
+                return Admission::WaitForSameValue(Arc::clone(&asked.ended).notified_owned());
+            }
+            asked.calls += 1;
+            return Admission::Begin;
+        }
+        let failed = u32::try_from(self.failures.len()).unwrap_or(u32::MAX);
+        if is_new && failed >= count {
+            let oldest = self.failures.at((failed - count) as usize).unwrap_or(now);
+            let age = now.saturating_duration_since(oldest);
+            let retry_after = per.saturating_sub(age).max(Duration::from_millis(1));
+            return Admission::Refuse { retry_after };
+        }
+        if is_new && failed + self.asked_for_the_first_time >= count {
+            return Admission::WaitForRoom;
+        }
+        self.asked_for_the_first_time += u32::from(is_new);
+        let asked = Asked { calls: 1, counts: is_new, ended: Arc::default() };
+        self.asked.insert(*value, asked);
+        Admission::Begin
+    }
+
+    /// Whether this was the last failure that was left.
+    fn end(
+        &mut self,
+        value: &ValueId,
+        verdict: Verdict,
+        place: &Place,
+        file: &FailedUnwraps,
+    ) -> bool {
+        if let Some(asked) = self.asked.get_mut(value) {
+            asked.calls -= 1;
+            asked.ended.notify_waiters();
+            if asked.calls == 0 {
+                self.asked_for_the_first_time -= u32::from(asked.counts);
+                self.asked.remove(value);
+            }
+        }
+        let Some(Rate { count, .. }) = self.limits.failed_unwraps else { return false };
+        match verdict {
+            Verdict::Spared => return false,
+            Verdict::Succeeded => {
+                if self.failures.take_back(value) {
+                    file.take_back(place, value);
+                }
+                if !self.proven.contains(value) {
+                    if self.proven.len() == PROVEN {
+                        self.proven.pop_front();
+                    }
+                    self.proven.push_back(*value);
+                }
+                return false;
+            }
+            Verdict::Failed | Verdict::Unanswered => {}
+        }
+        let is_known = verdict == Verdict::Failed;
+        self.proven.retain(|proven| proven != value);
+        let at_ms = now_ms();
+        let added = self.failures.add(*value, is_known, Instant::now());
+        if added != Added::Nothing {
+            let (value, key_state) = (*value, self.of_key);
+            file.spend(place, SpentUnwrap { at_ms, value, is_known, key_state });
+        }
+        added == Added::Value && self.failures.len() == count as usize
+    }
+
     /// Forgets failures that have left the window.
     fn expire(&mut self, now: Instant) {
-        let Some(Rate { per, .. }) = self.limits.failed_unwraps else {
-            self.failed_at.clear();
-            return;
-        };
-        while self.failed_at.front().is_some_and(|(at, _)| now.duration_since(*at) >= per) {
-            self.failed_at.pop_front();
+        match self.limits.failed_unwraps {
+            Some(Rate { per, .. }) => self.failures.expire(now, per),
+            None => self.failures = Failures::default(),
         }
     }
 }
 
-/// An unwrap in flight; dropped without a word it was no failure, unless a key has missed already.
+/// An unwrap in flight. Dropped without a verdict it costs nothing, unless [`StartedUnwrap::missed`]
+/// was called: then the value counts as one that no backend has answered.
 #[derive(Debug)]
 pub struct StartedUnwrap<'a> {
     budget: &'a Budget,
+    value: ValueId,
     missed: bool,
 }
 
 impl StartedUnwrap<'_> {
-    /// A key did not unwrap the value. From here on only a verdict spares the budget: a caller
-    /// that goes away, or lets its deadline pass while the fault is looked for, has seen that the
-    /// value was no success.
+    /// A key did not unwrap the value. From here on only a verdict spares the budget.
     pub fn missed(&mut self) {
         self.missed = true;
     }
 
+    /// Whether a key did not unwrap the value.
+    pub fn has_missed(&self) -> bool {
+        self.missed
+    }
+
     /// The value was not at fault.
-    pub fn spared(mut self) {
-        self.missed = false;
+    pub fn spared(self) {
+        self.end(Verdict::Spared);
     }
 
-    /// The value was at fault: spends one failed unwrap. Whether that was the last one left.
-    pub fn failed(mut self) -> bool {
-        self.missed = false;
-        self.spend()
+    /// The value unwrapped. If it had counted as unanswered, that is taken back.
+    pub fn succeeded(self) {
+        self.end(Verdict::Succeeded);
     }
 
-    fn spend(&self) -> bool {
-        let mut state = self.budget.lock();
-        let Some(Rate { count, .. }) = state.limits.failed_unwraps else { return false };
-        state.failed_at.push_back((Instant::now(), now_ms()));
-        state.failed_at.len() as u32 == count
+    /// The value was at fault: one more failed unwrap, unless this value counts already; on disk
+    /// when this returns. Whether it was the last one left.
+    pub async fn failed(self) -> bool {
+        self.spend(Verdict::Failed).await
+    }
+
+    /// A key was asked and has not answered in its time: counts as a failure until it does.
+    pub async fn unanswered(self) -> bool {
+        self.spend(Verdict::Unanswered).await
+    }
+
+    async fn spend(self, verdict: Verdict) -> bool {
+        let file = Arc::clone(&self.budget.file);
+        let used_up = self.end(verdict);
+        file.written().await;
+        used_up
+    }
+
+    fn end(self, verdict: Verdict) -> bool {
+        let used_up = self.budget.end(&self.value, verdict);
+        std::mem::forget(self);
+        used_up
     }
 }
 
 impl Drop for StartedUnwrap<'_> {
     fn drop(&mut self) {
-        if self.missed {
-            self.spend();
-        }
-        self.budget.lock().in_flight -= 1;
-        self.budget.released.notify_one();
+        let verdict = if self.missed { Verdict::Unanswered } else { Verdict::Spared };
+        self.budget.end(&self.value, verdict);
     }
+}
+
+/// Whether it is time again; notes that it was done now.
+fn once_in(last: &mut Option<Instant>, per: Duration) -> bool {
+    let now = Instant::now();
+    let due = last.is_none_or(|last| now.saturating_duration_since(last) >= per);
+    if due {
+        *last = Some(now);
+    }
+    due
 }
 
 fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn limits(rate: Option<u32>, failed: Option<u32>) -> Limits {
-        let per = Duration::from_hours(1);
-        let of = |count: Option<u32>| count.map(|count| Rate { count, per });
-        Limits { rate: of(rate), failed_unwraps: of(failed), unwraps_alarm: None }
-    }
-
-    #[test]
-    fn one_unwrap_of_a_window_alarms_and_none_is_refused() {
-        let per = Duration::from_millis(200);
-        let alarm =
-            |count| Limits { unwraps_alarm: Some(Rate { count, per }), ..limits(None, None) };
-        let budget = Budget::new(alarm(3), &[]);
-        budget.lock().unwraps_since = Instant::now() + Duration::from_hours(1);
-        let alarms: Vec<bool> = (0..6).map(|_| budget.count_unwrap()).collect();
-        assert_eq!(alarms, [false, false, false, true, false, false]);
-        // The next window begins with the next unwrap.
-        budget.lock().unwraps_since = Instant::now().checked_sub(per).unwrap();
-        budget.set_limits(alarm(1_000_000));
-        assert!((0..6).all(|_| !budget.count_unwrap()));
-        assert_eq!(budget.lock().unwraps, 6);
-    }
-
-    #[tokio::test]
-    async fn the_failure_after_the_last_allowed_one_is_refused_and_successes_cost_nothing() {
-        let budget = Budget::new(limits(None, Some(3)), &[]);
-        for _ in 0..10 {
-            drop(budget.start_unwrap().await.unwrap());
-        }
-        for _ in 0..3 {
-            budget.start_unwrap().await.unwrap().failed();
-        }
-        let refused = budget.start_unwrap().await.unwrap_err();
-        assert!(matches!(
-            refused,
-            Failure::Exhausted { what: Exhausted::FailedUnwraps, retry_after }
-                if retry_after > Duration::from_secs(3590)
-        ));
-    }
-
-    #[tokio::test]
-    async fn who_leaves_after_a_miss_has_spent_a_failure_and_who_was_spared_has_not() {
-        let budget = Budget::new(limits(None, Some(2)), &[]);
-        let mut left = budget.start_unwrap().await.unwrap();
-        left.missed();
-        drop(left);
-        assert_eq!(budget.failed_at().len(), 1);
-        let mut spared = budget.start_unwrap().await.unwrap();
-        spared.missed();
-        spared.spared();
-        let mut failed = budget.start_unwrap().await.unwrap();
-        failed.missed();
-        assert!(failed.failed());
-        assert_eq!(budget.failed_at().len(), 2);
-    }
-
-    #[tokio::test]
-    async fn calls_at_once_cannot_fail_more_often_than_the_limit() {
-        let budget = Budget::new(limits(None, Some(2)), &[]);
-        let first = budget.start_unwrap().await.unwrap();
-        let second = budget.start_unwrap().await.unwrap();
-        let mut third = Box::pin(budget.start_unwrap());
-        assert!(futures::poll!(&mut third).is_pending());
-        first.failed();
-        assert!(futures::poll!(&mut third).is_pending());
-        second.failed();
-        assert!(third.await.is_err());
-    }
-
-    #[tokio::test]
-    async fn failures_leave_the_window_and_survive_a_restart_until_then() {
-        let hour = 3_600_000;
-        let spent = vec![now_ms() - hour - 1, now_ms() - 1000];
-        let budget = Budget::new(limits(None, Some(2)), &spent);
-        budget.start_unwrap().await.unwrap().failed();
-        assert!(budget.start_unwrap().await.is_err());
-        assert_eq!(Budget::new(limits(None, Some(2)), &budget.failed_at()).failed_at().len(), 2);
-    }
-
-    #[test]
-    fn a_rate_allows_its_count_at_once_and_then_says_when() {
-        let budget = Budget::new(limits(Some(5), None), &[]);
-        for _ in 0..5 {
-            budget.spend_call().unwrap();
-        }
-        assert!(matches!(
-            budget.spend_call(),
-            Err(Failure::Exhausted { what: Exhausted::Rate, retry_after })
-                if retry_after <= Duration::from_mins(12)
-        ));
-    }
-}
+mod tests;

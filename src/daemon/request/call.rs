@@ -1,12 +1,13 @@
 //! What a call carries: who calls, under which request id, and until when.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use claviger_provider_api::Call;
 use tonic::{Code, Request, Status};
 
 use crate::daemon::records::audit::Record;
+use crate::daemon::request::in_flight::StartedCall;
 use crate::daemon::request::policy::Caller;
 use crate::daemon::status::Failure;
 use crate::daemon::transport::caller::Peer;
@@ -32,6 +33,9 @@ pub struct CallContext {
     pub caller: Arc<Caller>,
     /// After this nothing is started for this call.
     pub deadline: Instant,
+    /// Its place among the calls in flight: given up when nothing works for the call any more, not
+    /// when its caller leaves.
+    pub in_flight: OnceLock<Arc<StartedCall>>,
 }
 
 impl CallContext {
@@ -61,6 +65,7 @@ impl CallContext {
             caller: Some(&self.caller.name),
             identity: identity.as_deref(),
             certificate_sha256: self.peer.certificate.as_ref().map(|c| &c.sha256),
+            anchor: self.peer.certificate.as_ref().map(|c| &*c.anchor.bundle),
             peer: Some(&address),
             ..Record::new(outcome)
         })

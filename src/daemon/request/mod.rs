@@ -8,6 +8,7 @@
 //! - [`in_flight`]: room for calls; `one_message`: a call has exactly one, but for streams
 //! - [`call`]: what a call carries: caller, peer, request id, deadline
 //! - [`active`]: the callers, grants and keys in force
+//! - [`public_work`]: RSA with public keys, off the threads of the sockets
 //! - [`failed_unwraps`]: what is spent of `failed_unwraps`, kept over restarts
 //! - [`health`]: `grpc.health.v1`; `status_trailers`: the contract's codes at the end of streams
 
@@ -21,5 +22,6 @@ pub mod health;
 pub mod in_flight;
 mod one_message;
 pub mod policy;
+pub mod public_work;
 pub mod service;
 mod status_trailers;

@@ -22,7 +22,10 @@ use tonic::{Request, Response, Status};
 use crate::daemon::config::{Operation, State};
 use crate::daemon::keys::keyring::Version;
 use crate::daemon::request::call::{self, CallContext};
-use crate::daemon::request::guard::{Batch, Guard, Recipient, RewrapCall, Rewrapped, UnwrapCall};
+use crate::daemon::request::guard::{
+    Batch, Guard, Recipient, RewrapCall, Rewrapped, SignCall, UnwrapCall, VerifyCall, WrapCall,
+    Wrapped,
+};
 use crate::daemon::request::policy::{Caller, Granted};
 use crate::daemon::status::Failure;
 
@@ -45,7 +48,7 @@ impl Service {
 
     async fn unwrap_one(
         &self,
-        context: &CallContext,
+        context: &Arc<CallContext>,
         request: UnwrapRequest,
         batch: Option<(Arc<Batch>, u32)>,
     ) -> Result<UnwrapResponse, Failure> {
@@ -61,7 +64,7 @@ impl Service {
             label: request.label,
             batch,
         };
-        let (material, key_version) = self.guard.unwrap(context, &call).await?;
+        let (material, key_version) = self.guard.unwrap(context, call).await?;
         // The buffer keeps zeroing itself inside the message.
         let key_material = Bytes::from_owner(material.into_zeroizing());
         Ok(UnwrapResponse { key_material, key_version })
@@ -69,7 +72,7 @@ impl Service {
 
     async fn rewrap_one(
         &self,
-        context: &CallContext,
+        context: &Arc<CallContext>,
         request: RewrapRequest,
         batch: Option<(Arc<Batch>, u32)>,
     ) -> Result<RewrapResponse, Failure> {
@@ -79,7 +82,7 @@ impl Service {
             self.guard.refuse(context, Operation::Rewrap, &key, batch_item, failure)
         })?;
         let Rewrapped { wrapped, source_version, target_version, algorithm, public_key_sha256 } =
-            self.guard.rewrap(context, &call).await?;
+            self.guard.rewrap(context, call).await?;
         Ok(RewrapResponse {
             wrapped: wrapped.into(),
             source_key_version: source_version,
@@ -89,19 +92,28 @@ impl Service {
         })
     }
 
-    /// A batch has 1 to [`MAX_BATCH_ITEMS`] items.
-    fn check_batch(
+    /// The outcomes of `one` for each of 1 to [`MAX_BATCH_ITEMS`] items, in their order.
+    async fn batch<I, T, F>(
         &self,
         context: &CallContext,
         operation: Operation,
-        items: usize,
-    ) -> Result<(), Failure> {
-        if (1..=MAX_BATCH_ITEMS).contains(&items) {
-            return Ok(());
+        items: Vec<I>,
+        one: impl Fn(Arc<CallContext>, I, (Arc<Batch>, u32)) -> F,
+    ) -> Result<Vec<Result<T, Failure>>, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        if !(1..=MAX_BATCH_ITEMS).contains(&items.len()) {
+            let allowed = format!("must be 1 to {MAX_BATCH_ITEMS} items, not {}", items.len());
+            let failure = Failure::Field { field: "items", allowed };
+            return Err(self.guard.refuse(context, operation, "", None, failure));
         }
-        let allowed = format!("must be 1 to {MAX_BATCH_ITEMS} items, not {items}");
-        let failure = Failure::Field { field: "items", allowed };
-        Err(self.guard.refuse(context, operation, "", None, failure))
+        let context = Arc::new(context.for_items());
+        let batch = self.guard.batch();
+        let items = (0u32..)
+            .zip(items)
+            .map(|(number, item)| one(Arc::clone(&context), item, (Arc::clone(&batch), number)));
+        Ok(batch.drive(items, context.call()).await)
     }
 }
 
@@ -111,12 +123,15 @@ impl KeyService for Service {
         let (context, request) = call::open(request)?;
         let refuse =
             |failure| self.guard.refuse(&context, Operation::Wrap, &request.key, None, failure);
-        let algorithm = parse_algorithm(&request.algorithm, "algorithm").map_err(refuse)?;
-        let material = KeyMaterial::copied_from(&request.key_material);
-        let (wrapped, key_version, algorithm) =
-            self.guard.wrap(&context, &request.key, &material, algorithm, &request.label).await?;
+        let call = WrapCall {
+            algorithm: parse_algorithm(&request.algorithm, "algorithm").map_err(refuse)?,
+            material: KeyMaterial::copied_from(&request.key_material),
+            key: request.key,
+            label: request.label,
+        };
+        let Wrapped { wrapped, version, algorithm } = self.guard.wrap(&context, call).await?;
         let algorithm = algorithm.to_string();
-        Ok(Response::new(WrapResponse { wrapped: wrapped.into(), key_version, algorithm }))
+        Ok(Response::new(WrapResponse { wrapped: wrapped.into(), key_version: version, algorithm }))
     }
 
     async fn unwrap(
@@ -132,13 +147,11 @@ impl KeyService for Service {
         request: Request<UnwrapBatchRequest>,
     ) -> Result<Response<UnwrapBatchResponse>, Status> {
         let (context, request) = call::open(request)?;
-        self.check_batch(&context, Operation::Unwrap, request.items.len())?;
-        let context = context.for_items();
-        let batch = Arc::new(Batch::default());
-        let items = (0u32..).zip(request.items).map(|(item, request)| {
-            self.unwrap_one(&context, request, Some((Arc::clone(&batch), item)))
-        });
-        let results = batch.drive(items, context.call()).await.into_iter().map(|outcome| {
+        let unwrap = |context, request, batch| async move {
+            self.unwrap_one(&context, request, Some(batch)).await
+        };
+        let outcomes = self.batch(&context, Operation::Unwrap, request.items, unwrap).await?;
+        let results = outcomes.into_iter().map(|outcome| {
             let result = match outcome {
                 Ok(unwrapped) => ItemResult::Unwrapped(unwrapped),
                 Err(failure) => ItemResult::Error(failure.into_item_error()),
@@ -162,13 +175,11 @@ impl KeyService for Service {
         request: Request<RewrapBatchRequest>,
     ) -> Result<Response<RewrapBatchResponse>, Status> {
         let (context, request) = call::open(request)?;
-        self.check_batch(&context, Operation::Rewrap, request.items.len())?;
-        let context = context.for_items();
-        let batch = Arc::new(Batch::default());
-        let items = (0u32..).zip(request.items).map(|(item, request)| {
-            self.rewrap_one(&context, request, Some((Arc::clone(&batch), item)))
-        });
-        let results = batch.drive(items, context.call()).await.into_iter().map(|outcome| {
+        let rewrap = |context, request, batch| async move {
+            self.rewrap_one(&context, request, Some(batch)).await
+        };
+        let outcomes = self.batch(&context, Operation::Rewrap, request.items, rewrap).await?;
+        let results = outcomes.into_iter().map(|outcome| {
             let result = match outcome {
                 Ok(rewrapped) => RewrapItemResult::Rewrapped(rewrapped),
                 Err(failure) => RewrapItemResult::Error(failure.into_item_error()),
@@ -183,8 +194,8 @@ impl KeyService for Service {
         let (context, SignRequest { key, digest, algorithm, key_version }) = call::open(request)?;
         let refuse = |failure| self.guard.refuse(&context, Operation::Sign, &key, None, failure);
         let algorithm = algorithm.parse().map_err(unknown_algorithm).map_err(refuse)?;
-        let (signature, key_version) =
-            self.guard.sign(&context, &key, &digest, algorithm, key_version).await?;
+        let call = SignCall { key, digest, algorithm, version: key_version };
+        let (signature, key_version) = self.guard.sign(&context, call).await?;
         let algorithm = algorithm.to_string();
         Ok(Response::new(SignResponse {
             signature: signature.bytes.into(),
@@ -201,9 +212,9 @@ impl KeyService for Service {
             call::open(request)?;
         let refuse = |failure| self.guard.refuse(&context, Operation::Verify, &key, None, failure);
         let algorithm = algorithm.parse().map_err(unknown_algorithm).map_err(refuse)?;
-        let good =
-            self.guard.verify(&context, &key, &digest, algorithm, key_version, &signature).await?;
-        let (valid, key_version) = (good.is_some(), good.unwrap_or(0));
+        let call = VerifyCall { key, digest, algorithm, version: key_version, signature };
+        let signed_by = self.guard.verify(&context, &call).await?;
+        let (valid, key_version) = (signed_by.is_some(), signed_by.unwrap_or(0));
         Ok(Response::new(VerifyResponse { valid, key_version }))
     }
 

@@ -102,7 +102,7 @@ fn closed() -> Arc<Replica> {
         public_key_sha256: [0; 32],
     };
     let provider = Arc::new(provider);
-    Arc::new(Replica::new(specification, provider, watch::Sender::new(0)))
+    Arc::new(Replica::new(specification, provider, watch::Sender::new(0), Arc::new(Audit::off())))
 }
 
 const THROTTLED: ErrorKind = ErrorKind::Throttled { retry_after: Some(Duration::from_secs(3)) };

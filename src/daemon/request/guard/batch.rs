@@ -2,7 +2,7 @@
 //! to it in one request, where its backend has such a request.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -14,13 +14,15 @@ use futures::stream::{FuturesOrdered, FuturesUnordered};
 use tokio::sync::oneshot;
 
 use super::UnwrapCall;
+use super::abandoned::{Abandoned, Progress};
 use crate::daemon::request::call::CallContext;
 use crate::daemon::status::Failure;
 
 /// What the items of one `UnwrapBatch` share.
-#[derive(Default)]
 pub struct Batch {
-    waiting: Mutex<Vec<Waiting>>,
+    /// None once the items are no longer driven together.
+    waiting: Mutex<Option<Vec<Waiting>>>,
+    abandoned: Arc<Abandoned>,
 }
 
 /// What `work` gives. An item of a batch is given up at its deadline, whatever it waits for, so that it
@@ -43,16 +45,23 @@ struct Waiting {
     algorithm: Algorithm,
     wrapped: Bytes,
     label: Bytes,
+    call: Call,
     reply: oneshot::Sender<Result<Unwrapped, Error>>,
 }
 
 impl Batch {
+    /// A batch without items; its requests run to their ends as other operations do.
+    pub(super) fn new(abandoned: Arc<Abandoned>) -> Self {
+        Self { waiting: Mutex::new(Some(Vec::new())), abandoned }
+    }
+
     /// Brings all items to their ends, at the same time; gives what became of them in their order.
     /// Once none of them can go on without a key, those that wait for the same one go to it together.
     pub async fn drive<T, F>(&self, items: impl IntoIterator<Item = F>, call: Call) -> Vec<T>
     where
         F: Future<Output = T>,
     {
+        let _driven = Driven(self);
         let mut items: FuturesOrdered<F> = items.into_iter().collect();
         let mut requests = FuturesUnordered::new();
         let mut outcomes = Vec::with_capacity(items.len());
@@ -66,39 +75,61 @@ impl Batch {
                 Some(()) = requests.next() => {}
                 // Last: by now every item has come as far as it can.
                 waiting = self.waiting() => {
-                    requests.extend(by_key(waiting).into_iter().map(|items| send(items, call)));
+                    requests.extend(by_key(waiting).into_iter().map(|group| {
+                        let progress = Arc::<Progress>::default();
+                        progress.reaches_a_key();
+                        self.abandoned.run_on(progress, call.deadline, send(group))
+                    }));
                 }
             }
         }
     }
 
-    /// Unwraps an item's value with others of the same batch.
+    /// Unwraps an item's value with others of the same batch, or alone where they are no longer driven
+    /// together.
     pub(super) async fn unwrap_key(
         &self,
         key: &Arc<dyn WrappingKey>,
         algorithm: Algorithm,
-        call: &UnwrapCall,
+        item: &UnwrapCall,
+        call: Call,
     ) -> Result<Unwrapped, Error> {
         let (reply, answer) = oneshot::channel();
-        let (wrapped, label) = (call.wrapped.clone(), call.label.clone());
-        let waiting = Waiting { key: Arc::clone(key), algorithm, wrapped, label, reply };
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(waiting);
-        answer
-            .await
-            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Internal, "the key gave no result")))
+        let (wrapped, label) = (item.wrapped.clone(), item.label.clone());
+        let waiting = Waiting { key: Arc::clone(key), algorithm, wrapped, label, call, reply };
+        if let Some(others) = &mut *self.lock() {
+            others.push(waiting);
+        }
+        match answer.await {
+            Ok(outcome) => outcome,
+            Err(_) if self.lock().is_none() => {
+                let parameters = Parameters { algorithm, label: &item.label };
+                key.unwrap_key(&item.wrapped, &parameters, call).await
+            }
+            Err(_) => Err(Error::new(ErrorKind::Internal, "the key gave no result")),
+        }
     }
 
     /// Those that wait for a key. Never ready without one; nothing wakes it, since items only come to
     /// wait in the task that asks.
     fn waiting(&self) -> impl Future<Output = Vec<Waiting>> + '_ {
-        std::future::poll_fn(|_| {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            if waiting.is_empty() {
-                Poll::Pending
-            } else {
-                Poll::Ready(std::mem::take(&mut *waiting))
-            }
+        std::future::poll_fn(|_| match &mut *self.lock() {
+            Some(waiting) if !waiting.is_empty() => Poll::Ready(std::mem::take(waiting)),
+            _ => Poll::Pending,
         })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<Waiting>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// As long as it lives, the items are driven together.
+struct Driven<'a>(&'a Batch);
+
+impl Drop for Driven<'_> {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
     }
 }
 
@@ -123,7 +154,7 @@ fn by_key(waiting: Vec<Waiting>) -> Vec<Vec<Waiting>> {
     groups
 }
 
-async fn send(group: Vec<Waiting>, call: Call) {
+async fn send(group: Vec<Waiting>) {
     let items: Vec<BatchItem<'_>> = group
         .iter()
         .map(|item| BatchItem {
@@ -131,7 +162,7 @@ async fn send(group: Vec<Waiting>, call: Call) {
             parameters: Parameters { algorithm: item.algorithm, label: &item.label },
         })
         .collect();
-    let results = group[0].key.unwrap_batch(&items, call).await;
+    let results = group[0].key.unwrap_batch(&items, group[0].call).await;
     for (item, result) in group.into_iter().zip(results) {
         // An item whose call was given up drops its result, which zeroes itself.
         let _ = item.reply.send(result);

@@ -3,6 +3,7 @@
 //! Whatever reached a key has its own audit record, durable before key material leaves; a caller
 //! that goes away in the middle does not take the record with it.
 
+mod abandoned;
 mod batch;
 mod record;
 mod rewrap;
@@ -11,21 +12,28 @@ mod unwrap;
 mod verify;
 mod wrap;
 
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use claviger_provider_api::Algorithm;
 
+use abandoned::Abandoned;
 pub use batch::Batch;
 use batch::in_time;
 use record::OperationRecord;
 pub use rewrap::{Recipient, RewrapCall, Rewrapped};
+pub use sign::SignCall;
 pub use unwrap::UnwrapCall;
+pub use verify::VerifyCall;
+pub use wrap::{WrapCall, Wrapped};
 
 use crate::daemon::config::Operation;
 use crate::daemon::records::audit::Audit;
 use crate::daemon::records::metrics::{KeyMetrics, Metrics};
 use crate::daemon::request::call::CallContext;
 use crate::daemon::request::policy::{Caller, Granted};
+use crate::daemon::request::public_work::PublicWork;
 use crate::daemon::status::Failure;
 
 /// The longest OAEP label that is accepted, in bytes.
@@ -35,14 +43,28 @@ pub const MAX_LABEL_LEN: usize = 1024;
 #[derive(Debug)]
 pub struct Guard {
     audit: Arc<Audit>,
+    /// RSA with public keys.
+    public_work: PublicWork,
+    abandoned: Arc<Abandoned>,
     /// Counts calls that name no key of the caller's.
     without_key: Arc<KeyMetrics>,
 }
 
 impl Guard {
-    /// A guard that writes to `audit`.
-    pub fn new(audit: Arc<Audit>, metrics: &Metrics) -> Self {
-        Self { audit, without_key: metrics.without_key() }
+    /// A guard that writes to `audit`. Starts the threads of [`PublicWork`].
+    pub fn start(audit: Arc<Audit>, metrics: &Metrics) -> io::Result<Self> {
+        let (public_work, without_key) = (PublicWork::start()?, metrics.without_key());
+        Ok(Self { audit, public_work, abandoned: Arc::default(), without_key })
+    }
+
+    /// Waits at most so long for the operations whose callers have left, and gives the rest up.
+    pub async fn end_abandoned(&self, patience: Duration) {
+        self.abandoned.end(patience).await;
+    }
+
+    /// What the items of a batch share.
+    pub fn batch(&self) -> Arc<Batch> {
+        Arc::new(Batch::new(Arc::clone(&self.abandoned)))
     }
 
     /// Records a call that was refused before anything was looked up for it.
@@ -54,8 +76,7 @@ impl Guard {
         batch_item: Option<u32>,
         failure: Failure,
     ) -> Failure {
-        let mut record = OperationRecord::new(self, context, operation, key, batch_item);
-        drop(record.close(failure.code(), Some(failure.reason())));
+        OperationRecord::new(self, context, operation, key, batch_item).refuse(&failure);
         failure
     }
 
@@ -77,7 +98,9 @@ impl Guard {
         list: impl FnOnce(&Caller) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let record = OperationRecord::new(self, context, Operation::Read, "", None);
-        let outcome = context.caller.listing.spend_call().and_then(|()| list(&context.caller));
+        let outcome = context.caller.listing.spend_call();
+        let outcome = outcome.and_then(|()| record.check_room());
+        let outcome = outcome.and_then(|()| list(&context.caller));
         record.finish(outcome).await
     }
 }

@@ -4,40 +4,51 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use claviger_provider_api::Error;
+use futures::future::Either;
 use tonic::Code;
 
 use super::Guard;
+use super::abandoned::{Left, Progress};
 use crate::daemon::config::Operation;
 use crate::daemon::keys::keyring::{Key, Version};
 use crate::daemon::keys::replica::{Fault, Replica};
-use crate::daemon::records::audit::{AuditError, Record, RewrapTarget};
+use crate::daemon::records::audit::{Alarm, AuditError, Event, Record, RewrapTarget};
 use crate::daemon::request::call::CallContext;
 use crate::daemon::request::policy::Granted;
-use crate::daemon::status::Failure;
+use crate::daemon::status::{Exhausted, Failure};
 
-/// One operation on its way: what will be recorded of it, whatever becomes of it.
+/// One operation on its way: what will be recorded of it, whatever becomes of it. Each outcome of a
+/// step has its method.
 pub(super) struct OperationRecord<'a> {
     guard: &'a Guard,
-    pub(super) context: &'a CallContext,
+    context: &'a CallContext,
     operation: Operation,
     started: Instant,
     name: &'a str,
     batch_item: Option<u32>,
-    pub(super) key: Option<&'a Key>,
+    /// Of an operation that may run on without its caller.
+    progress: Option<Arc<Progress>>,
+    key: Option<&'a Key>,
     version: Option<u32>,
     algorithm: Option<&'static str>,
-    pub(super) replica: Option<Arc<Replica>>,
+    replica: Option<Arc<Replica>>,
     wrapped_sha256: Option<[u8; 32]>,
     /// Of a rewrap.
-    pub(super) target: RewrapTarget<'a>,
-    /// What no caller may see about a value that failed.
-    pub(super) cause: Option<&'static str>,
-    pub(super) backend_error: Option<String>,
-    pub(super) backend_request_id: Option<String>,
+    target: RewrapTarget<'a>,
+    cause: Option<&'static str>,
+    backend_error: Option<String>,
+    backend_request_id: Option<String>,
     /// Whether a key was reached, or a failed unwrap spent: then it has its own record; before, it is
     /// a refusal.
-    pub(super) reached: bool,
+    reached: bool,
     finished: bool,
+}
+
+/// What is to be waited for before an answer leaves.
+enum Written<F> {
+    Nothing,
+    Durable(F),
+    NotTaken(AuditError),
 }
 
 impl<'a> OperationRecord<'a> {
@@ -55,6 +66,7 @@ impl<'a> OperationRecord<'a> {
             started: Instant::now(),
             name,
             batch_item,
+            progress: None,
             key: None,
             version: None,
             algorithm: None,
@@ -69,45 +81,134 @@ impl<'a> OperationRecord<'a> {
         }
     }
 
+    /// Tells `progress` when a key is reached, and asks it whether the caller has left.
+    #[must_use]
+    pub(super) fn with(mut self, progress: Arc<Progress>) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    pub(super) fn context(&self) -> &'a CallContext {
+        self.context
+    }
+
+    /// Whether the caller has left.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.progress.as_ref().is_some_and(|progress| progress.left().is_some())
+    }
+
     /// The grant, if there is one, and one call of its rate spent.
     pub(super) fn grant(&mut self) -> Result<&'a Granted, Failure> {
         let granted = self.context.caller.granted(self.name, self.operation)?;
         self.key = Some(&granted.key);
         granted.budget.spend_call()?;
+        self.check_room()?;
         let unwraps = matches!(self.operation, Operation::Unwrap | Operation::Rewrap);
         if unwraps && granted.budget.count_unwrap() {
             let (caller, key) = (&self.context.caller.name, self.name);
             tracing::warn!(%caller, key, "more unwraps than unwraps_alarm: none is refused for it");
             granted.key.metrics.unwraps_alarmed();
+            self.alarm(Alarm::MoreUnwrapsThanUsual);
         }
         Ok(granted)
     }
 
-    /// The version that is to answer. That alone is no record yet.
+    /// The last room on the disk of the audit log belongs to what must be answered.
+    pub(super) fn check_room(&self) -> Result<(), Failure> {
+        let must_be_answered =
+            matches!(self.operation, Operation::Unwrap | Operation::Rewrap | Operation::Sign);
+        if must_be_answered || !self.guard.audit.is_in_reserve() {
+            return Ok(());
+        }
+        let retry_after = std::time::Duration::from_secs(10);
+        Err(Failure::Exhausted { what: Exhausted::AuditRoom, retry_after })
+    }
+
+    /// Tells an operator to look at this caller and this key.
+    pub(super) fn alarm(&self, alarm: Alarm) {
+        let (caller, key) = (Some(&*self.context.caller.name), Some(self.name));
+        drop(self.guard.audit.event(&Event::Alarm { alarm, caller, key }));
+    }
+
+    /// The version that is to answer. The call still counts as a refusal until a key is asked.
     pub(super) fn set_version(&mut self, version: &Version, algorithm: &'static str) {
         self.version = Some(version.number);
         self.algorithm = Some(algorithm);
     }
 
-    /// From here on the operation has a record of its own.
-    pub(super) fn reached(&mut self, version: &Version, algorithm: &'static str) {
+    /// The public key of this version does the work.
+    pub(super) fn uses_public_key(&mut self, version: &Version, algorithm: &'static str) {
         self.set_version(version, algorithm);
         self.reached = true;
     }
 
-    pub(super) fn wrapped(&mut self, wrapped: &[u8]) -> [u8; 32] {
-        *self.wrapped_sha256.insert(claviger_provider_api::public_key::sha256(wrapped))
+    /// The private key of this replica is asked: from here on the operation runs to its end. Whether
+    /// another one was asked before.
+    pub(super) fn asks(
+        &mut self,
+        version: &Version,
+        algorithm: &'static str,
+        replica: &Arc<Replica>,
+    ) -> bool {
+        self.uses_public_key(version, algorithm);
+        if let Some(progress) = &self.progress {
+            progress.reaches_a_key();
+        }
+        self.replica.replace(Arc::clone(replica)).is_some()
     }
 
+    /// The backend answered with a result.
+    pub(super) fn answered(&mut self, backend_request_id: Option<String>) {
+        self.backend_request_id = backend_request_id;
+    }
+
+    /// A result came from an older version: what kept the newer ones from answering is of no interest.
+    pub(super) fn answered_by_another(&mut self) {
+        self.backend_error = None;
+    }
+
+    /// The backend answered with an error.
     pub(super) fn backend_failed(&mut self, error: &Error) {
         self.backend_error = Some(error.to_string());
         self.backend_request_id = error.backend_request_id().map(str::to_owned);
+    }
+
+    /// Throttled before the backend used the key: counted as a refusal, without a record of its own,
+    /// unless an earlier replica was asked.
+    pub(super) fn throttled(&mut self, was_another_asked: bool) {
+        self.reached = was_another_asked;
     }
 
     /// No replica answers, for a reason that the log and the record have.
     pub(super) fn unavailable(&mut self, fault: &Fault) -> Failure {
         self.backend_error = Some(fault.text.to_string());
         Failure::of_backend(fault.kind)
+    }
+
+    /// The call has spent a failed unwrap, and so it has a record, whether a key was asked or not.
+    pub(super) fn spent(&mut self) {
+        self.reached = true;
+    }
+
+    /// What was wrong with the value, which no caller may see.
+    pub(super) fn set_cause(&mut self, cause: &'static str) {
+        self.cause = Some(cause);
+    }
+
+    pub(super) fn wrapped(&mut self, wrapped: &[u8]) -> [u8; 32] {
+        *self.wrapped_sha256.insert(claviger_provider_api::public_key::sha256(wrapped))
+    }
+
+    /// For whom a rewrap wraps, as far as is known by now.
+    pub(super) fn target(&mut self) -> &mut RewrapTarget<'a> {
+        &mut self.target
+    }
+
+    /// The operation was tried once more and went right.
+    pub(super) fn retried(&self) {
+        if let Some(key) = self.key {
+            key.metrics.retried();
+        }
     }
 
     /// Records the outcome, durably, and only then lets it out.
@@ -117,26 +218,23 @@ impl<'a> OperationRecord<'a> {
             Err(failure) => (failure.code(), Some(failure.reason())),
         };
         self.log(code);
-        let durable = self.close(code, reason);
-        // Nothing secret leaves for reading and verifying, nor for who is late: their records need
-        // not be waited for.
+        let written = self.close(code, reason);
+        // Nothing secret leaves for reading and verifying, nor for a caller that is late: their
+        // records must be taken, and need not be waited for.
         let late = matches!(outcome, Err(Failure::DeadlineExceeded));
-        if late || matches!(self.operation, Operation::Read | Operation::Verify) {
-            return outcome;
-        }
-        let Some(durable) = durable else { return outcome };
-        match durable.await {
-            Ok(()) => outcome,
-            Err(error) => {
-                let request_id = &*self.context.request_id;
-                tracing::error!(
-                    request_id,
-                    %error,
-                    "refused to answer: the audit record is not durable"
-                );
-                Err(Failure::NotRecorded)
-            }
-        }
+        let does_not_wait = late || matches!(self.operation, Operation::Read | Operation::Verify);
+        let error = match written {
+            Written::Nothing => return outcome,
+            Written::Durable(_) if does_not_wait => return outcome,
+            Written::Durable(durable) => match durable.await {
+                Ok(()) => return outcome,
+                Err(error) => error,
+            },
+            Written::NotTaken(error) => error,
+        };
+        let request_id = &*self.context.request_id;
+        tracing::error!(request_id, %error, "refused to answer: the audit record is not durable");
+        Err(Failure::NotRecorded)
     }
 
     /// What a backend said goes into the log under the call's request id. A value that does not
@@ -172,19 +270,31 @@ impl<'a> OperationRecord<'a> {
         }
     }
 
+    /// Records a refusal that nothing was looked up for.
+    pub(super) fn refuse(mut self, failure: &Failure) {
+        drop(self.close(failure.code(), Some(failure.reason())));
+    }
+
     /// Hands the record over; gives what to wait for, if the operation has a record of its own.
-    pub(super) fn close(
+    fn close(
         &mut self,
         code: Code,
         reason: Option<&'static str>,
-    ) -> Option<impl Future<Output = Result<(), AuditError>> + Send + use<>> {
+    ) -> Written<impl Future<Output = Result<(), AuditError>> + Send + use<>> {
         self.finished = true;
         let duration = self.started.elapsed();
+        // Of a caller that has left, what it was told; what became of the operation stands beside it.
+        let left = self.progress.as_ref().and_then(|progress| progress.left());
+        let ended = left.map(|_| reason.unwrap_or("ok"));
+        let (code, reason) = left.map(Left::outcome).map_or((code, reason), |(c, r)| (c, Some(r)));
         let metrics = self.key.map_or(&self.guard.without_key, |key| &key.metrics);
         metrics.observe(self.operation, code, duration);
+        if left.is_some() {
+            metrics.abandoned();
+        }
         let audit = &self.guard.audit;
         if !audit.is_on() {
-            return None;
+            return Written::Nothing;
         }
         self.context.with_record(code, |record| {
             let record = Record {
@@ -197,6 +307,7 @@ impl<'a> OperationRecord<'a> {
                 target: self.target,
                 batch_item: self.batch_item,
                 reason,
+                ended,
                 cause: self.cause.filter(|_| code != Code::Ok),
                 backend_error: self.backend_error.as_deref(),
                 backend_request_id: self.backend_request_id.as_deref(),
@@ -205,24 +316,29 @@ impl<'a> OperationRecord<'a> {
             };
             if code != Code::Ok && !self.reached {
                 audit.refusal(&record);
-                return None;
+                return Written::Nothing;
             }
-            Some(audit.record(&record))
+            let is_cheap =
+                matches!(self.operation, Operation::Read | Operation::Verify | Operation::Wrap);
+            if code != Code::Ok || !is_cheap {
+                return Written::Durable(Either::Left(audit.record(&record)));
+            }
+            match audit.cheap_success(&record) {
+                Ok(None) => Written::Nothing,
+                Ok(Some(durable)) => Written::Durable(Either::Right(durable)),
+                Err(error) => Written::NotTaken(error),
+            }
         })
     }
 }
 
 impl Drop for OperationRecord<'_> {
-    /// The caller went away, or its deadline passed, in the middle.
+    /// The caller went away, or its deadline passed, before a key was reached; or the daemon ends.
     fn drop(&mut self) {
         if self.finished {
             return;
         }
-        let (code, reason) = if Instant::now() >= self.context.deadline {
-            (Code::DeadlineExceeded, "deadline_exceeded")
-        } else {
-            (Code::Cancelled, "caller_gone")
-        };
+        let (code, reason) = Left::at(self.context.deadline).outcome();
         drop(self.close(code, Some(reason)));
     }
 }

@@ -4,14 +4,18 @@
 //! Everything about the target is judged before the source is touched; whatever fails after that is
 //! the failure of the value.
 
-use bytes::Bytes;
-use claviger_provider_api::{Algorithm, KeyMaterial, Parameters, PublicKey};
+use std::sync::Arc;
 
-use super::unwrap::spend_unwrap;
+use bytes::Bytes;
+use claviger_provider_api::public_key::sha256;
+use claviger_provider_api::{Algorithm, KeyMaterial, Parameters, PublicKey, WrappingKey};
+
+use super::abandoned::Progress;
+use super::unwrap::{ask, conclude};
 use super::wrap::to_wrap;
 use super::{Guard, OperationRecord, UnwrapCall, check_label, in_time};
 use crate::daemon::config::Operation;
-use crate::daemon::keys::keyring::{Candidate, Version};
+use crate::daemon::keys::keyring::Candidate;
 use crate::daemon::request::call::CallContext;
 use crate::daemon::request::policy::{Granted, Values};
 use crate::daemon::status::Failure;
@@ -63,40 +67,53 @@ pub struct Rewrapped {
 impl Guard {
     /// Unwraps with the private key in its backend and wraps for the target.
     pub async fn rewrap(
-        &self,
-        context: &CallContext,
-        call: &RewrapCall,
+        self: &Arc<Self>,
+        context: &Arc<CallContext>,
+        call: RewrapCall,
     ) -> Result<Rewrapped, Failure> {
-        let UnwrapCall { key, batch, .. } = &call.source;
-        let batch_item = batch.as_ref().map(|(_, item)| *item);
-        let mut record = OperationRecord::new(self, context, Operation::Rewrap, key, batch_item);
-        let outcome = in_time(context, batch_item, try_rewrap(&mut record, call)).await;
-        record.finish(outcome).await
+        let batch_item = call.source.batch.as_ref().map(|(_, item)| *item);
+        let progress = Arc::<Progress>::default();
+        let (guard, owned) = (Arc::clone(self), Arc::clone(context));
+        let work = self.abandoned.run_on(Arc::clone(&progress), context.deadline, async move {
+            let name = &call.source.key;
+            let record = OperationRecord::new(&guard, &owned, Operation::Rewrap, name, batch_item);
+            let mut record = record.with(progress);
+            let outcome = try_rewrap(&guard, &mut record, &call).await;
+            record.finish(outcome).await
+        });
+        in_time(context, batch_item, work).await
     }
 }
 
 /// A target that may be wrapped for.
 struct Target<'a> {
-    to: To<'a>,
+    to: To,
+    /// Of a key of the keyring.
+    version: Option<u32>,
     algorithm: Algorithm,
     /// By the grants that name the target.
     values: Vec<&'a Values>,
 }
 
-enum To<'a> {
-    Key(&'a Version, &'a PublicKey),
-    PublicKey(Box<PublicKey>),
+/// The public key that is wrapped for.
+#[derive(Clone)]
+enum To {
+    Key(Arc<dyn WrappingKey>),
+    PublicKey(Arc<PublicKey>),
 }
 
 async fn try_rewrap<'a>(
+    guard: &Guard,
     record: &mut OperationRecord<'a>,
     call: &'a RewrapCall,
 ) -> Result<Rewrapped, Failure> {
     let granted = record.grant()?;
     let target = match &call.recipient {
-        Recipient::Key(name) => key_as_target(record, granted, name, call),
-        Recipient::PublicKey(spki) => public_key_as_target(record, granted, spki, call),
-    }?;
+        Recipient::Key(name) => key_as_target(record, granted, name, call)?,
+        Recipient::PublicKey(spki) => {
+            public_key_as_target(guard, record, granted, spki, call).await?
+        }
+    };
     let source = &call.source;
     let candidates = check_label(source.algorithm, &source.label)
         .and_then(|()| {
@@ -109,29 +126,46 @@ async fn try_rewrap<'a>(
     let longest = call.max_key_material_len.map_or(room, |max| room.min(max as usize));
 
     let may = |sha256: &_| target.values.iter().any(|values| values.contains(sha256));
-    let wrap = |record: &mut OperationRecord<'_>, material: KeyMaterial| {
-        if material.expose().len() > longest {
-            record.cause = Some("material_too_long");
-            return Err(Failure::UnwrapFailed);
-        }
-        let parameters = Parameters { algorithm: target.algorithm, label: &call.label };
-        let wrapped = target.public_key().wrap(&material, &parameters).map_err(|error| {
-            let request_id = &*record.context.request_id;
-            tracing::error!(request_id, %error, "rewrapping failed");
-            Failure::UnwrapFailed
-        })?;
-        record.target.wrapped_sha256 = Some(claviger_provider_api::public_key::sha256(&wrapped));
-        Ok(wrapped)
+    let (budget, unwrapped) = ask(record, granted, source, candidates, may, Some(longest)).await?;
+    let outcome = match unwrapped {
+        Ok((material, source_version)) => wrap_for(guard, record, &target, material, longest, call)
+            .await
+            .map(|wrapped| (wrapped, source_version)),
+        Err(failure) => Err(failure),
     };
-    let (wrapped, source_version) =
-        spend_unwrap(record, granted, source, candidates, may, wrap).await?;
+    let (wrapped, source_version) = conclude(record, granted, budget, outcome).await?;
     Ok(Rewrapped {
         wrapped,
         source_version,
-        target_version: target.version(),
+        target_version: target.version,
         algorithm: target.algorithm,
-        public_key_sha256: target.public_key().sha256(),
+        public_key_sha256: target.to.public_key().sha256(),
     })
+}
+
+/// Wraps what was unwrapped. What fails here is the failure of the value.
+async fn wrap_for(
+    guard: &Guard,
+    record: &mut OperationRecord<'_>,
+    target: &Target<'_>,
+    material: KeyMaterial,
+    longest: usize,
+    call: &RewrapCall,
+) -> Result<Vec<u8>, Failure> {
+    if material.expose().len() > longest {
+        record.set_cause("material_too_long");
+        return Err(Failure::UnwrapFailed);
+    }
+    let (to, algorithm, label) = (target.to.clone(), target.algorithm, call.label.clone());
+    let wrap = move || to.public_key().wrap(&material, &Parameters { algorithm, label: &label });
+    let wrapped = guard.public_work.run(record.context().call(), wrap).await?;
+    let wrapped = wrapped.map_err(|error| {
+        let request_id = &*record.context().request_id;
+        tracing::error!(request_id, %error, "rewrapping failed");
+        Failure::UnwrapFailed
+    })?;
+    record.target().wrapped_sha256 = Some(sha256(&wrapped));
+    Ok(wrapped)
 }
 
 fn key_as_target<'a>(
@@ -140,27 +174,33 @@ fn key_as_target<'a>(
     name: &'a str,
     call: &RewrapCall,
 ) -> Result<Target<'a>, Failure> {
-    record.target.key = Some(name);
+    record.target().key = Some(name);
     let (key, values) = granted.rewraps_to_key(name)?;
     check_label(call.algorithm, &call.label).map_err(of_target)?;
     let Candidate { version, algorithm } =
         to_wrap(record, key, call.algorithm, &call.label).map_err(of_target)?;
     // The default algorithm may be the one that has no label.
     check_label(Some(algorithm), &call.label).map_err(of_target)?;
-    let public_key = version.public_key().ok_or(Failure::Unavailable)?;
-    Ok(note(record, Target { to: To::Key(version, public_key), algorithm, values }))
+    let to = To::Key(Arc::clone(version.opened_key().ok_or(Failure::Unavailable)?));
+    Ok(note(record, Target { to, version: Some(version.number), algorithm, values }))
 }
 
-fn public_key_as_target<'a>(
+/// Looks the grant up before it parses the key, which takes up to milliseconds.
+async fn public_key_as_target<'a>(
+    guard: &Guard,
     record: &mut OperationRecord<'a>,
     granted: &'a Granted,
-    spki: &[u8],
+    spki: &Bytes,
     call: &RewrapCall,
 ) -> Result<Target<'a>, Failure> {
-    let public_key = parse_public_key(spki)?;
-    let sha256 = public_key.sha256();
-    record.target.public_key_sha256 = Some(sha256);
-    let values = granted.rewraps_to_public_key(&sha256)?;
+    if spki.len() > MAX_SPKI_LEN {
+        let allowed = format!("must be at most {MAX_SPKI_LEN} bytes, not {}", spki.len());
+        return Err(Failure::Field { field: "target.public_key", allowed });
+    }
+    // What is parsed below is exactly what was hashed here.
+    let public_key_sha256 = sha256(spki);
+    record.target().public_key_sha256 = Some(public_key_sha256);
+    let values = granted.rewraps_to_public_key(&public_key_sha256)?;
     check_label(call.algorithm, &call.label).map_err(of_target)?;
     let oaep = call.algorithm.filter(|algorithm| *algorithm != Algorithm::Rsa15);
     let algorithm = oaep.ok_or_else(|| Failure::Field {
@@ -168,35 +208,37 @@ fn public_key_as_target<'a>(
         allowed: "must be RSA-OAEP, RSA-OAEP-256, RSA-OAEP-384 or RSA-OAEP-512 for a public key"
             .into(),
     })?;
-    Ok(note(record, Target { to: To::PublicKey(Box::new(public_key)), algorithm, values }))
+    let parse = {
+        let spki = spki.clone();
+        move || parse_public_key(&spki)
+    };
+    let public_key = guard.public_work.run(record.context().call(), parse).await??;
+    let to = To::PublicKey(Arc::new(public_key));
+    Ok(note(record, Target { to, version: None, algorithm, values }))
 }
 
 /// From here on the audit record says for whom.
 fn note<'a>(record: &mut OperationRecord<'_>, target: Target<'a>) -> Target<'a> {
-    record.target.version = target.version();
-    record.target.public_key_sha256 = Some(target.public_key().sha256());
-    record.target.algorithm = Some(target.algorithm.name());
+    let noted = record.target();
+    noted.version = target.version;
+    noted.public_key_sha256 = Some(target.to.public_key().sha256());
+    noted.algorithm = Some(target.algorithm.name());
     target
 }
 
-impl Target<'_> {
+impl To {
     fn public_key(&self) -> &PublicKey {
-        match &self.to {
-            To::Key(_, public_key) => public_key,
-            To::PublicKey(public_key) => public_key,
+        match self {
+            Self::Key(key) => key.public_key(),
+            Self::PublicKey(public_key) => public_key,
         }
     }
+}
 
-    fn version(&self) -> Option<u32> {
-        match &self.to {
-            To::Key(version, _) => Some(version.number),
-            To::PublicKey(_) => None,
-        }
-    }
-
+impl Target<'_> {
     /// The longest material that fits, in bytes.
     fn room(&self) -> usize {
-        self.algorithm.max_material_len(self.public_key().modulus_len())
+        self.algorithm.max_material_len(self.to.public_key().modulus_len())
     }
 }
 
@@ -227,12 +269,9 @@ fn check_room(
     Err(Failure::Field { field: "target", allowed })
 }
 
-/// An RSA public key that material may be wrapped for.
+/// An RSA public key that material may be wrapped for, exactly in the form in which it was sent.
 fn parse_public_key(spki: &[u8]) -> Result<PublicKey, Failure> {
     let refused = |allowed: String| Failure::Field { field: "target.public_key", allowed };
-    if spki.len() > MAX_SPKI_LEN {
-        return Err(refused(format!("must be at most {MAX_SPKI_LEN} bytes, not {}", spki.len())));
-    }
     let key = PublicKey::from_spki(spki).map_err(|error| refused(error.to_string()))?;
     // The parser is lenient, and what is hashed and granted should be what was sent.
     if key.spki() != spki {
@@ -342,7 +381,6 @@ mod tests {
         let mut even = modulus(2048);
         *even.last_mut().unwrap() = 2;
         refusal(&spki(&even, &[1, 0, 1]));
-        assert!(refusal(&[0x30; MAX_SPKI_LEN + 1]).contains("at most 2048 bytes"));
         refusal(&spki(&modulus(16_384), &[1, 0, 1]));
     }
 

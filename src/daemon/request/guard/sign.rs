@@ -2,36 +2,58 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use claviger_provider_api::{Digest, ErrorKind, SignAlgorithm, Signature};
 
+use super::abandoned::Progress;
+use super::unwrap::call_of_key;
 use super::{Guard, OperationRecord};
 use crate::daemon::config::Operation;
 use crate::daemon::keys::keyring::Version;
 use crate::daemon::request::call::CallContext;
 use crate::daemon::status::Failure;
 
+/// One parsed sign.
+#[derive(Debug)]
+pub struct SignCall {
+    /// The key's name.
+    pub key: String,
+    /// The digest to sign.
+    pub digest: Bytes,
+    /// The algorithm that signs.
+    pub algorithm: SignAlgorithm,
+    /// The version, if the caller names one.
+    pub version: Option<u32>,
+}
+
 impl Guard {
     /// Signs a digest with the private key in its backend; gives the signature and the version.
     pub async fn sign(
-        &self,
-        context: &CallContext,
-        key: &str,
-        digest: &[u8],
-        algorithm: SignAlgorithm,
-        version: Option<u32>,
+        self: &Arc<Self>,
+        context: &Arc<CallContext>,
+        call: SignCall,
     ) -> Result<(Signature, u32), Failure> {
-        let mut record = OperationRecord::new(self, context, Operation::Sign, key, None);
-        let outcome = match record.grant().and_then(|granted| {
-            let version = granted.key.for_sign(version, algorithm)?;
-            Ok((version, parse_digest(digest, algorithm)?))
-        }) {
-            Ok((version, digest)) => try_sign(&mut record, version, &digest, algorithm)
-                .await
-                .map(|signature| (signature, version.number)),
-            Err(failure) => Err(failure),
-        };
-        record.finish(outcome).await
+        let progress = Arc::<Progress>::default();
+        let (guard, owned) = (Arc::clone(self), Arc::clone(context));
+        let work = self.abandoned.run_on(Arc::clone(&progress), context.deadline, async move {
+            let record = OperationRecord::new(&guard, &owned, Operation::Sign, &call.key, None);
+            let mut record = record.with(progress);
+            let outcome = sign(&mut record, &call).await;
+            record.finish(outcome).await
+        });
+        work.await
     }
+}
+
+async fn sign(
+    record: &mut OperationRecord<'_>,
+    call: &SignCall,
+) -> Result<(Signature, u32), Failure> {
+    let SignCall { digest, algorithm, version, .. } = call;
+    let version = record.grant()?.key.for_sign(*version, *algorithm)?;
+    let digest = parse_digest(digest, *algorithm)?;
+    let signature = try_sign(record, version, &digest, *algorithm).await?;
+    Ok((signature, version.number))
 }
 
 /// A digest of exactly the length that the algorithm's hash gives.
@@ -55,20 +77,20 @@ async fn try_sign(
 ) -> Result<Signature, Failure> {
     let replica = version.replica().map_err(|fault| record.unavailable(&fault))?;
     let key = replica.key().ok_or(Failure::Unavailable)?;
-    record.reached(version, algorithm.name());
-    record.replica = Some(Arc::clone(replica));
+    record.asks(version, algorithm.name(), replica);
     let mut retried = false;
     loop {
         let repairs = key.repairs();
+        let call = call_of_key(&**key, record.context().call()).map_err(Failure::of)?;
         let backend_call = replica.backend_calls.start();
-        let signed = key.sign(digest, algorithm, record.context.call()).await;
+        let signed = key.sign(digest, algorithm, call).await;
         drop(backend_call);
         let error = match signed {
             Ok(signature) => {
                 replica.proven();
-                record.backend_request_id.clone_from(&signature.backend_request_id);
-                if let (true, Some(key)) = (retried, &record.key) {
-                    key.metrics.retried();
+                record.answered(signature.backend_request_id.clone());
+                if retried {
+                    record.retried();
                 }
                 return Ok(signature);
             }

@@ -1,15 +1,21 @@
 //! Unwrapping: candidates, newest first; whose fault a failure was; at most one silent retry.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
-use claviger_provider_api::{Algorithm, ErrorKind, KeyMaterial, Parameters, Unwrapped};
+use claviger_provider_api::public_key::sha256;
+use claviger_provider_api::{
+    Algorithm, Call, ErrorKind, KeyMaterial, Parameters, Unwrapped, WrappingKey,
+};
 
+use super::abandoned::Progress;
 use super::{Batch, Guard, OperationRecord, check_label, in_time};
 use crate::daemon::config::Operation;
 use crate::daemon::keys::keyring::Candidate;
 use crate::daemon::keys::replica::Replica;
-use crate::daemon::request::budget::StartedUnwrap;
+use crate::daemon::records::audit::Alarm;
+use crate::daemon::request::budget::{Start, StartedUnwrap, ValueId};
 use crate::daemon::request::call::CallContext;
 use crate::daemon::request::policy::Granted;
 use crate::daemon::status::Failure;
@@ -43,15 +49,21 @@ struct Miss<'a> {
 impl Guard {
     /// Unwraps with the private key in its backend; gives the material and the version.
     pub async fn unwrap(
-        &self,
-        context: &CallContext,
-        call: &UnwrapCall,
+        self: &Arc<Self>,
+        context: &Arc<CallContext>,
+        call: UnwrapCall,
     ) -> Result<(KeyMaterial, u32), Failure> {
         let batch_item = call.batch.as_ref().map(|(_, item)| *item);
-        let mut record =
-            OperationRecord::new(self, context, Operation::Unwrap, &call.key, batch_item);
-        let outcome = in_time(context, batch_item, try_unwrap(&mut record, call)).await;
-        record.finish(outcome).await
+        let progress = Arc::<Progress>::default();
+        let (guard, owned) = (Arc::clone(self), Arc::clone(context));
+        let work = self.abandoned.run_on(Arc::clone(&progress), context.deadline, async move {
+            let record =
+                OperationRecord::new(&guard, &owned, Operation::Unwrap, &call.key, batch_item);
+            let mut record = record.with(progress);
+            let outcome = try_unwrap(&mut record, &call).await;
+            record.finish(outcome).await
+        });
+        in_time(context, batch_item, work).await
     }
 }
 
@@ -64,49 +76,109 @@ async fn try_unwrap(
     let candidates =
         granted.key.for_unwrap(call.wrapped.len(), call.version, call.algorithm, &call.label)?;
     let may = |sha256: &_| granted.unwraps().contains(sha256);
-    spend_unwrap(record, granted, call, candidates, may, |_, material| Ok(material)).await
+    let (budget, outcome) = ask(record, granted, call, candidates, may, None).await?;
+    conclude(record, granted, budget, outcome).await
 }
 
-/// One unwrap out of the budget: `may` judges the SHA-256 of the value before a backend is asked,
-/// `take` makes the result of the material. Whatever of it depends on the value fails alike.
-pub(super) async fn spend_unwrap<T>(
+/// Asks for one unwrap out of the budget: `may` judges the SHA-256 of the value before a backend is
+/// asked. What depends on the value fails alike, here or in [`conclude`], which comes next in any case.
+pub(super) async fn ask<'b>(
     record: &mut OperationRecord<'_>,
-    granted: &Granted,
+    granted: &'b Granted,
     call: &UnwrapCall,
     candidates: Vec<Candidate<'_>>,
     may: impl Fn(&[u8; 32]) -> bool,
-    take: impl FnOnce(&mut OperationRecord<'_>, KeyMaterial) -> Result<T, Failure>,
-) -> Result<(T, u32), Failure> {
-    let mut budget = granted.budget.start_unwrap().await?;
+    longest: Option<usize>,
+) -> Result<(StartedUnwrap<'b>, Result<(KeyMaterial, u32), Failure>), Failure> {
     record.set_version(candidates[0].version, candidates[0].algorithm.name());
-    let outcome = if may(&record.wrapped(&call.wrapped)) {
-        let in_range = candidates.into_iter().filter(|candidate| {
-            candidate.version.public_key().is_none_or(|key| key.value_in_range(&call.wrapped))
-        });
-        let unwrapped = over_candidates(record, call, in_range, &mut budget).await;
-        unwrapped.and_then(|(material, version)| Ok((take(record, material)?, version)))
-    } else {
-        record.cause = Some("value_not_granted");
-        Err(Failure::UnwrapFailed)
-    };
-    match outcome {
-        Err(Failure::UnwrapFailed) => {
-            // Also where the value was refused unasked: what spends a failed unwrap is on record.
-            record.reached = true;
-            if budget.failed() {
-                let (caller, key) = (&record.context.caller.name, &call.key);
-                tracing::error!(%caller, key, "failed_unwraps is used up: this caller is refused on this key");
-            }
-            granted.key.metrics.failed_unwrap();
-            Err(Failure::UnwrapFailed)
-        }
-        // What has missed by now is not known to be the backend's fault.
-        outcome @ Err(Failure::DeadlineExceeded | Failure::Exhausted { .. }) => outcome,
-        outcome => {
-            budget.spared();
-            outcome
-        }
+    let sha256 = record.wrapped(&call.wrapped);
+    if !may(&sha256) {
+        return Err(not_granted(record, granted));
     }
+    let mut budget = match granted.budget.start_unwrap(value_id(&sha256, call, longest)).await? {
+        Start::Begun(budget) => budget,
+        Start::FailedBefore { alarm } => return Err(failed_before(record, granted, alarm)),
+    };
+    let in_range = candidates.into_iter().filter(|candidate| {
+        candidate.version.public_key().is_none_or(|key| key.value_in_range(&call.wrapped))
+    });
+    let outcome = over_candidates(record, call, in_range, &mut budget).await;
+    Ok((budget, outcome))
+}
+
+/// Spends what the outcome costs.
+pub(super) async fn conclude<T>(
+    record: &mut OperationRecord<'_>,
+    granted: &Granted,
+    budget: StartedUnwrap<'_>,
+    outcome: Result<T, Failure>,
+) -> Result<T, Failure> {
+    let used_up = match &outcome {
+        Ok(_) => {
+            budget.succeeded();
+            false
+        }
+        Err(Failure::UnwrapFailed) => {
+            record.spent();
+            granted.key.metrics.failed_unwrap();
+            budget.failed().await
+        }
+        // What has missed by now is not known to be the backend's fault; and a backend that was asked
+        // and never answers may have been given a value that a success would have cost nothing.
+        Err(Failure::DeadlineExceeded)
+            if budget.has_missed() || record.context().call().is_unanswered() =>
+        {
+            record.spent();
+            budget.unanswered().await
+        }
+        Err(Failure::Exhausted { .. }) if budget.has_missed() => budget.unanswered().await,
+        Err(_) => {
+            budget.spared();
+            false
+        }
+    };
+    if used_up {
+        let context = record.context();
+        let (caller, key) = (&context.caller.name, &granted.key.name);
+        tracing::error!(%caller, key, "failed_unwraps is used up: this caller is refused on this key");
+        record.alarm(Alarm::FailedUnwrapsUsedUp);
+    }
+    outcome
+}
+
+/// All that decides what an unwrap gives: the same again gives the same again.
+fn value_id(wrapped_sha256: &[u8; 32], call: &UnwrapCall, longest: Option<usize>) -> ValueId {
+    let algorithm = call.algorithm.map_or("", Algorithm::name);
+    let version = call.version.unwrap_or(0).to_be_bytes();
+    let longest = longest.map_or(u64::MAX, |longest| longest as u64).to_be_bytes();
+    let label = sha256(&call.label);
+    sha256(&[&wrapped_sha256[..], &version, &longest, &label, algorithm.as_bytes()].concat())
+}
+
+/// It reaches no backend, tells nothing, and costs nothing: only an operator learns of it.
+fn not_granted(record: &mut OperationRecord<'_>, granted: &Granted) -> Failure {
+    record.set_cause("value_not_granted");
+    granted.key.metrics.value_not_granted();
+    if granted.budget.alarm_not_granted() {
+        let caller = &record.context().caller.name;
+        let key = &granted.key.name;
+        tracing::error!(%caller, key, "a value that the caller's grant does not list: is this another program with its certificate?");
+        record.alarm(Alarm::ValueNotGranted);
+    }
+    Failure::UnwrapFailed
+}
+
+/// Answered as before, without the backend.
+fn failed_before(record: &mut OperationRecord<'_>, granted: &Granted, alarm: bool) -> Failure {
+    record.set_cause("failed_before");
+    granted.key.metrics.failed_again();
+    if alarm {
+        let caller = &record.context().caller.name;
+        let key = &granted.key.name;
+        tracing::error!(%caller, key, "the same value fails again and again: was the caller's database restored from another day?");
+        record.alarm(Alarm::SameValueAgain);
+    }
+    Failure::UnwrapFailed
 }
 
 async fn over_candidates<'a>(
@@ -191,9 +263,7 @@ async fn attribute(
     let repairs = key.repairs();
     match attempt(record, call, miss.candidate, miss.replica).await {
         Ok(material) => {
-            if let Some(key) = &record.key {
-                key.metrics.retried();
-            }
+            record.retried();
             Ok(material)
         }
         // Only a failure that nothing under it can explain is the value's.
@@ -213,16 +283,18 @@ async fn attempt(
     replica: &Arc<Replica>,
 ) -> Result<KeyMaterial, ErrorKind> {
     let Some(key) = replica.key() else { return Err(ErrorKind::Unavailable) };
+    let key_call = call_of_key(&**key, record.context().call())?;
     let Candidate { version, algorithm } = candidate;
-    let asked_before = record.replica.is_some();
-    record.reached(version, algorithm.name());
-    record.replica = Some(Arc::clone(replica));
+    let was_another_asked = record.asks(version, algorithm.name(), replica);
     let backend_call = replica.backend_calls.start();
     let outcome = match &call.batch {
-        Some((batch, _)) if key.batch_limit() > 1 => batch.unwrap_key(key, algorithm, call).await,
+        // An item whose caller has left is no longer driven with the others.
+        Some((batch, _)) if key.batch_limit() > 1 && !record.is_abandoned() => {
+            batch.unwrap_key(key, algorithm, call, key_call).await
+        }
         _ => {
             let parameters = Parameters { algorithm, label: &call.label };
-            key.unwrap_key(&call.wrapped, &parameters, record.context.call()).await
+            key.unwrap_key(&call.wrapped, &parameters, key_call).await
         }
     };
     drop(backend_call);
@@ -232,14 +304,24 @@ async fn attempt(
             if algorithm != Algorithm::Rsa15 {
                 replica.proven();
             }
-            record.backend_request_id = backend_request_id;
+            record.answered(backend_request_id);
             Ok(material)
         }
         Err(error) => {
             record.backend_failed(&error);
-            // Turned away at the door: cheap to cause, and no key was used, unless one was before.
-            record.reached = asked_before || !matches!(error.kind(), ErrorKind::Throttled { .. });
+            if matches!(error.kind(), ErrorKind::Throttled { .. }) {
+                record.throttled(was_another_asked);
+            }
             Err(error.kind())
         }
     }
+}
+
+/// What a key is told of a call: nothing is started after its deadline, here or in the key's queue.
+pub(super) fn call_of_key(key: &dyn WrappingKey, call: Call) -> Result<Call, ErrorKind> {
+    if Instant::now() >= call.deadline {
+        return Err(ErrorKind::DeadlineExceeded);
+    }
+    let deadline = if key.queues() { call.deadline } else { call.answer_by() };
+    Ok(Call { deadline, ..call })
 }

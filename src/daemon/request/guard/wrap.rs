@@ -1,34 +1,68 @@
 //! Wrap: in software, with the newest active version's pinned public key.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use claviger_provider_api::{Algorithm, KeyMaterial, Parameters, PublicKeyError};
 
 use super::{Guard, OperationRecord, check_label};
 use crate::daemon::config::Operation;
-use crate::daemon::keys::keyring::{Candidate, Key, Version};
+use crate::daemon::keys::keyring::{Candidate, Key};
 use crate::daemon::request::call::CallContext;
 use crate::daemon::status::Failure;
 
+/// One parsed wrap.
+#[derive(Debug)]
+pub struct WrapCall {
+    /// The key's name.
+    pub key: String,
+    /// What to wrap.
+    pub material: KeyMaterial,
+    /// The algorithm, if the caller names one.
+    pub algorithm: Option<Algorithm>,
+    /// The OAEP label.
+    pub label: Bytes,
+}
+
+/// What came out of a wrap.
+#[derive(Clone, Debug)]
+pub struct Wrapped {
+    /// The wrapped value.
+    pub wrapped: Vec<u8>,
+    /// The version that wrapped.
+    pub version: u32,
+    /// The algorithm that wrapped.
+    pub algorithm: Algorithm,
+}
+
 impl Guard {
     /// Wraps key material in software, with the newest active version's pinned public key.
-    pub async fn wrap(
-        &self,
-        context: &CallContext,
-        key: &str,
-        material: &KeyMaterial,
-        algorithm: Option<Algorithm>,
-        label: &[u8],
-    ) -> Result<(Vec<u8>, u32, Algorithm), Failure> {
-        let mut record = OperationRecord::new(self, context, Operation::Wrap, key, None);
-        let outcome = record.grant().and_then(|granted| {
-            check_label(algorithm, label)?;
-            let Candidate { version, algorithm } =
-                to_wrap(&mut record, &granted.key, algorithm, label)?;
-            record.reached(version, algorithm.name());
-            let wrapped = wrap_with(context, version, material, algorithm, label)?;
-            record.wrapped(&wrapped);
-            Ok((wrapped, version.number, algorithm))
-        });
+    pub async fn wrap(&self, context: &CallContext, call: WrapCall) -> Result<Wrapped, Failure> {
+        let WrapCall { key, material, algorithm, label } = call;
+        let mut record = OperationRecord::new(self, context, Operation::Wrap, &key, None);
+        let outcome = self.try_wrap(&mut record, material, algorithm, label).await;
         record.finish(outcome).await
+    }
+
+    async fn try_wrap(
+        &self,
+        record: &mut OperationRecord<'_>,
+        material: KeyMaterial,
+        algorithm: Option<Algorithm>,
+        label: Bytes,
+    ) -> Result<Wrapped, Failure> {
+        let granted = record.grant()?;
+        check_label(algorithm, &label)?;
+        let Candidate { version, algorithm } = to_wrap(record, &granted.key, algorithm, &label)?;
+        record.uses_public_key(version, algorithm.name());
+        let key = Arc::clone(version.opened_key().ok_or(Failure::Unavailable)?);
+        let wrap =
+            move || key.public_key().wrap(&material, &Parameters { algorithm, label: &label });
+        let context = record.context();
+        let wrapped = self.public_work.run(context.call(), wrap).await?;
+        let wrapped = wrapped.map_err(|error| refused(context, &error))?;
+        record.wrapped(&wrapped);
+        Ok(Wrapped { wrapped, version: version.number, algorithm })
     }
 }
 
@@ -46,15 +80,8 @@ pub(super) fn to_wrap<'a>(
     Ok(candidate)
 }
 
-pub(super) fn wrap_with(
-    context: &CallContext,
-    version: &Version,
-    material: &KeyMaterial,
-    algorithm: Algorithm,
-    label: &[u8],
-) -> Result<Vec<u8>, Failure> {
-    let public_key = version.public_key().ok_or(Failure::Unavailable)?;
-    public_key.wrap(material, &Parameters { algorithm, label }).map_err(|error| match error {
+fn refused(context: &CallContext, error: &PublicKeyError) -> Failure {
+    match error {
         PublicKeyError::TooLong { .. } => {
             Failure::Field { field: "key_material", allowed: error.to_string() }
         }
@@ -70,5 +97,5 @@ pub(super) fn wrap_with(
             tracing::error!(request_id, %error, "wrapping failed");
             Failure::Internal
         }
-    })
+    }
 }
