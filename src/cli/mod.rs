@@ -1,6 +1,7 @@
 //! The commands, one file each, and how they share a connection, bytes and failures.
 
 pub mod bench;
+pub mod budget;
 pub mod bytes;
 pub mod certificate;
 pub mod completions;
@@ -22,6 +23,7 @@ pub mod sandbox;
 pub mod serve;
 mod server_option;
 pub mod sign;
+pub mod state_dir;
 pub mod stored;
 mod unneeded_rights;
 pub mod unwrap;
@@ -108,6 +110,9 @@ pub enum Command {
     #[cfg(feature = "pkcs11")]
     #[command(subcommand)]
     Pin(pin::Command),
+    /// Show what a caller has spent of its failed unwraps, or give it back
+    #[command(subcommand)]
+    Budget(budget::Command),
     /// Run a development CA: certificates for mutual TLS
     #[command(subcommand)]
     Pki(pki::Command),
@@ -167,6 +172,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Deny(command) => deny::run(&command, json),
         #[cfg(feature = "pkcs11")]
         Command::Pin(command) => pin::run(&command, json),
+        Command::Budget(command) => budget::run(&command, json),
         Command::Pki(command) => pki::run(&command, json),
         Command::Bench(args) => bench::run(&args, json),
         Command::Completions(args) => completions::run(&args),

@@ -1,16 +1,17 @@
 //! `claviger pin`: forgets failed logins, so that a token's PIN is tried again.
 
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use clap::Subcommand;
 use claviger_pkcs11::pin_latch::{self, LatchError, LatchedToken};
 use serde_json::json;
 
 use super::bytes;
-use super::daemon_user::{self, DaemonUser};
+use super::daemon_user::DaemonUser;
 use super::failure::{Exit, Failure};
-use crate::daemon::config::path_or_default;
+use super::state_dir::StateDir;
+use crate::daemon::operations::control;
 
 /// The commands below `claviger pin`.
 #[derive(Debug, Subcommand)]
@@ -27,13 +28,8 @@ Examples:
 #[derive(clap::Args, Debug)]
 #[command(group(clap::ArgGroup::new("which").required(true)))]
 pub struct ClearArgs {
-    /// The daemon's configuration, which names its state directory [default: $CLAVIGER_CONFIG, else
-    /// /etc/claviger/claviger.toml]
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The daemon's state directory itself
-    #[arg(long, value_name = "DIR", conflicts_with = "config")]
-    state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    state_dir: StateDir,
     /// The token's serial number; all tokens that share it are meant
     #[arg(long, group = "which")]
     serial: Option<String>,
@@ -45,10 +41,7 @@ pub struct ClearArgs {
 /// Runs one of them.
 pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
     let Command::Clear(args) = command;
-    let state_dir = match &args.state_dir {
-        Some(dir) => dir.clone(),
-        None => state_dir_of(&path_or_default(args.config.clone()))?,
-    };
+    let state_dir = args.state_dir.find()?;
     if let Some(user) = DaemonUser::of(Some(&state_dir))? {
         user.enter()?;
     }
@@ -63,6 +56,11 @@ pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
         if pin_latch::clear(&state_dir, &serial)? {
             cleared.push(serial);
         }
+    }
+    // Where a daemon runs, its audit log says who did it.
+    if !cleared.is_empty() {
+        let command = control::Command::PinCleared { tokens: cleared.clone() };
+        let _ = control::ask::<()>(&state_dir, &command, Duration::from_secs(5));
     }
     if let (Some(serial), true) = (&args.serial, cleared.is_empty()) {
         return Err(nothing_to_clear(serial, &latched, &state_dir));
@@ -95,21 +93,6 @@ fn describe(token: &LatchedToken) -> String {
         "{serial:?} (token {label:?}, {attempts} logins, {refused} refused, the first {minutes} minutes \
          ago)"
     )
-}
-
-/// Reads `server.state_dir` and nothing else: a PIN can be cleared while the rest is being changed.
-fn state_dir_of(config: &Path) -> Result<PathBuf, Failure> {
-    let file = config.display();
-    let wrong = |reason: String| {
-        Failure::new(Exit::Configuration, format!("{file}: {reason}"))
-            .advise("Name the right file with --config, or the directory with --state-dir.")
-    };
-    let text = std::fs::read_to_string(config).map_err(|error| wrong(error.to_string()))?;
-    let table: toml::Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| wrong(format!("not TOML: {}", error.message())))?;
-    daemon_user::state_dir(config, &table)
-        .ok_or_else(|| wrong("[server] has no state_dir".to_owned()))
 }
 
 impl From<LatchError> for Failure {

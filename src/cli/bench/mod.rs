@@ -208,7 +208,7 @@ async fn rounds(
 }
 
 fn progress(text: &str) {
-    failure::tell(&text);
+    failure::tell(text);
 }
 
 /// A folder that is gone with this value.

@@ -2,6 +2,7 @@
 //!
 //! HTTP/1.1, one request per connection. The probes tell up or down and nothing else.
 
+pub mod control;
 mod plain_text;
 mod process;
 mod scrape;
@@ -67,9 +68,15 @@ impl OperationsState {
         Self { metrics, sources: Arc::new(sources), rendering: Semaphore::new(1) }
     }
 
-    /// Whether the daemon accepts calls.
+    /// Whether the daemon accepts calls and can record unwrap, rewrap and sign, so that it may answer
+    /// them.
     pub fn is_ready(&self) -> bool {
-        self.sources.phase() == Phase::Ready
+        self.sources.phase() == Phase::Ready && !self.sources.audit.is_failing()
+    }
+
+    /// Whether it can record every other call too.
+    fn is_ready_for_all(&self) -> bool {
+        self.is_ready() && !self.sources.audit.is_in_reserve()
     }
 }
 
@@ -177,7 +184,8 @@ async fn respond(
     match request.uri().path() {
         "/livez" => text(StatusCode::OK, "up\n"),
         "/readyz" if state.is_ready() => text(StatusCode::OK, "up\n"),
-        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "down\n"),
+        "/readyz/all" if state.is_ready_for_all() => text(StatusCode::OK, "up\n"),
+        "/readyz" | "/readyz/all" => text(StatusCode::SERVICE_UNAVAILABLE, "down\n"),
         "/metrics" if is_reader => {
             let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
             metrics(state, plain_text::is_asked_for(accept)).await

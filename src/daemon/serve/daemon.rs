@@ -1,5 +1,6 @@
 //! The running daemon: its parts, made before any port opens, and what it does each second.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +8,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::daemon::backends::latched_tokens;
 use crate::daemon::config::Config;
 use crate::daemon::records::audit::{Audit, Event};
 use crate::daemon::records::metrics::Metrics;
 use crate::daemon::request::active::{ActiveConfig, Previous, Snapshot};
-use crate::daemon::request::failed_unwraps::{FailedUnwraps, FailedUnwrapsFile};
+use crate::daemon::request::failed_unwraps::FailedUnwraps;
+use crate::daemon::request::guard::Guard;
 use crate::daemon::request::health::Phase;
 use crate::daemon::request::in_flight::InFlight;
 use crate::daemon::serve::host::prepare_state_dir;
@@ -20,6 +23,9 @@ use crate::daemon::transport::denied::DeniedCallers;
 use crate::daemon::transport::descriptors::Descriptors;
 use crate::daemon::transport::listener::{ConnectionSettings, Transport};
 use crate::daemon::transport::tls::TlsState;
+
+/// How long a stop waits for operations whose callers have left.
+const ABANDONED_WAIT: Duration = Duration::from_secs(2);
 
 /// The running daemon; clones share everything.
 #[derive(Clone)]
@@ -36,21 +42,17 @@ pub(super) struct Daemon {
     pub(super) descriptors: Descriptors,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) changed: watch::Sender<u64>,
-    pub(super) spent: Option<Arc<tokio::sync::Mutex<FailedUnwrapsFile>>>,
+    pub(super) failed_unwraps: Arc<FailedUnwraps>,
+    pub(super) guard: Arc<Guard>,
     pub(super) config_path: PathBuf,
 }
 
 impl Daemon {
     /// Makes everything that can refuse, before any port opens.
     pub(super) fn start(config: Config, options: &Options) -> Result<Self, ServeError> {
-        let (spent, failed_unwraps) = match &config.server.state_dir {
-            Some(path) => {
-                prepare_state_dir(path)?;
-                let (file, spent) = FailedUnwrapsFile::open(path);
-                (Some(Arc::new(tokio::sync::Mutex::new(file))), spent)
-            }
-            None => (None, FailedUnwraps::new()),
-        };
+        let state_dir = config.server.state_dir.as_deref();
+        state_dir.map(prepare_state_dir).transpose()?;
+        let failed_unwraps = FailedUnwraps::open(state_dir);
         let metrics = Arc::new(Metrics::default());
         metrics.server.reloaded();
         let audit = Arc::new(Audit::open(&config.audit, metrics.audit())?);
@@ -62,9 +64,14 @@ impl Daemon {
         let settings = ConnectionSettings::new(&config.server, descriptors);
         let transport = Transport::new(tls.clone(), Arc::clone(&denied), settings);
         let changed = watch::Sender::new(0);
-        let previous =
-            Previous { active: None, failed_unwraps: &failed_unwraps, changed: &changed };
+        let previous = Previous {
+            active: None,
+            failed_unwraps: &failed_unwraps,
+            changed: &changed,
+            audit: &audit,
+        };
         let active = ActiveConfig::build(&config, &metrics, &previous)?;
+        let guard = Arc::new(Guard::start(Arc::clone(&audit), &metrics)?);
         Ok(Self {
             snapshot: Arc::new(ArcSwap::new(Arc::clone(&active.snapshot))),
             active: Arc::new(ArcSwap::from_pointee(active)),
@@ -78,7 +85,8 @@ impl Daemon {
             descriptors,
             phase: watch::Sender::new(Phase::Starting),
             changed,
-            spent,
+            failed_unwraps,
+            guard,
             config_path: options.config.clone(),
         })
     }
@@ -88,7 +96,7 @@ impl Daemon {
         if !self.audit.is_on() {
             tracing::warn!("audit is off: nothing will tell who unwrapped what");
         }
-        if self.spent.is_none() {
+        if !self.failed_unwraps.is_kept() {
             tracing::warn!("no server.state_dir: failed unwraps are forgotten at a restart");
         }
         for (provider, (config, _)) in &self.active.load().replicas.providers {
@@ -101,32 +109,41 @@ impl Daemon {
         }
     }
 
-    /// Each second: failed unwraps are written if they changed, and the watchers of a key's health
-    /// learns that the audit log began or ceased to fail.
+    /// Each second: what was taken back of failed unwraps is written, and the watchers of a key's
+    /// health learn that the audit log began or ceased to fail.
     pub(super) async fn every_second(self) {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         let mut audit_failed = false;
+        let mut shut = HashSet::new();
         loop {
             tick.tick().await;
-            self.write_spent_now().await;
+            Arc::clone(&self.failed_unwraps).written().await;
+            self.audit.look_at_room();
+            shut = self.record_pin_latches(shut).await;
             if std::mem::replace(&mut audit_failed, self.audit.is_failing()) != audit_failed {
                 self.changed.send_modify(|changes| *changes += 1);
             }
         }
     }
 
-    async fn write_spent_now(&self) {
-        let Some(spent) = self.spent.clone() else { return };
-        let mut spent = spent.lock_owned().await;
-        let active = self.active.load_full();
-        let written = tokio::task::spawn_blocking(move || spent.write(&active)).await;
-        if let Ok(Err(error)) = written {
-            tracing::error!(%error, "failed unwraps were not written to the state directory");
+    /// Records which tokens failed logins began or ceased to keep shut; gives those that are.
+    async fn record_pin_latches(&self, before: HashSet<String>) -> HashSet<String> {
+        let Some(state_dir) = self.config.load().server.state_dir.clone() else { return before };
+        let listed = tokio::task::spawn_blocking(move || latched_tokens(&state_dir)).await;
+        // What cannot be read is in the metrics and the log already.
+        let Ok(Ok(tokens)) = listed else { return before };
+        let shut: HashSet<String> =
+            tokens.into_iter().filter(|token| token.is_shut).map(|token| token.serial).collect();
+        for token in shut.symmetric_difference(&before) {
+            let is_shut = shut.contains(token);
+            drop(self.audit.event(&Event::PinLatch { token, is_shut }));
         }
+        shut
     }
 
     pub(super) async fn close(&self) -> Result<(), ServeError> {
-        self.write_spent_now().await;
+        self.guard.end_abandoned(ABANDONED_WAIT).await;
+        Arc::clone(&self.failed_unwraps).written().await;
         self.audit.drain().await?;
         self.audit.event(&Event::Stop).await?;
         Ok(())

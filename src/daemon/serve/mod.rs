@@ -3,6 +3,7 @@
 //! The configuration is checked as a whole, then ports open, then keys open in the background: a
 //! backend that is down never keeps the daemon from starting.
 
+mod commands;
 mod daemon;
 mod error;
 mod host;
@@ -106,6 +107,8 @@ async fn serve(
     let active = Arc::clone(&daemon.active);
     background.spawn(monitor::watch(move || Arc::clone(&active.load().replicas)));
     background.spawn(daemon.clone().every_second());
+    let commands = daemon.listen_for_commands();
+    background.spawn(daemon.clone().serve_commands(commands));
     // A stop is heard at any time, while keys open or a reload waits for them too.
     tokio::select! {
         failed = daemon.get_ready_and_reload(hangup) => return failed,

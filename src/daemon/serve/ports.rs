@@ -14,7 +14,6 @@ use crate::daemon::config::Listen;
 use crate::daemon::operations::Sources;
 use crate::daemon::operations::{self, Authorise, OperationsState, TlsSource};
 use crate::daemon::request::admission::{Admission, Shared};
-use crate::daemon::request::guard::Guard;
 use crate::daemon::request::health::{HealthService, Phase};
 use crate::daemon::request::service::Service;
 use crate::daemon::serve::ServeError;
@@ -73,8 +72,7 @@ impl Daemon {
     }
 
     fn routes(&self) -> Routes {
-        let guard = Arc::new(Guard::new(Arc::clone(&self.audit), &self.metrics));
-        let keys = KeyServiceServer::new(Service::new(guard))
+        let keys = KeyServiceServer::new(Service::new(Arc::clone(&self.guard)))
             .max_decoding_message_size(claviger_proto::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(claviger_proto::MAX_MESSAGE_BYTES);
         let health = HealthServer::new(HealthService {
@@ -106,7 +104,7 @@ impl Daemon {
             descriptors: self.descriptors,
             tls: self.tls.clone(),
             denied: Arc::clone(&self.denied),
-            audit_enabled: self.audit.is_on(),
+            audit: Arc::clone(&self.audit),
         }
     }
 

@@ -13,7 +13,6 @@ use crate::daemon::keys::replica::Condition;
 use crate::daemon::records::audit::Event;
 use crate::daemon::records::log;
 use crate::daemon::request::active::{ActiveConfig, Previous};
-use crate::daemon::request::failed_unwraps::FailedUnwraps;
 use crate::daemon::serve::daemon::Daemon;
 use crate::daemon::serve::{OPEN_WAIT, ServeError};
 use crate::daemon::transport::denied::DeniedCallers;
@@ -58,14 +57,11 @@ impl Daemon {
         };
         let denied = DeniedCallers::prepare(config.server.denied_callers.as_deref())?;
         let before = self.active.load_full();
-        let failed_unwraps = match &self.spent {
-            Some(spent) => spent.lock().await.spent(),
-            None => FailedUnwraps::new(),
-        };
         let previous = Previous {
             active: Some(&before),
-            failed_unwraps: &failed_unwraps,
+            failed_unwraps: &self.failed_unwraps,
             changed: &self.changed,
+            audit: &self.audit,
         };
         let active = Arc::new(ActiveConfig::build(&config, &self.metrics, &previous)?);
         let opening = Arc::clone(&active);

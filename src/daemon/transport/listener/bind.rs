@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket, UnixStream};
 
 use super::inherited::Inherited;
 use crate::daemon::config::Listen;
@@ -14,6 +14,8 @@ use crate::daemon::config::Listen;
 const BACKLOG: u32 = 4096;
 /// Owner and group may connect: the group of the socket's folder decides who.
 const SOCKET_MODE: u32 = 0o660;
+/// Only the owner, and root, may connect.
+const PRIVATE_MODE: u32 = 0o600;
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -45,7 +47,7 @@ pub fn bind(one: &Listen, all: &[Listen], inherited: &mut Inherited) -> Result<B
         (None, Listen::Tcp(address)) => {
             bind_tcp(*address, shares_port_with_ipv4(*address, all)).map(Bound::Tcp)
         }
-        (None, Listen::Unix(path)) => bind_unix(path).map(Bound::Unix),
+        (None, Listen::Unix(path)) => bind_unix(path, SOCKET_MODE).map(Bound::Unix),
     });
     bound.map_err(|error| {
         let port = match one {
@@ -54,6 +56,19 @@ pub fn bind(one: &Listen, all: &[Listen], inherited: &mut Inherited) -> Result<B
         };
         cannot_listen(&one.to_string(), port, &error)
     })
+}
+
+/// Opens a Unix socket of mode 0600, as [`bind`] does otherwise.
+pub fn bind_private(path: &Path) -> Result<BoundUnix> {
+    bind_unix(path, PRIVATE_MODE)
+        .map_err(|error| cannot_listen(&path.display().to_string(), None, &error))
+}
+
+impl BoundUnix {
+    /// The next connection.
+    pub async fn accept(&self) -> Result<UnixStream> {
+        Ok(self.listener.accept().await?.0)
+    }
 }
 
 /// Why nothing listens at a place, and what to do where only root may use its port.
@@ -121,14 +136,14 @@ fn bind_tcp(address: SocketAddr, ipv6_only: bool) -> Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-fn bind_unix(path: &Path) -> Result<BoundUnix> {
+fn bind_unix(path: &Path, mode: u32) -> Result<BoundUnix> {
     remove_stale(path)?;
     let socket = UnixSocket::new_stream()?;
     // On Linux the file takes over the socket's mode (minus the umask), so that at no moment it is
     // wider than this; elsewhere the call fails and the mode is set right after.
-    let _ = rustix::fs::fchmod(&socket, rustix::fs::Mode::from_bits_truncate(SOCKET_MODE as _));
+    let _ = rustix::fs::fchmod(&socket, rustix::fs::Mode::from_bits_truncate(mode as _));
     socket.bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     let listener = socket.listen(BACKLOG)?;
     Ok(BoundUnix { listener, file: identity(path), path: path.to_owned() })
 }

@@ -35,7 +35,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tower::Service;
 
-pub use bind::{Bound, bind};
+pub use bind::{Bound, BoundUnix, bind, bind_private};
 pub use calls::Call;
 pub use entrance::{Capacity, Entered, Entrance};
 pub use inherited::Inherited;
@@ -45,7 +45,6 @@ use crate::daemon::config;
 use crate::daemon::transport::denied::DeniedCallers;
 use crate::daemon::transport::descriptors::Descriptors;
 use crate::daemon::transport::tls::TlsState;
-use bind::BoundUnix;
 use live::Command;
 
 /// How often files are looked at: what changes in them acts within two of these.

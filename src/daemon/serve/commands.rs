@@ -1,0 +1,101 @@
+//! What the control socket's commands do.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::daemon::operations::control::{self, Answer, BudgetSpent, Command, Obey};
+use crate::daemon::records::audit::Event;
+use crate::daemon::request::budget::{Budget, Spent};
+use crate::daemon::serve::daemon::Daemon;
+use crate::daemon::transport::listener::{BoundUnix, bind_private};
+
+impl Daemon {
+    /// The control socket in the state directory. Without it the daemon serves all the same, and says
+    /// so: another daemon of this state directory may have it.
+    pub(super) fn listen_for_commands(&self) -> Option<BoundUnix> {
+        let config = self.config.load();
+        let path = control::path_in(config.server.state_dir.as_deref()?);
+        let bound = bind_private(&path);
+        if let Err(error) = &bound {
+            tracing::warn!(%error, "no control socket: `claviger budget` will not reach this daemon");
+        }
+        bound.ok()
+    }
+
+    /// Carries commands out, for ever.
+    pub(super) async fn serve_commands(self, socket: Option<BoundUnix>) {
+        let Some(socket) = socket else { return std::future::pending().await };
+        let obey: Obey = Arc::new(move |command, uid| {
+            let daemon = self.clone();
+            Box::pin(async move { daemon.obey(command, uid).await })
+        });
+        if let Err(error) = control::serve(socket, obey).await {
+            tracing::error!(%error, "the control socket has ended");
+        }
+        std::future::pending::<()>().await;
+    }
+
+    async fn obey(self, command: Command, uid: u32) -> Answer {
+        tracing::info!(?command, uid, "a command of the control socket");
+        match command {
+            Command::BudgetShow { caller, key } => match self.budget(&caller, &key) {
+                Ok(budget) => Answer::of(&spent(budget.spent())),
+                Err(reason) => Answer::Error(reason),
+            },
+            Command::BudgetReset { caller, key } => match self.budget(&caller, &key) {
+                Ok(budget) => self.reset_budget(budget, &caller, &key, uid).await,
+                Err(reason) => Answer::Error(reason),
+            },
+            Command::PinCleared { tokens } => {
+                for token in &tokens {
+                    drop(self.audit.event(&Event::PinCleared { token, uid }));
+                }
+                Answer::of(&())
+            }
+        }
+    }
+
+    /// Recorded before it is done: what cannot be recorded is not done.
+    async fn reset_budget(&self, budget: Arc<Budget>, caller: &str, key: &str, uid: u32) -> Answer {
+        let before = budget.spent();
+        let event = Event::BudgetReset { caller, key, failed: before.failed, uid };
+        if let Err(error) = self.audit.event(&event).await {
+            return Answer::Error(format!("it cannot be recorded: {error}"));
+        }
+        let reset = tokio::task::spawn_blocking(move || budget.reset()).await;
+        match reset.map_err(io::Error::other).and_then(|reset| reset) {
+            Ok(_) => Answer::of(&spent(before)),
+            Err(error) => Answer::Error(format!("it is not durable: {error}")),
+        }
+    }
+
+    fn budget(&self, caller: &str, key: &str) -> Result<Arc<Budget>, String> {
+        let active = self.active.load();
+        let place = (caller.to_owned(), key.to_owned());
+        let found = active.budgets.get(&place).filter(|_| !key.is_empty());
+        found.map(Arc::clone).ok_or_else(|| {
+            let mut keys: Vec<&str> = active
+                .budgets
+                .keys()
+                .filter(|(name, key)| name == caller && !key.is_empty())
+                .map(|(_, key)| key.as_str())
+                .collect();
+            keys.sort_unstable();
+            if keys.is_empty() {
+                format!("there is no caller {caller:?} with a grant")
+            } else {
+                format!("caller {caller:?} has no grant on {key:?}; it has on {}", keys.join(", "))
+            }
+        })
+    }
+}
+
+fn spent(Spent { limit, failed, unanswered, next_in }: Spent) -> BudgetSpent {
+    BudgetSpent {
+        limit: limit.map(|limit| limit.count),
+        window_s: limit.map(|limit| limit.per.as_secs()),
+        failed,
+        unanswered,
+        next_in_s: next_in.map(|next_in| next_in.as_secs()),
+    }
+}
