@@ -120,6 +120,10 @@ async fn each_operation_has_its_line_with_the_right_fields() {
             failed(about(operation, "no-such-key"), "PERMISSION_DENIED", "permission_denied");
         with(line, json!({"event": "refusal"}))
     };
+    // One that has not failed before: that would be answered from memory.
+    let bad: Vec<u8> =
+        bad.iter().enumerate().map(|(n, b)| if n == 9 { b ^ 1 } else { *b }).collect();
+    let bad_line = with(bad_line, of(&bad));
     let items = vec![good, request("user-keys", &bad), request("no-such-key", &bad)];
     let answer = call("UnwrapBatch", UnwrapBatchRequest { items }.encode_to_vec()).await;
     let item = |line: Value, item: u32| with(line, json!({"batch_item": item}));
@@ -176,6 +180,7 @@ async fn each_operation_has_its_line_with_the_right_fields() {
             assert_eq!(record["caller"], "key-connector");
             assert_eq!(record["identity"], "spiffe://example.org/key-connector");
             assert_eq!(record["certificate_sha256"], certificate);
+            assert_eq!(record["anchor"], "clients");
             assert_eq!(record["caller_request_id"], "from-the-caller");
             assert!(record["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{record}");
             assert!(record["duration_us"].as_u64().is_some(), "{record}");
@@ -375,7 +380,9 @@ fn found(folder: &Path, marker: &[u8]) -> Vec<PathBuf> {
         let bytes = fs::read(file).unwrap();
         forms.iter().any(|form| bytes.windows(form.len()).any(|at| at == form))
     };
-    files(folder).into_iter().filter(holds).collect()
+    // A socket holds nothing.
+    let is_file = |path: &PathBuf| fs::metadata(path).unwrap().is_file();
+    files(folder).into_iter().filter(is_file).filter(holds).collect()
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -389,4 +396,64 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// A caller without any grant may list its keys, of which there are none.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_without_end_take_little_of_the_disk() {
+    let mut site = Site::new();
+    let flood = site.caller_with("flood", "[]");
+    let daemon = Daemon::start(&mut site);
+    let connection =
+        Connection::open(daemon.address(), site.pki.ca_der(), Some(&flood)).await.unwrap();
+    for _ in 0..500 {
+        connection.list_keys(&ListKeysRequest::default()).await.unwrap();
+    }
+    assert_eq!(daemon.count("claviger_audit_successes_counted_total", &[]), 440);
+    assert!(daemon.metric("claviger_audit_free_bytes", &[]) > 0.0);
+    assert_eq!(daemon.count("claviger_audit_in_reserve", &[]), 0);
+    assert_eq!(daemon.terminate().code, Some(0));
+    let records = site.audit_records();
+    let own = records.iter().filter(|record| record["operation"] == "read").count();
+    let counted = records.iter().find(|record| record["event"] == "operations").unwrap();
+    assert_eq!((own, &counted["by_operation"]["read"]), (60, &json!(440)));
+    let bytes = fs::metadata(site.audit_file()).unwrap().len();
+    assert!(bytes < 64 << 10, "{bytes}");
+}
+
+/// Nothing is answered that cannot be recorded, and a balancer is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_cannot_be_written_refuses_reads_too_and_the_daemon_is_not_ready() {
+    let mut site = Site::new();
+    let backend = Backend::software();
+    backend.configure(&mut site);
+    let key = RsaKey::shared(2048);
+    let version = backend.version(&site, 1, &key, 1);
+    site.key("user-keys", &["RSA-OAEP"], vec![version]);
+    let caller = site.caller("key-connector", &["user-keys"], &["wrap", "read"]);
+    let daemon = Daemon::start(&mut site);
+    let connection =
+        Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller)).await.unwrap();
+    let ready = |path: &str| daemon.operations_get(path).unwrap().0;
+    assert_eq!((ready("/readyz"), ready("/readyz/all")), (200, 200));
+    // A folder in the place of the file, which is gone.
+    fs::remove_file(site.audit_file()).unwrap();
+    fs::create_dir(site.audit_file()).unwrap();
+    let wrap = WrapRequest {
+        key: "user-keys".into(),
+        key_material: MATERIAL.to_vec().into(),
+        ..WrapRequest::default()
+    };
+    assert_eq!(connection.wrap(&wrap).await.unwrap_err().code(), Code::Unavailable);
+    let get = GetKeyRequest { key: "user-keys".into() };
+    assert_eq!(connection.get_key(&get).await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!((ready("/readyz"), ready("/livez")), (503, 200));
+    fs::remove_dir(site.audit_file()).unwrap();
+    let begun = std::time::Instant::now();
+    while ready("/readyz") != 200 {
+        assert!(begun.elapsed().as_secs() < 30, "{}", daemon.log());
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    connection.get_key(&get).await.unwrap();
+    connection.wrap(&wrap).await.unwrap();
 }

@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 use claviger_proto::v1::unwrap_batch_result::Result as ItemResult;
 use claviger_proto::v1::{GetKeyRequest, ListKeysRequest, UnwrapBatchRequest, UnwrapRequest};
 use claviger_provider_api::{Algorithm, KeyMaterial, Parameters};
+use prost::Message;
+use softhsm_tests::connection::frame;
+use softhsm_tests::daemon::claviger;
 use softhsm_tests::encoding::random;
-use softhsm_tests::{Answer, Backend, Connection, Daemon, Identity, RsaKey, Site};
+use softhsm_tests::process::command;
+use softhsm_tests::{Answer, Backend, Connection, Daemon, Faults, Identity, RsaKey, Site};
 use tokio::task::JoinSet;
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -194,18 +198,12 @@ async fn failed_unwraps_stay_spent_over_restarts_kills_and_reloads() {
     spend(&connection, 30).await;
     daemon.reload();
     daemon.wait_for_log("configuration reloaded");
-    spend(&connection, 10).await;
-    // Written each second: what is older survives a kill.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    let begun = Instant::now();
-    spend(&connection, 5).await;
-    assert!(begun.elapsed() < Duration::from_secs(1), "5 failures take {:?}", begun.elapsed());
+    spend(&connection, 15).await;
     assert_eq!(daemon.kill().signal, Some(9));
 
     let daemon = Daemon::start(&mut world.site);
     let connection = world.connect(&world.hog).await;
-    let left = use_up(&connection, "user-keys").await;
-    assert!((15..=20).contains(&left), "{left} left of 100 after 80 that are older than a second");
+    assert_eq!(use_up(&connection, "user-keys").await, 15, "a kill forgets none");
     assert_eq!(daemon.terminate().code, Some(0));
 
     let daemon = Daemon::start(&mut world.site);
@@ -221,6 +219,141 @@ async fn failed_unwraps_stay_spent_over_restarts_kills_and_reloads() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(use_up(&world.connect(&world.hog).await, "other").await, 3);
+}
+
+/// A token whose calls are counted, one key, one caller.
+fn in_a_token() -> (Site, Backend, Faults, RsaKey, Identity) {
+    let mut site = Site::new();
+    let (backend, faults) = Backend::softhsm_with_faults();
+    backend.configure(&mut site);
+    let key = RsaKey::shared(2048);
+    let version = backend.version(&site, 1, &key, 1);
+    site.key("user-keys", &["RSA-OAEP"], vec![version]);
+    let caller = site.caller("key-connector", &["user-keys"], &["unwrap"]);
+    (site, backend, faults, key, caller)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_value_asked_a_thousand_times_by_fifty_at_once_does_not_lock_the_right_one_out() {
+    let (mut site, _backend, faults, key, caller) = in_a_token();
+    let daemon = Daemon::start(&mut site);
+    let ca = site.pki.ca_der();
+    let ca = || ca.clone();
+    let connection = Connection::open(daemon.address(), ca(), Some(&caller)).await.unwrap();
+    let (wrong, before) = (garbage("user-keys"), faults.count("C_DecryptInit"));
+    let mut askers = JoinSet::new();
+    for _ in 0..50 {
+        let (connection, wrong) = (connection.clone(), wrong.clone());
+        askers.spawn(async move {
+            for _ in 0..20 {
+                let answer = connection.unwrap(&wrong).await.unwrap_err();
+                assert_eq!(answer.code(), Code::InvalidArgument, "{answer}");
+            }
+        });
+    }
+    while let Some(asker) = askers.join_next().await {
+        asker.unwrap();
+    }
+    assert_eq!(connection.unwrap(&good(&key)).await.unwrap().key_material, &MATERIAL[..]);
+    // The wrong value once, its canary, the right value; canaries of the monitor need ten seconds.
+    let asked = faults.count("C_DecryptInit") - before;
+    assert!((3..=4).contains(&asked), "{asked}");
+    assert_eq!(daemon.count("claviger_failed_unwraps_total", &[]), 1);
+    assert_eq!(daemon.count("claviger_repeated_failures_total", &[]), 999);
+    daemon.wait_for_log("the same value fails again and again");
+    let alarms = daemon.log().matches("the same value fails again and again").count();
+    assert_eq!(alarms, 1);
+    // Over a restart: answered as before, without the token.
+    assert_eq!(daemon.kill().signal, Some(9));
+    let daemon = Daemon::start(&mut site);
+    let connection = Connection::open(daemon.address(), ca(), Some(&caller)).await.unwrap();
+    assert_eq!(connection.unwrap(&wrong).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(daemon.count("claviger_failed_unwraps_total", &[]), 0);
+    assert_eq!(use_up(&connection, "user-keys").await, 99, "the 101st distinct one is refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaving_early_costs_as_much_as_staying_and_keeps_its_place_in_flight() {
+    let (mut site, _backend, faults, key, caller) = in_a_token();
+    site.limit("key-connector", "failed_unwraps", "4/h");
+    let daemon = Daemon::start(&mut site);
+    let ca = site.pki.ca_der();
+    let connection = Connection::open(daemon.address(), ca, Some(&caller)).await.unwrap();
+    connection.unwrap(&good(&key)).await.unwrap();
+    // A failure takes one decryption, and a second one of the canary.
+    faults.on_every("C_Decrypt", "sleep=1000");
+    let patience = Duration::from_millis(400);
+    for number in 1..=4 {
+        let body = frame(&garbage("user-keys").encode_to_vec());
+        let path = "/claviger.v1.KeyService/Unwrap";
+        if number % 2 == 0 {
+            let answer = connection.call(path, body, &[("grpc-timeout", "400m")]).await.unwrap();
+            assert_eq!(answer.code(), Code::DeadlineExceeded, "{answer}");
+        } else {
+            let call = connection.call(path, body, &[]);
+            assert!(tokio::time::timeout(patience, call).await.is_err());
+        }
+        assert_eq!(daemon.count("claviger_calls_in_flight", &[]), 1, "it keeps its place");
+        let begun = Instant::now();
+        while daemon.count("claviger_failed_unwraps_total", &[]) < number {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{}", daemon.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    faults.clear();
+    retry_after(&connection.unwrap(&garbage("user-keys")).await.unwrap_err());
+    assert_eq!(daemon.count("claviger_abandoned_total", &[]), 4);
+    let records = site.audit_records();
+    let ended: Vec<_> =
+        records.iter().filter(|record| record["ended"] == "unwrap_failed").collect();
+    assert_eq!(ended.len(), 4, "{records:#?}");
+    let of = |outcome: &str| ended.iter().filter(|r| r["outcome"] == outcome).count();
+    assert_eq!((of("DEADLINE_EXCEEDED"), of("CANCELLED")), (2, 2));
+    let begun = Instant::now();
+    while daemon.count("claviger_calls_in_flight", &[]) > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "a place was not given up");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_a_budget_and_gives_it_back_and_the_audit_log_says_so() {
+    let (mut site, _backend, _faults, key, caller) = in_a_token();
+    site.limit("key-connector", "failed_unwraps", "3/h");
+    let daemon = Daemon::start(&mut site);
+    let ca = site.pki.ca_der();
+    let connection = Connection::open(daemon.address(), ca, Some(&caller)).await.unwrap();
+    let budget = |arguments: &[&str]| {
+        let output = command(claviger())
+            .args(["--json", "budget"])
+            .args(arguments)
+            .arg("--config")
+            .arg(site.configuration_file())
+            .output()
+            .unwrap();
+        let text = if output.status.success() { output.stdout } else { output.stderr };
+        serde_json::from_slice::<serde_json::Value>(&text).unwrap()
+    };
+    assert_eq!(use_up(&connection, "user-keys").await, 3);
+    let shown = budget(&["show", "key-connector", "user-keys"]);
+    assert_eq!((&shown["spent"]["failed"], &shown["spent"]["limit"]), (&3.into(), &3.into()));
+    assert_eq!(connection.unwrap(&good(&key)).await.unwrap_err().code(), Code::ResourceExhausted);
+    let reset = budget(&["reset", "key-connector", "user-keys"]);
+    assert_eq!(reset["spent"]["failed"], 3, "{reset}");
+    assert_eq!(connection.unwrap(&good(&key)).await.unwrap().key_material, &MATERIAL[..]);
+    assert_eq!(budget(&["show", "key-connector", "user-keys"])["spent"]["failed"], 0);
+    let unknown = budget(&["show", "key-connector", "no-such-key"]);
+    let said = unknown["error"]["message"].as_str().unwrap();
+    assert!(said.contains("it has on user-keys"), "{unknown}");
+    let records = site.audit_records();
+    let recorded: Vec<_> = records.iter().filter(|r| r["event"] == "budget-reset").collect();
+    assert_eq!(recorded.len(), 1);
+    assert_eq!(
+        (&recorded[0]["caller"], &recorded[0]["failed"]),
+        (&"key-connector".into(), &3.into())
+    );
+    assert!(records.iter().any(|record| record["alarm"] == "failed_unwraps_used_up"));
+    drop(daemon);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -701,19 +701,19 @@ async fn a_caller_that_leaves_while_the_fault_is_looked_for_has_spent_a_failed_u
     let connection =
         Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller)).await.unwrap();
     let good = frame(&request("old", &wrap(&key, Algorithm::Rsa15, b"")).encode_to_vec());
-    let bad = frame(&request("old", &raise(&key, &random(K)[1..])).encode_to_vec());
+    let bad = || frame(&request("old", &raise(&key, &random(K)[1..])).encode_to_vec());
     // A success takes one decryption, a failure a second one of the canary.
     faults.on_every("C_Decrypt", "sleep=400");
     let timeout = [("grpc-timeout", "650m")];
     for _ in 0..3 {
         assert_eq!(connection.call(UNWRAP, good.clone(), &timeout).await.unwrap().code(), Code::Ok);
-        let answer = connection.call(UNWRAP, bad.clone(), &timeout).await.unwrap();
+        let answer = connection.call(UNWRAP, bad(), &timeout).await.unwrap();
         assert_eq!(answer.code(), Code::DeadlineExceeded, "{answer}");
         // The canary of this call ends before the next one, so that each waits for its own.
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     }
     faults.clear();
-    let answer = connection.call(UNWRAP, bad.clone(), &[]).await.unwrap();
+    let answer = connection.call(UNWRAP, bad(), &[]).await.unwrap();
     assert_eq!(answer.code(), Code::ResourceExhausted, "{answer}");
     drop(daemon);
 }

@@ -1,5 +1,5 @@
 //! A grant with `wrapped_sha256` opens the values that it lists and no other: a value that is not
-//! listed fails as any bad value does, is counted, and reaches no backend.
+//! listed fails as any bad value does, reaches no backend, costs nothing, and alarms.
 
 use claviger_proto::v1::rewrap_target::Recipient;
 use claviger_proto::v1::unwrap_batch_result::Result as ItemResult;
@@ -98,14 +98,15 @@ async fn a_value_that_is_not_listed_fails_like_any_other_and_reaches_no_token() 
     assert!(short.status_message().contains("wrapped"), "{short}");
 
     // Counted and recorded as what they are, with the cause that no caller sees.
-    let counted = daemon.metric("claviger_failed_unwraps_total", &[]);
-    assert_eq!(counted.to_string(), "6");
+    assert_eq!(daemon.count("claviger_failed_unwraps_total", &[]), 1, "the one of the wide caller");
+    assert_eq!(daemon.count("claviger_values_not_granted_total", &[]), 5);
+    daemon.wait_for_log("a value that the caller's grant does not list");
     let records = world.site.audit_records();
     let unlisted: Vec<_> =
         records.iter().filter(|record| record["cause"] == "value_not_granted").collect();
     assert_eq!(unlisted.len(), 5);
     for record in unlisted {
-        assert_eq!(record["event"], "operation");
+        assert_eq!(record["event"], "refusal");
         assert_eq!(record["caller"], "narrow");
         assert_eq!(record["reason"], "unwrap_failed");
         assert_eq!((&record["version"], &record["algorithm"]), (&1.into(), &"RSA-OAEP".into()));
@@ -116,22 +117,29 @@ async fn a_value_that_is_not_listed_fails_like_any_other_and_reaches_no_token() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn values_that_are_not_listed_use_the_budget_up_and_a_token_that_is_away_changes_nothing() {
+async fn values_that_are_not_listed_cost_no_budget_and_no_room_on_the_disk_and_alarm_once() {
     let mut world = World::new();
-    let [own, other] = [(); 2].map(|()| wrap(&world.key));
+    let own = wrap(&world.key);
     let narrow = world.narrow("narrow", &[&own]);
     world.site.limit("narrow", "failed_unwraps", "3/h");
     let daemon = Daemon::start(&mut world.site);
     let connection = world.connect(&narrow).await;
-    world.faults.on_every("C_DecryptInit", "rv=0x30");
-    let mut codes = Vec::new();
-    for _ in 0..5 {
-        codes.push(connection.unwrap(&request(&other)).await.unwrap_err().code());
+    for _ in 0..20 {
+        let other = wrap(&world.key);
+        let answer = connection.unwrap(&request(&other)).await.unwrap_err();
+        assert_eq!(answer.code(), Code::InvalidArgument, "{answer}");
     }
-    let (failed, refused) = (Code::InvalidArgument, Code::ResourceExhausted);
-    assert_eq!(codes, [failed, failed, failed, refused, refused], "{}", daemon.log());
-    assert_eq!(connection.unwrap(&request(&own)).await.unwrap_err().code(), refused);
-    daemon.wait_for_log("failed_unwraps is used up");
+    assert_eq!(connection.unwrap(&request(&own)).await.unwrap().key_material, &MATERIAL[..]);
+    assert_eq!(daemon.terminate().code, Some(0));
+    let records = world.site.audit_records();
+    let alarms = records.iter().filter(|record| record["alarm"] == "value_not_granted");
+    assert_eq!(alarms.count(), 1);
+    let own_lines = records.iter().filter(|record| record["cause"] == "value_not_granted");
+    assert_eq!(own_lines.count(), 5);
+    let counted = records.iter().find(|record| record["event"] == "refusals").unwrap();
+    assert_eq!(counted["reasons"]["value_not_granted"], 15, "{counted}");
+    assert_eq!(counted["keys"][KEY], 15, "{counted}");
+    assert_eq!(counted["identities"]["spiffe://example.org/narrow"], 15, "{counted}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,7 +12,6 @@ use claviger_provider_api::{Algorithm, KeyMaterial, Parameters};
 use prost::Message;
 use softhsm_tests::connection::frame;
 use softhsm_tests::encoding::random;
-use softhsm_tests::process::command;
 use softhsm_tests::{Answer, Backend, Connection, Daemon, Identity, RsaKey, Site};
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -366,7 +365,6 @@ async fn a_wrong_field_is_named_before_the_source_is_touched() {
         max_key_material_len: max,
         ..plain()
     };
-    let short = short_public_key();
     let cases = [
         ("source", RewrapRequest { source: None, ..plain() }),
         ("target", RewrapRequest { target: None, ..plain() }),
@@ -383,8 +381,6 @@ async fn a_wrong_field_is_named_before_the_source_is_touched() {
         ("target.label", with_target(new(), |target| target.label = vec![0; 1025].into())),
         ("target.label", with_target(device(), |target| target.label = vec![0; 1025].into())),
         ("target.key", with_target(to_key("retired"), |_| {})),
-        ("target.public_key", with_target(to(Recipient::PublicKey(Bytes::new()), ""), |_| {})),
-        ("target.public_key", with_target(to(Recipient::PublicKey(short.into()), ""), |_| {})),
         (
             "target.public_key",
             with_target(to(Recipient::PublicKey(vec![0x30; 2049].into()), ""), |_| {}),
@@ -402,7 +398,7 @@ async fn a_wrong_field_is_named_before_the_source_is_touched() {
         assert_eq!(violations[0].field, *field, "{answer}");
     }
     assert_eq!(world.operations(), 0);
-    let said = world.rewrap(&cases[18].1).await;
+    let said = world.rewrap(&cases[16].1).await;
     let said = said.status().message().to_owned();
     assert!(said.contains("126 bytes") && said.contains("214"), "{said}");
     assert!(said.contains("max_key_material_len"), "{said}");
@@ -413,24 +409,12 @@ async fn a_wrong_field_is_named_before_the_source_is_touched() {
     assert_eq!(world.operations(), 1);
 }
 
-/// SubjectPublicKeyInfo of 1024 bits, which no key of ours has.
-fn short_public_key() -> Vec<u8> {
-    let run = |program: &str| {
-        let output = command("sh").args(["-ec", program]).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        output.stdout
-    };
-    run(
-        "openssl genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:1024 | openssl pkey -pubout -outform DER",
-    )
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn no_bytes_in_the_place_of_a_public_key_do_any_harm() {
+async fn bytes_in_the_place_of_a_public_key_are_not_even_parsed_without_a_grant_for_them() {
     let world = World::new(&Backend::software(), OAEP).await;
     let good = wrap(&world.old, Algorithm::RsaOaep, b"");
     let spki = world.device.public_key().spki();
-    let mut outcomes = [0; 3];
+    let mut outcomes = [0; 2];
     for round in 0..2000usize {
         let mut bytes = spki.to_vec();
         let dice = random(4);
@@ -451,17 +435,11 @@ async fn no_bytes_in_the_place_of_a_public_key_do_any_harm() {
                 outcomes[0] += 1;
             }
             Code::PermissionDenied => outcomes[1] += 1,
-            Code::InvalidArgument => {
-                let details = answer.status().get_error_details();
-                let field = &details.bad_request().unwrap().field_violations[0].field;
-                assert_eq!(field, "target.public_key", "{}", hex::encode(bytes));
-                outcomes[2] += 1;
-            }
             other => panic!("{other:?}: {answer} for {}", hex::encode(bytes)),
         }
     }
-    println!("{} whole, {} another key, {} no key", outcomes[0], outcomes[1], outcomes[2]);
-    assert!(outcomes[1] > 100 && outcomes[2] > 500, "{outcomes:?}");
+    println!("{} whole, {} not granted", outcomes[0], outcomes[1]);
+    assert!(outcomes[1] > 1500, "{outcomes:?}");
     assert_eq!(world.operations(), outcomes[0]);
 }
 
@@ -487,25 +465,25 @@ async fn a_rewrap_spends_the_budgets_of_its_source() {
         Connection::open(daemon.address(), ca, Some(identity)).await.unwrap()
     };
     let fails = connect(&fails).await;
-    let bad = request("old", garbage(), to_key("new"));
+    let bad = || request("old", garbage(), to_key("new"));
     let bad_unwrap =
-        UnwrapRequest { key: "old".into(), wrapped: garbage().into(), ..Default::default() };
+        || UnwrapRequest { key: "old".into(), wrapped: garbage().into(), ..Default::default() };
     // Rewraps, items of a batch and unwraps draw on one budget.
     for _ in 0..4 {
-        assert_eq!(fails.rewrap(&bad).await.unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(fails.rewrap(&bad()).await.unwrap_err().code(), Code::InvalidArgument);
     }
-    fails.rewrap_batch(&RewrapBatchRequest { items: vec![bad.clone(); 3] }).await.unwrap();
+    fails.rewrap_batch(&RewrapBatchRequest { items: vec![bad(), bad(), bad()] }).await.unwrap();
     for _ in 0..3 {
-        assert_eq!(fails.unwrap(&bad_unwrap).await.unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(fails.unwrap(&bad_unwrap()).await.unwrap_err().code(), Code::InvalidArgument);
     }
     let good = request("old", wrap(&old, Algorithm::RsaOaep, b""), to_key("new"));
-    for request in [&bad, &good] {
+    for request in [&bad(), &good] {
         let answer = fails.rewrap(request).await.unwrap_err();
         assert_eq!(answer.code(), Code::ResourceExhausted, "{answer}");
         let details = answer.status().get_error_details();
         assert!(details.retry_info().unwrap().retry_delay.unwrap().as_secs() > 3000, "{answer}");
     }
-    assert_eq!(fails.unwrap(&bad_unwrap).await.unwrap_err().code(), Code::ResourceExhausted);
+    assert_eq!(fails.unwrap(&bad_unwrap()).await.unwrap_err().code(), Code::ResourceExhausted);
     // The target's own budget is whole.
     let other_way = request("new", wrap(&new, Algorithm::RsaOaep, b""), to_key("old"));
     let moved = fails.rewrap(&other_way).await.unwrap();
