@@ -293,27 +293,27 @@ async fn leaving_early_costs_as_much_as_staying_and_keeps_its_place_in_flight() 
             let call = connection.call(path, body, &[]);
             assert!(tokio::time::timeout(patience, call).await.is_err());
         }
-        assert_eq!(daemon.count("claviger_calls_in_flight", &[]), 1, "it keeps its place");
+        assert!(daemon.count("claviger_calls_in_flight", &[]) > 0, "it keeps its place");
         let begun = Instant::now();
-        while daemon.count("claviger_failed_unwraps_total", &[]) < number {
+        while daemon.count("claviger_abandoned_total", &[]) < number {
             assert!(begun.elapsed() < Duration::from_secs(30), "{}", daemon.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
     faults.clear();
     retry_after(&connection.unwrap(&garbage("user-keys")).await.unwrap_err());
-    assert_eq!(daemon.count("claviger_abandoned_total", &[]), 4);
+    let begun = Instant::now();
+    while daemon.count("claviger_calls_in_flight", &[]) > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "a place was not given up");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(daemon.count("claviger_failed_unwraps_total", &[]), 4);
     let records = site.audit_records();
     let ended: Vec<_> =
         records.iter().filter(|record| record["ended"] == "unwrap_failed").collect();
     assert_eq!(ended.len(), 4, "{records:#?}");
     let of = |outcome: &str| ended.iter().filter(|r| r["outcome"] == outcome).count();
     assert_eq!((of("DEADLINE_EXCEEDED"), of("CANCELLED")), (2, 2));
-    let begun = Instant::now();
-    while daemon.count("claviger_calls_in_flight", &[]) > 0 {
-        assert!(begun.elapsed() < Duration::from_secs(30), "a place was not given up");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
