@@ -133,11 +133,13 @@ mod inner {
         let (alpha, beta) = (provider(folder, "alpha"), provider(folder, "beta"));
         write_pin(folder, "alpha", "1111");
         write_pin(folder, "beta", "9999");
+        let mut of_alpha = [0; 32];
         for _ in 0..3 {
             let key = open(&alpha).await.unwrap();
             let Err(error) = open(&beta).await else { panic!("opened with a wrong PIN") };
             assert!(error.to_string().contains("claviger pin clear"), "{error}");
             unwrap(&*key).await;
+            of_alpha = key.public_key().sha256();
             drop(key);
             assert!(claviger_pkcs11::wait_until_left(Duration::from_secs(20)));
         }
@@ -147,14 +149,13 @@ mod inner {
         let listed: Vec<_> = listed.iter().map(|t| (&*t.serial, &*t.label, t.refused)).collect();
         assert_eq!(listed, [("0000000000000000", "beta", 1)]);
         write_pin(folder, "beta", "2222");
-        let (of_alpha, of_beta) = (open(&alpha).await.unwrap(), open(&beta).await.unwrap());
-        assert_eq!(logins(), 6, "a login for each");
-        assert_ne!(of_alpha.public_key().sha256(), of_beta.public_key().sha256());
-        for key in [&of_alpha, &of_beta] {
-            unwrap(&**key).await;
-            key.check().await.unwrap();
-        }
-        drop((of_alpha, of_beta));
+        // One after the other: without a resource manager the TPM has no room for both.
+        let key = open(&beta).await.unwrap();
+        assert_eq!(logins(), 5, "the right PIN needs no `pin clear`");
+        assert_ne!(key.public_key().sha256(), of_alpha);
+        unwrap(&*key).await;
+        key.check().await.unwrap();
+        drop(key);
         assert!(claviger_pkcs11::wait_until_left(Duration::from_secs(20)));
     }
 }
