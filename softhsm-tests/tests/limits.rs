@@ -45,7 +45,7 @@ async fn idle_connections_of_one_identity_lock_nobody_out_of_256_descriptors() {
     scene.site.set("server.denied_callers", denied);
     let hog = scene.site.caller("hog", &[KEY], &["read"]);
     let daemon = start_by(&scene, FEW, Stdio::null());
-    assert_eq!(daemon.count("claviger_file_descriptors_limit", &[]), 256);
+    assert_eq!(daemon.count("process_max_fds", &[]), 256);
     assert!(daemon.log().contains("server.max_connections = 16384"), "{}", daemon.log());
     // Each of them stays as long as the daemon lets it.
     let mut held = Vec::new();
@@ -55,7 +55,7 @@ async fn idle_connections_of_one_identity_lock_nobody_out_of_256_descriptors() {
     for _ in 0..10 {
         assert_eq!(scene.ask(&daemon).await, Code::Ok);
     }
-    let open = daemon.count("claviger_file_descriptors", &[]);
+    let open = daemon.count("process_open_fds", &[]);
     assert!((20..240).contains(&open), "{open}");
     assert_eq!(daemon.operations_get("/readyz").unwrap().0, 200);
     // The list that is meant for this very moment can be read.

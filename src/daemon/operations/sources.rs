@@ -22,7 +22,6 @@ use crate::daemon::request::active::ActiveConfig;
 use crate::daemon::request::health::Phase;
 use crate::daemon::request::in_flight::InFlight;
 use crate::daemon::transport::denied::DeniedCallers;
-use crate::daemon::transport::descriptors::Descriptors;
 use crate::daemon::transport::listener::{ConnectionStats, Cut, HandshakeFailure};
 use crate::daemon::transport::tls::TlsState;
 
@@ -39,8 +38,6 @@ pub struct Sources {
     pub in_flight: Arc<InFlight>,
     /// What happened to connections.
     pub connections: Arc<ConnectionStats>,
-    /// How many file descriptors there may be.
-    pub descriptors: Descriptors,
     /// Certificates and CRLs in force.
     pub tls: Option<Arc<TlsState>>,
     /// The list in force.
@@ -61,7 +58,6 @@ impl Sources {
         self.providers(encoder)?;
         self.pins(encoder)?;
         self.connections(encoder)?;
-        self.descriptors(encoder)?;
         self.tls(encoder)?;
         self.denied(encoder)?;
         self.audit(encoder)
@@ -188,14 +184,6 @@ impl Sources {
         Ok(())
     }
 
-    fn descriptors(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        if let Some(open) = Descriptors::open() {
-            plain_gauge(encoder, "file_descriptors", "Open file descriptors", open)?;
-        }
-        let help = "File descriptors that the daemon may have open";
-        plain_gauge(encoder, "file_descriptors_limit", help, self.descriptors.limit())
-    }
-
     fn tls(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Some(tls) = &self.tls else { return Ok(()) };
         let (done, failed) = tls.reloads();
@@ -286,7 +274,6 @@ impl Sources {
             phase,
             in_flight: Arc::new(InFlight::new(8)),
             connections: Arc::default(),
-            descriptors: Descriptors::raise(16, 1).unwrap(),
             tls: None,
             denied: DeniedCallers::open(config.server.denied_callers.as_deref()).unwrap(),
             audit,

@@ -101,7 +101,6 @@ impl Daemon {
             phase: self.phase.subscribe(),
             in_flight: Arc::clone(&self.in_flight),
             connections: self.transport.stats(),
-            descriptors: self.descriptors,
             tls: self.tls.clone(),
             denied: Arc::clone(&self.denied),
             audit: Arc::clone(&self.audit),
