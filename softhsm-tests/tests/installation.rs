@@ -147,6 +147,13 @@ fn the_installation_leads_from_an_empty_system_to_the_first_call_and_back() {
         test $(grep -c public_key_sha256 /etc/claviger/claviger.toml) = 0
         sudo -u claviger claviger config pin
         claviger config pin && claviger config check && systemctl reload claviger
+        sed -i 's/^.server.tls./drain_timeout = \"20s\"\\n[server.tls]/' /etc/claviger/claviger.toml
+        systemctl reload claviger
+        sed -i 's/^drain_timeout.*/drain_timeout = \"never\"/' /etc/claviger/claviger.toml
+        if systemctl reload claviger 2> refused; then exit 1; fi
+        grep 'server.drain_timeout.*never' refused
+        grep 'the old configuration stays in force' refused
+        sed -i '/^drain_timeout/d' /etc/claviger/claviger.toml
         ";
     let after = "\
         test ! -e /etc/claviger
@@ -158,6 +165,7 @@ fn the_installation_leads_from_an_empty_system_to_the_first_call_and_back() {
     assert!(said.contains("pinned: user-keys version 1, RSA-3072"), "{said}");
     assert!(said.contains("1 replica asked: 1 sound, 0 failing"), "{said}");
     assert!(said.contains("\"operation\":\"unwrap\""), "{said}");
+    assert!(said.contains("reloaded:\n  [server] changed"), "{said}");
     let by_hand = "/etc/claviger/claviger.toml, in the table at line ";
     assert!(said.contains("found: user-keys version 1") && said.contains(by_hand), "{said}");
 }

@@ -17,6 +17,7 @@ pub mod man;
 #[cfg(feature = "pkcs11")]
 pub mod pin;
 pub mod pki;
+pub mod reload;
 pub mod rewrap;
 pub mod rewrap_files;
 pub mod sandbox;
@@ -82,6 +83,8 @@ pub enum Command {
     Demo(demo::Args),
     /// Run the daemon
     Serve(serve::Args),
+    /// Have the running daemon read its configuration again, and wait for the outcome
+    Reload(reload::Args),
     /// Check the configuration, or fill in the hashes of its public keys
     #[command(subcommand)]
     Config(config::Command),
@@ -160,6 +163,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.command {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Reload(args) => reload::run(&args, json),
         Command::Config(command) => config::run(&command, json),
         Command::Doctor(args) => return doctor::run(&args, json),
         Command::Wrap(args) => wrap::run(&args, json),

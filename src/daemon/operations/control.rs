@@ -38,6 +38,9 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Command {
+    /// Reads the configuration again, as SIGHUP does: answered with [`Reloaded`] once it is in force, or
+    /// with the reason why the old one stays.
+    Reload,
     /// What a caller has spent of `failed_unwraps` on a key: answered with a [`BudgetSpent`].
     BudgetShow {
         /// The caller's name in the configuration.
@@ -57,6 +60,13 @@ pub enum Command {
         /// Their serial numbers.
         tokens: Vec<String>,
     },
+}
+
+/// A reload that took effect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// What changed in the configuration, a phrase each, such as `key user-keys changed`.
+    pub changed: Vec<String>,
 }
 
 /// What a caller has spent of `failed_unwraps` on a key.

@@ -3,9 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::daemon::operations::control::{self, Answer, BudgetSpent, Command, Obey};
+use crate::daemon::operations::control::{self, Answer, BudgetSpent, Command, Obey, Reloaded};
 use crate::daemon::records::audit::Event;
 use crate::daemon::request::budget::{Budget, Spent};
+use crate::daemon::request::health::Phase;
 use crate::daemon::serve::daemon::Daemon;
 use crate::daemon::transport::listener::{BoundUnix, bind_private};
 
@@ -17,7 +18,7 @@ impl Daemon {
         let path = control::path_in(config.server.state_dir.as_deref()?);
         let bound = bind_private(&path);
         if let Err(error) = &bound {
-            tracing::warn!(%error, "no control socket: `claviger budget` will not reach this daemon");
+            tracing::warn!(%error, "no control socket: `claviger budget` and `claviger reload` will not reach this daemon");
         }
         bound.ok()
     }
@@ -38,6 +39,15 @@ impl Daemon {
     async fn obey(self, command: Command, uid: u32) -> Answer {
         tracing::info!(?command, uid, "a command of the control socket");
         match command {
+            Command::Reload => {
+                // Before that the first configuration is still being put in force.
+                let mut phase = self.phase.subscribe();
+                let _ = phase.wait_for(|phase| *phase != Phase::Starting).await;
+                match self.reload().await {
+                    Ok(changed) => Answer::of(&Reloaded { changed }),
+                    Err(error) => Answer::Error(error.to_string()),
+                }
+            }
             Command::BudgetShow { caller, key } => match self.budget(&caller, &key) {
                 Ok(budget) => Answer::of(&spent(budget.spent())),
                 Err(reason) => Answer::Error(reason),

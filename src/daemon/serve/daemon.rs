@@ -45,6 +45,7 @@ pub(super) struct Daemon {
     pub(super) failed_unwraps: Arc<FailedUnwraps>,
     pub(super) guard: Arc<Guard>,
     pub(super) config_path: PathBuf,
+    pub(super) reloading: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Daemon {
@@ -88,6 +89,7 @@ impl Daemon {
             failed_unwraps,
             guard,
             config_path: options.config.clone(),
+            reloading: Arc::default(),
         })
     }
 

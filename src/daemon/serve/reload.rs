@@ -20,16 +20,19 @@ use crate::daemon::transport::listener::ConnectionSettings;
 
 impl Daemon {
     /// Reads everything again; refused as a whole if anything is wrong.
-    pub(super) async fn reload(&self) {
+    pub(super) async fn reload(&self) -> Result<Vec<String>, ServeError> {
+        // One at a time: SIGHUP and the control socket may ask for it together.
+        let _alone = self.reloading.lock().await;
         if let Ok(now) = sd_notify::NotifyState::monotonic_usec_now() {
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Reloading, now]);
         }
-        match self.try_reload().await {
+        let outcome = self.try_reload().await;
+        match &outcome {
             Ok(changed) => {
                 let config_sha256 = self.config.load().sha256;
                 drop(self.audit.event(&Event::Reload { config_sha256: &config_sha256 }));
                 self.metrics.server.reloaded();
-                tracing::info!(changed = in_words(&changed), "configuration reloaded");
+                tracing::info!(changed = in_words(changed), "configuration reloaded");
             }
             Err(error) => {
                 drop(self.audit.event(&Event::ReloadRefused { error: &error.to_string() }));
@@ -38,6 +41,7 @@ impl Daemon {
             }
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        outcome
     }
 
     /// Gives what changed, a phrase each.
