@@ -480,7 +480,6 @@ fn seeded_on(mut host: Host, store: &str, prepare: &str) -> (Host, Daemon, Strin
     host.narrow("key-connector", &hash);
     host.reload(&daemon);
     host.run(store);
-    host.run("owner");
     let read = "cd /opt/bitwarden/bwdata/key-connector/claviger && sh stored";
     let stored = String::from_utf8(run(&mut host.command(read)).stdout).unwrap();
     let value = STANDARD.decode(stored.trim()).unwrap();
@@ -489,6 +488,8 @@ fn seeded_on(mut host: Host, store: &str, prepare: &str) -> (Host, Daemon, Strin
     // Its certificate opens this one value, by the module too.
     let output = host.command(&steps("rehearse")).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
+    // From here on the files are those of the container's user, who alone may use the private key.
+    host.run("owner");
     (host, daemon, stored)
 }
 
