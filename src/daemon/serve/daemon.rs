@@ -18,6 +18,7 @@ use crate::daemon::request::guard::Guard;
 use crate::daemon::request::health::Phase;
 use crate::daemon::request::in_flight::InFlight;
 use crate::daemon::serve::host::prepare_state_dir;
+use crate::daemon::serve::trust_log::TrustLog;
 use crate::daemon::serve::{Options, ServeError};
 use crate::daemon::transport::denied::DeniedCallers;
 use crate::daemon::transport::descriptors::Descriptors;
@@ -111,14 +112,22 @@ impl Daemon {
         }
     }
 
-    /// Each second: what was taken back of failed unwraps is written, and the watchers of a key's
-    /// health learn that the audit log began or ceased to fail.
-    pub(super) async fn every_second(self) {
+    /// Writes down which files decide who is trusted, as far as they are new since the last time.
+    pub(super) fn record_trust(&self, trust: &mut TrustLog) {
+        let config = self.config.load();
+        let options = config.server.tls.as_ref();
+        trust.record(options, self.tls.as_deref(), &self.denied, &self.audit);
+    }
+
+    /// Each second: what was taken back of failed unwraps is written, what is trusted now is recorded,
+    /// and the watchers of a key's health learn that the audit log began or ceased to fail.
+    pub(super) async fn every_second(self, mut trust: TrustLog) {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         let mut audit_failed = false;
         let mut shut = HashSet::new();
         loop {
             tick.tick().await;
+            self.record_trust(&mut trust);
             Arc::clone(&self.failed_unwraps).written().await;
             self.audit.look_at_room();
             shut = self.record_pin_latches(shut).await;

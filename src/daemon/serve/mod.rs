@@ -12,6 +12,7 @@ pub mod preflight;
 mod ready;
 mod reload;
 mod scheduling;
+mod trust_log;
 
 use std::io;
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ use crate::daemon::records::audit::Event;
 use crate::daemon::request::active::ActiveConfig;
 use crate::daemon::request::health::Phase;
 use crate::daemon::serve::daemon::Daemon;
+use crate::daemon::serve::trust_log::TrustLog;
 use crate::daemon::transport::listener::Inherited;
 
 pub use error::ServeError;
@@ -100,13 +102,15 @@ async fn serve(
     daemon.say_what_is_unusual();
     let config_sha256 = daemon.config.load().sha256;
     daemon.audit.event(&Event::Start { config_sha256: &config_sha256 }).await?;
+    let mut trust = TrustLog::default();
+    daemon.record_trust(&mut trust);
     let mut serving = tokio::spawn(daemon.clone().serve_connections(ports.callers));
     // Until the very end: during a drain `/readyz` says down.
     let mut operations = tokio::spawn(daemon.clone().serve_operations(ports.operations));
     let mut background = JoinSet::new();
     let active = Arc::clone(&daemon.active);
     background.spawn(monitor::watch(move || Arc::clone(&active.load().replicas)));
-    background.spawn(daemon.clone().every_second());
+    background.spawn(daemon.clone().every_second(trust));
     let commands = daemon.listen_for_commands();
     background.spawn(daemon.clone().serve_commands(commands));
     // A stop is heard at any time, while keys open or a reload waits for them too.

@@ -50,6 +50,7 @@ pub struct TlsState {
     crl_stale: AtomicBool,
     reloads: AtomicU64,
     failed_reloads: AtomicU64,
+    last_refusal: Mutex<Option<(PathBuf, String)>>,
 }
 
 /// What handshakes use from one load to the next.
@@ -121,6 +122,7 @@ impl TlsState {
             crl_stale: AtomicBool::new(false),
             reloads: AtomicU64::new(0),
             failed_reloads: AtomicU64::new(0),
+            last_refusal: Mutex::new(None),
         };
         state.look_at_crls();
         Ok(Arc::new(state))
@@ -188,6 +190,11 @@ impl TlsState {
         (self.reloads.load(Ordering::Relaxed), self.failed_reloads.load(Ordering::Relaxed))
     }
 
+    /// The file that the last failed reload failed for, and why.
+    pub fn last_refusal(&self) -> Option<(PathBuf, String)> {
+        self.last_refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn reload_watched(&self, watched: &mut Watched) -> Result<(), TlsError> {
         // Taken before the files are read: what changes meanwhile is found at the next look.
         watched.stamps = stamps(&watched.config);
@@ -199,6 +206,8 @@ impl TlsState {
             }
             Err(error) => {
                 watched.failed_at = Some(Instant::now());
+                let refusal = Some((error.path().to_owned(), error.to_string()));
+                *self.last_refusal.lock().unwrap_or_else(PoisonError::into_inner) = refusal;
                 self.reload_failed.store(true, Ordering::Relaxed);
                 self.failed_reloads.fetch_add(1, Ordering::Relaxed);
                 Err(error)
