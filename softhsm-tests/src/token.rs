@@ -179,6 +179,11 @@ impl Token {
         &self.module
     }
 
+    /// The folder with all that the token has.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// What must be in the environment of whoever loads the module.
     pub fn environment(&self) -> &[(OsString, OsString)] {
         &self.environment

@@ -424,9 +424,8 @@ async fn slots_may_be_numbered_anew() {
     assert!(beside.iter().all(|other| other.serial() != token.serial()));
 }
 
-/// Two tokens in one module: only a new start of the module would show SoftHSM that the files of one
-/// went away and came back, and it would end the sessions and the login of the other. So there is
-/// none while the other serves.
+/// Two tokens in one module, each in a process of its own: only a new start of the module shows
+/// SoftHSM that the files of one went away and came back, and the other does not notice it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_breaks_costs_its_neighbour_in_the_same_module_no_call() {
     let (token, faults) = Token::softhsm().through_fault_module();
@@ -444,11 +443,11 @@ async fn a_token_that_breaks_costs_its_neighbour_in_the_same_module_no_call() {
     let load = Load::on_key(&scene.client_config(&daemon), "other", &wrap(&other), 4);
     load.more(20).await;
     token.take_away_alone();
-    scene.wait_for(&daemon, Code::FailedPrecondition).await;
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    not_serving_and(&scene, &daemon, Code::FailedPrecondition).await;
+    scene.wait_for(&daemon, Code::Unavailable).await;
+    not_serving_and(&scene, &daemon, Code::Unavailable).await;
     load.more(20).await;
     token.bring_back_alone();
+    serving(&scene, &daemon).await;
     load.more(20).await;
     let tally = load.stop().await;
     assert!(
@@ -459,11 +458,8 @@ async fn a_token_that_breaks_costs_its_neighbour_in_the_same_module_no_call() {
         tally.failed,
         daemon.log()
     );
-    assert_eq!(faults.count("C_Initialize"), 1, "the module was started again");
-    assert_eq!(faults.count("C_Login"), 2, "one login for each token");
+    assert!(faults.count("C_Initialize") > 2, "the module of one token was started again");
     assert_eq!(daemon.terminate().code, Some(0));
-    let daemon = scene.start();
-    serving(&scene, &daemon).await;
 }
 
 /// Another token with the same label and PIN, and another key or none under the key's label: as when

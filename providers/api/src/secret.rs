@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use claviger_files::{FileError, Protection};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::cause::Cause;
@@ -52,7 +52,7 @@ impl fmt::Debug for Secret {
 }
 
 /// Where a secret is read from, each time it is needed.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum SecretSource {
     /// A file: regular, owned by root or by us, not readable by others, not writable by the group.

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 
 use claviger_provider_api::SecretSource;
 use cryptoki::session::UserType;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
+use crate::isolation::options::{HangLimit, Isolation, MemoryLimit, Sandbox};
 use crate::uri::Locator;
 
 /// `[providers.NAME]` with `type = "pkcs11"`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The vendor's library, an absolute path.
@@ -39,11 +40,23 @@ pub struct Config {
     pub(crate) allow_extractable: bool,
     /// Jobs that may wait, per caller.
     pub(crate) queue: Option<usize>,
+    /// In which process the module runs.
+    #[serde(default)]
+    pub(crate) isolation: Isolation,
+    /// What its process may do.
+    #[serde(default)]
+    pub(crate) sandbox: Sandbox,
+    /// How much memory its process may have.
+    #[serde(default)]
+    pub(crate) memory_limit: MemoryLimit,
+    /// After how long without any answer its process hangs.
+    #[serde(default)]
+    pub(crate) hang_limit: HangLimit,
 }
 
 /// `{ label = "…" }` or `{ serial = "…" }`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "WrittenTokenName")]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "WrittenTokenName", rename_all = "kebab-case")]
 pub(crate) enum TokenName {
     Label(String),
     Serial(String),
@@ -61,8 +74,8 @@ struct WrittenTokenName {
 }
 
 /// As whom to log in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(from = "WrittenUser")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WrittenUser", into = "WrittenUser")]
 #[expect(clippy::enum_variant_names, reason = "they are the words of the configuration")]
 pub(crate) enum User {
     #[default]
@@ -72,14 +85,14 @@ pub(crate) enum User {
     Vendor(u32),
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(untagged, expecting = "user is \"user\", \"so\" or the number of a vendor's user type")]
 enum WrittenUser {
     Name(UserName),
     Number(u32),
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum UserName {
     User,
@@ -87,7 +100,7 @@ enum UserName {
 }
 
 /// How to log in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Login {
     /// With the PIN from `pin`.
@@ -100,7 +113,7 @@ pub(crate) enum Login {
 }
 
 /// Who removes the OAEP padding.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Oaep {
     /// The token: `CKM_RSA_PKCS_OAEP`.
@@ -151,6 +164,16 @@ impl From<WrittenUser> for User {
             WrittenUser::Name(UserName::User) => Self::User,
             WrittenUser::Name(UserName::So) => Self::So,
             WrittenUser::Number(number) => Self::Vendor(number),
+        }
+    }
+}
+
+impl From<User> for WrittenUser {
+    fn from(user: User) -> Self {
+        match user {
+            User::User => Self::Name(UserName::User),
+            User::So => Self::Name(UserName::So),
+            User::Vendor(number) => Self::Number(number),
         }
     }
 }
@@ -217,6 +240,19 @@ impl Config {
                 ));
             }
         }
+        let confined = self.sandbox != Sandbox::default()
+            || self.memory_limit != MemoryLimit::default()
+            || self.hang_limit != HangLimit::default();
+        if self.isolation == Isolation::None && confined {
+            return Err(
+                "sandbox, memory_limit and hang_limit are for a module with a process of its \
+                        own: leave them out, or leave out isolation = \"none\""
+                    .to_owned(),
+            );
+        }
+        if self.sandbox.write.iter().flatten().any(|path| !path.is_absolute()) {
+            return Err("sandbox.write has a path that is not absolute".to_owned());
+        }
         if !(1..=256).contains(&self.sessions.unwrap_or(1)) {
             return Err("sessions must be 1 to 256".to_owned());
         }
@@ -246,6 +282,11 @@ impl Config {
     /// Jobs that may wait, per caller; 1024 if nothing is said.
     pub(crate) fn queue(&self) -> usize {
         self.queue.unwrap_or(1024)
+    }
+
+    /// Calls of one caller that wait or run.
+    pub(crate) fn most_in_flight(&self) -> usize {
+        self.queue() + self.sessions()
     }
 
     /// Whether the process has the environment that the module needs.

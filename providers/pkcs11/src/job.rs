@@ -2,11 +2,8 @@
 
 use std::time::Instant;
 
-use claviger_provider_api::Error;
-use tokio::sync::oneshot;
-use zeroize::Zeroizing;
-
 use crate::operation::Operation;
+use crate::reply::Reply;
 
 /// One operation for a session thread. A key is an index and an operation only bytes: nothing of the
 /// module's goes in or out.
@@ -15,5 +12,5 @@ pub(crate) struct Job {
     pub(crate) key: u32,
     pub(crate) operation: Operation,
     pub(crate) deadline: Instant,
-    pub(crate) reply: oneshot::Sender<Result<Zeroizing<Vec<u8>>, Error>>,
+    pub(crate) reply: Box<dyn Reply>,
 }

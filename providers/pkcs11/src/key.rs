@@ -5,11 +5,9 @@ use std::sync::mpsc::TrySendError;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use claviger_provider_api::opened_key::{
-    check_algorithm, check_deadline, check_digest, check_signature, label_not_taken,
-};
+use claviger_provider_api::opened_key::check_deadline;
 use claviger_provider_api::{
-    Algorithm, Algorithms, Call, Cause, Digest, Error, ErrorKind, KeyMaterial, Parameters,
+    Algorithms, Call, CallerSlot, Cause, Digest, Error, ErrorKind, KeyMaterial, Parameters,
     PublicKey, SignAlgorithm, SignAlgorithms, Signature, Unwrapped, WrappingKey,
 };
 use tokio::sync::oneshot;
@@ -17,8 +15,10 @@ use zeroize::Zeroizing;
 
 use crate::check_request::CheckRequest;
 use crate::config::Oaep;
+use crate::facts::Facts;
 use crate::job::Job;
 use crate::operation::Operation;
+use crate::reply::Reply;
 use crate::token::TokenHandle;
 use crate::token_key::TokenKey;
 
@@ -30,85 +30,66 @@ const CHECK_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct Key {
     on_token: Arc<TokenKey>,
     token: TokenHandle,
-    algorithms: Algorithms,
-    sign_algorithms: SignAlgorithms,
-    /// The algorithms with which the token takes a label.
-    labels: Algorithms,
-    /// As the token told when the key was opened.
-    extractable: Option<bool>,
-    /// As the token told then.
-    unneeded_rights: Vec<String>,
+    facts: Facts,
 }
 
 impl Key {
     /// A key that was found and proven.
-    pub(crate) fn new(
-        on_token: Arc<TokenKey>,
-        token: TokenHandle,
-        algorithms: Algorithms,
-        sign_algorithms: SignAlgorithms,
-        labels: Algorithms,
-        extractable: Option<bool>,
-        unneeded_rights: Vec<String>,
-    ) -> Self {
-        Self { on_token, token, algorithms, sign_algorithms, labels, extractable, unneeded_rights }
+    pub(crate) fn new(on_token: Arc<TokenKey>, token: TokenHandle, facts: Facts) -> Self {
+        Self { on_token, token, facts }
     }
 
-    async fn submit(&self, operation: Operation, call: Call) -> Result<Zeroizing<Vec<u8>>, Error> {
+    /// Who removes the OAEP padding.
+    pub(crate) fn oaep(&self) -> Oaep {
+        self.facts.oaep
+    }
+
+    /// Puts an operation into its caller's queue; a session thread answers to `reply`, or drops it
+    /// where the deadline has passed.
+    pub(crate) fn submit(
+        &self,
+        operation: Operation,
+        caller: CallerSlot,
+        deadline: Instant,
+        reply: Box<dyn Reply>,
+    ) -> Result<(), Error> {
+        if let Some(error) = self.on_token.breaker.refusal() {
+            reply.send(Err(error));
+            return Ok(());
+        }
+        let job = Job { key: self.on_token.index, operation, deadline, reply };
+        self.token.state().queue.push(caller, job)
+    }
+
+    async fn run(&self, operation: Operation, call: Call) -> Result<Zeroizing<Vec<u8>>, Error> {
         let late = || Error::new(ErrorKind::DeadlineExceeded, "the deadline passed");
         check_deadline(call)?;
-        if let Some(error) = self.on_token.breaker.refusal() {
-            return Err(error);
-        }
         let (reply, answer) = oneshot::channel();
-        let job = Job { key: self.on_token.index, operation, deadline: call.deadline, reply };
-        self.token.state().queue.push(call.caller, job)?;
+        self.submit(operation, call.caller, call.deadline, Box::new(reply))?;
         match tokio::time::timeout_at(call.answer_by().into(), answer).await {
             Ok(Ok(outcome)) => outcome,
             // A session thread drops a job, unanswered, only after its deadline.
             Ok(Err(_)) | Err(_) => Err(late()),
         }
     }
-
-    fn check_parameters(&self, parameters: &Parameters<'_>) -> Result<(), Error> {
-        let Parameters { algorithm, label } = *parameters;
-        check_algorithm(self.algorithms.contains(algorithm), algorithm)?;
-        if label.is_empty() || self.labels.contains(algorithm) {
-            return Ok(());
-        }
-        Err(label_not_taken(algorithm).in_context("see oaep = \"software\""))
-    }
-
-    /// Whether a token may see the value: as long as the modulus and in 2..n-1. 0, 1 and n-1 are
-    /// their own results, and no encoding.
-    fn may_be_sent(&self, wrapped: &[u8]) -> bool {
-        let public_key = &self.on_token.public_key;
-        let Some((last, rest)) = wrapped.split_last() else { return false };
-        let tiny = *last <= 1 && rest.iter().all(|byte| *byte == 0);
-        // The modulus is odd, so that it and n-1 differ in the last byte only.
-        let (modulus_last, modulus_rest) =
-            public_key.modulus().split_last().expect("a modulus has 256 bytes or more");
-        let largest = rest == modulus_rest && *last == modulus_last.wrapping_sub(1);
-        public_key.value_in_range(wrapped) && !tiny && !largest
-    }
 }
 
 #[async_trait]
 impl WrappingKey for Key {
     fn public_key(&self) -> &PublicKey {
-        &self.on_token.public_key
+        &self.facts.public_key
     }
 
     fn algorithms(&self) -> Algorithms {
-        self.algorithms
+        self.facts.algorithms
     }
 
     fn label_algorithms(&self) -> Algorithms {
-        self.labels
+        self.facts.labels
     }
 
     fn sign_algorithms(&self) -> SignAlgorithms {
-        self.sign_algorithms
+        self.facts.sign_algorithms
     }
 
     fn queues(&self) -> bool {
@@ -116,17 +97,15 @@ impl WrappingKey for Key {
     }
 
     fn failure_needs_check(&self) -> bool {
-        // No return value of a token that removes the padding means "bad ciphertext" and nothing
-        // else; one that does raw RSA never sees the padding.
-        self.on_token.oaep == Oaep::Native || self.algorithms.contains(Algorithm::Rsa15)
+        self.facts.failure_needs_check()
     }
 
     fn extractable(&self) -> Option<bool> {
-        self.extractable
+        self.facts.extractable
     }
 
     fn unneeded_rights(&self) -> &[String] {
-        &self.unneeded_rights
+        &self.facts.unneeded_rights
     }
 
     fn repairs(&self) -> u64 {
@@ -139,12 +118,9 @@ impl WrappingKey for Key {
         parameters: &Parameters<'_>,
         call: Call,
     ) -> Result<Unwrapped, Error> {
-        self.check_parameters(parameters)?;
-        if !self.may_be_sent(wrapped) {
-            return Err(Error::new(ErrorKind::UnwrapFailed, "the value is out of range"));
-        }
-        let operation = Operation::unwrap(wrapped, parameters, self.on_token.oaep);
-        let material = KeyMaterial::new(self.submit(operation, call).await?);
+        self.facts.check_unwrap(wrapped, parameters)?;
+        let operation = Operation::unwrap(wrapped, parameters, self.facts.oaep);
+        let material = KeyMaterial::new(self.run(operation, call).await?);
         Ok(Unwrapped { material, backend_request_id: None })
     }
 
@@ -154,12 +130,9 @@ impl WrappingKey for Key {
         algorithm: SignAlgorithm,
         call: Call,
     ) -> Result<Signature, Error> {
-        check_algorithm(self.sign_algorithms.contains(algorithm), algorithm)?;
-        check_digest(digest, algorithm)?;
-        let operation = Operation::sign(digest, algorithm);
-        let signature = self.submit(operation, call).await?.to_vec();
-        let signature = Signature::without_request_id(signature);
-        check_signature(self.public_key(), digest, algorithm, signature)
+        self.facts.check_sign(digest, algorithm)?;
+        let signature = self.run(Operation::sign(digest, algorithm), call).await?;
+        self.facts.accept_signature(digest, algorithm, &signature)
     }
 
     async fn check(&self) -> Result<(), Error> {

@@ -11,6 +11,8 @@
 //! - `module`: the process-wide table of modules; `functions`: those of its functions that are called
 //!   directly
 //! - `recovery`: checks and repairs, asked for by a `check_request`; `breaker`: when repairs failed
+//! - `facts`: what is known of an open key; `reply`: to whom a session thread answers
+//! - `isolation`: all of it in a process of the provider's own
 //! - `error`: what return values mean
 
 mod breaker;
@@ -18,8 +20,10 @@ mod check_request;
 mod config;
 mod connect;
 mod error;
+mod facts;
 mod find_token;
 mod functions;
+mod isolation;
 mod job;
 mod key;
 mod login;
@@ -32,6 +36,7 @@ mod operation;
 pub mod pin_latch;
 mod recovery;
 mod registration;
+mod reply;
 mod token;
 mod token_info;
 mod token_key;
@@ -49,10 +54,14 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 pub use config::Config;
+pub use isolation::{CHILD_ARGUMENT, Measure, run_child};
 pub use module::wait_until_left;
 pub use registration::PROVIDER_TYPE;
 pub use token_info::TokenIdentity;
 
+use isolation::Parent;
+use isolation::options::Isolation;
+use key::Key;
 use module::InUse;
 use opening::Request;
 
@@ -63,6 +72,19 @@ const OPEN_LIMIT: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Provider {
     name: String,
+    place: Place,
+}
+
+/// Where the module runs.
+#[derive(Debug)]
+enum Place {
+    OwnProcess(Arc<Parent>),
+    Here(Here),
+}
+
+/// A module in this process.
+#[derive(Debug)]
+struct Here {
     config: Arc<Config>,
     state_dir: Option<PathBuf>,
     /// Keys open one after the other, so that a module that hangs holds one thread, not one per try.
@@ -70,20 +92,63 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// Makes a provider; touches no backend. Without a state directory no PIN is ever used.
+    /// Makes a provider; touches no backend. Without a state directory no PIN is ever used. Unless the
+    /// configuration says `isolation = "none"`, its module runs in a process that starts this very
+    /// program with [`CHILD_ARGUMENT`]: its `main` must then call [`run_child`].
     pub fn new(name: &str, config: &Config, state_dir: Option<&Path>) -> Result<Self, Error> {
         config.validate().map_err(operator)?;
-        Ok(Self {
-            name: name.to_owned(),
-            config: Arc::new(config.clone()),
-            state_dir: state_dir.map(Path::to_owned),
-            opening: Arc::default(),
+        let (config, state_dir) = (Arc::new(config.clone()), state_dir.map(Path::to_owned));
+        Ok(match config.isolation {
+            Isolation::Process => Self {
+                name: name.to_owned(),
+                place: Place::OwnProcess(Parent::new(name, config, state_dir)),
+            },
+            Isolation::None => Self::in_this_process(name, config, state_dir),
         })
     }
 
-    /// Opens a key: loads the module, finds the token, logs in unless another key of this process
+    /// A provider whose module runs in this process, whatever the configuration says.
+    pub(crate) fn in_this_process(
+        name: &str,
+        config: Arc<Config>,
+        state_dir: Option<PathBuf>,
+    ) -> Self {
+        let here = Here { config, state_dir, opening: Arc::default() };
+        Self { name: name.to_owned(), place: Place::Here(here) }
+    }
+
+    /// Opens a key: loads the module, finds the token, logs in unless another key of this provider
     /// did, finds the key, checks that it stays in the token, and proves each algorithm.
     pub async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
+        let key: Arc<dyn WrappingKey> = match &self.place {
+            Place::OwnProcess(parent) => parent.open(open).await?,
+            Place::Here(here) => here.open(open).await?,
+        };
+        tracing::info!(provider = self.name, locator = open.locator, "key open");
+        Ok(key)
+    }
+
+    /// What confines the module's process; empty before it has started, and where it has none.
+    pub fn measures(&self) -> Vec<Measure> {
+        match &self.place {
+            Place::OwnProcess(parent) => parent.measures(),
+            Place::Here(_) => Vec::new(),
+        }
+    }
+
+    /// Opens a key whose module runs in this process.
+    pub(crate) async fn open_here(&self, open: &OpenKey<'_>) -> Result<Arc<Key>, Error> {
+        match &self.place {
+            Place::Here(here) => here.open(open).await,
+            Place::OwnProcess(_) => {
+                Err(Error::new(ErrorKind::Internal, "the module has a process of its own"))
+            }
+        }
+    }
+}
+
+impl Here {
+    async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<Key>, Error> {
         self.config.check_environment().map_err(operator)?;
         let request = Request {
             config: Arc::clone(&self.config),
@@ -108,11 +173,7 @@ impl Provider {
         });
         spawned.map_err(|error| unavailable(format!("cannot start a thread: {error}")))?;
         match timeout(OPEN_LIMIT, answer).await.map_err(slow)? {
-            Ok(Ok(key)) => {
-                tracing::info!(provider = self.name, locator = open.locator, "key open");
-                Ok(Arc::new(key))
-            }
-            Ok(Err(error)) => Err(error),
+            Ok(outcome) => outcome.map(Arc::new),
             Err(_) => Err(Error::new(ErrorKind::Internal, "opening a key panicked")),
         }
     }

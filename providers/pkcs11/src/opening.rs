@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{Config, Oaep};
 use crate::connect::connect;
+use crate::facts::Facts;
 use crate::key::Key;
 use crate::login_epoch::LoginEpoch;
 use crate::module::OpenSession;
@@ -67,12 +68,18 @@ pub(crate) fn open(request: Request) -> Result<Key, Error> {
     let labels = proof.labels(&algorithms, &canary)?;
     drop(proof);
     let handle = (epoch, found.object);
-    let (extractable, unneeded_rights) = (found.extractable, found.unneeded_rights);
+    let facts = Facts {
+        public_key: PublicKey::from_spki(found.public_key.spki()).map_err(bad_key)?,
+        algorithms: algorithms.into_iter().collect(),
+        sign_algorithms: sign_algorithms.into_iter().collect(),
+        labels,
+        extractable: found.extractable,
+        unneeded_rights: found.unneeded_rights,
+        oaep: config.oaep,
+    };
     let key = state
         .add(|index| TokenKey::new(index, wanted, found.public_key, canary, config.oaep, handle));
-    let algorithms = algorithms.into_iter().collect();
-    let sign_algorithms = sign_algorithms.into_iter().collect();
-    Ok(Key::new(key, token, algorithms, sign_algorithms, labels, extractable, unneeded_rights))
+    Ok(Key::new(key, token, facts))
 }
 
 /// Trial operations with a key that is being opened.
@@ -176,6 +183,10 @@ impl Proof<'_> {
         );
         probed(error, text)
     }
+}
+
+fn bad_key(error: claviger_provider_api::PublicKeyError) -> Error {
+    Error::new(ErrorKind::Internal, error)
 }
 
 /// Whether an error may be of a fault that passes.

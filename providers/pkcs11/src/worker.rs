@@ -41,7 +41,7 @@ fn serve(state: &TokenState) {
     let mut held = None;
     while let Some(Job { key, operation, deadline, reply }) = state.queue.pop() {
         // The caller is gone, or would be before the token answers.
-        if reply.is_closed() || Instant::now() >= deadline {
+        if reply.is_gone() || Instant::now() >= deadline {
             continue;
         }
         let run = AssertUnwindSafe(|| run(state, &mut held, key, operation));
@@ -52,7 +52,7 @@ fn serve(state: &TokenState) {
         let throttled =
             matches!(&outcome, Err(error) if matches!(error.kind(), ErrorKind::Throttled { .. }));
         // The caller may have gone meanwhile; then the result is zeroed here.
-        drop(reply.send(outcome));
+        reply.send(outcome);
         // Closing a session is another call over the network: before the answer, it would make a
         // failure known later than a success.
         if held.as_ref().is_some_and(|held| held.spent) {

@@ -217,6 +217,8 @@ impl Bench {
             "token": { "label": "production" },
             "pin": { "file": self.path("pin") },
             "sessions": 2,
+            // Each case has a process of its own, which is not the daemon's program.
+            "isolation": "none",
         });
         change(&mut options);
         let config: Config = serde_json::from_value(options).unwrap();
@@ -727,6 +729,7 @@ mod scenario {
             "module": module(),
             "token": { "label": "production" },
             "pin": { "file": bench.path("pin") },
+            "isolation": "none",
         });
         let config: Config = serde_json::from_value(options).unwrap();
         let provider = Provider::new("hsm", &config, None).unwrap();

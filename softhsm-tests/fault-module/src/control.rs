@@ -27,6 +27,13 @@ pub enum Action {
     LateAbort,
     /// `exit=3`: the module calls exit().
     Exit(i32),
+    /// `crash`: ends the process by SIGSEGV.
+    Crash,
+    /// `leak=1024`: keeps so many MiB of memory for ever, or gives `CKR_HOST_MEMORY` where there is no
+    /// more.
+    Leak(u64),
+    /// `print=1000`: writes so many lines to stdout, with what no terminal should see.
+    Print(u64),
     /// `garbage`: success, but every byte of what C_Decrypt or C_Sign gave is inverted.
     Garbage,
     /// `length=4096`: success, but with another length of C_Decrypt's or C_Sign's output, or
@@ -131,6 +138,7 @@ fn parse_action(text: &str) -> Result<Action, String> {
         None if text == "hang" => Action::Hang,
         None if text == "abort" => Action::Abort,
         None if text == "late-abort" => Action::LateAbort,
+        None if text == "crash" => Action::Crash,
         None if text == "garbage" => Action::Garbage,
         None if text == "nul-padded" => Action::NulPadded,
         None if text == "right-aligned" => Action::RightAligned,
@@ -143,6 +151,8 @@ fn parse_action(text: &str) -> Result<Action, String> {
         Some(("exit", code)) => {
             Action::Exit(code.parse().map_err(|_| format!("{code:?} is no exit code"))?)
         }
+        Some(("leak", mebibytes)) => Action::Leak(number(mebibytes)?),
+        Some(("print", lines)) => Action::Print(number(lines)?),
         Some(("length", length)) => Action::Length(number(length)?),
         Some(("flags", flags)) => Action::Flags(parse_flags(flags)?),
         Some(("serial", serial)) => Action::Serial(padded(serial)?),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_BYTE, CK_RV, CK_TOKEN_INFO, CK_ULONG, CK_UNAVAILABLE_INFORMATION,
-    CKF_CLOCK_ON_TOKEN, CKR_ATTRIBUTE_TYPE_INVALID, CKR_OK,
+    CKF_CLOCK_ON_TOKEN, CKR_ATTRIBUTE_TYPE_INVALID, CKR_HOST_MEMORY, CKR_OK,
 };
 
 use crate::control::Action;
@@ -50,6 +50,9 @@ pub(crate) fn intercept(
             }
             Action::Abort => std::process::abort(),
             Action::Exit(code) => std::process::exit(code),
+            Action::Crash => crash(),
+            Action::Leak(mebibytes) if !leak(mebibytes) => return CKR_HOST_MEMORY,
+            Action::Print(lines) => print(lines),
             Action::AttributeRefused(attribute) if output.has(attribute) => {
                 output.tell_nothing();
                 return CKR_ATTRIBUTE_TYPE_INVALID;
@@ -77,6 +80,32 @@ pub(crate) fn intercept(
         output.restore(&as_given);
     }
     rv
+}
+
+/// Writes where no process has memory.
+fn crash() -> ! {
+    // SAFETY: none; the process is meant to end here, and the kernel sees to it.
+    unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(0) };
+    std::process::abort()
+}
+
+/// Keeps memory for ever; false if there is no more.
+fn leak(mebibytes: u64) -> bool {
+    (0..mebibytes).all(|_| {
+        let mut memory = Vec::new();
+        if memory.try_reserve_exact(1 << 20).is_err() {
+            return false;
+        }
+        memory.resize(1 << 20, 1_u8);
+        std::hint::black_box(memory.leak());
+        true
+    })
+}
+
+fn print(lines: u64) {
+    for line in 0..lines {
+        println!("\u{1b}[2J{line} {}", "rubbish ".repeat(200));
+    }
 }
 
 impl Output {

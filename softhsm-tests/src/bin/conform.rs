@@ -34,8 +34,18 @@ struct Key {
     labels: bool,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument == claviger_pkcs11::CHILD_ARGUMENT)
+    {
+        return claviger_pkcs11::run_child();
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+    runtime.block_on(conform_all())
+}
+
+async fn conform_all() -> ExitCode {
     let file = std::env::args_os().nth(1).expect("usage: conform PLAN.toml");
     let text = std::fs::read_to_string(file).expect("the plan is readable");
     let plan: Plan = toml::from_str(&text).unwrap_or_else(|error| panic!("{error}"));

@@ -4,13 +4,13 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Secret, SecretError};
 use crate::error::{Error, ErrorKind};
 
 /// A field of a secret in Vault's KV engine, version 2.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VaultField {
     /// Through which provider it is read.

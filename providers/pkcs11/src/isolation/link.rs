@@ -1,0 +1,364 @@
+//! The calls in flight to one process.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use claviger_provider_api::{self as api, Error, ErrorKind};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
+
+use super::message::{Answer, Asked, Call, Check, Open, Opened, Outcome, Request, ToChild};
+use super::outbox::{NotSent, Outbox};
+
+/// One process's socket and who waits for what.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// Which process of the provider's it is, from 1.
+    pub(super) number: u64,
+    pub(super) socket: Arc<UnixStream>,
+    pub(super) outbox: Outbox<Arc<UnixStream>>,
+    /// Calls in flight that a caller may have.
+    most_per_caller: usize,
+    calls: Mutex<Calls>,
+    next_id: AtomicU64,
+    /// When something was answered last, in milliseconds since `started`.
+    answered_at: AtomicU64,
+    started: Instant,
+    /// How often the process has repaired something, as far as it told.
+    repairs: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    waiting: HashMap<u64, Waiting>,
+    per_caller: HashMap<u32, usize>,
+    /// Why nothing is answered any more.
+    ended: Option<String>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// None once whoever asked is gone.
+    reply: Option<oneshot::Sender<Result<Reply, Error>>>,
+    since: Instant,
+    deadline: Instant,
+    caller: Option<u32>,
+    opens: bool,
+}
+
+/// What a call gave.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// Key material or a signature.
+    Bytes(Zeroizing<Vec<u8>>),
+    Opened(Opened),
+    /// The canary came back right.
+    Well,
+}
+
+/// How long nothing was answered.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Silence {
+    /// While calls or checks wait.
+    pub(super) calls: Duration,
+    /// While a key is being opened.
+    pub(super) opening: Duration,
+    /// How long ago the deadline of a call passed that was not answered.
+    pub(super) overdue: Duration,
+}
+
+/// A caller who waits; gone when dropped.
+struct Ticket<'a> {
+    link: &'a Link,
+    id: u64,
+    answer: oneshot::Receiver<Result<Reply, Error>>,
+}
+
+impl Link {
+    /// A link to process `number` on a socket.
+    pub(super) fn new(number: u64, socket: UnixStream, most_per_caller: usize) -> Self {
+        let socket = Arc::new(socket);
+        Self {
+            number,
+            outbox: Outbox::non_blocking(Arc::clone(&socket)),
+            socket,
+            most_per_caller,
+            calls: Mutex::default(),
+            next_id: AtomicU64::new(0),
+            answered_at: AtomicU64::new(0),
+            started: Instant::now(),
+            repairs: AtomicU64::new(0),
+        }
+    }
+
+    /// Asks for an operation with a key. A caller's calls are counted; what was started is waited for
+    /// until `call.answer_by()`.
+    pub(super) async fn call(
+        &self,
+        key: u32,
+        call: api::Call,
+        asked: Asked,
+    ) -> Result<Reply, Error> {
+        let caller = call.caller.0;
+        let ticket = self.ticket(Some(caller), call.deadline, false)?;
+        self.ask(ticket.id, key, caller, call.deadline, asked)?;
+        ticket.wait(call.answer_by()).await
+    }
+
+    /// Asks for a canary of a key, and for repairs if it fails.
+    pub(super) async fn check(&self, key: u32, deadline: Instant) -> Result<Reply, Error> {
+        let ticket = self.ticket(None, deadline, false)?;
+        self.ask(ticket.id, key, 0, deadline, Asked::Check(Check {}))?;
+        ticket.wait(deadline).await
+    }
+
+    fn ask(
+        &self,
+        id: u64,
+        key: u32,
+        caller: u32,
+        deadline: Instant,
+        asked: Asked,
+    ) -> Result<(), Error> {
+        let remaining = deadline.saturating_duration_since(Instant::now()).as_micros() as u64;
+        self.send(Request::Call(Call { id, key, caller, remaining, asked: Some(asked) }))
+    }
+
+    /// Asks for a key to be opened; `open.id` is set here.
+    pub(super) async fn open(&self, open: Open, deadline: Instant) -> Result<Opened, Error> {
+        let ticket = self.ticket(None, deadline, true)?;
+        self.send(Request::Open(Open { id: ticket.id, ..open }))?;
+        match ticket.wait(deadline).await? {
+            Reply::Opened(opened) => Ok(opened),
+            Reply::Bytes(_) | Reply::Well => Err(no_sense()),
+        }
+    }
+
+    /// Sends what needs no answer.
+    pub(super) fn send(&self, request: Request) -> Result<(), Error> {
+        let sent = self.outbox.send(&ToChild::from(request));
+        sent.map_err(|NotSent| match &self.calls().ended {
+            Some(reason) => unavailable(reason.clone()),
+            None => unavailable("the module's process is gone"),
+        })
+    }
+
+    /// Passes an answer on. A key that was opened for a caller who is gone is closed again.
+    pub(super) fn answered(&self, answer: Answer) {
+        let Answer { id, repairs, outcome } = answer;
+        self.answered_at.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.repairs.fetch_max(repairs, Ordering::AcqRel);
+        let outcome = match outcome {
+            Some(Outcome::Bytes(bytes)) => Ok(Reply::Bytes(Zeroizing::new(bytes))),
+            Some(Outcome::Failure(failure)) => Err(failure.into()),
+            Some(Outcome::Opened(opened)) => Ok(Reply::Opened(opened)),
+            Some(Outcome::Well(_)) => Ok(Reply::Well),
+            None => Err(no_sense()),
+        };
+        let reply = self.calls().take(id).and_then(|waiting| waiting.reply);
+        let unread = match reply {
+            Some(reply) => reply.send(outcome).err(),
+            None => Some(outcome),
+        };
+        if let Some(Ok(Reply::Opened(Opened { key, .. }))) = unread {
+            // A process that is gone has closed everything.
+            let _ = self.send(Request::Close(key));
+        }
+    }
+
+    /// Fails everything that waits, and all that comes.
+    pub(super) fn end(&self, reason: &str) {
+        let mut calls = self.calls();
+        calls.ended = Some(reason.to_owned());
+        let waiting = std::mem::take(&mut calls.waiting);
+        calls.per_caller.clear();
+        drop(calls);
+        for reply in waiting.into_values().filter_map(|waiting| waiting.reply) {
+            drop(reply.send(Err(unavailable(reason.to_owned()))));
+        }
+    }
+
+    /// Lets the process know that nothing more will be asked: it logs out and ends.
+    pub(super) fn leave(&self) {
+        // It fails only where the process is gone.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
+    }
+
+    /// How often the process has repaired something.
+    pub(super) fn repairs(&self) -> u64 {
+        self.repairs.load(Ordering::Acquire)
+    }
+
+    /// How long it has been silent.
+    pub(super) fn silence(&self) -> Silence {
+        let now = Instant::now();
+        let answered =
+            self.started + Duration::from_millis(self.answered_at.load(Ordering::Relaxed));
+        let mut silence = Silence::default();
+        for waiting in self.calls().waiting.values() {
+            let silent = now.saturating_duration_since(waiting.since.max(answered));
+            let of_its_kind = if waiting.opens { &mut silence.opening } else { &mut silence.calls };
+            *of_its_kind = silent.max(*of_its_kind);
+            if !waiting.opens {
+                let overdue = now.saturating_duration_since(waiting.deadline);
+                silence.overdue = overdue.max(silence.overdue);
+            }
+        }
+        silence
+    }
+
+    fn ticket(
+        &self,
+        caller: Option<u32>,
+        deadline: Instant,
+        opens: bool,
+    ) -> Result<Ticket<'_>, Error> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (reply, answer) = oneshot::channel();
+        let mut calls = self.calls();
+        if let Some(reason) = &calls.ended {
+            return Err(unavailable(reason.clone()));
+        }
+        if let Some(caller) = caller {
+            let count = calls.per_caller.entry(caller).or_default();
+            if *count >= self.most_per_caller {
+                let kind = ErrorKind::Throttled { retry_after: None };
+                return Err(Error::new(kind, "this caller's queue for the backend is full"));
+            }
+            *count += 1;
+        }
+        let since = Instant::now();
+        let waiting = Waiting { reply: Some(reply), since, deadline, caller, opens };
+        calls.waiting.insert(id, waiting);
+        drop(calls);
+        Ok(Ticket { link: self, id, answer })
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Calls {
+    fn take(&mut self, id: u64) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&id)?;
+        if let Some(caller) = waiting.caller
+            && let Some(count) = self.per_caller.get_mut(&caller)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.per_caller.remove(&caller);
+            }
+        }
+        Some(waiting)
+    }
+}
+
+impl Ticket<'_> {
+    async fn wait(mut self, deadline: Instant) -> Result<Reply, Error> {
+        match tokio::time::timeout_at(deadline.into(), &mut self.answer).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(unavailable("the module's process is gone")),
+            Err(_) => Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed")),
+        }
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        let mut calls = self.link.calls();
+        // Gone once it was answered. Else it counts until it is: the process may be at it.
+        let Some(waiting) = calls.waiting.get_mut(&self.id) else { return };
+        waiting.reply = None;
+        drop(calls);
+        let _ = self.link.send(Request::Cancel(self.id));
+    }
+}
+
+fn no_sense() -> Error {
+    Error::new(ErrorKind::Internal, "the module's process gave an answer that makes no sense")
+}
+
+fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::new(ErrorKind::Unavailable, source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use claviger_provider_api::CallerSlot;
+
+    fn link() -> (Link, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Link::new(1, ours, 2), theirs)
+    }
+
+    fn call(caller: u32) -> api::Call {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        api::Call { caller: CallerSlot(caller), deadline }
+    }
+
+    fn answer(id: u64, outcome: Outcome) -> Answer {
+        Answer { id, repairs: 0, outcome: Some(outcome) }
+    }
+
+    #[tokio::test]
+    async fn an_answer_reaches_the_one_who_asked() {
+        let (link, _theirs) = link();
+        let first = link.call(7, call(1), Asked::Check(Check {}));
+        let second = link.call(7, call(1), Asked::Check(Check {}));
+        let answers = async {
+            link.answered(answer(1, Outcome::Bytes(b"second".to_vec())));
+            link.answered(answer(0, Outcome::Bytes(b"first".to_vec())));
+        };
+        let (first, second, ()) = tokio::join!(first, second, answers);
+        let bytes = |reply| match reply {
+            Ok(Reply::Bytes(bytes)) => bytes.to_vec(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((bytes(first), bytes(second)), (b"first".to_vec(), b"second".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn a_caller_has_so_many_calls_in_flight_and_no_more_even_those_that_he_left() {
+        let (link, _theirs) = link();
+        let ask = |caller| link.call(7, call(caller), Asked::Check(Check {}));
+        for _ in 0..2 {
+            assert!(futures::poll!(Box::pin(ask(1))).is_pending());
+        }
+        let kind = ask(1).await.unwrap_err().kind();
+        assert_eq!(kind, ErrorKind::Throttled { retry_after: None });
+        assert!(futures::poll!(Box::pin(ask(2))).is_pending(), "another caller has his own");
+        link.answered(answer(0, Outcome::Well(Check {})));
+        assert!(futures::poll!(Box::pin(ask(1))).is_pending());
+    }
+
+    #[tokio::test]
+    async fn when_the_process_ends_all_who_wait_hear_why_and_so_do_those_who_come() {
+        let (link, _theirs) = link();
+        let asked = link.call(7, call(1), Asked::Check(Check {}));
+        let (outcome, ()) = tokio::join!(asked, async { link.end("it was killed by signal 11") });
+        let error = outcome.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert_eq!(error.to_string(), "it was killed by signal 11");
+        let error = link.call(7, call(1), Asked::Check(Check {})).await.unwrap_err();
+        assert_eq!(error.to_string(), "it was killed by signal 11");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_not_answered_is_late_and_then_overdue() {
+        let (link, _theirs) = link();
+        let deadline = Instant::now() + Duration::from_millis(10);
+        let error = link.check(7, deadline).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let silence = link.silence();
+        assert!(silence.overdue >= Duration::from_millis(20), "{silence:?}");
+        assert!(silence.calls >= Duration::from_millis(30), "{silence:?}");
+        link.answered(answer(0, Outcome::Well(Check {})));
+        assert_eq!(link.silence().overdue, Duration::ZERO);
+    }
+}

@@ -1,0 +1,392 @@
+//! What parent and child say to each other.
+//!
+//! A key is a number that the parent gives it; it stays the same when the process is started anew.
+
+use std::fmt;
+use std::time::Duration;
+
+use claviger_provider_api::{Cause, Error, ErrorKind};
+use zeroize::Zeroize;
+
+/// From the daemon.
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub(super) struct ToChild {
+    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6")]
+    pub(super) request: Option<Request>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+#[prost(skip_debug)]
+pub(super) enum Request {
+    #[prost(message, tag = "1")]
+    Start(Start),
+    #[prost(message, tag = "2")]
+    Open(Open),
+    /// The key with this number.
+    #[prost(uint32, tag = "3")]
+    Close(u32),
+    #[prost(message, tag = "4")]
+    Call(Call),
+    /// Whoever waited for the call with this number is gone.
+    #[prost(uint64, tag = "5")]
+    Cancel(u64),
+    #[prost(message, tag = "6")]
+    Pin(Pin),
+}
+
+/// The first message.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Start {
+    /// The provider's name.
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    /// Its options, as JSON.
+    #[prost(string, tag = "2")]
+    pub(super) config: String,
+    /// The state directory's path.
+    #[prost(bytes = "vec", optional, tag = "3")]
+    pub(super) state_dir: Option<Vec<u8>>,
+    /// Events above it are not sent: 0 none, 1 errors, …, 5 all.
+    #[prost(uint32, tag = "4")]
+    pub(super) log_level: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Open {
+    #[prost(uint64, tag = "1")]
+    pub(super) id: u64,
+    #[prost(uint32, tag = "2")]
+    pub(super) key: u32,
+    #[prost(string, tag = "3")]
+    pub(super) locator: String,
+    /// JWA names.
+    #[prost(string, repeated, tag = "4")]
+    pub(super) algorithms: Vec<String>,
+    #[prost(string, repeated, tag = "5")]
+    pub(super) sign_algorithms: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub(super) struct Call {
+    #[prost(uint64, tag = "1")]
+    pub(super) id: u64,
+    #[prost(uint32, tag = "2")]
+    pub(super) key: u32,
+    /// The caller's slot.
+    #[prost(uint32, tag = "3")]
+    pub(super) caller: u32,
+    /// How long it is worth to be started, in microseconds from now.
+    #[prost(uint64, tag = "4")]
+    pub(super) remaining: u64,
+    #[prost(oneof = "Asked", tags = "5, 6, 7")]
+    pub(super) asked: Option<Asked>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+#[prost(skip_debug)]
+pub(super) enum Asked {
+    #[prost(message, tag = "5")]
+    Unwrap(Unwrap),
+    #[prost(message, tag = "6")]
+    Sign(Sign),
+    #[prost(message, tag = "7")]
+    Check(Check),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub(super) struct Unwrap {
+    /// The place in `Algorithm::ALL`.
+    #[prost(uint32, tag = "1")]
+    pub(super) algorithm: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) wrapped: Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub(super) label: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub(super) struct Sign {
+    /// The place in `SignAlgorithm::ALL`.
+    #[prost(uint32, tag = "1")]
+    pub(super) algorithm: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) digest: Vec<u8>,
+}
+
+/// A canary, and repairs if it fails.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct Check {}
+
+/// The PIN that the child asked for.
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub(super) struct Pin {
+    #[prost(oneof = "PinOutcome", tags = "1, 2")]
+    pub(super) outcome: Option<PinOutcome>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+#[prost(skip_debug)]
+pub(super) enum PinOutcome {
+    #[prost(bytes = "vec", tag = "1")]
+    Pin(Vec<u8>),
+    #[prost(message, tag = "2")]
+    Failure(Failure),
+}
+
+/// From the child.
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub(super) struct FromChild {
+    #[prost(oneof = "Event", tags = "1, 2, 3, 4")]
+    pub(super) event: Option<Event>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+#[prost(skip_debug)]
+pub(super) enum Event {
+    /// The answer to `Start`.
+    #[prost(message, tag = "1")]
+    Ready(Ready),
+    #[prost(message, tag = "2")]
+    Answer(Answer),
+    #[prost(message, tag = "3")]
+    Log(Log),
+    /// The PIN lies in Vault, and the child has no way there.
+    #[prost(message, tag = "4")]
+    PinWanted(PinWanted),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Ready {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) measures: Vec<Taken>,
+}
+
+/// A measure of confinement.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Taken {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    /// Whether it is in force.
+    #[prost(bool, tag = "2")]
+    pub(super) in_force: bool,
+    #[prost(string, tag = "3")]
+    pub(super) text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct PinWanted {}
+
+/// To an `Open` or a `Call`.
+#[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
+pub(super) struct Answer {
+    #[prost(uint64, tag = "1")]
+    pub(super) id: u64,
+    /// How often something of the token was repaired since the process started; with failures and
+    /// checks.
+    #[prost(uint64, tag = "2")]
+    pub(super) repairs: u64,
+    #[prost(oneof = "Outcome", tags = "3, 4, 5, 6")]
+    pub(super) outcome: Option<Outcome>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+#[prost(skip_debug)]
+pub(super) enum Outcome {
+    /// Key material or a signature.
+    #[prost(bytes = "vec", tag = "3")]
+    Bytes(Vec<u8>),
+    #[prost(message, tag = "4")]
+    Failure(Failure),
+    #[prost(message, tag = "5")]
+    Opened(Opened),
+    /// The canary came back right.
+    #[prost(message, tag = "6")]
+    Well(Check),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Opened {
+    #[prost(uint32, tag = "1")]
+    pub(super) key: u32,
+    /// The public key, DER.
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) spki: Vec<u8>,
+    /// JWA names of the algorithms with which the token takes a label.
+    #[prost(string, repeated, tag = "3")]
+    pub(super) labels: Vec<String>,
+    #[prost(bool, optional, tag = "4")]
+    pub(super) extractable: Option<bool>,
+    #[prost(string, repeated, tag = "5")]
+    pub(super) unneeded_rights: Vec<String>,
+}
+
+/// An [`Error`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Failure {
+    #[prost(enumeration = "Kind", tag = "1")]
+    kind: i32,
+    /// In milliseconds.
+    #[prost(uint64, optional, tag = "2")]
+    retry_after: Option<u64>,
+    #[prost(string, tag = "3")]
+    text: String,
+    #[prost(string, optional, tag = "4")]
+    backend_request_id: Option<String>,
+    /// The cause as serde writes it.
+    #[prost(string, optional, tag = "5")]
+    cause: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+enum Kind {
+    Internal = 0,
+    UnwrapFailed = 1,
+    Unavailable = 2,
+    Throttled = 3,
+    DeadlineExceeded = 4,
+    OperatorNeeded = 5,
+}
+
+/// An event for the daemon's log.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Log {
+    /// 1 error, 2 warn, 3 info, 4 debug, 5 trace.
+    #[prost(uint32, tag = "1")]
+    pub(super) level: u32,
+    #[prost(string, tag = "2")]
+    pub(super) text: String,
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        let mut retry_after = None;
+        let kind = match error.kind() {
+            ErrorKind::UnwrapFailed => Kind::UnwrapFailed,
+            ErrorKind::Unavailable => Kind::Unavailable,
+            ErrorKind::Throttled { retry_after: after } => {
+                retry_after = after.map(|after| after.as_millis() as u64);
+                Kind::Throttled
+            }
+            ErrorKind::DeadlineExceeded => Kind::DeadlineExceeded,
+            ErrorKind::OperatorNeeded => Kind::OperatorNeeded,
+            ErrorKind::Internal => Kind::Internal,
+        };
+        Self {
+            kind: kind.into(),
+            retry_after,
+            text: error.to_string(),
+            backend_request_id: error.backend_request_id().map(str::to_owned),
+            cause: error.cause().and_then(|cause| serde_json::to_string(&cause).ok()),
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let kind = match failure.kind() {
+            Kind::UnwrapFailed => ErrorKind::UnwrapFailed,
+            Kind::Unavailable => ErrorKind::Unavailable,
+            Kind::Throttled => {
+                ErrorKind::Throttled { retry_after: failure.retry_after.map(Duration::from_millis) }
+            }
+            Kind::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+            Kind::OperatorNeeded => ErrorKind::OperatorNeeded,
+            Kind::Internal => ErrorKind::Internal,
+        };
+        let cause = failure.cause.and_then(|cause| serde_json::from_str::<Cause>(&cause).ok());
+        let error = Self::new(kind, failure.text).with_cause(cause);
+        error.with_backend_request_id(failure.backend_request_id)
+    }
+}
+
+impl ToChild {
+    /// Zeroes the PIN in it.
+    pub(super) fn wipe(&mut self) {
+        if let Some(Request::Pin(Pin { outcome: Some(PinOutcome::Pin(pin)) })) = &mut self.request {
+            pin.zeroize();
+        }
+    }
+}
+
+impl FromChild {
+    /// Zeroes the key material in it.
+    pub(super) fn wipe(&mut self) {
+        if let Some(Event::Answer(Answer { outcome: Some(Outcome::Bytes(bytes)), .. })) =
+            &mut self.event
+        {
+            bytes.zeroize();
+        }
+    }
+}
+
+impl From<Request> for ToChild {
+    fn from(request: Request) -> Self {
+        Self { request: Some(request) }
+    }
+}
+
+impl From<Event> for FromChild {
+    fn from(event: Event) -> Self {
+        Self { event: Some(event) }
+    }
+}
+
+/// Messages may hold key material or a PIN: only their names are shown.
+macro_rules! show_only_the_name {
+    ($($message:ident),*) => {$(
+        impl fmt::Debug for $message {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(stringify!($message))
+            }
+        }
+    )*};
+}
+
+show_only_the_name!(
+    ToChild, Request, Call, Asked, Unwrap, Sign, Pin, PinOutcome, FromChild, Event, Answer, Outcome
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_crosses_with_its_kind_its_cause_its_text_and_its_request_id() {
+        for kind in [
+            ErrorKind::UnwrapFailed,
+            ErrorKind::Unavailable,
+            ErrorKind::Throttled { retry_after: None },
+            ErrorKind::Throttled { retry_after: Some(Duration::from_millis(1500)) },
+            ErrorKind::DeadlineExceeded,
+            ErrorKind::OperatorNeeded,
+            ErrorKind::Internal,
+        ] {
+            let error = Error::new(kind, "what happened");
+            let error = error.with_backend_request_id(Some("r-1".to_owned()));
+            let error = error.with_cause(Cause::PinLatched);
+            let crossed = Error::from(Failure::from(&error));
+            assert_eq!(crossed.kind(), kind);
+            assert_eq!(crossed.to_string(), "what happened");
+            assert_eq!(crossed.backend_request_id(), Some("r-1"));
+            assert_eq!(crossed.cause(), Some(Cause::PinLatched));
+        }
+    }
+
+    #[test]
+    fn what_a_message_holds_is_never_printed() {
+        let outcome = Outcome::Bytes(b"marker".to_vec());
+        let answer = Answer { id: 1, repairs: 0, outcome: Some(outcome) };
+        let shown = format!("{:?}", FromChild::from(Event::Answer(answer)));
+        assert_eq!(shown, "FromChild");
+        let pin = Pin { outcome: Some(PinOutcome::Pin(b"marker".to_vec())) };
+        assert!(!format!("{pin:?}{:?}", pin.outcome).contains("marker"));
+    }
+}

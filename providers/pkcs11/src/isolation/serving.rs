@@ -1,0 +1,238 @@
+//! What the child does with each message: operations go straight to the session threads, which
+//! answer by themselves; what is rare goes to one task.
+
+use std::collections::HashMap;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use claviger_provider_api::{
+    Algorithm, CallerSlot, Digest, Error, ErrorKind, OpenKey, Parameters, SignAlgorithm,
+    WrappingKey,
+};
+use tokio::sync::mpsc;
+
+use super::message::{
+    Answer, Asked, Call, Check, Event, FromChild, Open, Opened, Outcome, Request, Sign, Unwrap,
+};
+use super::outbox::Outbox;
+use super::pin::PinOfDaemon;
+use crate::config::Config;
+use crate::key::Key;
+use crate::operation::Operation;
+use crate::reply::{self, Reply};
+use crate::{Provider, operator, unavailable};
+
+/// The child, between its socket and its token.
+#[derive(Debug)]
+pub(super) struct Serving {
+    provider: Mutex<Option<Arc<Provider>>>,
+    /// By the daemon's numbers.
+    keys: Mutex<HashMap<u32, Arc<Key>>>,
+    /// Calls that were not answered yet, and whether whoever asked is gone.
+    calls: Mutex<HashMap<u64, bool>>,
+    outbox: Arc<Outbox<UnixStream>>,
+    pin: Arc<PinOfDaemon>,
+}
+
+/// What does not go to a session thread.
+#[derive(Debug)]
+pub(super) enum Rare {
+    Open(Open),
+    /// The canary of a key, for the call with this number.
+    Check(u64, Arc<Key>),
+}
+
+/// Who waits, at the other end of the socket.
+#[derive(Debug)]
+struct Remote {
+    serving: Arc<Serving>,
+    id: u64,
+    key: Arc<Key>,
+}
+
+impl Serving {
+    /// A child without keys.
+    pub(super) fn new(
+        name: &str,
+        mut config: Config,
+        state_dir: Option<PathBuf>,
+        outbox: Arc<Outbox<UnixStream>>,
+        pin: Arc<PinOfDaemon>,
+    ) -> Self {
+        // The daemon counts what a caller has in flight: whatever it sends has room here.
+        config.queue = Some(config.most_in_flight());
+        let provider = Provider::in_this_process(name, Arc::new(config), state_dir);
+        Self {
+            provider: Mutex::new(Some(Arc::new(provider))),
+            keys: Mutex::default(),
+            calls: Mutex::default(),
+            outbox,
+            pin,
+        }
+    }
+
+    /// Does what can be done at once; gives back what cannot.
+    pub(super) fn take(self: &Arc<Self>, request: Request) -> Option<Rare> {
+        match request {
+            Request::Call(call) => return self.call(call),
+            Request::Open(open) => return Some(Rare::Open(open)),
+            Request::Close(number) => drop(lock(&self.keys).remove(&number)),
+            Request::Cancel(id) => {
+                if let Some(is_gone) = lock(&self.calls).get_mut(&id) {
+                    *is_gone = true;
+                }
+            }
+            Request::Pin(pin) => self.pin.deliver(pin),
+            // It came once, before all else.
+            Request::Start(_) => {}
+        }
+        None
+    }
+
+    /// Closes all keys.
+    pub(super) fn close(&self) {
+        lock(&self.keys).clear();
+        *lock(&self.provider) = None;
+    }
+
+    fn call(self: &Arc<Self>, call: Call) -> Option<Rare> {
+        let Call { id, key, caller, remaining, asked } = call;
+        let Some(key) = lock(&self.keys).get(&key).cloned() else {
+            self.answer(id, 0, failure(&unavailable("the key is not open in this process")));
+            return None;
+        };
+        let operation = match asked {
+            Some(Asked::Unwrap(unwrap)) => self::unwrap(&key, &unwrap),
+            Some(Asked::Sign(sign)) => self::sign(&sign),
+            Some(Asked::Check(_)) => return Some(Rare::Check(id, key)),
+            None => None,
+        };
+        let Some(operation) = operation else {
+            let text = "an operation that is not known";
+            self.answer(id, 0, failure(&Error::new(ErrorKind::Internal, text)));
+            return None;
+        };
+        lock(&self.calls).insert(id, false);
+        let deadline = Instant::now() + Duration::from_micros(remaining);
+        let remote = Remote { serving: Arc::clone(self), id, key: Arc::clone(&key) };
+        // A queue that is closed drops what it does not take, which answers it.
+        let _ = key.submit(operation, CallerSlot(caller), deadline, Box::new(remote));
+        None
+    }
+
+    fn answer(&self, id: u64, repairs: u64, outcome: Outcome) {
+        let answer = Answer { id, repairs, outcome: Some(outcome) };
+        let mut message = FromChild::from(Event::Answer(answer));
+        // A daemon that is gone waits for nothing.
+        let _ = self.outbox.send(&message);
+        message.wipe();
+    }
+
+    async fn open(&self, open: &Open) -> Result<Opened, Error> {
+        let known = |_| operator("an algorithm that is not known");
+        let algorithms =
+            open.algorithms.iter().map(|name| name.parse()).collect::<Result<Vec<_>, _>>();
+        let sign_algorithms =
+            open.sign_algorithms.iter().map(|name| name.parse()).collect::<Result<Vec<_>, _>>();
+        let wanted = OpenKey {
+            locator: &open.locator,
+            algorithms: &algorithms.map_err(known)?,
+            sign_algorithms: &sign_algorithms.map_err(known)?,
+            public_key_sha256: None,
+        };
+        let provider = lock(&self.provider).clone();
+        let provider = provider.ok_or_else(|| unavailable("the process is about to end"))?;
+        let key = provider.open_here(&wanted).await?;
+        let opened = Opened {
+            key: open.key,
+            spki: key.public_key().spki().to_vec(),
+            labels: key.label_algorithms().iter().map(|label| label.to_string()).collect(),
+            extractable: key.extractable(),
+            unneeded_rights: key.unneeded_rights().to_vec(),
+        };
+        lock(&self.keys).insert(open.key, key);
+        Ok(opened)
+    }
+}
+
+/// Opens and checks keys, each in a task of its own; ends when no more requests come.
+pub(super) async fn serve_rare(serving: Arc<Serving>, mut rare: mpsc::UnboundedReceiver<Rare>) {
+    while let Some(request) = rare.recv().await {
+        let serving = Arc::clone(&serving);
+        // A task that panics leaves its call unanswered, which the daemon takes for a hang.
+        tokio::spawn(async move {
+            match request {
+                Rare::Open(open) => {
+                    let outcome = match serving.open(&open).await {
+                        Ok(opened) => Outcome::Opened(opened),
+                        Err(error) => failure(&error),
+                    };
+                    serving.answer(open.id, 0, outcome);
+                }
+                Rare::Check(id, key) => {
+                    let outcome = match key.check().await {
+                        Ok(()) => Outcome::Well(Check {}),
+                        Err(error) => failure(&error),
+                    };
+                    serving.answer(id, key.repairs(), outcome);
+                }
+            }
+        });
+    }
+}
+
+impl Reply for Remote {
+    fn is_gone(&self) -> bool {
+        lock(&self.serving.calls).get(&self.id).copied().unwrap_or(true)
+    }
+
+    fn send(self: Box<Self>, outcome: reply::Outcome) {
+        self.done();
+        match outcome {
+            Ok(mut bytes) => {
+                let bytes = std::mem::take(&mut *bytes);
+                self.serving.answer(self.id, 0, Outcome::Bytes(bytes));
+            }
+            Err(error) => self.serving.answer(self.id, self.key.repairs(), failure(&error)),
+        }
+    }
+}
+
+impl Remote {
+    /// Whether it was not answered until now.
+    fn done(&self) -> bool {
+        lock(&self.serving.calls).remove(&self.id).is_some()
+    }
+}
+
+/// A session thread drops, unanswered, what is late; but the daemon counts each call until it hears
+/// of it.
+impl Drop for Remote {
+    fn drop(&mut self) {
+        if self.done() {
+            let late = Error::new(ErrorKind::DeadlineExceeded, "the call was not started in time");
+            self.serving.answer(self.id, 0, failure(&late));
+        }
+    }
+}
+
+fn unwrap(key: &Key, unwrap: &Unwrap) -> Option<Operation> {
+    let algorithm = *Algorithm::ALL.get(unwrap.algorithm as usize)?;
+    let parameters = Parameters { algorithm, label: &unwrap.label };
+    Some(Operation::unwrap(&unwrap.wrapped, &parameters, key.oaep()))
+}
+
+fn sign(sign: &Sign) -> Option<Operation> {
+    let algorithm = *SignAlgorithm::ALL.get(sign.algorithm as usize)?;
+    Some(Operation::sign(&Digest::new(algorithm.hash(), &sign.digest)?, algorithm))
+}
+
+fn failure(error: &Error) -> Outcome {
+    Outcome::Failure(error.into())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,316 @@
+//! Starts a provider's process, watches it, and starts it anew when it ends, hangs, grows or sends
+//! what is no message.
+
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use claviger_provider_api::{Error, ErrorKind, Secret, SecretSource};
+use futures::StreamExt;
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::frame::Inbox;
+use super::link::Link;
+use super::log::{emit, level_number, relay};
+use super::message::{Event, FromChild, Pin, PinOutcome, Request, Start, ToChild};
+use super::parent::{Running, Shared};
+use super::process::{self, Process};
+use super::sandbox::Measure;
+use crate::OPEN_LIMIT;
+
+/// How often a process is looked at.
+const TICK: Duration = Duration::from_millis(500);
+/// How long a process may take until it is ready; it loads no module for that.
+const READY_LIMIT: Duration = Duration::from_secs(10);
+/// How long a process may take to log out and end.
+const LEAVE_LIMIT: Duration = Duration::from_secs(5);
+/// How long the last words of a process are waited for.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+/// The pause before a process that follows one that lived for less than [`STEADY`]: doubled each time.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+const STEADY: Duration = Duration::from_secs(2);
+/// Keys that are opened again at a time.
+const OPEN_AT_ONCE: usize = 8;
+
+/// A process that is ready.
+struct Child {
+    process: Process,
+    link: Arc<Link>,
+    inbox: Inbox,
+}
+
+/// Keeps a process running until `dropped` says that the provider is gone.
+pub(super) async fn run(shared: Arc<Shared>, mut dropped: oneshot::Receiver<()>) {
+    let mut pause = Duration::ZERO;
+    for number in 1.. {
+        let begun = Instant::now();
+        let reason = match start(&shared, number).await {
+            Ok(child) => {
+                shared
+                    .running
+                    .send_replace(Running { link: Some(Arc::clone(&child.link)), fault: None });
+                if number > 1 {
+                    tokio::spawn(open_again(Arc::clone(&shared), Arc::clone(&child.link)));
+                }
+                let Some(reason) = serve(&shared, child, &mut dropped).await else { return };
+                reason
+            }
+            Err(error) => format!("does not start: {error}"),
+        };
+        let provider = &shared.name;
+        pause = if begun.elapsed() >= STEADY {
+            Duration::ZERO
+        } else {
+            (pause * 2).clamp(PAUSES.0, PAUSES.1)
+        };
+        tracing::error!(provider, ?pause, "the module's process {reason}; it is started anew");
+        let fault = Some(reason.into());
+        shared.running.send_if_modified(|running| {
+            running.fault = fault;
+            false
+        });
+        tokio::select! {
+            () = sleep(pause) => {}
+            _ = &mut dropped => return,
+        }
+    }
+}
+
+/// Starts a process and waits until it is ready.
+async fn start(shared: &Shared, number: u64) -> io::Result<Child> {
+    let process::Started { process, socket, output } = process::start(shared.config.environment())?;
+    tokio::spawn(relay(shared.name.clone(), process.id(), output)?);
+    socket.set_nonblocking(true)?;
+    let socket = UnixStream::from_std(socket)?;
+    let link = Link::new(number, socket, shared.config.most_in_flight());
+    let start = Start {
+        name: shared.name.clone(),
+        config: serde_json::to_string(&*shared.config)?,
+        state_dir: shared.state_dir.as_ref().map(|path| path.as_os_str().as_bytes().to_vec()),
+        log_level: level_number(tracing::level_filters::LevelFilter::current()),
+    };
+    link.send(Request::Start(start)).map_err(io::Error::other)?;
+    let mut child = Child { process, link: Arc::new(link), inbox: Inbox::new() };
+    match timeout(READY_LIMIT, child.get_ready()).await {
+        Ok(Ok(measures)) => {
+            say(shared, number, child.process.id(), &measures);
+            *shared.measures.lock().unwrap_or_else(PoisonError::into_inner) = measures;
+            Ok(child)
+        }
+        Ok(Err(error)) => {
+            child.process.kill();
+            let how = child.process.ended().await;
+            Err(io::Error::other(format!("{error}; it {how}")))
+        }
+        Err(_) => {
+            child.process.kill();
+            child.process.ended().await;
+            Err(io::Error::other("it was not ready within 10 s"))
+        }
+    }
+}
+
+fn say(shared: &Shared, number: u64, pid: u32, measures: &[Measure]) {
+    let provider = &shared.name;
+    let of = |in_force| {
+        let names = measures.iter().filter(move |measure| measure.in_force == in_force);
+        names.map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    tracing::info!(provider, pid, number, confined = of(true), "the module's process is ready");
+    let missing = of(false);
+    if !missing.is_empty() {
+        tracing::warn!(provider, pid, missing, "the module's process is not confined in every way");
+    }
+}
+
+/// Serves until the process must be replaced, and gives the reason; none once the provider is gone.
+async fn serve(
+    shared: &Shared,
+    mut child: Child,
+    dropped: &mut oneshot::Receiver<()>,
+) -> Option<String> {
+    let link = Arc::clone(&child.link);
+    let reason = {
+        let Child { process, inbox, .. } = &mut child;
+        tokio::select! {
+            biased;
+            _ = dropped => None,
+            said = read(shared, &link, inbox) => Some(said),
+            () = link.outbox.flush() => Some("takes no messages".to_owned()),
+            said = watch(shared, &link, process) => Some(said),
+            how = process.ended() => Some(how),
+        }
+    };
+    let Some(reason) = reason else {
+        leave(shared, child).await;
+        return None;
+    };
+    let reason = if reason == CLOSED {
+        // The process is about to end, and how it does tells more.
+        timeout(LAST_WORDS, child.process.ended()).await.unwrap_or(reason)
+    } else {
+        reason
+    };
+    shared.running.send_replace(Running { link: None, fault: Some(reason.clone().into()) });
+    child.link.end(&format!("the module's process {reason}"));
+    child.process.kill();
+    child.process.ended().await;
+    Some(reason)
+}
+
+/// Lets the process log out and end.
+async fn leave(shared: &Shared, mut child: Child) {
+    child.link.leave();
+    let link = Arc::clone(&child.link);
+    let ended = async {
+        read(shared, &link, &mut child.inbox).await;
+        child.process.ended().await;
+    };
+    if timeout(LEAVE_LIMIT, ended).await.is_err() {
+        let provider = &shared.name;
+        tracing::warn!(provider, "the module's process did not end within 5 s; it is killed");
+        child.process.kill();
+        child.process.ended().await;
+    }
+}
+
+/// What [`read`] gives when the process closed the socket.
+const CLOSED: &str = "closed its socket";
+
+/// Passes on what the process says; ends with why it says nothing any more.
+async fn read(shared: &Shared, link: &Arc<Link>, inbox: &mut Inbox) -> String {
+    loop {
+        loop {
+            match inbox.next::<FromChild>() {
+                Ok(Some(FromChild { event: Some(event) })) => take(shared, link, event),
+                Ok(Some(FromChild { event: None })) | Err(_) => {
+                    return "sent what is no message".to_owned();
+                }
+                Ok(None) => break,
+            }
+        }
+        if let Err(error) = receive(&link.socket, inbox).await {
+            return match error.kind() {
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => CLOSED.to_owned(),
+                _ => format!("cannot be heard: {error}"),
+            };
+        }
+    }
+}
+
+async fn receive(socket: &UnixStream, inbox: &mut Inbox) -> io::Result<()> {
+    loop {
+        socket.readable().await?;
+        match socket.try_read(inbox.room()) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                inbox.received(count);
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn take(shared: &Shared, link: &Arc<Link>, event: Event) {
+    match event {
+        Event::Answer(answer) => link.answered(answer),
+        Event::Log(log) => emit(&shared.name, &log),
+        Event::PinWanted(_) => {
+            let source = shared.config.pin.clone();
+            let link = Arc::clone(link);
+            tokio::spawn(async move {
+                let outcome = match read_pin(source).await {
+                    Ok(pin) => PinOutcome::Pin(pin.expose().to_vec()),
+                    Err(error) => PinOutcome::Failure((&error).into()),
+                };
+                let mut message = ToChild::from(Request::Pin(Pin { outcome: Some(outcome) }));
+                // A process that is gone needs no PIN.
+                let _ = link.outbox.send(&message);
+                message.wipe();
+            });
+        }
+        // It says so once, before all else.
+        Event::Ready(_) => {}
+    }
+}
+
+/// The PIN, for a child that cannot read it itself: from Vault and from nowhere else.
+async fn read_pin(source: Option<SecretSource>) -> Result<Secret, Error> {
+    match source {
+        Some(source @ SecretSource::Vault(_)) => {
+            source.read().await.map_err(|error| Error::new(error.kind(), error))
+        }
+        _ => Err(Error::new(ErrorKind::Internal, "the module's process reads this PIN itself")),
+    }
+}
+
+/// Looks at the process from time to time; ends when it has to be replaced.
+async fn watch(shared: &Shared, link: &Arc<Link>, process: &Process) -> String {
+    let hang_limit = shared.config.hang_limit.duration();
+    let memory_limit = shared.config.memory_limit.bytes();
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut probed: Option<Instant> = None;
+    loop {
+        ticks.tick().await;
+        let silence = link.silence();
+        if silence.calls >= hang_limit {
+            return format!("hangs: no call and no canary was answered for {hang_limit:?}");
+        }
+        if silence.overdue >= hang_limit {
+            return format!("hangs: a call was not answered {hang_limit:?} after its deadline");
+        }
+        if silence.opening >= OPEN_LIMIT {
+            return format!("hangs: a key was not opened within {OPEN_LIMIT:?}");
+        }
+        // Nearly at the limit, where the module gets no more memory: it may do anything then.
+        if let Some(memory) = process.memory().filter(|memory| *memory >= memory_limit / 8 * 7) {
+            return format!("grew to {} MiB of its memory_limit", memory >> 20);
+        }
+        let is_quiet = silence.calls >= hang_limit / 2;
+        if is_quiet && probed.is_none_or(|probed| probed.elapsed() >= hang_limit) {
+            probed = Some(Instant::now());
+            if let Some(key) = shared.open_keys().into_iter().next() {
+                let (link, deadline) = (Arc::clone(link), Instant::now() + hang_limit);
+                tokio::spawn(async move { key.check_in(&link, deadline).await });
+            }
+        }
+    }
+}
+
+/// Opens the keys again in a new process. What fails is tried again by each key's own check.
+async fn open_again(shared: Arc<Shared>, link: Arc<Link>) {
+    let keys = futures::stream::iter(shared.open_keys());
+    keys.for_each_concurrent(OPEN_AT_ONCE, |key| {
+        let link = &link;
+        let provider = &shared.name;
+        async move {
+            let locator = key.locator();
+            match key.open_in(link).await {
+                Ok(()) => tracing::info!(provider, locator, "key open again"),
+                Err(error) => tracing::error!(provider, locator, %error, "not opened again"),
+            }
+        }
+    })
+    .await;
+}
+
+impl Child {
+    /// The measures that confine it, once it is ready.
+    async fn get_ready(&mut self) -> io::Result<Vec<Measure>> {
+        loop {
+            match self.inbox.next::<FromChild>().map_err(io::Error::other)? {
+                Some(FromChild { event: Some(Event::Ready(ready)) }) => {
+                    return Ok(ready.measures.into_iter().map(Measure::from).collect());
+                }
+                Some(_) => return Err(io::Error::other("it sent what was not asked for")),
+                None => receive(&self.link.socket, &mut self.inbox).await?,
+            }
+        }
+    }
+}
