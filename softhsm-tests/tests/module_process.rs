@@ -213,8 +213,9 @@ async fn the_process_is_confined_as_the_log_says() {
     // Its socket, its pipe, nothing of the daemon's: no listener, no audit log, no key.
     let open = fs::read_dir(format!("/proc/{}/fd", child_of(&daemon))).unwrap();
     let open: Vec<_> = open.flatten().filter_map(|file| fs::read_link(file.path()).ok()).collect();
-    let sockets = open.iter().filter(|file| file.to_string_lossy().starts_with("socket:")).count();
-    assert!(sockets <= 3, "the socket, its copy for writing, and syslog: {open:?}");
+    let sockets = open.iter().filter(|file| file.to_string_lossy().starts_with("socket:"));
+    let sockets: std::collections::BTreeSet<_> = sockets.collect();
+    assert!(sockets.len() <= 4, "its own, a pair for signals, and syslog: {open:?}");
     assert!(open.iter().all(|file| !file.starts_with(scene.site.path("audit.jsonl"))), "{open:?}");
     let log = daemon.log();
     for said in
@@ -266,6 +267,12 @@ async fn the_process_ends_with_the_daemon_however_that_ends() {
     for kill in [false, true] {
         let daemon = scene.start();
         let child = child_of(&daemon);
+        // As a terminal and a service manager do with all processes, before the daemon has drained.
+        for to_all in [Signal::TERM, Signal::INT, Signal::HUP] {
+            signal(child, to_all);
+        }
+        assert_eq!(scene.ask(&daemon).await, Code::Ok);
+        assert_eq!(child_of(&daemon), child);
         if kill {
             daemon.kill()
         } else {

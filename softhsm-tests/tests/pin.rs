@@ -154,7 +154,7 @@ fn a_module_that_aborts_in_its_login_counts_as_a_crash() {
         daemon.wait_for_log("was killed by signal 6 (SIGABRT)");
         daemon.wait_for_log("claviger pin clear");
         // Long enough for several more checks of the key.
-        std::thread::sleep(std::time::Duration::from_secs(4));
+        sleep(Duration::from_secs(4));
         assert_eq!(faults.count("C_Login"), 2, "{}", daemon.log());
         assert_eq!(daemon.terminate().code, Some(0));
     }
@@ -249,17 +249,22 @@ async fn a_pin_that_was_changed_is_used_at_the_next_login_and_not_before() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reload_that_names_another_pin_file_keeps_the_login() {
+async fn a_reload_that_names_another_pin_file_logs_in_with_it_or_is_refused() {
     let (token, faults) = Token::softhsm().through_fault_module();
     let mut scene = Scene::on(&token);
     let daemon = scene.start();
-    let file = scene.site.path("wrong.pin");
+    let file = scene.site.path("another.pin");
     softhsm_tests::pki::replace(&file, WRONG, 0o600);
     scene.site.set("providers.hsm-a.pin.file", file.to_str().unwrap());
     scene.site.write();
+    daemon.reload();
+    daemon.wait_for_log("refused the login");
+    assert_eq!(scene.ask(&daemon).await, Code::Ok, "what serves goes on");
+    assert_eq!(faults.count("C_Login"), 2);
+    softhsm_tests::pki::replace(&file, PIN, 0o600);
     reload(&daemon);
     assert_eq!(scene.ask(&daemon).await, Code::Ok);
-    assert_eq!(faults.count("C_Login"), 1);
+    assert_eq!(faults.count("C_Login"), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -232,12 +232,24 @@ impl Config {
                  are for a vendor's own types"
             ));
         }
+        if self.isolation == Isolation::None && !self.environment.is_empty() {
+            return Err(
+                "environment is for a module with a process of its own: set it for the daemon \
+                        itself, such as by Environment= in its unit, or leave out isolation = \
+                        \"none\""
+                    .to_owned(),
+            );
+        }
         for (name, value) in &self.environment {
-            if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+            if !name.bytes().all(letters) || !name.starts_with(|c: char| !c.is_ascii_digit()) {
                 return Err(format!(
-                    "environment has {name:?}: a name has at least one character and no \"=\", and \
-                     neither name nor value has a NUL"
+                    "environment has {name:?}, which is no name of an environment variable; write \
+                     letters, digits and \"_\", no digit first"
                 ));
+            }
+            if value.contains('\0') {
+                return Err(format!("environment.{name} has a zero byte; leave it out"));
             }
         }
         let confined = self.sandbox != Sandbox::default()
@@ -267,9 +279,8 @@ impl Config {
         locator.parse::<Locator>().map(|_| ()).map_err(|error| error.to_string())
     }
 
-    /// The environment variables that the module needs. The code that starts the process sets them before
-    /// any thread runs; the provider only checks that they are there.
-    pub fn environment(&self) -> &BTreeMap<String, String> {
+    /// The environment variables of the module's process.
+    pub(crate) fn environment(&self) -> &BTreeMap<String, String> {
         &self.environment
     }
 
@@ -287,19 +298,6 @@ impl Config {
     /// Calls of one caller that wait or run.
     pub(crate) fn most_in_flight(&self) -> usize {
         self.queue() + self.sessions()
-    }
-
-    /// Whether the process has the environment that the module needs.
-    pub(crate) fn check_environment(&self) -> Result<(), String> {
-        match self.environment.iter().find(|(name, value)| {
-            std::env::var_os(name).is_none_or(|present| present != value.as_str())
-        }) {
-            None => Ok(()),
-            Some((name, _)) => Err(format!(
-                "the process does not have the {name} that `environment` gives it; it is set when \
-                 the daemon starts: restart it"
-            )),
-        }
     }
 }
 
@@ -340,6 +338,9 @@ mod tests {
             value["oaep"] = json!("software");
             value["allow_extractable"] = json!(true);
             value["queue"] = json!(7);
+            value["sandbox"] = json!({ "network": true, "write": ["/var/lib/softhsm"] });
+            value["memory_limit"] = json!("1GiB");
+            value["hang_limit"] = json!("30s");
         })
         .unwrap();
         assert_eq!(config.token, TokenName::Serial("0123456789abcdef".to_owned()));
@@ -347,6 +348,30 @@ mod tests {
         assert_eq!((config.sessions(), config.queue()), (8, 7));
         assert_eq!(config.oaep, Oaep::Software);
         assert_eq!(config.environment()["SOFTHSM2_CONF"], "/etc/softhsm2.conf");
+        assert_eq!(
+            (config.memory_limit.bytes(), config.hang_limit.duration().as_secs()),
+            (1 << 30, 30)
+        );
+        assert!(config.sandbox.network);
+        // As it goes to the module's process.
+        let sent = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<Config>(&sent).unwrap(), config);
+    }
+
+    #[test]
+    fn a_module_in_the_daemon_has_no_options_of_a_process() {
+        for (option, written) in [
+            ("environment", json!({ "A": "" })),
+            ("sandbox", json!({ "network": true })),
+            ("memory_limit", json!("1GiB")),
+            ("hang_limit", json!("30s")),
+        ] {
+            let error = config(|value| {
+                value[option] = written;
+                value["isolation"] = json!("none");
+            });
+            assert!(error.unwrap_err().contains("isolation = \"none\""), "{option}");
+        }
     }
 
     #[test]
@@ -367,7 +392,7 @@ mod tests {
 
     #[test]
     fn what_contradicts_itself_is_refused_with_what_to_write() {
-        let cases: [(&str, Value, &str); 12] = [
+        let cases: [(&str, Value, &str); 17] = [
             ("module", json!("libsofthsm2.so"), "absolute path"),
             ("token", json!({ "label": "" }), "1 to 32 bytes"),
             ("token", json!({ "serial": "0123456789abcdef0" }), "1 to 16 bytes"),
@@ -376,7 +401,12 @@ mod tests {
             ("login", json!("protected-path"), "leave one of them out"),
             ("user", json!(1), "user = \"user\" or \"so\""),
             ("user", json!("admin"), "\"so\" or the number"),
-            ("environment", json!({ "A=B": "" }), "no \"=\""),
+            ("environment", json!({ "A=B": "" }), "is no name"),
+            ("isolation", json!("thread"), "unknown variant"),
+            ("memory_limit", json!("1MiB"), "512MiB"),
+            ("hang_limit", json!("5m"), "\"5s\""),
+            ("sandbox", json!({ "write": ["tokens"] }), "not absolute"),
+            ("sandbox", json!({ "exec": true }), "unknown field"),
             ("sessions", json!(0), "1 to 256"),
             ("queue", json!(0), "1 to 65536"),
             ("slots", json!(1), "unknown field"),
@@ -385,14 +415,5 @@ mod tests {
             let error = config(|value| value[option] = written).unwrap_err();
             assert!(error.contains(expected), "{option}: {error}");
         }
-    }
-
-    #[test]
-    fn an_environment_that_the_process_does_not_have_is_named() {
-        let config = config(|value| {
-            value["environment"] = json!({ "CLAVIGER_TEST_NEVER_SET": "1" });
-        });
-        let error = config.unwrap().check_environment().unwrap_err();
-        assert!(error.contains("CLAVIGER_TEST_NEVER_SET"), "{error}");
     }
 }

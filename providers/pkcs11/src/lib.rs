@@ -149,7 +149,6 @@ impl Provider {
 
 impl Here {
     async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<Key>, Error> {
-        self.config.check_environment().map_err(operator)?;
         let request = Request {
             config: Arc::clone(&self.config),
             state_dir: self.state_dir.clone(),

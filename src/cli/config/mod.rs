@@ -191,7 +191,6 @@ fn found(config: &Config) -> Result<Answers, Failure> {
 
 fn ask(config: &Config) -> Result<Answers, PinError> {
     let failed = |error: std::io::Error| PinError(vec![error.to_string()]);
-    config.enter_environment().map_err(failed)?;
     protect_memory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let answers = runtime.map_err(failed)?.block_on(async {

@@ -71,7 +71,6 @@ pub fn run(args: &Args, json: bool) -> Result<ExitCode, Failure> {
     let config = Config::load(&path)?;
     let places = places(&config, &args.keys)?;
     let failed = |error: std::io::Error| Failure::new(Exit::Failure, error.to_string());
-    config.enter_environment().map_err(failed)?;
     protect_memory();
     let state_dir = config.server.state_dir.as_deref();
     if let Some(state_dir) = state_dir {

@@ -346,7 +346,7 @@ pub(super) const BAD: &[(&str, &str, &str)] = &[
     (
         "environment = { HSM_CONF = \"hsm.conf\" }",
         "environment = { \"1HSM\" = \"hsm.conf\" }",
-        "claviger.toml:23: providers.hsm-a.environment.1HSM: is no name of an environment variable; write letters, digits and \"_\", no digit first",
+        "claviger.toml:17: providers.hsm-a: environment has \"1HSM\", which is no name of an environment variable; write letters, digits and \"_\", no digit first",
     ),
     (
         "environment = { HSM_CONF = \"hsm.conf\" }",
@@ -354,9 +354,9 @@ pub(super) const BAD: &[(&str, &str, &str)] = &[
         "claviger.toml:23: providers.hsm-a.environment.HSM_CONF: is a number; write a string",
     ),
     (
-        "[keys.user-keys]",
-        "[providers.hsm-b]\ntype = \"pkcs11\"\nmodule = \"libhsm.so\"\ntoken = { label = \"b\" }\nlogin = \"none\"\nenvironment = { HSM_CONF = \"other.conf\" }\n[keys.user-keys]",
-        "claviger.toml:29: providers.hsm-b: sets HSM_CONF in its environment to another value than provider \"hsm-a\": one process has one environment; write the same value, or run two daemons",
+        "environment = { HSM_CONF = \"hsm.conf\" }",
+        "environment = { HSM_CONF = \"hsm.conf\" }\nisolation = \"none\"",
+        "claviger.toml:17: providers.hsm-a: environment is for a module with a process of its own: set it for the daemon itself, such as by Environment= in its unit, or leave out isolation = \"none\"",
     ),
     (
         "[keys.user-keys]",

@@ -1,9 +1,7 @@
 //! The configuration file itself: where it is, who may write it, and what `serve` asks of it.
 
 use std::collections::BTreeMap;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use claviger_files::{FileError, Protection};
 use claviger_provider_api::public_key::sha256;
@@ -63,31 +61,6 @@ impl Config {
         let errors =
             ConfigErrors { path: self.path.clone(), errors: unpinned.map(error).collect() };
         Err(errors.at_lines_of(text.as_deref()))
-    }
-
-    /// The environment of all providers together, to be set before any module is loaded.
-    pub fn environment(&self) -> BTreeMap<String, String> {
-        let all = self.providers.values().flat_map(|provider| provider.environment.clone());
-        all.collect()
-    }
-
-    /// Makes [`Config::environment`] this process's own, before any thread or module reads it:
-    /// where something differs, the program starts anew in the same process (`execve`) with the
-    /// same arguments, and does not return. Call it first, before anything was opened or read.
-    pub fn enter_environment(&self) -> std::io::Result<()> {
-        let environment = self.environment();
-        let is_set = |(name, value): (&String, &String)| {
-            std::env::var_os(name).is_some_and(|now| now == value.as_str())
-        };
-        if environment.iter().all(is_set) {
-            return Ok(());
-        }
-        let mut arguments = std::env::args_os();
-        let mut command = Command::new(std::env::current_exe()?);
-        if let Some(own_name) = arguments.next() {
-            command.arg0(own_name);
-        }
-        Err(command.args(arguments).envs(environment).exec())
     }
 
     /// The file's text, if it is still the one that was parsed.

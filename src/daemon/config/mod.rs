@@ -152,8 +152,6 @@ pub struct Provider {
     pub required: bool,
     /// The provider's own options.
     pub config: ProviderConfig,
-    /// `environment = { NAME = "value" }`: what this process sets for the provider's module.
-    pub environment: BTreeMap<String, String>,
     /// Where its secrets are read from, by the names of its options, such as `pin`.
     pub secrets: BTreeMap<String, SecretSource>,
     /// The files and folders it uses beside them, by the names of its options, such as `module`.

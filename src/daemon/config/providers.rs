@@ -1,6 +1,6 @@
-//! `[providers.NAME]`: `type`, `required` and `environment` are read here, the rest by the provider.
+//! `[providers.NAME]`: `type` and `required` are read here, the rest by the provider.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use claviger_provider_api::{ProviderType, SecretSource, VaultField};
@@ -13,22 +13,12 @@ use crate::daemon::backends::{self, PROVIDERS, ProviderConfig, check_secret, pro
 
 /// `[providers]`. None for a provider that is there but wrong, so that keys in it are not blamed.
 pub(super) fn providers(node: &Node<'_>) -> BTreeMap<String, Option<Provider>> {
-    let mut set_by = HashMap::new();
     let mut providers = BTreeMap::new();
     for (name, node) in node.entries() {
         if let Err(message) = values::name(name) {
             node.error(message);
         }
         let provider = provider(&node);
-        for (variable, value) in provider.iter().flat_map(|provider| &provider.environment) {
-            let (first, other) =
-                set_by.entry(variable.clone()).or_insert((name.to_owned(), value.clone()));
-            if other != value {
-                node.error(format_args!(
-                    "sets {variable} in its environment to another value than provider {first:?}: one process has one environment; write the same value, or run two daemons"
-                ));
-            }
-        }
         providers.insert(name.to_owned(), provider);
     }
     for (name, node) in node.entries() {
@@ -73,9 +63,7 @@ fn provider(node: &Node<'_>) -> Option<Provider> {
         }
     };
     let required = node.field("required").map_or(Some(false), |node| node.boolean());
-    let environment =
-        node.field("environment").map_or(Some(BTreeMap::new()), |node| environment(&node));
-    let (provider_type, environment) = (provider_type?, environment?);
+    let provider_type = provider_type?;
     let secrets = secrets(node, provider_type)?;
     let config = own_options(node, table, provider_type)?;
     if let Err(message) = config.validate() {
@@ -83,7 +71,7 @@ fn provider(node: &Node<'_>) -> Option<Provider> {
         return None;
     }
     let files = files(node, provider_type);
-    Some(Provider { required: required?, config, environment, secrets, files })
+    Some(Provider { required: required?, config, secrets, files })
 }
 
 fn compiled() -> impl Iterator<Item = &'static str> {
@@ -104,27 +92,6 @@ fn provider_type(node: &Node<'_>, name: &str) -> Option<&'static ProviderType> {
         node.error(format_args!("{name:?} is not known; write {here}"));
     }
     None
-}
-
-fn environment(node: &Node<'_>) -> Option<BTreeMap<String, String>> {
-    let mut environment = BTreeMap::new();
-    let mut good = node.is_table();
-    for (name, node) in node.entries() {
-        let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        if !name.bytes().all(letters) || !name.starts_with(|c: char| !c.is_ascii_digit()) {
-            node.error("is no name of an environment variable; write letters, digits and \"_\", no digit first");
-            good = false;
-        }
-        match node.string() {
-            Some(value) if value.contains('\0') => {
-                node.error("has a zero byte, which no environment can hold; leave it out");
-                good = false;
-            }
-            Some(value) => drop(environment.insert(name.to_owned(), value.to_owned())),
-            None => good = false,
-        }
-    }
-    good.then_some(environment)
 }
 
 /// The sources of a provider's secrets, by its options' names. A secret itself, written where its

@@ -52,7 +52,6 @@ fn a_good_configuration_becomes_what_it_says() {
 
     let hsm = &config.providers["hsm-a"];
     assert!(!hsm.required);
-    assert_eq!(hsm.environment["HSM_CONF"], "hsm.conf");
     assert_eq!(hsm.secrets["pin"], SecretSource::File(here.join("pin")));
 
     let versions = &config.keys["user-keys"].versions;
@@ -332,15 +331,6 @@ fn a_secret_two_tables_deep_is_a_source_like_the_others() {
         assert!(error.contains("must not stand in this file"), "{error}");
         assert!(!error.contains("marker"), "{error}");
     }
-}
-
-#[test]
-fn one_process_has_one_environment() {
-    let second = "[providers.hsm-b]\ntype = \"pkcs11\"\nmodule = \"libhsm.so\"\ntoken = { label = \"b\" }\nlogin = \"none\"\nenvironment = { HSM_CONF = \"hsm.conf\", MORE = \"1\" }\n";
-    let config = parse(&GOOD.replace("[keys.user-keys]", &format!("{second}[keys.user-keys]")));
-    let environment = config.unwrap().environment();
-    let expected = [("HSM_CONF", "hsm.conf"), ("MORE", "1")];
-    assert!(environment.iter().map(|(n, v)| (n.as_str(), v.as_str())).eq(expected));
 }
 
 #[test]

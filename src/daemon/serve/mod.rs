@@ -59,7 +59,6 @@ pub fn run(options: &Options) -> Result<(), ServeError> {
 pub fn run_with(options: &Options, prepare: impl FnOnce(&ActiveConfig)) -> Result<(), ServeError> {
     let config = Config::load(&options.config)?;
     let rest = preflight::check_for_start(&config, options.demo)?;
-    config.enter_environment()?;
     crate::daemon::records::log::init(&config.log)?;
     for ConfigError { field, message, .. } in rest {
         tracing::warn!(field, "{message}");

@@ -159,7 +159,6 @@ fn refuse_what_needs_a_restart(old: &Config, new: &Config) -> Result<(), ServeEr
         (old.operations != new.operations, "operations"),
         (old.audit != new.audit, "audit"),
         (old.log.json != new.log.json, "log.format"),
-        (old.environment() != new.environment(), "a provider's environment"),
     ];
     match changed.into_iter().find(|(changed, _)| *changed) {
         Some((_, field)) => Err(ServeError::NeedsRestart(field)),

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use claviger_provider_api::SecretSource;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::frame::Inbox;
@@ -62,6 +63,8 @@ fn serve(socket: UnixStream) -> io::Result<()> {
     let mut config: Config = serde_json::from_str(&config)?;
     let state_dir = state_dir.map(|path| PathBuf::from(OsString::from_vec(path)));
     let measures = sandbox::enter(&config, state_dir.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { heed_no_signals() })?;
     let outbox = Arc::new(Outbox::blocking(socket.try_clone()?));
     let log = ToDaemon::new(Arc::clone(&outbox), log_level);
     tracing::subscriber::set_global_default(log).map_err(io::Error::other)?;
@@ -88,7 +91,6 @@ fn serve(socket: UnixStream) -> io::Result<()> {
             }
         }
     })?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(serving::serve_rare(Arc::clone(&serving), rare));
     serving.close();
     drop(runtime);
@@ -96,6 +98,16 @@ fn serve(socket: UnixStream) -> io::Result<()> {
         // A module that is still at work crashes in its exit handlers, or hangs there.
         let _ =
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    }
+    Ok(())
+}
+
+/// A terminal and a service manager send these to all processes of the daemon, which drains first:
+/// the process ends with its socket.
+fn heed_no_signals() -> io::Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+        // The handler stays when this is dropped.
+        let _ = signal(kind)?;
     }
     Ok(())
 }

@@ -257,6 +257,6 @@ fn parsed<T: std::str::FromStr>(names: &[String]) -> Result<Vec<T>, Error> {
     parsed.ok_or_else(|| Error::new(ErrorKind::Internal, "an algorithm's name is not known"))
 }
 
-fn place<T: PartialEq>(all: &[T], one: T) -> u32 {
+fn place<T: PartialEq + Copy>(all: &[T], one: T) -> u32 {
     all.iter().position(|each| *each == one).expect("ALL has each") as u32
 }

@@ -230,7 +230,7 @@ mod tests {
         let now = Instant::now();
         let shown = lines.add(b"plain\r\n\x1b[31mred\n\xff\xfe\n", now);
         assert_eq!(shown, ["plain", "\u{fffd}[31mred", "\u{fffd}\u{fffd}"]);
-        assert!(lines.add(&[b'a'; 1 << 20], now).is_empty());
+        assert!(lines.add(&b"a".repeat(1 << 20), now).is_empty());
         assert!(lines.line.len() <= LONGEST_LINE + 1, "a line without an end takes no more room");
         let shown = lines.add(b"\nnext\n", now);
         assert_eq!(shown[0].chars().count(), LONGEST_LINE + 1);

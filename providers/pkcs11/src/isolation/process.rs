@@ -45,9 +45,11 @@ pub(super) fn start(environment: &BTreeMap<String, String>) -> io::Result<Starte
         .stdout(written.try_clone()?)
         .stderr(written)
         .envs(environment)
-        // It speaks to no supervisor.
+        // It speaks to no service manager.
         .env_remove("NOTIFY_SOCKET")
-        .env_remove("WATCHDOG_USEC");
+        .env_remove("WATCHDOG_USEC")
+        .env_remove("LISTEN_FDS")
+        .env_remove("LISTEN_PID");
     let is_ours = Arc::new(Mutex::new(true));
     let (tell, ended) = watch::channel(None);
     let (reply, pid) = mpsc::channel();
@@ -141,8 +143,8 @@ fn name(signal: i32) -> &'static str {
         (Signal::KILL, " (SIGKILL)"),
         (Signal::TERM, " (SIGTERM)"),
     ];
-    let named = names.into_iter().find(|(known, _)| known.as_raw() == signal);
-    named.map_or("", |(_, name)| name)
+    let found = names.into_iter().find(|(known, _)| known.as_raw() == signal);
+    found.map_or("", |(_, name)| name)
 }
 
 #[cfg(test)]
