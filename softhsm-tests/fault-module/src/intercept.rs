@@ -92,12 +92,14 @@ fn crash() -> ! {
 /// Keeps memory for ever; false if there is no more.
 fn leak(mebibytes: u64) -> bool {
     (0..mebibytes).all(|_| {
-        let mut memory = Vec::new();
+        let mut memory = Vec::<u8>::new();
         if memory.try_reserve_exact(1 << 20).is_err() {
             return false;
         }
-        memory.resize(1 << 20, 1_u8);
-        std::hint::black_box(memory.leak());
+        for page in memory.spare_capacity_mut().chunks_mut(4096) {
+            page[0].write(1);
+        }
+        std::mem::forget(std::hint::black_box(memory));
         true
     })
 }

@@ -346,17 +346,17 @@ pub(super) const BAD: &[(&str, &str, &str)] = &[
     (
         "environment = { HSM_CONF = \"hsm.conf\" }",
         "environment = { \"1HSM\" = \"hsm.conf\" }",
-        "claviger.toml:17: providers.hsm-a: environment has \"1HSM\", which is no name of an environment variable; write letters, digits and \"_\", no digit first",
+        "claviger.toml:18: providers.hsm-a: environment has \"1HSM\", which is no name of an environment variable; write letters, digits and \"_\", no digit first",
     ),
     (
         "environment = { HSM_CONF = \"hsm.conf\" }",
         "environment = { HSM_CONF = 1 }",
-        "claviger.toml:23: providers.hsm-a.environment.HSM_CONF: is a number; write a string",
+        "claviger.toml:23: providers.hsm-a.environment.HSM_CONF: invalid type: integer `1`, expected a string",
     ),
     (
         "environment = { HSM_CONF = \"hsm.conf\" }",
         "environment = { HSM_CONF = \"hsm.conf\" }\nisolation = \"none\"",
-        "claviger.toml:17: providers.hsm-a: environment is for a module with a process of its own: set it for the daemon itself, such as by Environment= in its unit, or leave out isolation = \"none\"",
+        "claviger.toml:18: providers.hsm-a: environment is for a module with a process of its own: set it for the daemon itself, such as by Environment= in its unit, or leave out isolation = \"none\"",
     ),
     (
         "[keys.user-keys]",

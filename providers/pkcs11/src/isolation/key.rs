@@ -145,9 +145,9 @@ impl Key {
                 return outcome;
             }
             // A process that ended meanwhile says nothing about the key: the next one does.
-            match shared.link().await {
-                Ok(now) if now.number != link.number => link = now,
-                _ => return outcome,
+            match shared.link_after(&link).await {
+                Some(next) => link = next,
+                None => return outcome,
             }
         }
     }

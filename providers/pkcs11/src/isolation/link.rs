@@ -187,6 +187,11 @@ impl Link {
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
     }
 
+    /// Whether the process is gone, or was given up.
+    pub(super) fn is_gone(&self) -> bool {
+        self.outbox.is_closed() || self.calls().ended.is_some()
+    }
+
     /// How often the process has repaired something.
     pub(super) fn repairs(&self) -> u64 {
         self.repairs.load(Ordering::Acquire)

@@ -73,6 +73,11 @@ impl<S: AsFd> Outbox<S> {
         Ok(())
     }
 
+    /// Whether the other side is gone.
+    pub(super) fn is_closed(&self) -> bool {
+        self.state().is_closed
+    }
+
     fn write_all<'a>(&'a self, mut state: MutexGuard<'a, State>) {
         while !state.waiting.is_empty() {
             let empty = state.spare.take().unwrap_or_else(Frames::new);

@@ -117,6 +117,20 @@ impl Shared {
         }
     }
 
+    /// The process that came after the one behind `link`, if that is gone; waits for it.
+    pub(super) async fn link_after(&self, link: &Link) -> Option<Arc<Link>> {
+        let is_next = |running: &Running| {
+            running.link.as_ref().is_some_and(|next| next.number != link.number)
+        };
+        // The socket may be known to be closed before the supervisor has had its turn.
+        if !link.is_gone() && !is_next(&self.running.borrow()) {
+            return None;
+        }
+        let mut running = self.running.subscribe();
+        let started = tokio::time::timeout(START_LIMIT, running.wait_for(is_next)).await;
+        started.ok()?.ok()?.link.clone()
+    }
+
     /// The process that runs now.
     pub(super) fn link_now(&self) -> Result<Arc<Link>, Error> {
         self.running.borrow().link.clone().ok_or_else(|| self.no_process())
