@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::rand;
 use claviger_provider_api::Error;
 
-const SHORTEST: Duration = Duration::from_millis(500);
-/// Failures after each of which the pause is the shortest: nine and a half seconds, in which callers
-/// wait for an HSM that is away for a moment, and shall see at once that it is back.
+/// The first pauses: for some nine seconds, in which callers wait for an HSM that is away for a moment,
+/// it is looked at often.
+const QUICK: Duration = Duration::from_millis(520);
 const QUICK_FAILURES: u32 = 18;
-/// So that a token that is back after a long time serves within five seconds.
-const LONGEST: Duration = Duration::from_secs(4);
+/// Each later pause, a little shorter than what the monitor leaves between two checks: a token that is
+/// back serves within five seconds, and an outage of 15 s costs it 20 attempts at most.
+const SLOW: Duration = Duration::from_millis(2850);
 
 /// One key's breaker. Only checks open and close it, never a caller's value.
 #[derive(Debug, Default)]
@@ -37,17 +38,14 @@ impl Breaker {
         Some(open.cause.repeated())
     }
 
-    /// Opens it after a check failed: for 0.5 s the first 18 times, then for 2, 4, 4, … s, and up to a
-    /// tenth more. An outage of 15 s costs the token 20 attempts at most.
+    /// Opens it after a check failed: for 0.52 s the first 18 times, then for 2.85 s, and up to a 25th
+    /// more.
     pub(crate) fn open(&self, now: Instant, cause: &Error) {
         let mut state = self.state();
-        let failures = state.as_ref().map_or(0, |open| open.failures + 1);
-        let pause = match (failures + 1).saturating_sub(QUICK_FAILURES) {
-            0 => SHORTEST,
-            slow => SHORTEST.saturating_mul(1 << (slow + 1).min(10)).min(LONGEST),
-        };
-        *state =
-            Some(Open { failures, until: now + pause + jitter(pause), cause: cause.repeated() });
+        let failures = state.as_ref().map_or(1, |open| open.failures + 1);
+        let pause = if failures <= QUICK_FAILURES { QUICK } else { SLOW };
+        let until = now + pause + jitter(pause);
+        *state = Some(Open { failures, until, cause: cause.repeated() });
     }
 
     /// Closes it; whether it was open.
@@ -64,7 +62,7 @@ fn jitter(pause: Duration) -> Duration {
     let mut byte = [0];
     // Without random bytes there is no jitter, and the keys have other troubles.
     let _ = rand::fill(&mut byte);
-    pause / 10 * u32::from(byte[0]) / 255
+    pause / 25 * u32::from(byte[0]) / 255
 }
 
 #[cfg(test)]
@@ -92,13 +90,13 @@ mod tests {
     }
 
     #[test]
-    fn checks_fail_quickly_for_a_while_and_then_wait_longer_up_to_four_seconds() {
+    fn checks_fail_quickly_for_nine_seconds_and_then_every_three() {
         let breaker = Breaker::default();
         let now = Instant::now();
-        let quick = std::iter::repeat_n(0.5, 18);
-        for pause in quick.chain([2.0, 4.0, 4.0, 4.0]) {
+        let quick = std::iter::repeat_n(0.52, 18);
+        for pause in quick.chain([2.85, 2.85, 2.85]) {
             breaker.open(now, &cause());
-            let (shortest, longest) = (pause - 0.001, pause * 1.1 + 0.001);
+            let (shortest, longest) = (pause - 0.001, pause * 1.04 + 0.001);
             assert!(
                 breaker.too_early(now + Duration::from_secs_f64(shortest)).is_some(),
                 "{pause}"

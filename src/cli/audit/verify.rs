@@ -1,0 +1,175 @@
+//! `claviger audit verify`: reads whole logs and says what does not fit.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::chain_check::{ChainCheck, Finding, What};
+use crate::cli::bytes;
+use crate::cli::failure::{Exit, Failure};
+use crate::daemon::records::audit::{Verifier, parse_checkpoint};
+
+/// How often a terminal is told how far it is.
+const PROGRESS: Duration = Duration::from_millis(500);
+
+/// The arguments of `claviger audit verify`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The public key of the checkpoints: a file as `claviger audit public-key` prints it
+    #[arg(long, value_name = "FILE")]
+    public_key: Option<PathBuf>,
+    /// Checkpoints that were kept elsewhere: signed notes, with an empty line between them
+    #[arg(long, value_name = "FILE", requires = "public_key")]
+    checkpoints: Option<PathBuf>,
+    /// The log's files, oldest first
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+/// Verifies the files as one log. The exit code is 65 where something does not fit.
+pub(super) fn run(args: &Args, json: bool) -> Result<ExitCode, Failure> {
+    let verifier = args.public_key.as_deref().map(read_public_key).transpose()?;
+    let mut kept = BTreeMap::new();
+    let mut unsigned = Vec::new();
+    if let (Some(file), Some(verifier)) = (&args.checkpoints, &verifier) {
+        (kept, unsigned) = read_checkpoints(file, verifier)?;
+    }
+    let mut check = ChainCheck::new(verifier, kept);
+    check.findings = unsigned;
+    let begun = Instant::now();
+    let mut progress = Progress { next: begun + PROGRESS, shown: std::io::stderr().is_terminal() };
+    for file in &args.files {
+        read_log(file, &mut check, &mut progress)?;
+    }
+    check.end();
+    progress.clear();
+    report(&check, args.files.len(), json)?;
+    let good = check.findings.is_empty();
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(Exit::Data as u8) })
+}
+
+fn read_log(path: &Path, check: &mut ChainCheck, progress: &mut Progress) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| cannot_read(path, &error);
+    let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(failed)?);
+    let name = path.display().to_string();
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        if file.read_until(b'\n', &mut line).map_err(failed)? == 0 {
+            break;
+        }
+        match line.strip_suffix(b"\n") {
+            Some(line) => check.line(&name, number, line),
+            None => check.torn(&name, number),
+        }
+        progress.at(check.records);
+    }
+    Ok(())
+}
+
+fn read_public_key(path: &Path) -> Result<Verifier, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| cannot_read(path, &error))?;
+    Verifier::parse(&text)
+        .map_err(|error| Failure::new(Exit::Configuration, format!("{}: {error}", path.display())))
+}
+
+/// The checkpoints in a file, and a finding for each that this key did not sign.
+fn read_checkpoints(
+    path: &Path,
+    verifier: &Verifier,
+) -> Result<(BTreeMap<u64, [u8; 32]>, Vec<Finding>), Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| cannot_read(path, &error))?;
+    let (mut kept, mut findings) = (BTreeMap::new(), Vec::new());
+    let paragraphs: Vec<&str> = text.split("\n\n").filter(|part| !part.trim().is_empty()).collect();
+    for (index, note) in paragraphs.chunks(2).enumerate() {
+        let note = note.join("\n\n");
+        match verifier.verify(note.trim_start_matches('\n')) {
+            Ok(head) => drop(kept.insert(head.records, head.sha256)),
+            Err(_) => {
+                let n = parse_checkpoint(&note).ok().map(|(_, head)| head.records);
+                let (file, line) = (Some(path.display().to_string()), Some(index as u64 + 1));
+                findings.push(Finding { file, line, n, what: What::BadSignature });
+            }
+        }
+    }
+    Ok((kept, findings))
+}
+
+fn cannot_read(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(Exit::Configuration, format!("cannot read {}: {error}", path.display()))
+}
+
+fn report(check: &ChainCheck, files: usize, json: bool) -> Result<(), Failure> {
+    let trusted = check.trusted_until;
+    if json {
+        let result = json!({
+            "records": check.records,
+            "files": files,
+            "first_n": check.first_n,
+            "before_chain": check.before_chain,
+            "checkpoints": check.checkpoints,
+            "trusted_until": trusted,
+            "signed_until": check.signed_until,
+            "findings": check.findings,
+            "more_findings": check.more_findings,
+        });
+        return bytes::print(&result.to_string());
+    }
+    let mut lines: Vec<String> = check.findings.iter().map(ToString::to_string).collect();
+    if check.more_findings > 0 {
+        lines.push(format!("and {} more", check.more_findings));
+    }
+    let records = check.records;
+    if lines.is_empty() {
+        lines.push(format!(
+            "{records} records in {files} file(s): every one follows the one before it"
+        ));
+    } else {
+        lines.push(format!("{records} records in {files} file(s): records before {trusted} are as they were written; trust nothing behind"));
+    }
+    if check.before_chain > 0 {
+        lines.push(format!(
+            "the first {} records have no chain: a version without one wrote them",
+            check.before_chain
+        ));
+    }
+    if let Some(first) = check.first_n.filter(|first| *first > 0) {
+        lines.push(format!("these files begin at record {first}; what was before is not here"));
+    }
+    lines.push(match (check.signed_until, check.checkpoints) {
+        (0, 0) => {
+            "no checkpoints: the last record could be changed, and records cut off, without a trace"
+                .to_owned()
+        }
+        (0, _) => "checkpoints were not verified; name their key with --public-key".to_owned(),
+        (until, _) => format!("signed checkpoints confirm the records before {until}"),
+    });
+    bytes::print(&lines.join("\n"))
+}
+
+/// How far it is, on a terminal.
+struct Progress {
+    next: Instant,
+    shown: bool,
+}
+
+impl Progress {
+    fn at(&mut self, records: u64) {
+        if self.shown && records.is_multiple_of(4096) && Instant::now() >= self.next {
+            self.next = Instant::now() + PROGRESS;
+            eprint!("\r{records} records");
+            let _ = std::io::stderr().flush();
+        }
+    }
+
+    fn clear(&self) {
+        if self.shown {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
