@@ -1,5 +1,6 @@
 //! The commands, one file each, and how they share a connection, bytes and failures.
 
+pub mod audit;
 pub mod bench;
 pub mod budget;
 pub mod bytes;
@@ -119,6 +120,9 @@ pub enum Command {
     /// Run a development CA: certificates for mutual TLS
     #[command(subcommand)]
     Pki(pki::Command),
+    /// See what the audit log proves
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Measure a backend alone and behind the daemon, side by side
     Bench(bench::Args),
     /// Print the completions of a shell
@@ -178,6 +182,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Pin(command) => pin::run(&command, json),
         Command::Budget(command) => budget::run(&command, json),
         Command::Pki(command) => pki::run(&command, json),
+        Command::Audit(command) => return audit::run(&command, json),
         Command::Bench(args) => bench::run(&args, json),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

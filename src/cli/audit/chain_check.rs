@@ -96,7 +96,7 @@ pub(super) struct ChainCheck {
     /// Lines before the chain began: written by a version without one.
     pub(super) before_chain: u64,
     pub(super) first_n: Option<u64>,
-    /// The end of what fits: everything before this place is as it was written.
+    /// The records before this place are confirmed by one behind them: they are as they were written.
     pub(super) trusted_until: u64,
     /// The last place that a checkpoint with a good signature confirms.
     pub(super) signed_until: u64,
@@ -164,11 +164,11 @@ impl ChainCheck {
         if record.event == Some("checkpoint") {
             self.checkpoint(&at, record.note.as_deref().unwrap_or_default(), n, prev);
         }
+        if self.unbroken {
+            self.trusted_until = n;
+        }
         let head = Head { records: n + 1, sha256: sha256(line) };
         self.head = Some(head);
-        if self.unbroken {
-            self.trusted_until = head.records;
-        }
         self.compare_with_kept(&at, &head);
     }
 
@@ -214,7 +214,9 @@ impl ChainCheck {
             Some(sha256) if sha256 != head.sha256 => {
                 self.found(Finding { what: What::Rewritten, ..at.clone() });
             }
-            Some(_) if self.unbroken && self.verifier.is_some() => self.signed_until = head.records,
+            Some(_) if self.unbroken && self.verifier.is_some() => {
+                (self.trusted_until, self.signed_until) = (head.records, head.records);
+            }
             _ => {}
         }
     }

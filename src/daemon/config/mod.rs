@@ -337,7 +337,22 @@ pub enum Audit {
         path: PathBuf,
         /// `group_readable = true`: files that are made have mode 0640, for what ships the log.
         group_reads: bool,
+        /// `checkpoints = { … }`: signed statements of how long the log is and what its last line is.
+        checkpoints: Option<Checkpoints>,
     },
+}
+
+/// `audit.checkpoints`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoints {
+    /// The log's name in its checkpoints.
+    pub origin: String,
+    /// The file with the Ed25519 key that signs them (PKCS#8 in PEM).
+    pub key: PathBuf,
+    /// The second file that they are kept in.
+    pub file: PathBuf,
+    /// The longest time from a record to the checkpoint behind it. Default: 10 minutes.
+    pub every: Duration,
 }
 
 /// `[log]`.

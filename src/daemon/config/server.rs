@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use super::reader::{Fields, Node};
-use super::{Audit, Listen, Log, Operations, Server, Tls, values};
+use super::{Audit, Checkpoints, Listen, Log, Operations, Server, Tls, values};
 
 /// The longest path of a Unix socket in bytes: `sun_path` with its final zero is 108 long on
 /// Linux and 104 elsewhere.
@@ -235,7 +235,7 @@ fn operations_address(text: &str) -> Result<SocketAddr, String> {
 pub(super) fn audit(node: &Node<'_>) -> Option<Audit> {
     const WRITE: &str =
         "write file = \"/var/log/claviger/audit.jsonl\", or off = true to go without";
-    let fields = node.fields(&["file", "off", "group_readable"])?;
+    let fields = node.fields(&["file", "off", "group_readable", "checkpoints"])?;
     let file = fields.optional("file").map(|node| match node.string() {
         Some("-" | "stdout" | "stderr" | "/dev/stdout" | "/dev/stderr") => {
             node.error(NO_STREAM);
@@ -246,9 +246,15 @@ pub(super) fn audit(node: &Node<'_>) -> Option<Audit> {
     });
     let boolean = |name| fields.optional(name).map_or(Some(false), |node| node.boolean());
     let (off, group_reads) = (boolean("off"), boolean("group_readable"));
+    let checkpoints = match fields.optional("checkpoints") {
+        None => Some(None),
+        Some(node) => checkpoints(&node).map(Some),
+    };
     match (file, off?) {
         (None, true) => Some(Audit::Off),
-        (Some(path), false) => Some(Audit::File { path: path?, group_reads: group_reads? }),
+        (Some(path), false) => {
+            Some(Audit::File { path: path?, group_reads: group_reads?, checkpoints: checkpoints? })
+        }
         (Some(_), true) => {
             node.error("has a file and off = true; leave one of them out");
             None
@@ -258,6 +264,25 @@ pub(super) fn audit(node: &Node<'_>) -> Option<Audit> {
             None
         }
     }
+}
+
+/// `audit.checkpoints`.
+fn checkpoints(node: &Node<'_>) -> Option<Checkpoints> {
+    let fields = node.fields(&["origin", "key", "file", "every"])?;
+    let origin = fields
+        .required("origin", "write the log's name, such as \"claviger.example.org/audit\"")
+        .and_then(|node| node.parsed(values::checkpoint_origin));
+    let key = fields
+        .required(
+            "key",
+            "write the path of an Ed25519 key; `openssl genpkey -algorithm ed25519` makes one",
+        )
+        .and_then(|node| node.file_path());
+    let file = fields
+        .required("file", "write the path of a second file, best on another disk")
+        .and_then(|node| node.file_path());
+    let every = duration(&fields, "every", Duration::from_mins(10));
+    Some(Checkpoints { origin: origin?, key: key?, file: file?, every: every? })
 }
 
 /// What an audit log cannot be.

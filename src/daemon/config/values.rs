@@ -143,6 +143,17 @@ pub(super) fn alternatives(names: &[&str]) -> String {
     }
 }
 
+/// The name of an audit log in its checkpoints: printable, without blanks and `+` (C2SP signed-note).
+pub(super) fn checkpoint_origin(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_graphic() && c != '+';
+    if !text.is_empty() && text.len() <= 128 && text.chars().all(good) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{text:?} is no name of a log; write printable characters without blanks and \"+\", such as \"claviger.example.org/audit\""
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

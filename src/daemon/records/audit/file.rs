@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::AuditError;
+use super::chain::Head;
 use super::open::{Access, Identity, Open, identity};
 use super::room::{Allocate, Room};
 
@@ -16,6 +17,10 @@ pub(super) struct LogFile {
     room: Room,
     /// `None` after a failure, until it can be opened again.
     open: Option<Open>,
+    /// Where the chain ends: behind the last durable line.
+    head: Head,
+    /// The lines of one write with their places in the chain; kept for its memory.
+    linked: Vec<u8>,
     /// What lies behind this length of this file was never durable.
     cut: Option<(Identity, u64)>,
     /// So that a rotation that went wrong is reported once.
@@ -31,17 +36,34 @@ impl LogFile {
         let open = Open::at(path, access, None)?;
         let mut room = Room::new(allocate);
         room.keep(&open.file, open.length, 0);
-        let (path, open) = (path.to_owned(), Some(open));
-        Ok(Self { path, access, room, open, cut: None, rotation_failed: false })
+        let head = open.head_of_chain(path)?;
+        let (path, open, linked) = (path.to_owned(), Some(open), Vec::new());
+        Ok(Self { path, access, room, open, head, linked, cut: None, rotation_failed: false })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Makes `lines` durable, or nothing of them: after an error the file ends where it ended
+    /// Where the chain ends.
+    pub(super) fn head(&self) -> Head {
+        self.head
+    }
+
+    /// Makes `lines` durable, each with its place in the chain, or nothing of them: after an error the file ends where it ended
     /// before, at the latest when it is opened again, which the next call does.
     pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        let mut linked = std::mem::take(&mut self.linked);
+        linked.clear();
+        let head = self.head.link(lines, &mut linked);
+        let written = self.append_linked(&linked);
+        // One flood must not keep its memory for ever.
+        linked.shrink_to(1 << 20);
+        self.linked = linked;
+        written.map(|()| self.head = head)
+    }
+
+    fn append_linked(&mut self, lines: &[u8]) -> io::Result<()> {
         let mut open = match self.open.take() {
             Some(open) => self.follow(open)?,
             None => self.open_anew(self.cut).map_err(io::Error::other)?,

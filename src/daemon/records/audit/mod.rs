@@ -6,10 +6,15 @@
 //!
 //! - `record`, `event`: what a line says; `line`: how it is written, whatever the strings hold
 //! - `counted`: which cheap calls get a line of their own, and the counting of the others
+//! - `chain`: each line names the one before it; `checkpoint`, `checkpoints`: signed statements of the
+//!   chain's end, and when they are written
 //! - `queue`: what waits; `writer`: the thread
 //! - `file`: durable writes, failures, rotation; `open`: safe opening, lock, repair; `room`: the blocks
 //!   that are kept for unwrap, rewrap and sign
 
+mod chain;
+mod checkpoint;
+mod checkpoints;
 mod counted;
 mod event;
 mod file;
@@ -34,11 +39,14 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+pub use chain::{Head, Link};
+pub use checkpoint::{CheckpointError, Signer, Verifier, parse as parse_checkpoint};
 pub use event::{Alarm, Event, Trust, Trusted};
 pub use record::{Record, RewrapTarget};
 
 use crate::daemon::config::{self, Operation};
 use crate::daemon::records::metrics::AuditMetrics;
+use checkpoints::Checkpoints;
 use counted::{Cheap, Counting};
 use file::LogFile;
 use line::Line;
@@ -70,9 +78,11 @@ impl Audit {
     pub fn open(config: &config::Audit, metrics: Arc<AuditMetrics>) -> Result<Self, AuditError> {
         match config {
             config::Audit::Off => Ok(Self::off()),
-            config::Audit::File { path, group_reads } => {
+            config::Audit::File { path, group_reads, checkpoints } => {
                 let access = if *group_reads { Access::Group } else { Access::Owner };
-                Self::over(LogFile::open(path, access, room::allocate)?, metrics)
+                let checkpoints = checkpoints.as_ref().map(Checkpoints::open).transpose()?;
+                let file = LogFile::open(path, access, room::allocate)?;
+                Self::over(file, checkpoints, metrics)
             }
         }
     }
@@ -87,14 +97,21 @@ impl Audit {
     pub fn check(config: &config::Audit) -> Result<(), AuditError> {
         match config {
             config::Audit::Off => Ok(()),
-            config::Audit::File { path, .. } => open::look_at(path),
+            config::Audit::File { path, checkpoints, .. } => {
+                checkpoints.as_ref().map_or(Ok(()), Checkpoints::check)?;
+                open::look_at(path)
+            }
         }
     }
 
-    fn over(file: LogFile, metrics: Arc<AuditMetrics>) -> Result<Self, AuditError> {
+    fn over(
+        file: LogFile,
+        checkpoints: Option<Checkpoints>,
+        metrics: Arc<AuditMetrics>,
+    ) -> Result<Self, AuditError> {
         let path = file.path().to_owned();
         let queue = Arc::new(Queue::new(Uuid::now_v7(), metrics));
-        let thread = writer::start(Arc::clone(&queue), file)
+        let thread = writer::start(Arc::clone(&queue), file, checkpoints)
             .map_err(|error| AuditError::open(&path, format!("its thread: {error}")))?;
         Ok(Self { log: Some(Log { path, is_low: AtomicBool::new(false), queue, thread }) })
     }
@@ -276,6 +293,14 @@ pub enum AuditError {
     #[error("the audit log {} cannot be opened: {reason}", path.display())]
     Open {
         /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: Arc<str>,
+    },
+    /// Checkpoints cannot be signed or kept.
+    #[error("audit.checkpoints: {} {reason}", path.display())]
+    Checkpoints {
+        /// The key or the file of checkpoints.
         path: PathBuf,
         /// What is wrong, and what to do.
         reason: Arc<str>,

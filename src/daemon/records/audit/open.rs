@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, OFlags, accessat};
 
 use super::AuditError;
+use super::chain::Head;
 use crate::daemon::records::creatable::check_creatable;
 
 /// A line is far shorter: a file without a line end in its last megabyte is no audit log.
@@ -69,6 +70,22 @@ impl Open {
                 .map_err(|error| refused(format!("its directory cannot be synced: {error}")))?;
         }
         Ok(open)
+    }
+
+    /// Where the chain ends that this log goes on with: behind its last line, or, where it is empty,
+    /// behind that of the newest rotated file beside it. A chain begins where there is none.
+    pub(super) fn head_of_chain(&self, path: &Path) -> Result<Head, AuditError> {
+        let refused = |error: io::Error| AuditError::open(path, error.to_string());
+        if self.length > 0 {
+            let line = last_line(&self.file, self.length).map_err(refused)?;
+            return Ok(Head::behind(&line).unwrap_or(Head::START));
+        }
+        let rotated = newest_rotated(path).and_then(|rotated| {
+            let file = File::open(rotated).ok()?;
+            let length = file.metadata().ok()?.len();
+            Head::behind(&last_line(&file, length).ok()?)
+        });
+        Ok(rotated.unwrap_or(Head::START))
     }
 
     /// Sets the mode of a file that has just been made, whatever the umask.
@@ -175,6 +192,34 @@ fn torn_at(file: &File, length: u64, path: &Path) -> Result<Option<u64>, AuditEr
         None if from == 0 => Ok(Some(0)),
         None => Err(not_a_log(path)),
     }
+}
+
+/// The last line of a file of whole lines, without its line end.
+fn last_line(file: &File, length: u64) -> io::Result<Vec<u8>> {
+    let from = length.saturating_sub(LONGEST_TORN_LINE);
+    let mut tail = vec![0; (length - from) as usize];
+    file.read_exact_at(&mut tail, from)?;
+    tail.pop_if(|byte| *byte == b'\n');
+    Ok(tail.rsplit(|byte| *byte == b'\n').next().unwrap_or_default().to_vec())
+}
+
+/// The file beside the log at `path` that was last written of those with a rotated log's name: that of
+/// the log, and behind it `.1`, `-20261231` and the like. A packed one is not read.
+fn newest_rotated(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?;
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let entries = fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?;
+    let rotated = entries.filter_map(Result::ok).filter(|entry| {
+        let found = entry.file_name();
+        let ending = found.to_str().and_then(|found| found.strip_prefix(name));
+        ending.is_some_and(|ending| {
+            ending.starts_with(['.', '-'])
+                && ending[1..].bytes().all(|b| b.is_ascii_digit() || b == b'-')
+        })
+    });
+    let newest =
+        rotated.max_by_key(|entry| entry.metadata().and_then(|found| found.modified()).ok());
+    newest.map(|entry| entry.path())
 }
 
 fn byte(file: &File, at: u64) -> io::Result<u8> {

@@ -37,7 +37,7 @@ impl Fixture {
 
     fn try_open(&self) -> Result<Audit, AuditError> {
         Audit::open(
-            &config::Audit::File { path: self.path(), group_reads: false },
+            &config::Audit::File { path: self.path(), group_reads: false, checkpoints: None },
             Arc::clone(&self.metrics),
         )
     }
@@ -45,7 +45,7 @@ impl Fixture {
     fn open_over(&self, instead: &str) -> Audit {
         let instead = OpenOptions::new().write(true).open(instead).unwrap();
         let file = LogFile::with_open_file(&self.path(), instead).unwrap();
-        Audit::over(file, Arc::clone(&self.metrics)).unwrap()
+        Audit::over(file, None, Arc::clone(&self.metrics)).unwrap()
     }
 
     fn lines(&self) -> Vec<Value> {
@@ -122,6 +122,8 @@ async fn a_record_says_everything_and_nothing_that_it_was_not_given() {
         let line = line.as_object_mut().unwrap();
         assert_eq!(line.remove("seq").unwrap(), seq);
         assert_eq!(line.remove("instance").unwrap(), instance.as_str());
+        assert_eq!(line.remove("n").unwrap(), seq);
+        assert_eq!(line.remove("prev").unwrap().as_str().unwrap().len(), 64);
         let time = line.remove("time").unwrap();
         let time = time.as_str().unwrap();
         assert_eq!(time.len(), "2026-11-21T07:22:00.123456Z".len());
@@ -242,7 +244,7 @@ async fn two_hundred_nasty_strings_come_back_as_they_were_and_never_break_a_line
     let lines = fixture.lines();
     assert_eq!(lines.len(), nasty.len());
     for (line, value) in lines.iter().zip(&nasty) {
-        assert_eq!(line.as_object().unwrap().len(), 11);
+        assert_eq!(line.as_object().unwrap().len(), 13);
         for field in ["request_id", "caller_request_id", "identity", "key", "backend_error"] {
             assert_eq!(line[field], value.as_str());
         }
@@ -494,7 +496,7 @@ async fn child_that_records() {
     let alone = given.is_none().then(Fixture::new);
     let path = given.unwrap_or_else(|| alone.as_ref().expect("made above").path());
     let audit = Audit::open(
-        &config::Audit::File { path: path.clone(), group_reads: false },
+        &config::Audit::File { path: path.clone(), group_reads: false, checkpoints: None },
         Arc::default(),
     )
     .unwrap();
@@ -676,7 +678,7 @@ async fn with_only_the_reserve_left_unwraps_are_recorded_and_cheap_calls_are_cou
     };
     let fixture = Fixture::new();
     let file = LogFile::open(&fixture.path(), Access::Owner, allocate).unwrap();
-    let audit = Audit::over(file, Arc::clone(&fixture.metrics)).unwrap();
+    let audit = Audit::over(file, None, Arc::clone(&fixture.metrics)).unwrap();
     audit.record(&unwrap_of("unwrapped")).await.unwrap();
     assert!(audit.is_in_reserve());
     (0..10).for_each(|_| audit.refusal(&refused(Some("prober"))));
@@ -718,11 +720,122 @@ fn a_line_that_is_not_taken_has_a_number() {
 #[tokio::test]
 async fn files_that_are_made_are_the_groups_to_read_where_that_is_wanted_after_rotations_too() {
     let fixture = Fixture::new();
-    let config = config::Audit::File { path: fixture.path(), group_reads: true };
+    let config = config::Audit::File { path: fixture.path(), group_reads: true, checkpoints: None };
     let audit = Audit::open(&config, Arc::default()).unwrap();
     let mode = || fs::metadata(fixture.path()).unwrap().mode() & 0o777;
     assert_eq!(mode(), 0o640);
     fs::rename(fixture.path(), fixture.directory.path().join("audit.jsonl.1")).unwrap();
     audit.record(&unwrap_of("after")).await.unwrap();
     assert_eq!(mode(), 0o640);
+}
+
+/// Sees that the lines of these files follow each other, from `head` on; gives the head behind them.
+fn follows(files: &[PathBuf], mut head: Head) -> Head {
+    for file in files {
+        for line in fs::read(file).unwrap().split_inclusive(|byte| *byte == b'\n') {
+            let line = line.strip_suffix(b"\n").expect("whole lines");
+            let expected = Link { n: head.records, prev: head.sha256 };
+            assert_eq!(Link::of(line), Some(expected), "{}", String::from_utf8_lossy(line));
+            head = head.after(line);
+        }
+    }
+    head
+}
+
+#[tokio::test]
+async fn the_chain_goes_on_over_rotations_failures_and_restarts() {
+    let fixture = Fixture::new();
+    let rotated = |n: u32| fixture.directory.path().join(format!("audit.jsonl.{n}"));
+    for n in 0..3 {
+        let audit = fixture.open();
+        for at in 0..3 {
+            audit.record(&unwrap_of(&format!("{n}-{at}"))).await.unwrap();
+        }
+        fs::rename(fixture.path(), rotated(2 * n)).unwrap();
+        audit.record(&unwrap_of(&format!("{n}-3"))).await.unwrap();
+        drop(audit);
+        // As logrotate may do while no daemon runs.
+        fs::rename(fixture.path(), rotated(2 * n + 1)).unwrap();
+    }
+    let audit = fixture.open();
+    audit.record(&unwrap_of("last")).await.unwrap();
+    let files: Vec<PathBuf> = (0..6).map(rotated).chain([fixture.path()]).collect();
+    assert_eq!(follows(&files, Head::START).records, 13);
+}
+
+#[tokio::test]
+async fn a_chain_begins_behind_the_lines_of_a_version_that_had_none() {
+    let fixture = Fixture::new();
+    fs::write(fixture.path(), "{\"seq\":0}\n").unwrap();
+    fs::set_permissions(fixture.path(), fs::Permissions::from_mode(0o600)).unwrap();
+    let audit = fixture.open();
+    audit.record(&unwrap_of("a")).await.unwrap();
+    assert_eq!(fixture.lines()[1]["n"], 0);
+    assert_eq!(fixture.lines()[1]["prev"], "0".repeat(64));
+}
+
+fn with_checkpoints(fixture: &Fixture, every: Duration) -> config::Audit {
+    let key = fixture.directory.path().join("audit.key");
+    if !key.exists() {
+        let pkcs8 = aws_lc_rs::signature::Ed25519KeyPair::generate().unwrap().to_pkcs8().unwrap();
+        fs::write(&key, claviger_files::pem::encode("PRIVATE KEY", pkcs8.as_ref())).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    config::Audit::File {
+        path: fixture.path(),
+        group_reads: false,
+        checkpoints: Some(config::Checkpoints {
+            origin: "claviger.example.org/audit".to_owned(),
+            key,
+            file: fixture.directory.path().join("checkpoints"),
+            every,
+        }),
+    }
+}
+
+#[tokio::test]
+async fn checkpoints_are_in_the_log_and_in_a_second_file_in_time_and_at_the_end() {
+    let fixture = Fixture::new();
+    let config = with_checkpoints(&fixture, Duration::from_millis(1));
+    let config::Audit::File { checkpoints: Some(checkpoints), .. } = &config else {
+        unreachable!()
+    };
+    let signer = Signer::from_pem_file(&checkpoints.origin, &checkpoints.key).unwrap();
+    let audit = Audit::open(&config, Arc::clone(&fixture.metrics)).unwrap();
+    audit.record(&unwrap_of("a")).await.unwrap();
+    let begun = Instant::now();
+    while fixture.lines().len() < 2 && begun.elapsed() < Duration::from_secs(20) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    audit.record(&unwrap_of("b")).await.unwrap();
+    drop(audit);
+    follows(&[fixture.path()], Head::START);
+    let lines = fixture.lines();
+    let events: Vec<&str> = lines.iter().filter_map(|line| line["event"].as_str()).collect();
+    assert_eq!(events, ["operation", "checkpoint", "operation", "checkpoint"]);
+    let kept = fs::read_to_string(&checkpoints.file).unwrap();
+    for line in [&lines[1], &lines[3]] {
+        let note = line["note"].as_str().unwrap();
+        let head = signer.verifier().verify(note).unwrap();
+        assert_eq!(line["n"], head.records);
+        assert_eq!(line["prev"], hex::encode(head.sha256));
+        assert!(kept.contains(note), "{kept}");
+    }
+    // The next process goes on, and an idle one writes nothing.
+    let config = with_checkpoints(&fixture, Duration::from_hours(1));
+    drop(Audit::open(&config, Arc::clone(&fixture.metrics)).unwrap());
+    assert_eq!(fixture.lines().len(), 4);
+}
+
+#[test]
+fn a_checkpoint_key_that_cannot_sign_is_named_before_the_log_is_opened() {
+    let fixture = Fixture::new();
+    let config = with_checkpoints(&fixture, Duration::from_secs(1));
+    let key = fixture.directory.path().join("audit.key");
+    fs::write(&key, "no key").unwrap();
+    let error = Audit::check(&config).unwrap_err().to_string();
+    assert!(error.starts_with("audit.checkpoints: ") && error.contains("audit.key"), "{error}");
+    assert!(error.contains("openssl genpkey -algorithm ed25519"), "{error}");
+    assert!(Audit::open(&config, Arc::clone(&fixture.metrics)).is_err());
+    assert!(!fixture.path().exists());
 }

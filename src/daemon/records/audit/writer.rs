@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::AuditError;
+use super::checkpoints::Checkpoints;
 use super::event::{Alarm, Event};
 use super::file::LogFile;
 use super::line::with_buffer;
@@ -15,10 +16,17 @@ use super::queue::{Batch, Dropped, Next, Queue};
 /// How often a log that fails, or that has only its reserve left, is tried while no record comes.
 const RETRY: Duration = Duration::from_secs(1);
 
-pub(super) fn start(queue: Arc<Queue>, file: LogFile) -> io::Result<JoinHandle<()>> {
+pub(super) fn start(
+    queue: Arc<Queue>,
+    file: LogFile,
+    mut checkpoints: Option<Checkpoints>,
+) -> io::Result<JoinHandle<()>> {
+    if let Some(checkpoints) = &mut checkpoints {
+        checkpoints.begin(&file.head());
+    }
     thread::Builder::new().name("audit".to_owned()).spawn(move || {
         let abandon = AbandonAtEnd(Arc::clone(&queue));
-        let mut writer = Writer { queue: &abandon.0, file, gap: None };
+        let mut writer = Writer { queue: &abandon.0, file, checkpoints, gap: None };
         writer.look_at_room();
         writer.run();
     })
@@ -36,6 +44,7 @@ impl Drop for AbandonAtEnd {
 struct Writer<'a> {
     queue: &'a Queue,
     file: LogFile,
+    checkpoints: Option<Checkpoints>,
     gap: Option<Gap>,
 }
 
@@ -56,8 +65,18 @@ impl Writer<'_> {
                 Next::TimeUp if self.gap.is_some() || self.queue.is_in_reserve() => {
                     self.commit(&mut batch);
                 }
+                Next::TimeUp if self.is_checkpoint_due() => self.commit(&mut batch),
                 Next::TimeUp => {}
-                Next::End => return,
+                Next::End => {
+                    // What was written since the last one is not left without a checkpoint.
+                    if let Some(checkpoints) = &mut self.checkpoints {
+                        checkpoints.hurry();
+                    }
+                    if self.is_checkpoint_due() {
+                        self.commit(&mut batch);
+                    }
+                    return;
+                }
             }
         }
     }
@@ -69,7 +88,16 @@ impl Writer<'_> {
         }
         let tries = self.gap.is_some() || self.queue.is_in_reserve();
         let retry = tries.then(|| Instant::now() + RETRY);
-        [retry, self.queue.counts_due()].into_iter().flatten().min()
+        let checkpoint = self.checkpoint_due();
+        [retry, self.queue.counts_due(), checkpoint].into_iter().flatten().min()
+    }
+
+    fn checkpoint_due(&self) -> Option<Instant> {
+        self.checkpoints.as_ref()?.due(&self.file.head())
+    }
+
+    fn is_checkpoint_due(&self) -> bool {
+        self.checkpoint_due().is_some_and(|due| due <= Instant::now())
     }
 
     /// Notes how much room is left, and says when that is only the reserve.
@@ -95,12 +123,22 @@ impl Writer<'_> {
 
     fn commit(&mut self, batch: &mut Batch) {
         let started = Instant::now();
-        let written = match self.gap_line(&batch.lines) {
-            Some(lines) => self.file.append(&lines),
-            None => self.file.append(&batch.lines),
+        let head = self.file.head();
+        let due = self.checkpoints.as_ref().filter(|_| self.is_checkpoint_due());
+        let checkpoint = due.map(|checkpoints| checkpoints.make(self.queue.instance(), &head));
+        // It speaks of the lines before it, so it comes first.
+        let first = [checkpoint.as_ref().map(|(_, line)| line.clone()), self.gap_line()];
+        let first: Vec<u8> = first.into_iter().flatten().flatten().collect();
+        let written = if first.is_empty() {
+            self.file.append(&batch.lines)
+        } else {
+            self.file.append(&[&first, &*batch.lines].concat())
         };
         match written {
             Ok(()) => {
+                if let (Some(checkpoints), Some((note, _))) = (&mut self.checkpoints, &checkpoint) {
+                    checkpoints.written(&head, note);
+                }
                 self.queue.metrics().synced(batch.records, started.elapsed());
                 self.recovered();
                 for waiter in batch.waiters.drain(..) {
@@ -127,10 +165,10 @@ impl Writer<'_> {
         self.missing(records, first_seq, last_seq, &error);
     }
 
-    /// `lines` behind a line that says which are missing.
-    fn gap_line(&self, lines: &[u8]) -> Option<Vec<u8>> {
+    /// A line that says which are missing.
+    fn gap_line(&self) -> Option<Vec<u8>> {
         let gap = self.gap.as_ref()?;
-        let gap_line = with_buffer(
+        Some(with_buffer(
             self.queue.instance(),
             |line| {
                 line.plain("event", "gap");
@@ -141,8 +179,7 @@ impl Writer<'_> {
             },
             // It has no `seq` of its own: those after the gap are given already.
             |body| [b"{", &body[1..]].concat(),
-        );
-        Some([&gap_line, lines].concat())
+        ))
     }
 
     fn recovered(&mut self) {
