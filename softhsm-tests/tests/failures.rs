@@ -620,16 +620,7 @@ async fn what_no_client_should_send_gets_only_the_contracts_codes() {
     let answer = connection.call(UNWRAP, good.clone(), &[("x-long", &long)]).await.unwrap();
     assert_eq!(answer.http_status, 200, "no HTTP 431: {answer:?}");
     assert_field(&answer, "metadata");
-    for reflection in ["v1", "v1alpha"] {
-        let path = format!("/grpc.reflection.{reflection}.ServerReflection/ServerReflectionInfo");
-        // ServerReflectionRequest { list_services: "" }: any number of messages may come.
-        let list = frame(&[0x3a, 0]);
-        let body = [&list[..], &list[..]].concat().into();
-        let answer = connection.call(&path, body, &[]).await.unwrap();
-        assert_eq!(answer.code(), Code::Ok, "{reflection}: {answer}");
-        let body = String::from_utf8_lossy(&answer.body).into_owned();
-        assert_eq!(body.matches("claviger.v1.KeyService").count(), 2, "{reflection}: {body}");
-    }
+    both_reflections_answer(&connection).await;
     // The connection serves on, and what was refused was counted.
     let answer = connection.call(UNWRAP, good, &[]).await.unwrap();
     assert_eq!(answer.code(), Code::Ok);
@@ -642,6 +633,20 @@ async fn what_no_client_should_send_gets_only_the_contracts_codes() {
     let counted: u64 = records.iter().filter_map(|record| record["refusals"].as_u64()).sum();
     let own = records.iter().filter(|record| record["event"] == "refusal").count() as u64;
     assert_eq!(own + counted, 25, "each refusal is in the audit log, alone or counted");
+}
+
+/// Reflection v1 and, for older tools, v1alpha.
+async fn both_reflections_answer(connection: &Connection) {
+    for reflection in ["v1", "v1alpha"] {
+        let path = format!("/grpc.reflection.{reflection}.ServerReflection/ServerReflectionInfo");
+        // ServerReflectionRequest { list_services: "" }: any number of messages may come.
+        let list = frame(&[0x3a, 0]);
+        let body = [&list[..], &list[..]].concat().into();
+        let answer = connection.call(&path, body, &[]).await.unwrap();
+        assert_eq!(answer.code(), Code::Ok, "{reflection}: {answer}");
+        let body = String::from_utf8_lossy(&answer.body).into_owned();
+        assert_eq!(body.matches("claviger.v1.KeyService").count(), 2, "{reflection}: {body}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

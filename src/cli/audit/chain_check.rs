@@ -201,11 +201,10 @@ impl ChainCheck {
                     self.signed_until = n;
                 }
             }
-            Ok(_) => self.found(Finding { what: What::WrongCheckpoint, ..at.clone() }),
             Err(CheckpointError::Signature | CheckpointError::OtherOrigin(_)) => {
                 self.found(Finding { what: What::BadSignature, ..at.clone() });
             }
-            Err(_) => self.found(Finding { what: What::WrongCheckpoint, ..at.clone() }),
+            _ => self.found(Finding { what: What::WrongCheckpoint, ..at.clone() }),
         }
     }
 

@@ -17,6 +17,9 @@ use crate::daemon::records::audit::{Verifier, parse_checkpoint};
 /// How often a terminal is told how far it is.
 const PROGRESS: Duration = Duration::from_millis(500);
 
+/// Checkpoints by the number of lines before them, and a finding for each without a good signature.
+type Kept = (BTreeMap<u64, [u8; 32]>, Vec<Finding>);
+
 /// The arguments of `claviger audit verify`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -79,23 +82,19 @@ fn read_public_key(path: &Path) -> Result<Verifier, Failure> {
 }
 
 /// The checkpoints in a file, and a finding for each that this key did not sign.
-fn read_checkpoints(
-    path: &Path,
-    verifier: &Verifier,
-) -> Result<(BTreeMap<u64, [u8; 32]>, Vec<Finding>), Failure> {
+fn read_checkpoints(path: &Path, verifier: &Verifier) -> Result<Kept, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| cannot_read(path, &error))?;
     let (mut kept, mut findings) = (BTreeMap::new(), Vec::new());
     let paragraphs: Vec<&str> = text.split("\n\n").filter(|part| !part.trim().is_empty()).collect();
     for (index, note) in paragraphs.chunks(2).enumerate() {
         let note = note.join("\n\n");
-        match verifier.verify(note.trim_start_matches('\n')) {
-            Ok(head) => drop(kept.insert(head.records, head.sha256)),
-            Err(_) => {
-                let n = parse_checkpoint(&note).ok().map(|(_, head)| head.records);
-                let (file, line) = (Some(path.display().to_string()), Some(index as u64 + 1));
-                findings.push(Finding { file, line, n, what: What::BadSignature });
-            }
+        if let Ok(head) = verifier.verify(note.trim_start_matches('\n')) {
+            kept.insert(head.records, head.sha256);
+            continue;
         }
+        let n = parse_checkpoint(&note).ok().map(|(_, head)| head.records);
+        let (file, line) = (Some(path.display().to_string()), Some(index as u64 + 1));
+        findings.push(Finding { file, line, n, what: What::BadSignature });
     }
     Ok((kept, findings))
 }

@@ -64,10 +64,11 @@ fn a_clean_log_has_no_findings_in_one_file_or_in_many() {
     assert_eq!(check.first_n, Some(500));
 }
 
+type Change = fn(&mut Vec<Vec<u8>>);
+
 #[test]
 fn each_kind_of_change_is_found_and_named_with_its_line() {
     let log = log(50, 10, &signer());
-    type Change = fn(&mut Vec<Vec<u8>>);
     let cases: [(&str, Change, What, u64); 6] = [
         ("edited", |lines| lines[15] = replaced(&lines[15], "ok", "no"), What::WrongPrevious, 17),
         ("deleted", |lines| drop(lines.remove(15)), What::WrongNumber, 16),
@@ -159,7 +160,7 @@ fn attack(records: u64, attacks: usize) {
             3 => lines.truncate(at),
             _ => {
                 let other = below(lines.len());
-                let part: Vec<_> = lines[at.min(other)..at.max(other) + 1].to_vec();
+                let part: Vec<_> = lines[at.min(other)..=at.max(other)].to_vec();
                 let to = below(lines.len());
                 lines.splice(to..to, part);
             }
