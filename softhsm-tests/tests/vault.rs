@@ -145,13 +145,14 @@ async fn a_pin_in_vault_opens_a_token_as_soon_as_vault_does(backend: Backend) {
     assert_eq!(faults.count("C_Login"), 1);
     assert!(!daemon.log().contains(pin.trim()), "the PIN is in the log");
 
-    // A reload that makes the Vault provider anew opens the key anew, on the login that is there.
+    // A reload that makes the Vault provider anew makes the token's provider anew, with a process and a
+    // login of its own.
     scene.site.set("providers.vault-a.timeout", "9s");
     scene.site.write();
     daemon.reload();
     daemon.wait_for_log("configuration reloaded");
     scene.wait_for(&daemon, Code::Ok).await;
-    assert_eq!(faults.count("C_Login"), 1);
+    assert_eq!(faults.count("C_Login"), 2);
 }
 
 async fn a_pfx_in_vault_is_checked_pinned_and_served(backend: Backend) {
