@@ -326,7 +326,7 @@ fn a_token_that_unwraps_to_other_bytes_broke_its_promise() {
     let scene = Scene::on(&token);
     faults.on_every("C_Decrypt", "garbage");
     let (word, exit, _) = only_trouble(&scene.site);
-    assert_eq!((word.as_str(), exit), ("internal", Some(1)));
+    assert_eq!((word.as_str(), exit), ("wrong-answer", Some(78)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -607,15 +607,7 @@ async fn what_no_client_should_send_gets_only_the_contracts_codes() {
             "{answer:?}"
         );
     }
-    // And 405 for what is no POST.
-    for method in ["GET", "PUT", "OPTIONS", "HEAD"] {
-        let answer = connection.call(UNWRAP, good.clone(), &[(":method", method)]).await.unwrap();
-        assert_eq!(
-            (answer.http_status.as_u16(), &answer.headers["allow"]),
-            (405, &"POST".parse().unwrap())
-        );
-        assert_field(&answer, ":method");
-    }
+    only_post_is_a_call(&connection, &good).await;
     let long = "m".repeat(9000);
     let answer = connection.call(UNWRAP, good.clone(), &[("x-long", &long)]).await.unwrap();
     assert_eq!(answer.http_status, 200, "no HTTP 431: {answer:?}");
@@ -633,6 +625,18 @@ async fn what_no_client_should_send_gets_only_the_contracts_codes() {
     let counted: u64 = records.iter().filter_map(|record| record["refusals"].as_u64()).sum();
     let own = records.iter().filter(|record| record["event"] == "refusal").count() as u64;
     assert_eq!(own + counted, 25, "each refusal is in the audit log, alone or counted");
+}
+
+/// 405 for what is no POST.
+async fn only_post_is_a_call(connection: &Connection, good: &Bytes) {
+    for method in ["GET", "PUT", "OPTIONS", "HEAD"] {
+        let answer = connection.call(UNWRAP, good.clone(), &[(":method", method)]).await.unwrap();
+        assert_eq!(
+            (answer.http_status.as_u16(), &answer.headers["allow"]),
+            (405, &"POST".parse().unwrap())
+        );
+        assert_field(&answer, ":method");
+    }
 }
 
 /// Reflection v1 and, for older tools, v1alpha.

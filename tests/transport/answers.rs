@@ -112,7 +112,9 @@ async fn a_stop_takes_no_longer_for_peers_that_are_idle_silent_or_read_nothing()
     world.task.await.unwrap().unwrap();
     let took = start.elapsed();
     assert!(took < SECOND, "{took:?}");
-    assert_eq!(world.stats.cut(Cut::Shutdown), 3, "the others left by themselves");
+    // The peer with the unread answer may leave first: its stream is reset at the deadline.
+    let cut = world.stats.cut(Cut::Shutdown);
+    assert!((2..=3).contains(&cut), "{cut}: the others left by themselves");
     drop((deaf, silent, answer));
 }
 

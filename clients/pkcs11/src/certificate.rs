@@ -87,8 +87,8 @@ mod tests {
         for (content, expected) in [
             (&b"text"[..], "neither a PEM nor a DER"),
             (
-                b"-----BEGIN RSA PRIVATE KEY-----\n-----END RSA PRIVATE KEY-----\n",
-                "no PEM certificate",
+                b"-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----\n",
+                "holds no certificate in PEM",
             ),
         ] {
             let reason = Certificate::parse(content).unwrap_err();

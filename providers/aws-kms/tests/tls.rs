@@ -82,7 +82,7 @@ async fn a_ca_file_that_cannot_be_used_is_refused_in_words() {
     for (text, expected) in [
         ("", "holds no certificate"),
         ("text", "holds no certificate"),
-        (torn, "it is not good PEM"),
+        (torn, "line 2: not base64"),
         (no_certificate, "no CA certificate"),
     ] {
         config.ca = Some(write(folder.path(), text));

@@ -54,7 +54,7 @@ async fn a_version_of_another_type_stops_no_search_for_the_pinned_key() {
     // The latest is what an open without a pin means, and the pinned one may be nowhere.
     let error = site.open(&bare, &OAEP).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
-    assert_eq!(error.cause(), Some(Cause::AnotherKey), "{error}");
+    assert_eq!(error.cause(), Some(Cause::KeyUnfit), "{error}");
     assert!(error.to_string().contains("of the type \"EC\""), "{error}");
     assert!(error.backend_request_id().is_some(), "{error}");
     let error = open(&site.config, &bare, &OAEP, &[], Some([7; 32])).await.unwrap_err();

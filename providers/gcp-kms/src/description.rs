@@ -70,9 +70,15 @@ pub(crate) fn read(answer: &Answer, locator: &Locator) -> Result<Version, Error>
         );
         return Err(Error::needs_operator(Cause::KeyUnfit, reason));
     }
+    let malformed = |what: &str| Failure::Malformed {
+        what: what.into(),
+        request_id: answer.request_id.clone(),
+    };
+    if body.algorithm.is_empty() {
+        return Err(malformed("no algorithm").into());
+    }
     let Some(checksum) = body.pem_crc32c else {
-        let request_id = answer.request_id.clone();
-        return Err(Failure::Malformed { what: "no pemCrc32c".into(), request_id }.into());
+        return Err(malformed("no pemCrc32c").into());
     };
     if !checksum.fits(body.pem.as_bytes()) {
         return Err(broken("gave a public key with a checksum that does not fit".into()).into());

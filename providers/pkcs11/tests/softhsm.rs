@@ -102,7 +102,10 @@ fn run_in_a_process_of_its_own(name: &str) {
     let directory = tempfile::tempdir().unwrap();
     let bench = Bench { directory: directory.path().to_owned() };
     bench.make_token();
-    let output = Command::new(std::env::current_exe().unwrap())
+    // A test that fails while threads are inside SoftHSM may hang in the library's exit handlers.
+    let output = Command::new("timeout")
+        .args(["--signal=KILL", "240"])
+        .arg(std::env::current_exe().unwrap())
         .args(["--exact", &format!("inner::{name}"), "--ignored", "--nocapture"])
         .env("SOFTHSM2_CONF", bench.path("softhsm2.conf"))
         .env("FAULT_MODULE_REAL", module())
@@ -503,10 +506,10 @@ mod scenario {
         let parameters = Parameters { algorithm: Algorithm::RsaOaep, label: b"tenant" };
         let wrapped = wrapped(&*key, &parameters);
         let outcome = key.unwrap_key(&wrapped, &parameters, call()).await;
-        assert_refused(outcome, ErrorKind::OperatorNeeded, "does not support OAEP labels");
+        assert_refused(outcome, ErrorKind::OperatorNeeded, "takes no OAEP label");
         let undeclared = Parameters::of(Algorithm::RsaOaep512);
         let outcome = key.unwrap_key(&wrapped, &undeclared, call()).await;
-        assert_refused(outcome, ErrorKind::OperatorNeeded, "was not opened for RSA-OAEP-512");
+        assert_refused(outcome, ErrorKind::Internal, "RSA-OAEP-512 was not listed");
     }
 
     pub(super) async fn every_signing_algorithm_gives_signatures_that_verify(bench: Bench) {
@@ -523,7 +526,7 @@ mod scenario {
         }
         let digest = Digest::new(Hash::Sha256, &[7; 32]).unwrap();
         let outcome = key.sign(&digest, SignAlgorithm::Ps512, call()).await;
-        assert_refused(outcome, ErrorKind::OperatorNeeded, "the digest is not its");
+        assert_refused(outcome, ErrorKind::Internal, "digest for PS512");
         key.check().await.unwrap();
         log_out_behind_our_back();
         key.check().await.unwrap();
@@ -1108,7 +1111,12 @@ mod scenario {
         assert_refused(refused, ErrorKind::OperatorNeeded, "and 4 more");
         let key = bench.open("pkcs11:id=%02").await;
         bench.delete("02");
-        assert_refused(key.check().await, ErrorKind::OperatorNeeded, "pkcs11:object=other;id=%03");
+        // Which of them are named is the token's choice.
+        assert_refused(
+            key.check().await,
+            ErrorKind::OperatorNeeded,
+            "shows pkcs11:object=other;id=%",
+        );
         assert_eq!(key.check().await.unwrap_err().cause(), Some(Cause::KeyAbsent));
     }
 

@@ -350,10 +350,11 @@ fn the_example_says_what_every_option_is() {
         .lines()
         .map(|line| if shown(line) { format!("{}\n", &line[2..]) } else { format!("{line}\n") })
         .collect();
-    assert_eq!(EXAMPLE.lines().filter(|line| shown(line)).count(), 22);
+    assert_eq!(EXAMPLE.lines().filter(|line| shown(line)).count(), 23);
     parse(&with_all).unwrap();
     // What the parser knows stands in the example.
     for option in [
+        "checkpoints",
         "listen",
         "state_dir",
         "denied_callers",
