@@ -209,7 +209,7 @@ async fn a_denied_caller_is_told_that_it_is_refused_and_not_to_try_again() {
     assert_eq!(daemon.terminate().code, Some(0));
     let audit = std::fs::read_to_string(scene.site.audit_file()).unwrap();
     assert_eq!(
-        audit.matches("denied_caller").count(),
+        audit.matches("\"reason\":\"denied_caller\"").count(),
         2,
         "one refusal for each call, and no more:\n{audit}"
     );
@@ -362,7 +362,7 @@ async fn what_needs_a_restart_is_refused_in_words() {
         ("server.state_dir", elsewhere.clone().into()),
         ("audit.file", format!("{elsewhere}/audit.jsonl").into()),
         ("operations.listen", "127.0.0.1:1".into()),
-        ("log.filter", "debug".into()),
+        ("log.format", "json".into()),
     ] {
         scene.site.configuration = old.clone();
         scene.site.set(option, value);

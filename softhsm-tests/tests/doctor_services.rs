@@ -127,7 +127,13 @@ fn what_vault_says_has_its_diagnosis() {
         (good_token, (403, denied), "not-permitted", 78, [json!(true), json!(true)]),
         (good_token, (404, r#"{"errors":[]}"#), "key-absent", 78, [json!(true), json!(true)]),
         (good_token, (429, r#"{"errors":["quota"]}"#), "throttled", 75, [json!(true), Value::Null]),
-        (good_token, (500, r#"{"errors":["x"]}"#), "unreachable", 69, [json!(false), Value::Null]),
+        (
+            good_token,
+            (500, r#"{"errors":["x"]}"#),
+            "backend-failing",
+            69,
+            [json!(true), Value::Null],
+        ),
     ] {
         let address = server(move |path| {
             let (status, body) = if path.ends_with("lookup-self") { look_up } else { other };
@@ -168,7 +174,7 @@ fn what_aws_says_has_its_diagnosis() {
         ("DisabledException", 400, "key-disabled", 78),
         ("KMSInvalidStateException", 400, "key-disabled", 78),
         ("ThrottlingException", 400, "throttled", 75),
-        ("KMSInternalException", 500, "unreachable", 69),
+        ("KMSInternalException", 500, "backend-failing", 69),
     ] {
         let address =
             server(move |_| (status, format!(r#"{{"__type":"{code}","message":"as KMS says"}}"#)));

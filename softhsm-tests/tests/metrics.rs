@@ -61,12 +61,11 @@ async fn a_scrape_tells_how_the_daemon_its_keys_and_its_connections_are() {
     let nobody = site.pki.client("spiffe://example.org/nobody");
     let unknown = Connection::open(address, ca.clone(), Some(&nobody)).await.unwrap();
     unknown.unwrap(&wrapped(&key)).await.unwrap_err();
-    // Its CA bears the name of ours.
     let stranger = Pki::new().client("spiffe://example.org/key-connector");
     // A client of TLS 1.3 learns of its refusal only after its handshake.
     drop(Connection::open(address, ca, Some(&stranger)).await);
     eventually("the stranger is counted", || {
-        daemon.metric("claviger_handshakes_failed_total", &[r#"reason="bad_certificate""#]) > 0.0
+        daemon.metric("claviger_handshakes_failed_total", &[r#"reason="unknown_issuer""#]) > 0.0
     });
 
     let hsm = [r#"key="user-keys""#, r#"version="1""#, r#"provider="hsm""#, r#"replica="0""#];
