@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 /// What an operation gave.
 pub(crate) type Outcome = Result<Zeroizing<Vec<u8>>, Error>;
 
-/// Whoever waits for an operation.
+/// The receiver of an operation's outcome.
 pub(crate) trait Reply: std::fmt::Debug + Send {
     /// Whether nobody waits any more.
     fn is_gone(&self) -> bool;

@@ -41,7 +41,7 @@ struct Calls {
 
 #[derive(Debug)]
 struct Waiting {
-    /// None once whoever asked is gone.
+    /// None once the call that asked is gone.
     reply: Option<oneshot::Sender<Result<Reply, Error>>>,
     since: Instant,
     deadline: Instant,

@@ -28,7 +28,7 @@ pub(super) enum Request {
     Close(u32),
     #[prost(message, tag = "4")]
     Call(Call),
-    /// Whoever waited for the call with this number is gone.
+    /// The caller that waited for the call with this number is gone.
     #[prost(uint64, tag = "5")]
     Cancel(u64),
     #[prost(message, tag = "6")]

@@ -16,7 +16,7 @@ use super::supervisor;
 use crate::OPEN_LIMIT;
 use crate::config::Config;
 
-/// How long a process may take to start before whoever waits hears that there is none.
+/// How long a process may take to start before the calls that wait are told that there is none.
 const START_LIMIT: Duration = Duration::from_secs(8);
 
 /// The provider. Its process ends when it and all its keys are dropped.

@@ -45,7 +45,7 @@ impl SecretStore for PinOfDaemon {
 
     fn read_blocking(&self, _: &str, _: &str) -> Result<Secret, Error> {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        // An answer that came too late for whoever asked before is not the newest.
+        // An answer that came too late for an earlier question is not the newest.
         while answers.try_recv().is_ok() {}
         let wanted = FromChild::from(Event::PinWanted(PinWanted {}));
         self.outbox.send(&wanted).map_err(unavailable)?;

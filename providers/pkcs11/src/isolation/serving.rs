@@ -30,7 +30,7 @@ pub(super) struct Serving {
     provider: Mutex<Option<Arc<Provider>>>,
     /// By the daemon's numbers.
     keys: Mutex<HashMap<u32, Arc<Key>>>,
-    /// Calls that were not answered yet, and whether whoever asked is gone.
+    /// Calls that were not answered yet, and whether their callers are gone.
     calls: Mutex<HashMap<u64, bool>>,
     outbox: Arc<Outbox<UnixStream>>,
     pin: Arc<PinOfDaemon>,

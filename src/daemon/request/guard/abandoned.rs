@@ -68,7 +68,7 @@ impl Progress {
 pub(super) struct Abandoned(Mutex<JoinSet<()>>);
 
 impl Abandoned {
-    /// Brings `work` to its end, whoever drops the result: at once where it has not reached a key.
+    /// Brings `work` to its end, even if the result is dropped: at once where it has not reached a key.
     pub(super) fn run_on<F>(
         self: &Arc<Self>,
         progress: Arc<Progress>,
