@@ -354,7 +354,6 @@ fn the_example_says_what_every_option_is() {
     parse(&with_all).unwrap();
     // What the parser knows stands in the example.
     for option in [
-        "checkpoints",
         "listen",
         "state_dir",
         "denied_callers",
