@@ -10,10 +10,10 @@ pub(crate) type Outcome = Result<Zeroizing<Vec<u8>>, Error>;
 
 /// The receiver of an operation's outcome.
 pub(crate) trait Reply: std::fmt::Debug + Send {
-    /// Whether nobody waits any more.
+    /// Whether the receiver is gone.
     fn is_gone(&self) -> bool;
 
-    /// Passes the outcome on; it is zeroed where nobody waits.
+    /// Passes the outcome on; it is zeroed where the receiver is gone.
     fn send(self: Box<Self>, outcome: Outcome);
 }
 

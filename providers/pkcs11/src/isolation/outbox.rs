@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::frame::Frames;
 
-/// The side of a socket that is written to. The thread that finds nobody writing writes, for itself
+/// The side of a socket that is written to. A thread that finds no other one writing writes, for itself
 /// and for those that come meanwhile.
 #[derive(Debug)]
 pub(super) struct Outbox<S> {
