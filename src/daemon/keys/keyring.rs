@@ -8,7 +8,7 @@ use claviger_provider_api::{
 };
 
 use crate::daemon::config::{self, Operation, State};
-use crate::daemon::keys::replica::{Condition, Fault, Replica};
+use crate::daemon::keys::replica::{Fault, Replica, ReplicaHealth};
 use crate::daemon::records::metrics::KeyMetrics;
 use crate::daemon::status::Failure;
 
@@ -279,9 +279,9 @@ impl Version {
 }
 
 fn fault(replica: &Replica) -> Fault {
-    match &*replica.condition() {
-        Condition::Failing(fault) => fault.clone(),
-        Condition::Opening | Condition::Serving => {
+    match &*replica.health() {
+        ReplicaHealth::Failing(fault) => fault.clone(),
+        ReplicaHealth::Opening | ReplicaHealth::Serving => {
             Fault { kind: ErrorKind::Unavailable, text: "not opened yet".into() }
         }
     }

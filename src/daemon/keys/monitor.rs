@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use claviger_provider_api::ErrorKind;
 use futures::StreamExt;
 
-use crate::daemon::keys::replica::{Condition, Replica};
+use crate::daemon::keys::replica::{Replica, ReplicaHealth};
 use crate::daemon::keys::replicas::Replicas;
 
 /// How often a replica that nobody uses is proven, and where each operation has its price.
@@ -33,7 +33,7 @@ pub async fn open_all(replicas: &Replicas) {
     futures::future::join_all(by_provider.into_values().map(|replicas| {
         let closed = replicas.into_iter().filter(|replica| replica.key().is_none());
         futures::stream::iter(closed).for_each_concurrent(OPEN_AT_ONCE, |replica| async move {
-            // What is wrong is in the replica's condition and in the log.
+            // What is wrong is in the replica's health and in the log.
             let _ = replica.check().await;
         })
     }))
@@ -109,9 +109,9 @@ fn due<'a>(
     let mut longest_ago: Option<(&Arc<Replica>, Duration)> = None;
     let mut failed_just_now = 0;
     for replica in replicas {
-        let kind = match &*replica.condition() {
-            Condition::Opening => continue,
-            Condition::Serving => {
+        let kind = match &*replica.health() {
+            ReplicaHealth::Opening => continue,
+            ReplicaHealth::Serving => {
                 failing.remove(&identity(replica));
                 let ago = replica.had_its_turn_ago();
                 if ago >= prove_every && longest_ago.is_none_or(|(_, longest)| longest < ago) {
@@ -119,7 +119,7 @@ fn due<'a>(
                 }
                 continue;
             }
-            Condition::Failing(fault) => fault.kind,
+            ReplicaHealth::Failing(fault) => fault.kind,
         };
         match failing.entry(identity(replica)) {
             Entry::Occupied(mut entry) => {

@@ -50,7 +50,7 @@ impl Fault {
 
 /// How a replica is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Condition {
+pub enum ReplicaHealth {
     /// Not opened yet and no attempt has ended.
     Opening,
     /// Its canary came back right.
@@ -59,11 +59,12 @@ pub enum Condition {
     Failing(Fault),
 }
 
-impl Condition {
+impl ReplicaHealth {
     /// Each call asks for it: among many keys, those that serve all point to the same place, which
     /// stays in the processor's cache.
     fn shared(&self) -> Arc<Self> {
-        static SERVING: LazyLock<Arc<Condition>> = LazyLock::new(|| Arc::new(Condition::Serving));
+        static SERVING: LazyLock<Arc<ReplicaHealth>> =
+            LazyLock::new(|| Arc::new(ReplicaHealth::Serving));
         match self {
             Self::Serving => Arc::clone(&SERVING),
             other => Arc::new(other.clone()),
@@ -77,7 +78,7 @@ pub struct Replica {
     pub specification: Specification,
     provider: Arc<dyn Provider>,
     key: OnceLock<Arc<dyn WrappingKey>>,
-    condition: ArcSwap<Condition>,
+    health: ArcSwap<ReplicaHealth>,
     /// When a real private-key operation last went right, in milliseconds since `started`.
     proven_at: AtomicU64,
     /// When a canary of a key that served was last throttled, the same.
@@ -107,7 +108,7 @@ struct Checked {
 }
 
 impl Replica {
-    /// A replica that is not opened yet. `changed` and `audit` are told about each change of condition.
+    /// A replica that is not opened yet. `changed` and `audit` are told about each change of health.
     pub fn new(
         specification: Specification,
         provider: Arc<dyn Provider>,
@@ -118,7 +119,7 @@ impl Replica {
             specification,
             provider,
             key: OnceLock::new(),
-            condition: ArcSwap::from_pointee(Condition::Opening),
+            health: ArcSwap::from_pointee(ReplicaHealth::Opening),
             proven_at: AtomicU64::new(0),
             throttled_at: AtomicU64::new(0),
             started: Instant::now(),
@@ -133,7 +134,7 @@ impl Replica {
     /// Takes a key that is open already, whatever its public half: benchmarks use it.
     pub fn adopt(&self, key: Arc<dyn WrappingKey>) {
         self.key.set(key).ok();
-        self.condition.store(Condition::Serving.shared());
+        self.health.store(ReplicaHealth::Serving.shared());
     }
 
     /// The open key, once it has been opened and matched its pin.
@@ -147,20 +148,20 @@ impl Replica {
     }
 
     /// How it is.
-    pub fn condition(&self) -> Arc<Condition> {
-        self.condition.load_full()
+    pub fn health(&self) -> Arc<ReplicaHealth> {
+        self.health.load_full()
     }
 
     /// Whether its last private-key operation went right.
     pub fn is_serving(&self) -> bool {
-        matches!(**self.condition.load(), Condition::Serving)
+        matches!(**self.health.load(), ReplicaHealth::Serving)
     }
 
     /// Notes that a private-key operation went right.
     pub fn proven(&self) {
         self.proven_at.store(self.now(), Ordering::Relaxed);
         if !self.is_serving() {
-            self.set_condition(&Condition::Serving);
+            self.set_health(&ReplicaHealth::Serving);
         }
     }
 
@@ -217,7 +218,7 @@ impl Replica {
                 Fault { kind: ErrorKind::Unavailable, text: "opening it took too long".into() }
             }
         };
-        self.set_condition(&Condition::Failing(fault.clone()));
+        self.set_health(&ReplicaHealth::Failing(fault.clone()));
         Err(fault)
     }
 
@@ -272,7 +273,7 @@ impl Replica {
             let opened = tokio::spawn(async move { replica.open().await }).await;
             return opened.unwrap_or_else(|_| {
                 let fault = Fault { kind: ErrorKind::Internal, text: "opening it panicked".into() };
-                self.set_condition(&Condition::Failing(fault.clone()));
+                self.set_health(&ReplicaHealth::Failing(fault.clone()));
                 Err(fault)
             });
         };
@@ -296,18 +297,18 @@ impl Replica {
             tracing::debug!(provider, locator, "its canary was throttled: {}", fault.text);
             return Err(fault);
         }
-        self.set_condition(&Condition::Failing(fault.clone()));
+        self.set_health(&ReplicaHealth::Failing(fault.clone()));
         Err(fault)
     }
 
-    fn set_condition(&self, condition: &Condition) {
-        let old = self.condition.swap(condition.shared());
-        if *old == *condition {
+    fn set_health(&self, health: &ReplicaHealth) {
+        let old = self.health.swap(health.shared());
+        if *old == *health {
             return;
         }
         let config::Replica { provider, locator } = &self.specification.place;
-        match condition {
-            Condition::Failing(fault) => {
+        match health {
+            ReplicaHealth::Failing(fault) => {
                 tracing::error!(
                     provider,
                     locator,
@@ -316,14 +317,14 @@ impl Replica {
                     fault.text
                 );
             }
-            Condition::Serving => tracing::info!(provider, locator, "replica serves"),
-            Condition::Opening => {}
+            ReplicaHealth::Serving => tracing::info!(provider, locator, "replica serves"),
+            ReplicaHealth::Opening => {}
         }
-        let error = match condition {
-            Condition::Failing(fault) => Some(&*fault.text),
-            Condition::Serving | Condition::Opening => None,
+        let error = match health {
+            ReplicaHealth::Failing(fault) => Some(&*fault.text),
+            ReplicaHealth::Serving | ReplicaHealth::Opening => None,
         };
-        let was_failing = matches!(*old, Condition::Failing(_));
+        let was_failing = matches!(*old, ReplicaHealth::Failing(_));
         if was_failing || error.is_some() {
             drop(self.audit.event(&Event::Replica { provider, locator, error }));
         }
@@ -335,7 +336,7 @@ impl fmt::Debug for Replica {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Replica")
             .field("place", &self.specification.place)
-            .field("condition", &self.condition)
+            .field("health", &self.health)
             .finish_non_exhaustive()
     }
 }

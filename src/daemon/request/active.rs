@@ -108,9 +108,9 @@ pub struct Previous<'a> {
     pub active: Option<&'a ActiveConfig>,
     /// Failed unwraps of all callers on all keys.
     pub failed_unwraps: &'a Arc<FailedUnwraps>,
-    /// Told about each change of a replica's condition.
+    /// Told about each change of a replica's health.
     pub changed: &'a watch::Sender<u64>,
-    /// Told about each change of a replica's condition too.
+    /// Told about each change of a replica's health too.
     pub audit: &'a Arc<Audit>,
 }
 

@@ -33,7 +33,7 @@ pub enum Phase {
 pub struct HealthService {
     /// Where the daemon is in its life.
     pub phase: watch::Receiver<Phase>,
-    /// Counts changes of any replica's condition and of the keyring.
+    /// Counts changes of any replica's health and of the keyring.
     pub changes: watch::Receiver<u64>,
     /// No key serves while its calls cannot be recorded.
     pub audit: Arc<Audit>,

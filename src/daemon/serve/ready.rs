@@ -7,7 +7,7 @@ use tokio::signal::unix::Signal;
 
 use crate::daemon::keys::keyring::{Key, Version};
 use crate::daemon::keys::monitor;
-use crate::daemon::keys::replica::Condition;
+use crate::daemon::keys::replica::ReplicaHealth;
 use crate::daemon::request::active::ActiveConfig;
 use crate::daemon::request::health::Phase;
 use crate::daemon::serve::daemon::Daemon;
@@ -76,13 +76,15 @@ impl Daemon {
         let config = self.config.load();
         for (specification, replica) in &active.replicas.by_specification {
             let provider = &specification.place.provider;
-            let reason = match &*replica.condition() {
+            let reason = match &*replica.health() {
                 _ if !config.providers[provider].required => continue,
-                Condition::Serving => continue,
+                ReplicaHealth::Serving => continue,
                 // A refused PIN never ends the process: what restarts it would try again.
-                Condition::Failing(fault) if fault.kind == ErrorKind::OperatorNeeded => continue,
-                Condition::Opening => "it did not open in time".to_owned(),
-                Condition::Failing(fault) => fault.text.to_string(),
+                ReplicaHealth::Failing(fault) if fault.kind == ErrorKind::OperatorNeeded => {
+                    continue;
+                }
+                ReplicaHealth::Opening => "it did not open in time".to_owned(),
+                ReplicaHealth::Failing(fault) => fault.text.to_string(),
             };
             return Err(ServeError::Required { provider: provider.clone(), reason });
         }

@@ -9,7 +9,7 @@ use claviger_provider_api::ErrorKind;
 use crate::daemon::config::{self, Config, ConfigErrors};
 use crate::daemon::keys::keyring::Version;
 use crate::daemon::keys::monitor;
-use crate::daemon::keys::replica::Condition;
+use crate::daemon::keys::replica::ReplicaHealth;
 use crate::daemon::records::audit::Event;
 use crate::daemon::records::log;
 use crate::daemon::request::active::{ActiveConfig, Previous};
@@ -126,8 +126,8 @@ fn refuse_what_breaks_a_key(before: &ActiveConfig, after: &ActiveConfig) -> Resu
                 if kept.is_some_and(|kept| Arc::ptr_eq(kept, replica)) {
                     continue;
                 }
-                let condition = replica.condition();
-                let Condition::Failing(fault) = &*condition else { continue };
+                let health = replica.health();
+                let ReplicaHealth::Failing(fault) = &*health else { continue };
                 let place = &replica.specification.place;
                 if fault.kind == ErrorKind::OperatorNeeded && (lost || served_at.contains(place)) {
                     return Err(ServeError::BreaksKey {

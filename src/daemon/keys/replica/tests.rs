@@ -83,7 +83,7 @@ pub(in crate::daemon) fn serving(checks: &[ErrorKind]) -> Arc<Replica> {
 /// A replica that failed like this and was never open.
 pub(in crate::daemon) fn failing(kind: ErrorKind) -> Arc<Replica> {
     let replica = closed();
-    replica.set_condition(&Condition::Failing(Fault { kind, text: "as the test says".into() }));
+    replica.set_health(&ReplicaHealth::Failing(Fault { kind, text: "as the test says".into() }));
     replica
 }
 
