@@ -8,7 +8,7 @@ const NOT_PROVIDERS: [&str; 2] = ["api", "conformance"];
 
 /// Providers whose suite needs more than their own folder has, and where it runs instead: PKCS#11
 /// needs a token, and its module reads the environment, hence a process of its own.
-const ELSEWHERE: [(&str, &str); 1] = [("pkcs11", "softhsm-tests")];
+const ELSEWHERE: [(&str, &str); 1] = [("pkcs11", "e2e")];
 
 const CALL: &str = "claviger_conformance::run(";
 
@@ -37,7 +37,7 @@ fn a_provider_without_the_suite_is_found() {
         "#[ignore = \"slow\"]\nclaviger_conformance::run(subject)",
     );
     write("providers/pkcs11/tests/conformance.rs", "");
-    write("softhsm-tests/tests/other.rs", "claviger_pkcs11::Provider::new()");
+    write("e2e/tests/other.rs", "claviger_pkcs11::Provider::new()");
     let (providers, faults) = survey(root.path());
     assert_eq!(providers, ["comment", "good", "ignored", "pkcs11", "silent"]);
     for name in ["comment", "ignored", "pkcs11", "silent"] {
@@ -47,7 +47,7 @@ fn a_provider_without_the_suite_is_found() {
     assert_eq!(faults.len(), 4, "{faults:?}");
 
     write(
-        "softhsm-tests/src/bin/suite.rs",
+        "e2e/src/bin/suite.rs",
         "claviger_pkcs11::Provider::new();\nclaviger_conformance::run(subject).await",
     );
     assert_eq!(survey(root.path()).1.len(), 3);

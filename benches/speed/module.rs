@@ -15,7 +15,7 @@ use crate::stack::Target;
 use crate::table::{Row, Wanted};
 use crate::{CLAVIGER, Effort, Outcome};
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/softhsm-tests/pkcs11-host/host.c");
+const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/pkcs11-host/host.c");
 const SERIAL: &str = "1";
 
 pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {

@@ -1,0 +1,171 @@
+//! Some backends at their worst, and callers of the others who must not notice.
+
+use std::time::{Duration, Instant};
+
+use claviger_client::Client;
+use claviger_provider_api::Algorithm;
+use fault_proxy::{Fault, FaultProxy, Pattern, Times};
+use e2e::scene::{MATERIAL, wrap, wrap_with};
+use e2e::{Daemon, Load, Remote, RsaKey, Site, Token, Version, Which};
+
+/// The keys whose backends are well all the time.
+const WELL: [&str; 3] = ["in-files", "in-softhsm", "in-google"];
+const AILING: [Which; 3] = [Which::Aws, Which::Azure, Which::OpenBao];
+const FOR: Duration = Duration::from_secs(6);
+/// Measured so often at most: a busy machine has outliers of its own.
+const ROUNDS: u32 = 3;
+/// What a switch of the scheduler or two may cost, beside twice the p99 of before.
+const FLOOR: Duration = Duration::from_millis(100);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn backends_that_are_sealed_cut_off_or_ill_cost_the_callers_of_others_nothing() {
+    let mut site = Site::new();
+    let token = Token::softhsm();
+    let keys = WELL.map(|_| RsaKey::generate(2048));
+    site.files("files", "keys");
+    keys[0].write_pem(&site.path("keys/in-files.pem"));
+    site.key(WELL[0], &["RSA-OAEP"], vec![Version::active(1, &keys[0], "files", "in-files.pem")]);
+    site.token("softhsm", &token);
+    token.import(&keys[1], WELL[1], "01");
+    let locator = "pkcs11:object=in-softhsm";
+    site.key(WELL[1], &["RSA-OAEP"], vec![Version::active(1, &keys[1], "softhsm", locator)]);
+
+    let google = Remote::start(Which::Google).await;
+    google.configure(&mut site, "google", None).await;
+    let places = google.import(&keys[2], "one", None).await;
+    let place = places.iter().find(|place| place.algorithms == [Algorithm::RsaOaep]).unwrap();
+    site.key(WELL[2], &["RSA-OAEP"], vec![place.version(&keys[2], "google")]);
+
+    let mut ailing = Vec::new();
+    for which in AILING {
+        let remote = Remote::start(which).await;
+        let proxy = remote.proxy().await;
+        remote.configure(&mut site, which.name(), Some(&proxy)).await;
+        let key = RsaKey::generate(2048);
+        let place = remote.import(&key, which.name(), Some(&proxy)).await.swap_remove(0);
+        site.key(which.name(), &place.names(), vec![place.version(&key, which.name())]);
+        let wrapped = wrap_with(&key, place.algorithms[0]);
+        let unseal_share = match which {
+            Which::OpenBao => Some(remote.vault().unseal_share().await),
+            _ => None,
+        };
+        ailing.push(Ailing { remote, proxy, wrapped, unseal_share });
+    }
+    let names: Vec<&str> = WELL.into_iter().chain(AILING.map(Which::name)).collect();
+    let caller = site.caller("key-connector", &names, &["unwrap", "read"]);
+    let daemon = Daemon::start(&mut site);
+    let config = e2e::scene::client_config(&site, &daemon, &caller);
+    let client = Client::new(&config).unwrap();
+    prove_well(&client, &daemon, &ailing).await;
+
+    // The same callers ask in both cases, those of the ailing backends too: else the machine has more
+    // to do in one of them.
+    let measure = async || {
+        let on_well =
+            WELL.iter().zip(&keys).map(|(name, key)| Load::on_key(&config, name, &wrap(key), 2));
+        let on_others =
+            ailing.iter().map(|ailing| Load::on_key(&config, ailing.name(), &ailing.wrapped, 2));
+        let loads: Vec<_> = on_well.chain(on_others).collect();
+        tokio::time::sleep(FOR).await;
+        let mut tallies = Vec::new();
+        for load in loads {
+            tallies.push(load.stop().await);
+        }
+        let on_ailing = tallies.split_off(WELL.len());
+        (tallies, on_ailing)
+    };
+    let mut disturbed = WELL.to_vec();
+    for round in 1..=ROUNDS {
+        let (before, on_ailing) = measure().await;
+        for (ailing, tally) in ailing.iter().zip(on_ailing) {
+            assert!(!tally.right.is_empty(), "{} is well: {:?}", ailing.name(), tally.failed);
+            ailing.fall_ill().await;
+        }
+        let (during, on_ailing) = measure().await;
+        for (ailing, tally) in ailing.iter().zip(on_ailing) {
+            assert!(!tally.failed.is_empty(), "{} ails", ailing.name());
+            assert!(tally.right.is_empty(), "{} ails", ailing.name());
+        }
+        for (name, (before, during)) in WELL.iter().zip(before.iter().zip(&during)) {
+            println!(
+                "round {round}, {name}: p99 {:.1?} before ({} calls), {:.1?} while others fail \
+                 ({} calls), errors {}",
+                before.p99(),
+                before.right.len(),
+                during.p99(),
+                during.right.len(),
+                during.failed.len()
+            );
+            assert!(before.failed.is_empty(), "{name}: {:?}", before.failed);
+            assert!(during.failed.is_empty(), "{name}: {:?}\n{}", during.failed, daemon.log());
+            assert!(!during.right.is_empty());
+            if during.p99() <= before.p99() * 2 + FLOOR {
+                disturbed.retain(|other| other != name);
+            }
+        }
+        assert_eq!(daemon.operations_get("/readyz").unwrap().0, 200);
+        if disturbed.is_empty() {
+            return;
+        }
+        for ailing in &ailing {
+            ailing.get_well().await;
+        }
+        prove_well(&client, &daemon, &ailing).await;
+    }
+    panic!("in {ROUNDS} rounds none left these alone: {disturbed:?}");
+}
+
+/// A backend that ails at times, and what is wrapped under its key.
+struct Ailing {
+    remote: Remote,
+    proxy: FaultProxy,
+    wrapped: Vec<u8>,
+    /// Of its seal, where it has one.
+    unseal_share: Option<String>,
+}
+
+impl Ailing {
+    fn name(&self) -> &'static str {
+        self.remote.which.name()
+    }
+
+    async fn fall_ill(&self) {
+        match self.remote.which {
+            Which::Aws => self.proxy.cut_off().await,
+            Which::Azure => {
+                let ill = Fault::Answer(Which::Azure.service().ill());
+                self.proxy.on(Pattern::any(), Times::Always, ill);
+            }
+            Which::OpenBao => self.remote.vault().seal().await,
+            Which::Google | Which::Vault => unreachable!("not among those that ail"),
+        }
+    }
+
+    async fn get_well(&self) {
+        self.proxy.clear().await;
+        if let Some(share) = &self.unseal_share {
+            self.remote.vault().unseal(share).await;
+        }
+    }
+}
+
+/// Waits until each of these unwraps, for half a minute at most.
+async fn prove_well(client: &Client, daemon: &Daemon, ailing: &[Ailing]) {
+    let options = claviger_client::UnwrapOptions::default();
+    let begun = Instant::now();
+    for ailing in ailing {
+        let name = ailing.name();
+        loop {
+            match client.unwrap_key(name, &ailing.wrapped, &options).await {
+                Ok(answer) => {
+                    assert_eq!(*answer.key_material, MATERIAL);
+                    break;
+                }
+                Err(error) if begun.elapsed().as_secs() >= 30 => {
+                    panic!("{name}: {error}\n{}", daemon.log());
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! What one caller can take of the daemon, and that a storm is none: descriptors, connections, room
+//! for calls; and restarts that nobody notices.
+
+use std::collections::VecDeque;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use claviger_client::Config;
+use claviger_proto::v1::UnwrapResponse;
+use e2e::connection::{Connection, frame};
+use e2e::scene::{KEY, MATERIAL};
+use e2e::{Daemon, Load, Scene, Token};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tonic::Code;
+
+/// Few descriptors, as a careless unit or container would have it.
+const FEW: &str = r#"ulimit -n 256; exec "$0" "$@""#;
+/// As systemd passes a socket: descriptor 3, which is what stdin is.
+const PASSED: &str = r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3<&0 </dev/null"#;
+
+fn start_by(scene: &Scene, script: &str, stdin: impl Into<Stdio>) -> Daemon {
+    let mut daemon = Daemon::spawn_by(&scene.site, script, stdin.into());
+    daemon.wait_until_ready().unwrap_or_else(|exit| panic!("{exit:?}"));
+    daemon
+}
+
+fn copy(socket: &TcpListener) -> OwnedFd {
+    socket.try_clone().unwrap().into()
+}
+
+async fn soon(what: &str, mut is_true: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_true() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_of_one_identity_lock_nobody_out_of_256_descriptors() {
+    let mut scene = Scene::software();
+    let denied = scene.site.file("denied", "# none\n", 0o600);
+    scene.site.set("server.denied_callers", denied);
+    let hog = scene.site.caller("hog", &[KEY], &["read"]);
+    let daemon = start_by(&scene, FEW, Stdio::null());
+    assert_eq!(daemon.count("process_max_fds", &[]), 256);
+    assert!(daemon.log().contains("server.max_connections = 16384"), "{}", daemon.log());
+    // Each of them stays as long as the daemon lets it.
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        held.extend(Connection::open(daemon.address(), scene.site.pki.ca_der(), Some(&hog)).await);
+    }
+    for _ in 0..10 {
+        assert_eq!(scene.ask(&daemon).await, Code::Ok);
+    }
+    let open = daemon.count("process_open_fds", &[]);
+    assert!((20..240).contains(&open), "{open}");
+    assert_eq!(daemon.operations_get("/readyz").unwrap().0, 200);
+    // The list that is meant for this very moment can be read.
+    scene.site.file("denied", "spiffe://example.org/hog\n", 0o600);
+    soon("denied", || daemon.count("claviger_connections_cut_total", &["reason=\"denied\""]) > 20)
+        .await;
+    assert_eq!(daemon.terminate().code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bare_connections_lock_nobody_out_of_256_descriptors() {
+    let scene = Scene::software();
+    let daemon = start_by(&scene, FEW, Stdio::null());
+    let address = daemon.address();
+    let flood = tokio::spawn(async move {
+        let mut held = VecDeque::new();
+        loop {
+            held.push_back(TcpStream::connect(address).await);
+            if held.len() > 1000 {
+                held.pop_front();
+            }
+            tokio::time::sleep(Duration::from_micros(500)).await;
+        }
+    });
+    soon("a flood", || daemon.count("claviger_connections_accepted_total", &[]) > 500).await;
+    for _ in 0..20 {
+        assert_eq!(scene.ask(&daemon).await, Code::Ok);
+    }
+    flood.abort();
+    assert_eq!(daemon.count("claviger_accept_errors_total", &[]), 0);
+    assert_eq!(daemon.terminate().code, Some(0));
+}
+
+#[test]
+fn with_too_few_descriptors_for_any_connection_the_daemon_says_what_it_needs() {
+    let scene = Scene::software();
+    let exit =
+        Daemon::spawn_by(&scene.site, r#"ulimit -n 64; exec "$0" "$@""#, Stdio::null()).wait();
+    assert_ne!(exit.code, Some(0));
+    assert!(
+        exit.log.contains("64 file descriptors") && exit.log.contains("LimitNOFILE"),
+        "{}",
+        exit.log
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_hundred_clients_of_one_identity_at_once_all_get_their_answer() {
+    storm(300).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: scripts/test --all"]
+async fn two_thousand_clients_of_one_identity_at_once_all_get_their_answer() {
+    storm(2000).await;
+}
+
+/// So many clients of one identity, each with its own connection, unwrap at once on SoftHSM; another
+/// caller asks meanwhile. They connect a few at a time: what a busy machine cannot do in time is
+/// another matter.
+async fn storm(clients: usize) {
+    let token = Token::softhsm();
+    let mut scene = Scene::on(&token);
+    scene.site.set("server.handshake_timeout", "60s");
+    let quiet = scene.site.caller("quiet", &[KEY], &["unwrap"]);
+    let daemon = scene.start();
+    let others = scene.connect_as(&daemon, &quiet).await;
+    let mut connections = Vec::new();
+    while connections.len() < clients {
+        let some = (0..10).map(|_| scene.connect(&daemon));
+        connections.extend(futures::future::join_all(some).await);
+    }
+    let body = frame(&prost::Message::encode_to_vec(&scene.request()));
+    let mut asked = JoinSet::new();
+    for connection in connections {
+        let body = body.clone();
+        asked.spawn(async move {
+            let headers = [("grpc-timeout", "120S")];
+            let answer = connection.call("/claviger.v1.KeyService/Unwrap", body, &headers).await;
+            (answer, connection)
+        });
+    }
+    let mut slowest = Duration::ZERO;
+    while let Some(asked_one) = asked.join_next().await {
+        let (answer, _connection) = asked_one.unwrap();
+        let answer = answer.unwrap_or_else(|error| panic!("{error}\n{}", daemon.log()));
+        assert_eq!(answer.code(), Code::Ok, "{answer}");
+        assert_eq!(&*answer.message::<UnwrapResponse>().key_material, MATERIAL);
+        if asked.len() % 50 == 0 {
+            let start = Instant::now();
+            assert_eq!(scene.ask_over(&others).await, Code::Ok);
+            slowest = slowest.max(start.elapsed());
+        }
+    }
+    println!("{clients} clients at once; another caller waited {slowest:?} at most");
+    assert_eq!(daemon.count("claviger_refusals_total", &["reason=\"calls_in_flight\""]), 0);
+    assert_eq!(daemon.terminate().code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_takes_a_second_at_most_whatever_idle_clients_do() {
+    let mut scene = Scene::software();
+    let daemon = scene.start();
+    let mut idle = Vec::new();
+    for _ in 0..50 {
+        let connection = scene.connect(&daemon).await;
+        assert_eq!(scene.ask_over(&connection).await, Code::Ok);
+        idle.push(connection);
+    }
+    // As a PKCS#11 module between two calls: connected, and nobody reads.
+    let deaf = scene.deaf(&daemon, 51).await;
+    let begun = Instant::now();
+    let exit = daemon.terminate();
+    let took = begun.elapsed();
+    assert_eq!(exit.code, Some(0), "{}", exit.log);
+    assert!(took < Duration::from_secs(1), "{took:?}\n{}", exit.log);
+    drop((idle, deaf));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarts_over_sockets_that_are_passed_fail_no_call() {
+    let mut scene = Scene::software();
+    // The test holds the socket, as systemd would.
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    scene.site.set("server.listen", vec![address.to_string()]);
+    let mut daemon = start_by(&scene, PASSED, copy(&socket));
+    let config =
+        Config { timeout: Duration::from_secs(30), wait: true, ..scene.client_config(&daemon) };
+    let load = Load::start(&config, &scene.wrapped, 16, 4);
+    for _ in 0..5 {
+        load.more(50).await;
+        assert_eq!(daemon.terminate().code, Some(0));
+        // Between two processes a client can connect: it waits.
+        let waiting = TcpStream::connect(address).await.unwrap();
+        daemon = start_by(&scene, PASSED, copy(&socket));
+        drop(waiting);
+    }
+    load.more(50).await;
+    let tally = load.stop().await;
+    assert!(tally.failed.is_empty(), "{} failed: {:?}", tally.failed.len(), tally.failed[0]);
+    assert_eq!(daemon.terminate().code, Some(0));
+}
+
+#[test]
+fn a_passed_socket_that_is_not_configured_is_an_error_that_names_it() {
+    let scene = Scene::software();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let exit = Daemon::spawn_by(&scene.site, PASSED, copy(&socket).into()).wait();
+    assert_ne!(exit.code, Some(0));
+    let address = socket.local_addr().unwrap().to_string();
+    assert!(exit.log.contains(&address) && exit.log.contains(".socket"), "{}", exit.log);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_a_stop_is_delayed_calls_are_taken_and_readyz_is_down() {
+    let mut scene = Scene::software();
+    scene.site.set("server.drain_delay", "2s");
+    let daemon = scene.start();
+    daemon.ask_to_stop();
+    soon("not ready", || daemon.operations_get("/readyz").is_ok_and(|(code, _)| code == 503)).await;
+    assert_eq!(scene.ask(&daemon).await, Code::Ok, "a new connection and a call");
+    let begun = Instant::now();
+    assert_eq!(daemon.wait().code, Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn request_ids_are_unique_and_do_not_count_the_calls() {
+    let mut scene = Scene::software();
+    let daemon = scene.start();
+    let connection = scene.connect(&daemon).await;
+    let body = frame(&prost::Message::encode_to_vec(&scene.request()));
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..100 {
+        let path = "/claviger.v1.KeyService/Unwrap";
+        let answer = connection.call(path, body.clone(), &[]).await.unwrap();
+        let id = answer.request_id().unwrap().to_owned();
+        assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+        // Nothing of it is the same as in the one before: half of 32 digits would be 16.
+        seen.insert(id);
+    }
+    assert_eq!(seen.len(), 100);
+    let starts: std::collections::HashSet<_> = seen.iter().map(|id| &id[..8]).collect();
+    let ends: std::collections::HashSet<_> = seen.iter().map(|id| &id[24..]).collect();
+    assert!(starts.len() > 95 && ends.len() > 95, "both ends are random");
+}

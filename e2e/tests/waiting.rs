@@ -1,0 +1,174 @@
+//! Hosts of the PKCS#11 module while an HSM is away, a daemon stands still, or one of two daemons
+//! cannot serve them: what another daemon or a moment mends is no error for the host.
+
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use e2e::module::BY_LABEL;
+use e2e::pki::replace;
+use e2e::{Daemon, Faults, Module, Scene, Token};
+
+fn begin(host: &mut Command) -> std::process::Child {
+    host.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the host starts")
+}
+
+/// Hosts start while the HSM is away for so long; each thread does whole cycles of a Key Connector.
+fn away(on: &Counted, away: Duration, threads: &str, cycles: &str) {
+    let module = Module::new(&on.scene, &[&on.daemon]);
+    on.token.take_away();
+    let host = begin(&mut module.host(BY_LABEL, &["threads", threads, cycles]));
+    sleep(away);
+    on.token.bring_back();
+    let output = host.wait_with_output().expect("the host ends");
+    assert!(output.status.success(), "{away:?}: {}\n{}", module.log(), on.daemon.log());
+}
+
+/// A daemon that has opened its key on a token of which every call is counted.
+struct Counted {
+    daemon: Daemon,
+    scene: Scene,
+    token: Token,
+    faults: Faults,
+}
+
+impl Counted {
+    fn new() -> Self {
+        let (token, faults) = Token::softhsm().through_fault_module();
+        let mut scene = Scene::on(&token);
+        let daemon = scene.start();
+        Self { daemon, scene, token, faults }
+    }
+}
+
+#[test]
+fn an_hsm_that_is_away_for_less_than_the_timeout_is_no_error_for_its_hosts() {
+    let on = Counted::new();
+    for seconds in [1.5, 5.0] {
+        away(&on, Duration::from_secs_f64(seconds), "20", "2");
+    }
+}
+
+#[test]
+#[ignore = "long: scripts/test --all"]
+fn a_thousand_cycles_of_fifty_threads_see_no_error_while_the_hsm_is_away() {
+    let on = Counted::new();
+    for seconds in [1.5, 5.0, 9.0] {
+        away(&on, Duration::from_secs_f64(seconds), "50", "20");
+    }
+}
+
+/// Every host waits its whole timeout and fails then; the token was asked a few times only.
+#[test]
+fn an_hsm_that_stays_away_is_an_error_after_the_timeout_and_costs_it_few_attempts() {
+    let on = Counted::new();
+    let module = Module::new(&on.scene, &[&on.daemon]);
+    module.act(BY_LABEL, &["sequential", "1"]);
+    on.token.take_away();
+    let before = on.faults.count("C_Initialize");
+    let begun = Instant::now();
+    let hosts: Vec<_> =
+        (0..20).map(|_| begin(&mut module.host(BY_LABEL, &["sequential", "1"]))).collect();
+    for host in hosts {
+        let output = host.wait_with_output().expect("the host ends");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && errors.contains("0x30"), "{errors}");
+        assert!(begun.elapsed() >= Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
+    sleep(Duration::from_secs(15).saturating_sub(begun.elapsed()));
+    let attempts = on.faults.count("C_Initialize") - before;
+    assert!((2..=20).contains(&attempts), "{attempts} attempts of the daemon in 15 s");
+}
+
+/// Two daemons; the second one trusts the same CA as the first one and is trusted as it is.
+struct Two {
+    daemons: [Daemon; 2],
+    scenes: [Scene; 2],
+    module: Module,
+}
+
+impl Two {
+    fn new() -> Self {
+        let mut scenes = [Scene::software(), Scene::software()];
+        let ca = scenes[0].site.pki.ca_pem();
+        replace(&scenes[1].site.path("clients.pem"), &ca, 0o644);
+        scenes[0].site.pki.server().write(&scenes[1].site.path("."), "server");
+        let daemons = scenes.each_mut().map(Scene::start);
+        let module = Module::new(&scenes[0], &[&daemons[0], &daemons[1]]);
+        Self { daemons, scenes, module }
+    }
+
+    fn host(&self, actions: &[&str]) -> Output {
+        self.module.host(BY_LABEL, actions).output().expect("the host starts")
+    }
+}
+
+fn signal(daemon: &Daemon, signal: Signal) {
+    let pid = Pid::from_raw(daemon.pid().try_into().expect("a pid")).expect("not 0");
+    kill_process(pid, signal).expect("the daemon runs");
+}
+
+#[test]
+fn a_daemon_that_stands_still_costs_the_first_read_of_a_host_little_more_than_a_second() {
+    let two = Two::new();
+    two.module.act(BY_LABEL, &["sequential", "1"]);
+    signal(&two.daemons[0], Signal::STOP);
+    let hosts = 5;
+    for _ in 0..hosts {
+        let said = two.module.said(&two.host(&["timed", "1", "sequential", "20"]));
+        // The description and the unwrap go to the other daemon once the first was found silent.
+        assert!(said[0].microseconds < 3_000_000.0, "{said:?}");
+        assert!(said[1].microseconds < 3_000_000.0, "{said:?}");
+    }
+    signal(&two.daemons[0], Signal::CONT);
+    two.module.act(BY_LABEL, &["sequential", "1"]);
+}
+
+#[test]
+fn a_daemon_that_does_not_trust_the_new_ca_or_has_another_key_is_passed_by() {
+    let two = Two::new();
+    // The first daemon trusts another CA for its callers: it was forgotten in a rotation.
+    let other = Scene::software();
+    replace(&two.scenes[0].site.path("clients.pem"), &other.site.pki.ca_pem(), 0o644);
+    two.daemons[0].reload();
+    two.daemons[0].wait_for_log("reload");
+    for _ in 0..20 {
+        two.module.act(BY_LABEL, &["sequential", "1"]);
+    }
+    assert!(
+        !two.module.log().contains("refused this program's certificate"),
+        "no error is no line"
+    );
+}
+
+#[test]
+fn a_search_that_finds_nothing_says_what_was_asked_for_and_what_is_there() {
+    let mut scene = Scene::software();
+    let daemon = scene.start();
+    let module = Module::new(&scene, &[&daemon]);
+    let output = module.host("label:user-key", &["sequential", "1"]).output().unwrap();
+    assert!(!output.status.success());
+    let log = module.log();
+    let expected = "token `claviger`: no private key with label \"user-key\"; it shows label \
+                    \"user-keys\" id 0102";
+    assert!(log.contains(expected), "{log}");
+}
+
+#[test]
+fn a_configuration_file_that_was_named_and_cannot_be_read_is_told_on_stderr_once() {
+    let mut scene = Scene::software();
+    let daemon = scene.start();
+    let module = Module::new(&scene, &[&daemon]);
+    std::fs::remove_file(module.file()).unwrap();
+    let output = module.host(BY_LABEL, &["sequential", "1"]).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let expected =
+        format!("CLAVIGER_PKCS11_CONF: cannot read {}: No such file", module.file().display());
+    assert_eq!(errors.matches(&expected).count(), 1, "{errors}");
+    assert!(errors.ends_with("C_Initialize: 0x6\n"), "{errors}");
+    // Without the variable a host hears nothing but return values.
+    let mut host = module.host(BY_LABEL, &["sequential", "1"]);
+    let output = host.env_remove("CLAVIGER_PKCS11_CONF").output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "C_Initialize: 0x6\n");
+}
