@@ -120,7 +120,7 @@ fn check_address(address: SocketAddr, has_tls: bool) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, reason))
 }
 
-/// Serves one connection, unless others need its place.
+/// Serves one connection, unless it is cut to make room for others.
 async fn connection(
     entrance: Arc<Entrance>,
     entered: Entered,
@@ -128,16 +128,19 @@ async fn connection(
     authorise: Authorise,
     state: Arc<OperationsState>,
 ) {
-    let Entered { stream, address, place } = entered;
+    let Entered { stream, address, registration } = entered;
     let _ = stream.set_nodelay(true);
     let served = async {
         let Some(tls) = tls else {
-            tokio::time::timeout(START_TIMEOUT, place.first_byte(&stream)).await.ok()?.ok()?;
+            tokio::time::timeout(START_TIMEOUT, registration.first_byte(&stream))
+                .await
+                .ok()?
+                .ok()?;
             answer(stream, true, state).await;
             return Some(());
         };
         let acceptor = || TlsAcceptor::from(tls());
-        let handshake = entrance.handshake_or_log(stream, address, &place, acceptor);
+        let handshake = entrance.handshake_or_log(stream, address, &registration, acceptor);
         let stream = tokio::time::timeout(START_TIMEOUT, handshake).await.ok()?.ok()?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let is_reader = !chain.is_empty() && authorise(chain);
@@ -146,7 +149,7 @@ async fn connection(
     };
     tokio::select! {
         _ = served => {}
-        () = place.crowded_out() => {}
+        () = registration.crowded_out() => {}
     }
 }
 

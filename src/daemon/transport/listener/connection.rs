@@ -20,9 +20,9 @@ use tower::util::{Oneshot, ServiceExt};
 
 use super::authority::AnyAuthority;
 use super::calls::{AnswerBody, Answering, Calls, StreamTasks};
+use super::connections::{Command, Registration, Signal};
 use super::entrance::Entered;
 use super::lifetime::Lifetime;
-use super::live::{Command, Place, Signal};
 use super::refusal::Refusal;
 use super::stats::{Cut, HandshakeFailure};
 use super::stream::Lingering;
@@ -51,27 +51,27 @@ const LEAVE_TIME: Duration = Duration::from_millis(500);
 const DENIED_SHARE: usize = 4;
 
 pub(super) async fn serve_tcp<S: Answer>(shared: Arc<Shared>, entered: Entered, service: S) {
-    let Entered { stream, address, place } = entered;
+    let Entered { stream, address, registration } = entered;
     let _ = stream.set_nodelay(true);
     let allowed = shared.settings.load().handshake_timeout;
     // Boxed, like the connection that comes of it: the task itself stays small, and the memory of a
     // handshake is free again after it.
     let admission = Box::pin(async {
-        let (stream, peer) = handshake(&shared, stream, address, &place).await?;
+        let (stream, peer) = handshake(&shared, stream, address, &registration).await?;
         shared.entrance.stats.count_handshake();
-        Ok(open(&shared, &place, stream, peer, service))
+        Ok(open(&shared, &registration, stream, peer, service))
     });
     let outcome = tokio::select! {
         outcome = timeout(allowed, admission) => {
             outcome.unwrap_or(Err(Refusal::from(HandshakeFailure::Timeout)))
         }
-        command = place.signal.received() => Err(match command {
+        command = registration.signal.received() => Err(match command {
             Command::Cut(Cut::Crowded) => HandshakeFailure::Crowded,
             Command::Cut(_) | Command::Drain => HandshakeFailure::Shutdown,
         }.into()),
     };
     match outcome {
-        Ok(opened) => serve(&shared, &place, opened).await,
+        Ok(opened) => serve(&shared, &registration, opened).await,
         Err(refusal) => refusal.record(&shared.entrance, address),
     }
 }
@@ -79,7 +79,7 @@ pub(super) async fn serve_tcp<S: Answer>(shared: Arc<Shared>, entered: Entered, 
 pub(super) async fn serve_unix<S: Answer>(
     shared: Arc<Shared>,
     stream: UnixStream,
-    place: Place,
+    registration: Registration,
     service: S,
 ) {
     let Ok(credentials) = stream.peer_cred() else {
@@ -87,12 +87,12 @@ pub(super) async fn serve_unix<S: Answer>(
         return;
     };
     let peer = Arc::new(Peer::with_uid(credentials.uid(), credentials.pid()));
-    if let Err(refusal) = admit(&shared, &place, &peer) {
+    if let Err(refusal) = admit(&shared, &registration, &peer) {
         refusal.record(&shared.entrance, peer.address);
         return;
     }
-    let opened = open(&shared, &place, AnyAuthority::new(stream), peer, service);
-    serve(&shared, &place, opened).await;
+    let opened = open(&shared, &registration, AnyAuthority::new(stream), peer, service);
+    serve(&shared, &registration, opened).await;
 }
 
 /// TLS, and who it is.
@@ -100,12 +100,12 @@ async fn handshake(
     shared: &Shared,
     stream: TcpStream,
     address: SocketAddr,
-    place: &Place,
+    registration: &Registration,
 ) -> Result<(TlsStream<TcpStream>, Arc<Peer>), Refusal> {
     let tls = shared.tls.as_ref().ok_or(HandshakeFailure::Protocol)?;
     let acceptor = || TlsAcceptor::from(tls.load().server_config());
     let source = address.ip().into();
-    let stream = shared.entrance.handshake(stream, source, place, acceptor).await?;
+    let stream = shared.entrance.handshake(stream, source, registration, acceptor).await?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     loop {
         let (trust, now) = (tls.load().trust().clone(), SystemTime::now());
@@ -115,7 +115,7 @@ async fn handshake(
             detail: error.to_string(),
         })?;
         let peer = Arc::new(peer);
-        admit(shared, place, &peer)?;
+        admit(shared, registration, &peer)?;
         // What came in force before `identify` may not have looked at this connection.
         let in_force = tls.load().trust().clone();
         if in_force.fingerprint() == trust.fingerprint()
@@ -128,10 +128,10 @@ async fn handshake(
 
 /// Lets a peer in that is known by now, unless it has its share of connections. One that is denied
 /// comes in too: only an answer to its calls tells it so, and the service denies each of them.
-fn admit(shared: &Shared, place: &Place, peer: &Arc<Peer>) -> Result<(), Refusal> {
+fn admit(shared: &Shared, registration: &Registration, peer: &Arc<Peer>) -> Result<(), Refusal> {
     let share = shared.settings.load().max_connections_per_caller;
     let share = if shared.denied.denies(peer) { share.min(DENIED_SHARE) } else { share };
-    place.identify(peer.clone(), share).map_err(|reason| Refusal::of(peer, reason))
+    registration.identify(peer.clone(), share).map_err(|reason| Refusal::of(peer, reason))
 }
 
 /// A connection that is to speak HTTP/2.
@@ -145,7 +145,7 @@ type Http2<I, S> = http2::Connection<TokioIo<Lingering<I>>, OfConnection<S>, Str
 
 fn open<I: AsyncRead + AsyncWrite + Send + Unpin + 'static, S: Answer>(
     shared: &Shared,
-    place: &Place,
+    registration: &Registration,
     io: I,
     peer: Arc<Peer>,
     service: S,
@@ -154,7 +154,7 @@ fn open<I: AsyncRead + AsyncWrite + Send + Unpin + 'static, S: Answer>(
     let heard = Arc::new(AtomicBool::new(false));
     let lifetime = Lifetime::new(&settings, &peer);
     let io = TokioIo::new(Lingering::new(io, heard.clone()));
-    let calls = place.calls.clone();
+    let calls = registration.calls.clone();
     let tasks = StreamTasks { calls: calls.clone(), stats: shared.entrance.stats.clone() };
     let service = OfConnection { peer, calls, service };
     let connection = Box::pin(http2_settings(&settings, tasks).serve_connection(io, service));
@@ -163,11 +163,11 @@ fn open<I: AsyncRead + AsyncWrite + Send + Unpin + 'static, S: Answer>(
 
 async fn serve<I: AsyncRead + AsyncWrite + Send + Unpin + 'static, S: Answer>(
     shared: &Shared,
-    place: &Place,
+    registration: &Registration,
     opened: Opened<Http2<I, S>>,
 ) {
     let Opened { mut connection, heard, lifetime } = opened;
-    let (signal, calls): (&Signal, &Calls) = (&place.signal, &place.calls);
+    let (signal, calls): (&Signal, &Calls) = (&registration.signal, &registration.calls);
     let mut stage = Stage::Silent;
     let silent_until = lifetime.silent_until.min(lifetime.cut_at);
     let mut timer = pin!(sleep_until(lifetime.go_away_at.min(silent_until)));

@@ -12,8 +12,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::HandshakeFailure;
+use super::connections::{Connections, Full, Registration};
 use super::handshakes::{Handshakes, Source};
-use super::live::{Full, Live, Place};
 use super::refusal::Refusal;
 use super::stats::{ConnectionStats, LogLimit};
 use crate::daemon::transport::descriptors::{Descriptors, Room};
@@ -33,7 +33,7 @@ pub struct Capacity {
 /// What lets the connections of one or more listeners in.
 #[derive(Debug)]
 pub struct Entrance {
-    pub(super) live: Arc<Live>,
+    pub(super) connections: Arc<Connections>,
     pub(super) handshakes: Handshakes,
     pub(super) stats: Arc<ConnectionStats>,
     pub(super) log_limit: LogLimit,
@@ -47,16 +47,16 @@ pub struct Entered {
     pub stream: TcpStream,
     /// The peer's address.
     pub address: SocketAddr,
-    /// Its place among the others; free again when it is dropped.
-    pub place: Place,
+    /// Counts it among the open connections until dropped.
+    pub registration: Registration,
 }
 
 impl Entrance {
-    /// Nobody is in yet; so many `handshakes` may go on at a time.
+    /// Without connections; at most `handshakes` go on at a time.
     pub fn new(handshakes: usize, descriptors: Descriptors) -> Self {
         let stats = Arc::new(ConnectionStats::default());
         Self {
-            live: Live::new(Arc::clone(&stats)),
+            connections: Connections::new(Arc::clone(&stats)),
             handshakes: Handshakes::new(handshakes),
             stats,
             log_limit: LogLimit::new(),
@@ -70,8 +70,8 @@ impl Entrance {
             match listener.accept().await {
                 Ok((stream, address)) => {
                     let source = Some(address.ip().into());
-                    if let Some(place) = self.enter(&stream, source, capacity()).await {
-                        return Entered { stream, address, place };
+                    if let Some(registration) = self.enter(&stream, source, capacity()).await {
+                        return Entered { stream, address, registration };
                     }
                 }
                 Err(error) => self.accept_failed(&error).await,
@@ -79,21 +79,21 @@ impl Entrance {
         }
     }
 
-    /// Takes a place for a connection, if there is one.
+    /// Registers a connection, if there is room.
     pub(super) async fn enter(
         &self,
         stream: &impl AsFd,
         source: Option<Source>,
         capacity: Capacity,
-    ) -> Option<Place> {
-        let full = match self.take_place(stream, source, capacity) {
-            Ok(place) => {
+    ) -> Option<Registration> {
+        let full = match self.register(stream, source, capacity) {
+            Ok(registration) => {
                 self.stats.count_accepted();
-                if self.live.is_making_room() {
+                if self.connections.is_making_room() {
                     // What was cut has to close before more are accepted.
                     tokio::task::yield_now().await;
                 }
-                return Some(place);
+                return Some(registration);
             }
             Err(full) => full,
         };
@@ -105,20 +105,20 @@ impl Entrance {
         None
     }
 
-    fn take_place(
+    fn register(
         &self,
         stream: &impl AsFd,
         source: Option<Source>,
         capacity: Capacity,
-    ) -> Result<Place, Full> {
+    ) -> Result<Registration, Full> {
         let room = self.descriptors.left(stream.as_fd());
         if room != Room::Enough {
-            let found = self.live.make_room();
+            let found = self.connections.make_room();
             if room == Room::None || !found {
                 return Err(Full::Descriptors);
             }
         }
-        self.live.enter(capacity.connections, capacity.of_one_source, source)
+        self.connections.enter(capacity.connections, capacity.of_one_source, source)
     }
 
     /// An accept that failed is a matter of one peer, or of the system's means: never of the loop.
@@ -132,14 +132,14 @@ impl Entrance {
         ) {
             return;
         }
-        let made_room = self.live.make_room();
+        let made_room = self.connections.make_room();
         if self.log_limit.allows() {
             tracing::error!(%error, made_room, "accepting connections failed; trying again");
         }
         tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 
-    /// TLS, in one of the source's places for handshakes, as soon as the peer has sent something.
+    /// TLS, with one of the source's permits for handshakes, as soon as the peer has sent something.
     ///
     /// # Errors
     /// Why there was no handshake; it was counted and logged.
@@ -147,10 +147,10 @@ impl Entrance {
         &self,
         stream: TcpStream,
         address: SocketAddr,
-        place: &Place,
+        registration: &Registration,
         acceptor: impl FnOnce() -> TlsAcceptor,
     ) -> Result<TlsStream<TcpStream>, HandshakeFailure> {
-        let stream = self.handshake(stream, address.ip().into(), place, acceptor).await;
+        let stream = self.handshake(stream, address.ip().into(), registration, acceptor).await;
         stream.map_err(|refusal| {
             let reason = refusal.reason;
             refusal.record(self, address);
@@ -162,10 +162,10 @@ impl Entrance {
         &self,
         stream: TcpStream,
         source: Source,
-        place: &Place,
+        registration: &Registration,
         acceptor: impl FnOnce() -> TlsAcceptor,
     ) -> Result<TlsStream<TcpStream>, Refusal> {
-        place.first_byte(&stream).await?;
+        registration.first_byte(&stream).await?;
         let accept = async { acceptor().accept(stream).await.map_err(Refusal::from) };
         self.handshakes.run(source, accept).await
     }

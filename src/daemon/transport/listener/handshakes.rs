@@ -13,11 +13,11 @@ use tokio::time::sleep;
 
 use super::HandshakeFailure;
 
-/// How long a handshake may hold its place while others wait for it.
+/// How long a handshake may hold its permit while others wait for one.
 const STALL: Duration = Duration::from_secs(1);
 /// How often a slow handshake looks whether others wait.
 const LOOK: Duration = Duration::from_millis(100);
-/// A source has an eighth of the places, and not less than this.
+/// The least number of permits of a source, whose share is an eighth of all.
 const LEAST_SHARE: usize = 8;
 
 /// Where connections come from: an address, or the network of 64 bits that an IPv6 host has.
@@ -42,35 +42,35 @@ impl fmt::Display for Source {
     }
 }
 
-/// The places of handshakes, and the sources that have some or wait for some.
+/// The permits of all handshakes, and the sources that have some or wait for some.
 #[derive(Debug)]
 pub(super) struct Handshakes {
     stall: Duration,
-    places: Arc<Turns>,
+    permits: Arc<Permits>,
     sources: Mutex<Sources>,
 }
 
 #[derive(Debug)]
 struct Sources {
-    places: usize,
-    turns: HashMap<Source, Arc<Turns>>,
+    permits: usize,
+    by_source: HashMap<Source, Arc<Permits>>,
 }
 
-/// Some places, and how many wait for one.
+/// A number of permits, and how many handshakes wait for one.
 #[derive(Debug)]
-struct Turns {
+struct Permits {
     free: Semaphore,
     waiting: AtomicUsize,
 }
 
 impl Handshakes {
-    pub(super) fn new(places: usize) -> Self {
-        let sources = Mutex::new(Sources { places, turns: HashMap::new() });
-        Self { stall: STALL, places: Arc::new(Turns::new(places)), sources }
+    pub(super) fn new(permits: usize) -> Self {
+        let sources = Mutex::new(Sources { permits, by_source: HashMap::new() });
+        Self { stall: STALL, permits: Arc::new(Permits::new(permits)), sources }
     }
 
-    /// Does a handshake in a place of its own. It waits for the place behind those of its source
-    /// alone until that has less than its share; one that takes long gives way to who waits.
+    /// Runs a handshake with a permit. While its source has its whole share, it waits for others of
+    /// that source only; a handshake slower than the stall time fails if another one waits.
     pub(super) async fn run<T, E>(
         &self,
         source: Source,
@@ -80,11 +80,11 @@ impl Handshakes {
         E: From<HandshakeFailure>,
     {
         let entered = self.enter(source);
-        let _of_source = entered.turns.next().await?;
-        let _place = self.places.next().await?;
+        let _of_source = entered.permits.next().await?;
+        let _permit = self.permits.next().await?;
         let gives_way = async {
             sleep(self.stall).await;
-            while !entered.turns.awaited() && !self.places.awaited() {
+            while !entered.permits.awaited() && !self.permits.awaited() {
                 sleep(LOOK).await;
             }
         };
@@ -95,18 +95,18 @@ impl Handshakes {
         }
     }
 
-    /// Another number of places. Sources that have some keep the share that they came with until
-    /// none of theirs is left. To be called inside a Tokio runtime.
-    pub(super) fn resize(&self, places: usize) {
-        let before = std::mem::replace(&mut self.lock().places, places);
-        self.places.free.add_permits(places.saturating_sub(before));
-        let fewer = before.saturating_sub(places);
-        let taken = fewer - self.places.free.forget_permits(fewer);
+    /// Changes the number of permits. A source keeps the share that it came with until its last
+    /// handshake has ended. To be called inside a Tokio runtime.
+    pub(super) fn resize(&self, permits: usize) {
+        let before = std::mem::replace(&mut self.lock().permits, permits);
+        self.permits.free.add_permits(permits.saturating_sub(before));
+        let fewer = before.saturating_sub(permits);
+        let taken = fewer - self.permits.free.forget_permits(fewer);
         if taken > 0 {
-            let turns = self.places.clone();
+            let permits = self.permits.clone();
             tokio::spawn(async move {
-                if let Ok(places) = turns.free.acquire_many(taken as u32).await {
-                    places.forget();
+                if let Ok(permits) = permits.free.acquire_many(taken as u32).await {
+                    permits.forget();
                 }
             });
         }
@@ -114,9 +114,10 @@ impl Handshakes {
 
     fn enter(&self, source: Source) -> Entered<'_> {
         let mut sources = self.lock();
-        let share = (sources.places / 8).max(LEAST_SHARE);
-        let turns = sources.turns.entry(source).or_insert_with(|| Arc::new(Turns::new(share)));
-        Entered { handshakes: self, source, turns: turns.clone() }
+        let share = (sources.permits / 8).max(LEAST_SHARE);
+        let permits =
+            sources.by_source.entry(source).or_insert_with(|| Arc::new(Permits::new(share)));
+        Entered { handshakes: self, source, permits: permits.clone() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Sources> {
@@ -124,14 +125,14 @@ impl Handshakes {
     }
 }
 
-impl Turns {
-    fn new(places: usize) -> Self {
-        Self { free: Semaphore::new(places), waiting: AtomicUsize::new(0) }
+impl Permits {
+    fn new(permits: usize) -> Self {
+        Self { free: Semaphore::new(permits), waiting: AtomicUsize::new(0) }
     }
 
     async fn next(&self) -> Result<SemaphorePermit<'_>, HandshakeFailure> {
-        if let Ok(place) = self.free.try_acquire() {
-            return Ok(place);
+        if let Ok(permit) = self.free.try_acquire() {
+            return Ok(permit);
         }
         let _waiting = Waiting::new(&self.waiting);
         self.free.acquire().await.map_err(|_| HandshakeFailure::Shutdown)
@@ -162,18 +163,18 @@ impl Drop for Waiting<'_> {
 struct Entered<'a> {
     handshakes: &'a Handshakes,
     source: Source,
-    turns: Arc<Turns>,
+    permits: Arc<Permits>,
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         let mut sources = self.handshakes.lock();
         // Clones are made under the lock only: the list's own and this one are the last two.
-        if Arc::strong_count(&self.turns) == 2 {
-            sources.turns.remove(&self.source);
+        if Arc::strong_count(&self.permits) == 2 {
+            sources.by_source.remove(&self.source);
         }
         // While the lock is held, or two that leave at once would each see the other.
-        self.turns = Arc::new(Turns::new(0));
+        self.permits = Arc::new(Permits::new(0));
     }
 }
 
@@ -219,9 +220,9 @@ mod tests {
             () = honest => assert_eq!(started.load(Ordering::Relaxed), 16),
             _ = flood => panic!("stalled handshakes ended"),
         }
-        assert!(handshakes.lock().turns.is_empty(), "sources leave nothing behind");
-        assert_eq!(handshakes.places.free.available_permits(), 128);
-        assert!(!handshakes.places.awaited());
+        assert!(handshakes.lock().by_source.is_empty(), "sources leave nothing behind");
+        assert_eq!(handshakes.permits.free.available_permits(), 128);
+        assert!(!handshakes.permits.awaited());
     }
 
     #[tokio::test]
@@ -244,12 +245,12 @@ mod tests {
     async fn fewer_places_act_when_those_taken_are_given_back() {
         let handshakes = Handshakes::new(2);
         handshakes.resize(4);
-        assert_eq!(handshakes.places.free.available_permits(), 4);
-        let held = handshakes.places.next().await.unwrap();
+        assert_eq!(handshakes.permits.free.available_permits(), 4);
+        let held = handshakes.permits.next().await.unwrap();
         handshakes.resize(1);
         tokio::task::yield_now().await;
-        assert_eq!(handshakes.places.free.available_permits(), 0);
+        assert_eq!(handshakes.permits.free.available_permits(), 0);
         drop(held);
-        assert_eq!(handshakes.places.free.available_permits(), 1);
+        assert_eq!(handshakes.permits.free.available_permits(), 1);
     }
 }

@@ -4,8 +4,9 @@
 //! - [`mod@bind`]: the sockets, opened before anything is served
 //! - `connection`, one connection's life, in one task; `stream`, what is under its HTTP/2; `lifetime`,
 //!   how long it may take; `refusal`, why it never began
-//! - [`entrance`]: who is let in; `handshakes`: the places of handshakes, shared among those who connect
-//! - `live`: all open connections, to drain them, cut them, and verify them again
+//! - [`entrance`]: who is let in; `handshakes`: permits for handshakes, shared among the sources of
+//!   connections
+//! - `connections`: all that are open, to drain them, cut them, and verify them again
 //! - [`calls`]: the calls of one connection, in flight until their answers have left
 //! - [`stats`]: what happened, counted
 
@@ -13,11 +14,11 @@ mod authority;
 pub mod bind;
 pub mod calls;
 mod connection;
+mod connections;
 pub mod entrance;
 mod handshakes;
 pub mod inherited;
 mod lifetime;
-mod live;
 mod refusal;
 pub mod stats;
 mod stream;
@@ -45,7 +46,7 @@ use crate::daemon::config;
 use crate::daemon::transport::denied::DeniedCallers;
 use crate::daemon::transport::descriptors::Descriptors;
 use crate::daemon::transport::tls::TlsState;
-use live::Command;
+use connections::Command;
 
 /// How often files are looked at: what changes in them acts within two of these.
 const POLL: Duration = Duration::from_millis(400);
@@ -163,7 +164,7 @@ impl Transport {
             tls,
             denied,
             settings: ArcSwap::from_pointee(settings),
-            entrance: Entrance::new(places(&settings), settings.descriptors),
+            entrance: Entrance::new(handshake_permits(&settings), settings.descriptors),
             looked_at,
         });
         Self { shared }
@@ -177,7 +178,7 @@ impl Transport {
     /// New settings, for connections from now on. To be called inside a Tokio runtime.
     pub fn configure(&self, settings: ConnectionSettings) {
         self.shared.settings.store(Arc::new(settings));
-        self.shared.entrance.handshakes.resize(places(&settings));
+        self.shared.entrance.handshakes.resize(handshake_permits(&settings));
     }
 
     /// Serves until `shutdown` ends, then drains: no new connections, and GOAWAY to the open ones. A
@@ -244,9 +245,10 @@ async fn accept_unix<S: Answer>(shared: Arc<Shared>, bound: BoundUnix, service: 
         match bound.listener.accept().await {
             Ok((stream, _)) => {
                 let capacity = shared.capacity();
-                let place = shared.entrance.enter(&stream, None, capacity).await;
-                let Some(place) = place else { continue };
-                let task = connection::serve_unix(shared.clone(), stream, place, service.clone());
+                let registration = shared.entrance.enter(&stream, None, capacity).await;
+                let Some(registration) = registration else { continue };
+                let task =
+                    connection::serve_unix(shared.clone(), stream, registration, service.clone());
                 tokio::spawn(task);
             }
             Err(error) => shared.entrance.accept_failed(&error).await,
@@ -266,7 +268,7 @@ async fn watch(shared: Arc<Shared>) {
     }
 }
 
-fn places(settings: &ConnectionSettings) -> usize {
+fn handshake_permits(settings: &ConnectionSettings) -> usize {
     settings.max_handshakes.clamp(1, u32::MAX as usize)
 }
 
@@ -284,7 +286,7 @@ impl Shared {
             tls.poll();
         }
         self.denied.poll();
-        self.entrance.live.cut_overdue();
+        self.entrance.connections.cut_overdue();
         let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
         // Taken before the connections are: who comes later asks for himself.
         let now = InForce::now(self.tls.as_deref(), &self.denied);
@@ -296,7 +298,7 @@ impl Shared {
 
     fn look_at_peers(&self) {
         let trust = self.tls.as_ref().map(|tls| tls.load().trust().clone());
-        for (signal, peer) in self.entrance.live.identified() {
+        for (signal, peer) in self.entrance.connections.identified() {
             let refused = match (&peer.certificate, &trust) {
                 (Some(certificate), Some(trust)) => trust
                     .verify(certificate.chain(), SystemTime::now())
@@ -316,15 +318,15 @@ impl Shared {
     }
 
     async fn drain(&self) {
-        self.entrance.live.send_all(Command::Drain);
+        self.entrance.connections.send_all(Command::Drain);
         let timeout = self.settings.load().drain_timeout;
-        if tokio::time::timeout(timeout, self.entrance.live.emptied()).await.is_err() {
+        if tokio::time::timeout(timeout, self.entrance.connections.emptied()).await.is_err() {
             tracing::warn!(
                 open = self.entrance.stats.open(),
                 "drain is over: open connections are cut"
             );
-            self.entrance.live.send_all(Command::Cut(Cut::Shutdown));
-            let _ = tokio::time::timeout(CUT_TIMEOUT, self.entrance.live.emptied()).await;
+            self.entrance.connections.send_all(Command::Cut(Cut::Shutdown));
+            let _ = tokio::time::timeout(CUT_TIMEOUT, self.entrance.connections.emptied()).await;
         }
     }
 }

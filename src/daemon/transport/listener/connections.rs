@@ -62,24 +62,24 @@ impl Signal {
 
 /// All open connections.
 #[derive(Debug)]
-pub(super) struct Live {
-    entries: Mutex<Entries>,
+pub(super) struct Connections {
+    state: Mutex<State>,
     emptied: Notify,
     stats: Arc<ConnectionStats>,
 }
 
 #[derive(Debug, Default)]
-struct Entries {
+struct State {
     next: u64,
     draining: bool,
-    open: HashMap<u64, Entry>,
-    /// What each has of the open ones.
-    shares: HashMap<Holder, Share>,
-    /// Connections of unknown peers.
-    unknown: usize,
-    /// The same in their order, with some that have ended or are known by now.
-    strangers: VecDeque<u64>,
-    /// Those that have sent nothing, in their order, with some that no longer are such.
+    open: HashMap<u64, OpenConnection>,
+    /// The share of each owner in the open connections.
+    shares: HashMap<Owner, Share>,
+    /// How many connections have a peer that is not identified yet.
+    unidentified_count: usize,
+    /// Connections of unidentified peers, oldest first; some have ended or are identified by now.
+    unidentified: VecDeque<u64>,
+    /// Connections that have sent nothing, oldest first; some have ended or have sent something.
     silent: VecDeque<u64>,
     /// Connections that were cut to make room and still have their descriptor.
     leaving: usize,
@@ -87,35 +87,35 @@ struct Entries {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct OpenConnection {
     signal: Arc<Signal>,
     calls: Arc<Calls>,
     /// None as long as the handshake goes on.
     peer: Option<Arc<Peer>>,
-    /// Whose share it counts in.
-    holder: Option<Holder>,
+    /// None for a connection over a Unix socket before its peer is known.
+    owner: Option<Owner>,
 }
 
-/// Who has connections.
+/// Whose share a connection counts in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Holder {
+enum Owner {
     /// Not authenticated yet: counted under its source address until the handshake ends.
-    Unknown(Source),
+    Unidentified(Source),
     /// Certificates without a name are one, for each bundle of CAs.
     Certificate { ca: Arc<str>, identity: Option<Box<str>> },
     /// By uid.
     User(u32),
 }
 
-/// What one holder has.
+/// The open connections of one owner.
 #[derive(Debug, Default)]
 struct Share {
     connections: usize,
-    /// Of an unknown holder: as [`Entries::silent`].
+    /// Of an unidentified owner: as [`State::silent`].
     silent: VecDeque<u64>,
 }
 
-/// Why there is no place.
+/// Why a connection is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
     /// As many as allowed are open.
@@ -126,10 +126,10 @@ pub(super) enum Full {
     Descriptors,
 }
 
-/// One connection's place among the open ones; free again when it is dropped.
+/// One connection among the open ones; it no longer counts when this is dropped.
 #[derive(Debug)]
-pub struct Place {
-    live: Arc<Live>,
+pub struct Registration {
+    connections: Arc<Connections>,
     number: u64,
     pub(super) signal: Arc<Signal>,
     pub(super) calls: Arc<Calls>,
@@ -145,46 +145,47 @@ impl Full {
     }
 }
 
-impl Live {
+impl Connections {
     pub(super) fn new(stats: Arc<ConnectionStats>) -> Arc<Self> {
-        Arc::new(Self { entries: Mutex::default(), emptied: Notify::new(), stats })
+        Arc::new(Self { state: Mutex::default(), emptied: Notify::new(), stats })
     }
 
-    /// Takes a place. Where `most` are taken, an older connection makes room if one can, see
-    /// [`Live::make_room`]; where handshakes of this source have `share`, its oldest connection
+    /// Registers a connection. Where `most` are open, an older connection makes room if one can, see
+    /// [`Connections::make_room`]; where handshakes of this source have `share`, its oldest connection
     /// that has not sent anything yet is cut.
     pub(super) fn enter(
         self: &Arc<Self>,
         most: usize,
         share: usize,
         source: Option<Source>,
-    ) -> Result<Place, Full> {
-        let mut entries = self.lock();
-        if entries.open.len() >= most && !entries.make_room() {
+    ) -> Result<Registration, Full> {
+        let mut state = self.lock();
+        if state.open.len() >= most && !state.make_room() {
             return Err(Full::All);
         }
-        let number = entries.next;
-        let holder = source.map(Holder::Unknown);
-        if let Some(holder) = &holder {
-            let taken = entries.take(holder, share)
-                || (entries.cut_silent_of(holder) && entries.take(holder, share));
+        let number = state.next;
+        let owner = source.map(Owner::Unidentified);
+        if let Some(owner) = &owner {
+            let taken = state.take(owner, share)
+                || (state.cut_silent_of(owner) && state.take(owner, share));
             if !taken {
                 return Err(Full::Share);
             }
-            entries.note_silent(holder, number);
+            state.note_silent(owner, number);
         }
-        entries.next += 1;
+        state.next += 1;
         let (signal, calls) = (Arc::<Signal>::default(), Arc::<Calls>::default());
-        if entries.draining {
+        if state.draining {
             signal.send(Command::Drain);
         }
-        let entry = Entry { signal: signal.clone(), calls: calls.clone(), peer: None, holder };
-        entries.open.insert(number, entry);
-        self.stats.set_open(entries.open.len());
-        Ok(Place { live: self.clone(), number, signal, calls })
+        let connection =
+            OpenConnection { signal: signal.clone(), calls: calls.clone(), peer: None, owner };
+        state.open.insert(number, connection);
+        self.stats.set_open(state.open.len());
+        Ok(Registration { connections: self.clone(), number, signal, calls })
     }
 
-    /// Cuts one connection, so that its place and its descriptor are free in a moment: the oldest
+    /// Cuts one connection, so that its permit and its descriptor are free in a moment: the oldest
     /// one without a call in flight of the peer that has most. Peers that are not known yet count as
     /// one there, and lose the oldest connection that has not sent anything yet, or else the oldest.
     /// Whether one was found.
@@ -199,9 +200,9 @@ impl Live {
 
     /// Every connection that has its peer.
     pub(super) fn identified(&self) -> Vec<(Arc<Signal>, Arc<Peer>)> {
-        let entries = self.lock();
-        let identified = entries.open.values().filter_map(|entry| {
-            entry.peer.as_ref().map(|peer| (entry.signal.clone(), peer.clone()))
+        let state = self.lock();
+        let identified = state.open.values().filter_map(|connection| {
+            connection.peer.as_ref().map(|peer| (connection.signal.clone(), peer.clone()))
         });
         identified.collect()
     }
@@ -209,17 +210,19 @@ impl Live {
     /// Cuts each connection whose peer has left an answer unread for longer than it may.
     pub(super) fn cut_overdue(&self) {
         let now = tokio::time::Instant::now();
-        for entry in self.lock().open.values().filter(|entry| entry.calls.is_overdue(now)) {
-            entry.signal.send(Command::Cut(Cut::Unread));
+        for connection in
+            self.lock().open.values().filter(|connection| connection.calls.is_overdue(now))
+        {
+            connection.signal.send(Command::Cut(Cut::Unread));
         }
     }
 
     /// Tells every connection, and for `Drain` each that comes later as well.
     pub(super) fn send_all(&self, command: Command) {
-        let mut entries = self.lock();
-        entries.draining |= command == Command::Drain;
-        for entry in entries.open.values() {
-            entry.signal.send(command);
+        let mut state = self.lock();
+        state.draining |= command == Command::Drain;
+        for connection in state.open.values() {
+            connection.signal.send(command);
         }
     }
 
@@ -234,12 +237,12 @@ impl Live {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Place {
+impl Registration {
     /// Waits until the peer has sent its first byte. Until then a connection costs no more than its
     /// socket, and is the first to go.
     pub async fn first_byte(&self, stream: &TcpStream) -> Result<(), HandshakeFailure> {
@@ -250,7 +253,7 @@ impl Place {
         Ok(())
     }
 
-    /// Waits until the connection has to go, because others need its place.
+    /// Waits until the connection has to go, to make room for others.
     pub async fn crowded_out(&self) {
         while !matches!(self.signal.received().await, Command::Cut(_)) {}
     }
@@ -261,128 +264,136 @@ impl Place {
     /// # Errors
     /// The peer has `share` connections without this one, which has to end.
     pub(super) fn identify(&self, peer: Arc<Peer>, share: usize) -> Result<(), HandshakeFailure> {
-        let holder = Holder::of(&peer);
-        let mut entries = self.live.lock();
-        let Some(entry) = entries.open.get_mut(&self.number) else {
+        let owner = Owner::of(&peer);
+        let mut state = self.connections.lock();
+        let Some(connection) = state.open.get_mut(&self.number) else {
             return Err(HandshakeFailure::Crowded);
         };
-        let before = entry.holder.take();
-        entries.give_back(before);
-        if !entries.take(&holder, share) {
+        let before = connection.owner.take();
+        state.give_back(before);
+        if !state.take(&owner, share) {
             return Err(HandshakeFailure::TooMany);
         }
-        if let Some(entry) = entries.open.get_mut(&self.number) {
-            (entry.peer, entry.holder) = (Some(peer), Some(holder));
+        if let Some(connection) = state.open.get_mut(&self.number) {
+            (connection.peer, connection.owner) = (Some(peer), Some(owner));
         }
         Ok(())
     }
 }
 
-impl Entries {
+impl State {
     /// Counts one more, unless there are `share`.
-    fn take(&mut self, holder: &Holder, share: usize) -> bool {
-        let count = self.shares.get(holder).map_or(0, |share| share.connections);
+    fn take(&mut self, owner: &Owner, share: usize) -> bool {
+        let count = self.shares.get(owner).map_or(0, |share| share.connections);
         if count < share {
-            self.shares.entry(holder.clone()).or_default().connections += 1;
-            self.unknown += usize::from(holder.is_unknown());
+            self.shares.entry(owner.clone()).or_default().connections += 1;
+            self.unidentified_count += usize::from(owner.is_unidentified());
         }
         count < share
     }
 
-    fn give_back(&mut self, holder: Option<Holder>) {
-        let Some(holder) = holder else { return };
-        self.unknown -= usize::from(holder.is_unknown());
-        if let Some(share) = self.shares.get_mut(&holder) {
+    fn give_back(&mut self, owner: Option<Owner>) {
+        let Some(owner) = owner else { return };
+        self.unidentified_count -= usize::from(owner.is_unidentified());
+        if let Some(share) = self.shares.get_mut(&owner) {
             share.connections -= 1;
             if share.connections == 0 {
-                self.shares.remove(&holder);
+                self.shares.remove(&owner);
             }
         }
     }
 
     /// Remembers a connection that has not sent anything, and forgets older ones that no longer
     /// are such.
-    fn note_silent(&mut self, holder: &Holder, number: u64) {
+    fn note_silent(&mut self, owner: &Owner, number: u64) {
         let open = &self.open;
-        let share = self.shares.get_mut(holder).map(|share| &mut share.silent);
+        let share = self.shares.get_mut(owner).map(|share| &mut share.silent);
         for silent in share.into_iter().chain([&mut self.silent]) {
             while silent.front().is_some_and(|oldest| !is_silent(open, *oldest)) {
                 silent.pop_front();
             }
             silent.push_back(number);
         }
-        while self.strangers.front().is_some_and(|oldest| !is_unknown(open, *oldest)) {
-            self.strangers.pop_front();
+        while self.unidentified.front().is_some_and(|oldest| !is_unidentified(open, *oldest)) {
+            self.unidentified.pop_front();
         }
-        self.strangers.push_back(number);
+        self.unidentified.push_back(number);
     }
 
     fn make_room(&mut self) -> bool {
         if self.leaving >= MOST_LEAVING {
             return false;
         }
-        let of_known = self.shares.iter().filter(|(holder, _)| !holder.is_unknown());
+        let of_known = self.shares.iter().filter(|(owner, _)| !owner.is_unidentified());
         let most = of_known.max_by_key(|(_, share)| share.connections);
-        match most.map(|(holder, share)| (holder.clone(), share.connections)) {
+        match most.map(|(owner, share)| (owner.clone(), share.connections)) {
             // The only connection of a caller stays.
-            Some((holder, connections)) if connections > self.unknown.max(1) => {
-                self.cut_idle_of(&holder)
+            Some((owner, connections)) if connections > self.unidentified_count.max(1) => {
+                self.cut_idle_of(&owner)
             }
             _ => {
                 let silent = pop(&mut self.silent, |number| is_silent(&self.open, number));
-                let oldest = silent
-                    .or_else(|| pop(&mut self.strangers, |number| is_unknown(&self.open, number)));
+                let oldest = silent.or_else(|| {
+                    pop(&mut self.unidentified, |number| is_unidentified(&self.open, number))
+                });
                 self.cut(oldest)
             }
         }
     }
 
-    fn cut_silent_of(&mut self, holder: &Holder) -> bool {
+    fn cut_silent_of(&mut self, owner: &Owner) -> bool {
         if self.leaving >= MOST_LEAVING {
             return false;
         }
-        let share = self.shares.get_mut(holder);
+        let share = self.shares.get_mut(owner);
         let oldest =
             share.and_then(|share| pop(&mut share.silent, |number| is_silent(&self.open, number)));
         self.cut(oldest)
     }
 
-    fn cut_idle_of(&mut self, holder: &Holder) -> bool {
+    fn cut_idle_of(&mut self, owner: &Owner) -> bool {
         let now = Instant::now();
         if self.last_idle_cut.is_some_and(|last| now.duration_since(last) < IDLE_CUT_INTERVAL) {
             return false;
         }
         self.last_idle_cut = Some(now);
-        let of_holder = |entry: &Entry| entry.holder.as_ref() == Some(holder);
-        let idle = self.open.iter().filter(|(_, entry)| of_holder(entry) && entry.calls.is_idle());
+        let of_owner = |connection: &OpenConnection| connection.owner.as_ref() == Some(owner);
+        let idle = self
+            .open
+            .iter()
+            .filter(|(_, connection)| of_owner(connection) && connection.calls.is_idle());
         let oldest = idle.map(|(number, _)| *number).min();
         self.cut(oldest)
     }
 
-    /// Cuts this one. Its place is free at once, its descriptor when its task has ended.
+    /// Cuts a connection. It no longer counts; its descriptor is free when its task has ended.
     fn cut(&mut self, number: Option<u64>) -> bool {
-        let Some(entry) = number.and_then(|number| self.open.remove(&number)) else { return false };
+        let Some(connection) = number.and_then(|number| self.open.remove(&number)) else {
+            return false;
+        };
         self.leaving += 1;
-        self.give_back(entry.holder);
-        entry.signal.send(Command::Cut(Cut::Crowded));
+        self.give_back(connection.owner);
+        connection.signal.send(Command::Cut(Cut::Crowded));
         true
     }
 }
 
-fn is_unknown(open: &HashMap<u64, Entry>, number: u64) -> bool {
-    open.get(&number).is_some_and(|entry| entry.peer.is_none())
+fn is_unidentified(open: &HashMap<u64, OpenConnection>, number: u64) -> bool {
+    open.get(&number).is_some_and(|connection| connection.peer.is_none())
 }
 
-fn is_silent(open: &HashMap<u64, Entry>, number: u64) -> bool {
-    is_unknown(open, number)
-        && open.get(&number).is_some_and(|entry| !entry.signal.spoke.load(Ordering::Relaxed))
+fn is_silent(open: &HashMap<u64, OpenConnection>, number: u64) -> bool {
+    is_unidentified(open, number)
+        && open
+            .get(&number)
+            .is_some_and(|connection| !connection.signal.spoke.load(Ordering::Relaxed))
 }
 
 fn pop(queue: &mut VecDeque<u64>, is_one: impl Fn(u64) -> bool) -> Option<u64> {
     std::iter::from_fn(|| queue.pop_front()).find(|number| is_one(*number))
 }
 
-impl Holder {
+impl Owner {
     fn of(peer: &Peer) -> Self {
         match (&peer.certificate, peer.address) {
             (Some(certificate), _) => Self::Certificate {
@@ -390,25 +401,25 @@ impl Holder {
                 identity: peer.identity().map(Into::into),
             },
             (None, PeerAddress::Unix { uid, .. }) => Self::User(uid),
-            (None, PeerAddress::Tcp(address)) => Self::Unknown(address.ip().into()),
+            (None, PeerAddress::Tcp(address)) => Self::Unidentified(address.ip().into()),
         }
     }
 
-    fn is_unknown(&self) -> bool {
-        matches!(self, Self::Unknown(_))
+    fn is_unidentified(&self) -> bool {
+        matches!(self, Self::Unidentified(_))
     }
 }
 
-impl Drop for Place {
+impl Drop for Registration {
     fn drop(&mut self) {
-        let mut entries = self.live.lock();
-        match entries.open.remove(&self.number) {
-            Some(ended) => entries.give_back(ended.holder),
-            None => entries.leaving -= 1,
+        let mut state = self.connections.lock();
+        match state.open.remove(&self.number) {
+            Some(ended) => state.give_back(ended.owner),
+            None => state.leaving -= 1,
         }
-        self.live.stats.set_open(entries.open.len());
-        if entries.open.is_empty() {
-            self.live.emptied.notify_waiters();
+        self.connections.stats.set_open(state.open.len());
+        if state.open.is_empty() {
+            self.connections.emptied.notify_waiters();
         }
     }
 }
@@ -417,102 +428,102 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn live() -> Arc<Live> {
-        Live::new(Arc::default())
+    fn connections() -> Arc<Connections> {
+        Connections::new(Arc::default())
     }
 
     #[test]
     fn a_place_is_free_again_when_its_connection_has_ended() {
-        let live = live();
-        let first = live.enter(1, 1, None).unwrap();
-        assert_eq!(live.enter(1, 1, None).unwrap_err(), Full::All);
-        assert_eq!(live.stats.open(), 1);
+        let connections = connections();
+        let first = connections.enter(1, 1, None).unwrap();
+        assert_eq!(connections.enter(1, 1, None).unwrap_err(), Full::All);
+        assert_eq!(connections.stats.open(), 1);
         drop(first);
-        assert_eq!(live.stats.open(), 0);
-        assert!(live.enter(1, 1, None).is_ok());
+        assert_eq!(connections.stats.open(), 0);
+        assert!(connections.enter(1, 1, None).is_ok());
     }
 
     #[test]
     fn each_has_its_share_of_the_open_connections_and_no_more() {
-        let live = live();
-        let enter = || live.enter(10, 2, None).unwrap();
+        let connections = connections();
+        let enter = || connections.enter(10, 2, None).unwrap();
         let user = |uid| Arc::new(Peer::with_uid(uid, None));
         let (first, second, third) = (enter(), enter(), enter());
         first.identify(user(1), 2).unwrap();
         second.identify(user(1), 2).unwrap();
         second.identify(user(1), 2).unwrap();
         assert_eq!(third.identify(user(1), 2), Err(HandshakeFailure::TooMany));
-        assert_eq!(live.identified().len(), 2);
+        assert_eq!(connections.identified().len(), 2);
         third.identify(user(2), 2).unwrap();
         drop(first);
         enter().identify(user(1), 2).unwrap();
         drop((second, third));
-        assert!(live.lock().shares.is_empty());
+        assert!(connections.lock().shares.is_empty());
     }
 
     #[test]
     fn who_does_not_end_his_handshakes_takes_no_more_than_one_caller_may() {
-        let live = live();
+        let connections = connections();
         let source = |last| Some(std::net::IpAddr::from([192, 0, 2, last]).into());
-        let first = live.enter(10, 2, source(1)).unwrap();
-        let second = live.enter(10, 2, source(1)).unwrap();
-        for place in [&first, &second] {
-            place.signal.spoke.store(true, Ordering::Relaxed);
+        let first = connections.enter(10, 2, source(1)).unwrap();
+        let second = connections.enter(10, 2, source(1)).unwrap();
+        for registration in [&first, &second] {
+            registration.signal.spoke.store(true, Ordering::Relaxed);
         }
-        assert_eq!(live.enter(10, 2, source(1)).unwrap_err(), Full::Share);
-        live.enter(10, 2, source(2)).unwrap();
+        assert_eq!(connections.enter(10, 2, source(1)).unwrap_err(), Full::Share);
+        connections.enter(10, 2, source(2)).unwrap();
         // Known by now, it counts among its caller's.
         first.identify(Arc::new(Peer::with_uid(1, None)), 2).unwrap();
-        live.enter(10, 2, source(1)).unwrap();
+        connections.enter(10, 2, source(1)).unwrap();
     }
 
     #[tokio::test]
     async fn who_has_sent_nothing_makes_room_for_others_of_its_source_and_in_all() {
-        let live = live();
+        let connections = connections();
         let source = |last| Some(std::net::IpAddr::from([192, 0, 2, last]).into());
-        let first = live.enter(3, 2, source(1)).unwrap();
-        let second = live.enter(3, 2, source(1)).unwrap();
+        let first = connections.enter(3, 2, source(1)).unwrap();
+        let second = connections.enter(3, 2, source(1)).unwrap();
         first.signal.spoke.store(true, Ordering::Relaxed);
-        let third = live.enter(3, 2, source(1)).unwrap();
+        let third = connections.enter(3, 2, source(1)).unwrap();
         second.crowded_out().await;
-        assert!(live.is_making_room());
+        assert!(connections.is_making_room());
         drop(second);
-        assert!(!live.is_making_room());
+        assert!(!connections.is_making_room());
         // Of all: the oldest silent one, then the oldest that is not known yet.
-        let fourth = live.enter(3, 2, source(2)).unwrap();
-        let fifth = live.enter(3, 2, source(2)).unwrap();
+        let fourth = connections.enter(3, 2, source(2)).unwrap();
+        let fifth = connections.enter(3, 2, source(2)).unwrap();
         third.crowded_out().await;
-        for place in [&fourth, &fifth] {
-            place.signal.spoke.store(true, Ordering::Relaxed);
+        for registration in [&fourth, &fifth] {
+            registration.signal.spoke.store(true, Ordering::Relaxed);
         }
-        let sixth = live.enter(3, 2, source(3)).unwrap();
+        let sixth = connections.enter(3, 2, source(3)).unwrap();
         first.crowded_out().await;
-        assert_eq!(live.stats.open(), 3);
+        assert_eq!(connections.stats.open(), 3);
         drop((first, third, fourth, fifth, sixth));
-        assert_eq!(live.stats.open(), 0);
-        let entries = live.lock();
-        assert!(entries.shares.is_empty() && entries.unknown == 0 && entries.leaving == 0);
+        assert_eq!(connections.stats.open(), 0);
+        let state = connections.lock();
+        assert!(state.shares.is_empty() && state.unidentified_count == 0 && state.leaving == 0);
     }
 
     #[tokio::test]
     async fn a_cut_outdoes_a_drain_that_was_not_yet_heard() {
-        let live = live();
-        let place = live.enter(1, 1, None).unwrap();
-        live.send_all(Command::Drain);
-        place.signal.send(Command::Cut(Cut::Denied));
-        assert_eq!(place.signal.received().await, Command::Cut(Cut::Denied));
+        let connections = connections();
+        let registration = connections.enter(1, 1, None).unwrap();
+        connections.send_all(Command::Drain);
+        registration.signal.send(Command::Cut(Cut::Denied));
+        assert_eq!(registration.signal.received().await, Command::Cut(Cut::Denied));
     }
 
     #[tokio::test]
     async fn who_comes_during_a_drain_is_told_at_once() {
-        let live = live();
-        live.send_all(Command::Drain);
-        let place = live.enter(1, 1, None).unwrap();
-        assert_eq!(place.signal.received().await, Command::Drain);
-        assert!(live.identified().is_empty());
-        place.identify(Arc::new(Peer::with_uid(1, None)), 1).unwrap();
-        assert_eq!(live.identified().len(), 1);
-        drop(place);
-        live.emptied().await;
+        let connections = connections();
+        connections.send_all(Command::Drain);
+        let registration = connections.enter(1, 1, None).unwrap();
+        assert_eq!(registration.signal.received().await, Command::Drain);
+        assert!(connections.identified().is_empty());
+        registration.identify(Arc::new(Peer::with_uid(1, None)), 1).unwrap();
+        assert_eq!(connections.identified().len(), 1);
+        drop(registration);
+        connections.emptied().await;
     }
 }
