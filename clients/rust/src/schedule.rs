@@ -33,14 +33,14 @@ pub(crate) struct Schedule {
     effort: Effort,
     begun: Instant,
     waits_until: Instant,
-    places: Vec<Place>,
+    endpoints: Vec<EndpointAttempts>,
     lost_connections: u32,
     is_over: bool,
 }
 
-/// The call at one endpoint.
+/// The attempts of the call at one endpoint.
 #[derive(Debug, Default)]
-struct Place {
+struct EndpointAttempts {
     state: State,
     failure: Option<EndpointFailure>,
     failures: u32,
@@ -67,9 +67,9 @@ impl Schedule {
             (true, false) => effort.timeout,
             (false, _) => effort.timeout.min(effort.patience),
         };
-        let places = std::iter::repeat_with(Place::default).take(endpoints).collect();
+        let endpoints = std::iter::repeat_with(EndpointAttempts::default).take(endpoints).collect();
         let waits_until = begun + waits;
-        Self { effort, begun, waits_until, places, lost_connections: 0, is_over: false }
+        Self { effort, begun, waits_until, endpoints, lost_connections: 0, is_over: false }
     }
 
     /// The call's deadline.
@@ -85,49 +85,48 @@ impl Schedule {
     /// The endpoints that may be asked now, those with the fewest failures first.
     pub(crate) fn candidates(&self) -> impl Iterator<Item = (u32, usize)> {
         let now = Instant::now();
-        let is_due = move |place: &Place| match place.state {
+        let is_due = move |endpoint: &EndpointAttempts| match endpoint.state {
             State::NotAsked => true,
             State::Paused(until) => until <= now,
             State::Running(_) | State::Done => false,
         };
-        let places = self.places.iter().enumerate();
-        places
-            .filter(move |(_, place)| !self.is_over && is_due(place))
-            .map(|(number, place)| (place.failures, number))
+        let endpoints = self.endpoints.iter().enumerate();
+        endpoints
+            .filter(move |(_, endpoint)| !self.is_over && is_due(endpoint))
+            .map(|(number, endpoint)| (endpoint.failures, number))
     }
 
     /// When the next endpoint may be asked; none: never.
     pub(crate) fn next(&self) -> Option<Instant> {
-        let next = |place: &Place| match place.state {
+        let next = |endpoint: &EndpointAttempts| match endpoint.state {
             State::NotAsked => Some(self.begun),
             State::Paused(until) => Some(until),
             State::Running(_) | State::Done => None,
         };
-        self.places.iter().filter_map(next).min().filter(|_| !self.is_over)
+        self.endpoints.iter().filter_map(next).min().filter(|_| !self.is_over)
     }
 
     /// An endpoint is being asked.
     pub(crate) fn begin(&mut self, number: usize) {
-        self.places[number].state = State::Running(Instant::now());
+        self.endpoints[number].state = State::Running(Instant::now());
     }
 
     /// An endpoint gave an answer that is kept.
     pub(crate) fn answered(&mut self, number: usize) {
-        self.places[number].state = State::Done;
+        self.endpoints[number].state = State::Done;
     }
 
     /// An endpoint did not look at what was sent to it: it may be sent again.
     pub(crate) fn not_processed(&mut self, number: usize) {
-        self.places[number].state = State::NotAsked;
+        self.endpoints[number].state = State::NotAsked;
     }
 
     /// Those that have been asked for so long without an answer, or so long ago to be connected to.
     pub(crate) fn running_for(&self, at_least: Duration) -> Vec<usize> {
         let now = Instant::now();
-        let is_slow =
-            |place: &Place| matches!(place.state, State::Running(since) if now >= since + at_least);
-        let places = self.places.iter().enumerate();
-        places.filter(|(_, place)| is_slow(place)).map(|(number, _)| number).collect()
+        let is_slow = |endpoint: &EndpointAttempts| matches!(endpoint.state, State::Running(since) if now >= since + at_least);
+        let endpoints = self.endpoints.iter().enumerate();
+        endpoints.filter(|(_, endpoint)| is_slow(endpoint)).map(|(number, _)| number).collect()
     }
 
     /// An endpoint failed the call.
@@ -135,11 +134,11 @@ impl Schedule {
         if matches!(failure, EndpointFailure::ConnectionLost(_)) {
             self.lost_connections += 1;
         }
-        let again = self.again(&failure, self.places[number].failures);
-        let place = &mut self.places[number];
-        place.failures += 1;
-        place.failure = Some(failure);
-        place.state = again.map_or(State::Done, State::Paused);
+        let again = self.again(&failure, self.endpoints[number].failures);
+        let endpoint = &mut self.endpoints[number];
+        endpoint.failures += 1;
+        endpoint.failure = Some(failure);
+        endpoint.state = again.map_or(State::Done, State::Paused);
     }
 
     fn again(&mut self, failure: &EndpointFailure, failures_before: u32) -> Option<Instant> {
@@ -153,13 +152,14 @@ impl Schedule {
                 return None;
             }
         }
-        let has_answered =
-            |place: &Place| place.failure.as_ref().is_some_and(EndpointFailure::is_answer);
+        let has_answered = |endpoint: &EndpointAttempts| {
+            endpoint.failure.as_ref().is_some_and(EndpointFailure::is_answer)
+        };
         match failure.remedy() {
             Remedy::Elsewhere => None,
             // Without `wait` only daemons that cannot be reached are waited for.
             _ if !self.effort.wait
-                && (failure.is_answer() || self.places.iter().any(has_answered)) =>
+                && (failure.is_answer() || self.endpoints.iter().any(has_answered)) =>
             {
                 None
             }
@@ -187,16 +187,16 @@ impl Schedule {
         if !self.effort.wait || at >= self.waits_until {
             return None;
         }
-        self.places.fill_with(Place::default);
+        self.endpoints.fill_with(EndpointAttempts::default);
         Some(at)
     }
 
     /// From now on only the endpoints that were not asked yet, each once.
     pub(crate) fn only_others(&mut self) -> bool {
         (self.effort.wait, self.waits_until) = (false, self.begun);
-        for place in &mut self.places {
-            if place.state != State::NotAsked {
-                place.state = State::Done;
+        for endpoint in &mut self.endpoints {
+            if endpoint.state != State::NotAsked {
+                endpoint.state = State::Done;
             }
         }
         self.next().is_some()
@@ -205,10 +205,10 @@ impl Schedule {
     /// Until when a call that failed everywhere goes on waiting before it says so; none: it says so
     /// at once, as waiting would not have helped.
     pub(crate) fn waits_to_fail(&self) -> Option<Instant> {
-        let may_pass = |place: &Place| {
-            matches!(place.failure.as_ref().map(EndpointFailure::remedy), Some(Remedy::Wait(_)))
+        let may_pass = |endpoint: &EndpointAttempts| {
+            matches!(endpoint.failure.as_ref().map(EndpointFailure::remedy), Some(Remedy::Wait(_)))
         };
-        let waits = self.effort.wait && !self.is_over && self.places.iter().any(may_pass);
+        let waits = self.effort.wait && !self.is_over && self.endpoints.iter().any(may_pass);
         waits.then_some(self.waits_until)
     }
 
@@ -220,18 +220,18 @@ impl Schedule {
 
     /// Nothing came from those that are asked: the time is over.
     pub(crate) fn time_is_over(&mut self, was_sent: impl Fn(usize) -> bool) {
-        for (number, place) in self.places.iter_mut().enumerate() {
-            if let State::Running(_) = place.state {
-                place.state = State::Done;
-                place.failure.get_or_insert(EndpointFailure::Silent { sent: was_sent(number) });
+        for (number, endpoint) in self.endpoints.iter_mut().enumerate() {
+            if let State::Running(_) = endpoint.state {
+                endpoint.state = State::Done;
+                endpoint.failure.get_or_insert(EndpointFailure::Silent { sent: was_sent(number) });
             }
         }
     }
 
     /// What became of the call at each endpoint that failed it, by its number.
     pub(crate) fn failures(&self) -> impl Iterator<Item = (usize, &EndpointFailure)> {
-        let places = self.places.iter().enumerate();
-        places.filter_map(|(number, place)| Some((number, place.failure.as_ref()?)))
+        let endpoints = self.endpoints.iter().enumerate();
+        endpoints.filter_map(|(number, endpoint)| Some((number, endpoint.failure.as_ref()?)))
     }
 }
 

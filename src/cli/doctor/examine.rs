@@ -16,9 +16,9 @@ const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// How many unwraps are timed, and how long that may take in all.
 const TIMED: (usize, Duration) = (5, Duration::from_secs(2));
 
-/// One place where a private half should live.
+/// One replica of the configuration, with its key and version.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct ConfiguredReplica<'a> {
     /// The key's name.
     pub(super) key: &'a str,
     /// Its version.
@@ -75,12 +75,12 @@ impl Finding {
 /// Examines a replica. The key that it gives is open: as long as one is, a token stays logged in.
 pub(super) async fn examine(
     provider: &dyn Provider,
-    place: &Place<'_>,
+    configured: &ConfiguredReplica<'_>,
 ) -> (Finding, Option<Arc<dyn WrappingKey>>) {
     let begun = Instant::now();
-    let Version { algorithms, sign_algorithms, public_key_sha256, .. } = place.version;
+    let Version { algorithms, sign_algorithms, public_key_sha256, .. } = configured.version;
     let whole = OpenKey {
-        locator: &place.replica.locator,
+        locator: &configured.replica.locator,
         algorithms,
         sign_algorithms,
         public_key_sha256: *public_key_sha256,

@@ -19,15 +19,15 @@ use claviger_provider_api::{Error, Provider, WrappingKey};
 use futures::{FutureExt, StreamExt};
 use tokio::time::timeout;
 
-use super::bytes;
 use super::connection::parse_duration;
 use super::daemon_user::ask_as_the_daemon;
 use super::failure::{Exit, Failure};
+use super::input_output;
 use crate::daemon::backends;
 use crate::daemon::config::{Config, State, path_or_default};
 use crate::daemon::serve::{prepare_state_dir, protect_memory};
 use diagnosis::Trouble;
-use examine::{Finding, Place};
+use examine::{ConfiguredReplica, Finding};
 use report::Report;
 
 /// Replicas of one provider that are examined at a time.
@@ -69,7 +69,7 @@ pub fn run(args: &Args, json: bool) -> Result<ExitCode, Failure> {
     let path = path_or_default(args.config.clone());
     ask_as_the_daemon(&path)?;
     let config = Config::load(&path)?;
-    let places = places(&config, &args.keys)?;
+    let replicas = replicas(&config, &args.keys)?;
     let failed = |error: std::io::Error| Failure::new(Exit::Failure, error.to_string());
     protect_memory();
     let state_dir = config.server.state_dir.as_deref();
@@ -81,18 +81,21 @@ pub fn run(args: &Args, json: bool) -> Result<ExitCode, Failure> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed)?;
-    let findings = runtime.block_on(examine_all(&config, &places, args.timeout, !json));
+    let findings = runtime.block_on(examine_all(&config, &replicas, args.timeout, !json));
     // One that hangs has had its time: the process ends without it.
     runtime.shutdown_background();
     let _ = backends::wait_until_left(LEAVE_WAIT);
     let latched = state_dir.map_or(Ok(Vec::new()), backends::latched_tokens);
-    let report = Report::new(&config, &args.keys, places.iter().zip(findings).collect(), latched);
-    bytes::print(&if json { report.to_json().to_string() } else { report.to_text() })?;
+    let report = Report::new(&config, &args.keys, replicas.iter().zip(findings).collect(), latched);
+    input_output::print(&if json { report.to_json().to_string() } else { report.to_text() })?;
     Ok(ExitCode::from(report.exit_code()))
 }
 
 /// Every replica that the daemon would open, of all keys or of those that are named.
-fn places<'a>(config: &'a Config, keys: &[String]) -> Result<Vec<Place<'a>>, Failure> {
+fn replicas<'a>(
+    config: &'a Config,
+    keys: &[String],
+) -> Result<Vec<ConfiguredReplica<'a>>, Failure> {
     if let Some(unknown) = keys.iter().find(|key| !config.keys.contains_key(*key)) {
         let known: Vec<&str> = config.keys.keys().map(String::as_str).collect();
         let message = format!("no key {unknown:?} in {}", config.path.display());
@@ -107,7 +110,7 @@ fn places<'a>(config: &'a Config, keys: &[String]) -> Result<Vec<Place<'a>>, Fai
     Ok(versions
         .filter(|(_, version)| version.state != State::Disabled)
         .flat_map(|(key, version)| {
-            version.replicas.iter().map(move |replica| Place { key, version, replica })
+            version.replicas.iter().map(move |replica| ConfiguredReplica { key, version, replica })
         })
         .collect())
 }
@@ -116,13 +119,13 @@ fn places<'a>(config: &'a Config, keys: &[String]) -> Result<Vec<Place<'a>>, Fai
 /// hangs holds up nobody else.
 async fn examine_all(
     config: &Config,
-    places: &[Place<'_>],
+    replicas: &[ConfiguredReplica<'_>],
     limit: Duration,
     tell: bool,
 ) -> Vec<Finding> {
     let mut by_provider: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for (index, place) in places.iter().enumerate() {
-        by_provider.entry(&place.replica.provider).or_default().push(index);
+    for (index, configured) in replicas.iter().enumerate() {
+        by_provider.entry(&configured.replica.provider).or_default().push(index);
     }
     let waiting: Waiting<'_> =
         RefCell::new(by_provider.iter().map(|(name, indices)| (*name, indices.len())).collect());
@@ -130,7 +133,7 @@ async fn examine_all(
     let providers = backends::make_each(configs, config.server.state_dir.as_deref(), None);
     let examined = futures::future::join_all(by_provider.iter().map(|(name, indices)| {
         // All keys of a provider stay open until the last one was examined: they share one login.
-        examine_provider(&providers[*name].1, name, indices, places, limit, &waiting)
+        examine_provider(&providers[*name].1, name, indices, replicas, limit, &waiting)
     }));
     let examined = tokio::select! {
         examined = examined => examined,
@@ -148,7 +151,7 @@ async fn examine_provider<'a>(
     provider: &Result<Arc<dyn Provider>, Error>,
     name: &'a str,
     indices: &[usize],
-    places: &[Place<'_>],
+    replicas: &[ConfiguredReplica<'_>],
     limit: Duration,
     waiting: &Waiting<'a>,
 ) -> Vec<(usize, Finding)> {
@@ -164,7 +167,7 @@ async fn examine_provider<'a>(
     let mut open: Vec<Arc<dyn WrappingKey>> = Vec::new();
     let mut examinations = futures::stream::iter(indices)
         .map(|index| {
-            examine::examine(&**provider, &places[*index]).map(move |found| (*index, found))
+            examine::examine(&**provider, &replicas[*index]).map(move |found| (*index, found))
         })
         .buffer_unordered(AT_ONCE);
     // The time begins anew with each one that ends: many keys may take long, silence may not.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::diagnosis::{Steps, Trouble};
-use super::examine::{Finding, Found, Place};
+use super::examine::{ConfiguredReplica, Finding, Found};
 use crate::cli::failure::Exit;
 use crate::cli::unneeded_rights;
 use crate::daemon::backends::LatchedToken;
@@ -25,7 +25,7 @@ pub(super) struct Report<'a> {
 struct Examined<'a> {
     key: &'a str,
     version: &'a Version,
-    replicas: Vec<(&'a Place<'a>, Finding)>,
+    replicas: Vec<(&'a ConfiguredReplica<'a>, Finding)>,
 }
 
 impl<'a> Report<'a> {
@@ -33,7 +33,7 @@ impl<'a> Report<'a> {
     pub(super) fn new(
         config: &'a Config,
         keys: &[String],
-        mut findings: Vec<(&'a Place<'a>, Finding)>,
+        mut findings: Vec<(&'a ConfiguredReplica<'a>, Finding)>,
         latched: Result<Vec<LatchedToken>, String>,
     ) -> Self {
         let mut versions = Vec::new();
@@ -42,8 +42,8 @@ impl<'a> Report<'a> {
                 |(name, key)| key.versions.iter().map(move |version| (name.as_str(), version)),
             )
         {
-            let of_version = |(place, _): &mut (&Place<'_>, Finding)| {
-                place.key == key && place.version.version == version.version
+            let of_version = |(configured, _): &mut (&ConfiguredReplica<'_>, Finding)| {
+                configured.key == key && configured.version.version == version.version
             };
             let replicas = findings.extract_if(.., of_version).collect();
             versions.push(Examined { key, version, replicas });
@@ -59,14 +59,14 @@ impl<'a> Report<'a> {
         order.into_iter().find(|exit| exits.contains(exit)).map_or(0, |exit| exit as u8)
     }
 
-    fn replicas(&self) -> impl Iterator<Item = &(&'a Place<'a>, Finding)> {
+    fn replicas(&self) -> impl Iterator<Item = &(&'a ConfiguredReplica<'a>, Finding)> {
         self.versions.iter().flat_map(|version| &version.replicas)
     }
 
     /// Providers that were asked, each once.
     fn providers(&self) -> impl Iterator<Item = (&'a str, &'static str, bool)> {
         let asked: std::collections::BTreeSet<&str> =
-            self.replicas().map(|(place, _)| place.replica.provider.as_str()).collect();
+            self.replicas().map(|(configured, _)| configured.replica.provider.as_str()).collect();
         let config = self.config;
         config.providers.iter().filter(move |(name, _)| asked.contains(name.as_str())).map(
             |(name, provider)| {
@@ -77,7 +77,8 @@ impl<'a> Report<'a> {
 
     /// Whether a replica of this provider found no room: then its quota is worth a line.
     fn is_throttled(&self, provider: &str) -> bool {
-        let mut its = self.replicas().filter(|(place, _)| place.replica.provider == provider);
+        let mut its =
+            self.replicas().filter(|(configured, _)| configured.replica.provider == provider);
         its.any(|(_, finding)| finding.troubles.iter().any(Trouble::is_throttled))
     }
 
@@ -183,9 +184,9 @@ impl Examined<'_> {
         if *state == State::Disabled {
             return writeln!(text, "  not asked");
         }
-        for (place, finding) in &self.replicas {
+        for (configured, finding) in &self.replicas {
             let verdict = if finding.is_sound() { "ok  " } else { "FAIL" };
-            let replica = place.replica;
+            let replica = configured.replica;
             writeln!(text, "  {verdict}  {}  {}", replica.provider, clean(&replica.locator))?;
             if let Some(found) = &finding.found {
                 writeln!(text, "        {}", found.words())?;
@@ -222,7 +223,7 @@ impl Examined<'_> {
             "sign_algorithms": sign_algorithms,
             "pinned_sha256": public_key_sha256.map(hex::encode),
             "replicas_agree": self.agree(),
-            "replicas": self.replicas.iter().map(|(place, f)| replica_json(place, f)).collect::<Vec<_>>(),
+            "replicas": self.replicas.iter().map(|(configured, f)| replica_json(configured, f)).collect::<Vec<_>>(),
         })
     }
 }
@@ -250,10 +251,10 @@ impl Found {
     }
 }
 
-fn replica_json(place: &Place<'_>, finding: &Finding) -> Value {
+fn replica_json(configured: &ConfiguredReplica<'_>, finding: &Finding) -> Value {
     let [reachable, authenticated, key_found, proven] = steps(finding);
     let found = finding.found.as_ref();
-    let pin_matches = match (found, place.version.public_key_sha256) {
+    let pin_matches = match (found, configured.version.public_key_sha256) {
         (Some(found), Some(pin)) => Some(found.sha256 == pin),
         _ => finding.holds_another_key().then_some(false),
     };
@@ -271,8 +272,8 @@ fn replica_json(place: &Place<'_>, finding: &Finding) -> Value {
         json!({ "algorithm": algorithm, "proven": said.is_none(), "said": said })
     };
     json!({
-        "provider": place.replica.provider,
-        "locator": place.replica.locator,
+        "provider": configured.replica.provider,
+        "locator": configured.replica.locator,
         "ok": finding.is_sound(),
         "reachable": reachable,
         "authenticated": authenticated,

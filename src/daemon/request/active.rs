@@ -17,7 +17,7 @@ use crate::daemon::keys::replicas::Replicas;
 use crate::daemon::records::audit::Audit;
 use crate::daemon::records::metrics::Metrics;
 use crate::daemon::request::budget::Budget;
-use crate::daemon::request::failed_unwraps::{FailedUnwraps, Place};
+use crate::daemon::request::failed_unwraps::{CallerAndKey, FailedUnwraps};
 use crate::daemon::request::in_flight::CallerCalls;
 use crate::daemon::request::policy::{self, Caller, Granted};
 use crate::daemon::transport::caller::{CallerIndex, Callers, Peer, Unidentified};
@@ -54,7 +54,7 @@ pub struct ActiveConfig {
     /// Its providers and replicas.
     pub replicas: Arc<Replicas>,
     /// By caller and key; under the empty name of a key that of lists.
-    pub budgets: HashMap<Place, Arc<Budget>>,
+    pub budgets: HashMap<CallerAndKey, Arc<Budget>>,
     calls: HashMap<Arc<str>, Arc<CallerCalls>>,
     /// The limits of budgets that are older than this configuration, and the state of their keys.
     limits: Vec<(Arc<Budget>, config::Limits, u64)>,
@@ -148,9 +148,10 @@ impl ActiveConfig {
             .map(|(index, caller)| {
                 let keys = caller.grants.iter().flat_map(|grant| &grant.keys).cloned();
                 for key in keys.chain([LISTING.to_owned()]) {
-                    let place = (caller.name.clone(), key);
-                    let budget = previous.active.and_then(|active| active.budgets.get(&place));
-                    let state = states.get(&place.1).copied().unwrap_or_default();
+                    let caller_and_key = (caller.name.clone(), key);
+                    let budget =
+                        previous.active.and_then(|active| active.budgets.get(&caller_and_key));
+                    let state = states.get(&caller_and_key.1).copied().unwrap_or_default();
                     limits.extend(budget.map(|budget| (Arc::clone(budget), caller.limits, state)));
                 }
                 let around =
@@ -289,15 +290,15 @@ fn build_caller(
     index: usize,
     caller: &config::Caller,
     around: &Around<'_>,
-    budgets: &mut HashMap<Place, Arc<Budget>>,
+    budgets: &mut HashMap<CallerAndKey, Arc<Budget>>,
 ) -> Arc<Caller> {
     let mut grants: HashMap<String, Granted> = HashMap::new();
     for grant in &caller.grants {
         for name in &grant.keys {
             let granted = grants.entry(name.clone()).or_insert_with(|| {
-                let place = (caller.name.clone(), name.clone());
-                let budget = build_budget(&place, caller.limits, around);
-                budgets.insert(place, Arc::clone(&budget));
+                let caller_and_key = (caller.name.clone(), name.clone());
+                let budget = build_budget(&caller_and_key, caller.limits, around);
+                budgets.insert(caller_and_key, Arc::clone(&budget));
                 Granted::new(Arc::clone(&around.keyring.keys[name]), budget)
             });
             let to = grant.to.iter().map(|name| Arc::clone(&around.keyring.keys[name])).collect();
@@ -310,20 +311,26 @@ fn build_caller(
         .map(|(name, _)| name.clone())
         .collect();
     readable.sort_unstable();
-    let place = (caller.name.clone(), LISTING.to_owned());
-    let listing = build_budget(&place, caller.limits, around);
-    budgets.insert(place, Arc::clone(&listing));
+    let caller_and_key = (caller.name.clone(), LISTING.to_owned());
+    let listing = build_budget(&caller_and_key, caller.limits, around);
+    budgets.insert(caller_and_key, Arc::clone(&listing));
     let name: Arc<str> = caller.name.as_str().into();
     let before = around.previous.active.and_then(|active| active.calls.get(&name)).map(Arc::clone);
     let calls = before.unwrap_or_else(|| Arc::new(CallerCalls::new(around.most_calls)));
     Arc::new(Caller { name, slot: policy::slot(index), grants, readable, listing, calls })
 }
 
-fn build_budget(place: &Place, limits: config::Limits, around: &Around<'_>) -> Arc<Budget> {
-    if let Some(budget) = around.previous.active.and_then(|active| active.budgets.get(place)) {
+fn build_budget(
+    caller_and_key: &CallerAndKey,
+    limits: config::Limits,
+    around: &Around<'_>,
+) -> Arc<Budget> {
+    if let Some(budget) =
+        around.previous.active.and_then(|active| active.budgets.get(caller_and_key))
+    {
         return Arc::clone(budget);
     }
     let file = Arc::clone(around.previous.failed_unwraps);
-    let key_state = around.states.get(&place.1).copied().unwrap_or_default();
-    Arc::new(Budget::new(place.clone(), limits, file, key_state))
+    let key_state = around.states.get(&caller_and_key.1).copied().unwrap_or_default();
+    Arc::new(Budget::new(caller_and_key.clone(), limits, file, key_state))
 }

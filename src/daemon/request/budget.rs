@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
 use crate::daemon::config::{Limits, Rate};
-use crate::daemon::request::failed_unwraps::{FailedUnwraps, Place, SpentUnwrap};
+use crate::daemon::request::failed_unwraps::{CallerAndKey, FailedUnwraps, SpentUnwrap};
 use crate::daemon::status::{Exhausted, Failure};
 use failures::{Added, Failures};
 
@@ -27,7 +27,7 @@ pub type ValueId = [u8; 32];
 /// The budget of one caller on one key. It outlives reloads and, for failed unwraps, restarts.
 #[derive(Debug)]
 pub struct Budget {
-    place: Place,
+    caller_and_key: CallerAndKey,
     file: Arc<FailedUnwraps>,
     state: Mutex<State>,
     released: Notify,
@@ -101,12 +101,17 @@ enum Admission {
 impl Budget {
     /// A budget with nothing spent but what `file` has of it. What lies in the future, because a
     /// clock was wrong, counts as spent now.
-    pub fn new(place: Place, limits: Limits, file: Arc<FailedUnwraps>, key_state: u64) -> Self {
+    pub fn new(
+        caller_and_key: CallerAndKey,
+        limits: Limits,
+        file: Arc<FailedUnwraps>,
+        key_state: u64,
+    ) -> Self {
         let now = Instant::now();
         let state = State {
             limits,
             rate_full_at: now,
-            failures: Failures::restored(&file.spent(&place), key_state, now, now_ms()),
+            failures: Failures::restored(&file.spent(&caller_and_key), key_state, now, now_ms()),
             asked: HashMap::new(),
             asked_for_the_first_time: 0,
             proven: VecDeque::new(),
@@ -116,7 +121,7 @@ impl Budget {
             repeat_alarmed_at: None,
             not_granted_alarmed_at: None,
         };
-        Self { place, file, state: Mutex::new(state), released: Notify::new() }
+        Self { caller_and_key, file, state: Mutex::new(state), released: Notify::new() }
     }
 
     /// Takes over changed limits, and forgets what was learned about a key that has changed; what
@@ -150,7 +155,7 @@ impl Budget {
         let mut state = self.lock();
         let given_back = state.failures.len();
         state.failures = Failures::default();
-        self.file.reset(&self.place);
+        self.file.reset(&self.caller_and_key);
         drop(state);
         self.released.notify_waiters();
         self.file.write()?;
@@ -218,7 +223,7 @@ impl Budget {
 
     fn end(&self, value: &ValueId, verdict: Verdict) -> bool {
         let mut state = self.lock();
-        let used_up = state.end(value, verdict, &self.place, &self.file);
+        let used_up = state.end(value, verdict, &self.caller_and_key, &self.file);
         drop(state);
         self.released.notify_one();
         used_up
@@ -282,7 +287,7 @@ impl State {
         &mut self,
         value: &ValueId,
         verdict: Verdict,
-        place: &Place,
+        caller_and_key: &CallerAndKey,
         file: &FailedUnwraps,
     ) -> bool {
         if let Some(asked) = self.asked.get_mut(value) {
@@ -298,7 +303,7 @@ impl State {
             Verdict::Spared => return false,
             Verdict::Succeeded => {
                 if self.failures.take_back(value) {
-                    file.take_back(place, value);
+                    file.take_back(caller_and_key, value);
                 }
                 if !self.proven.contains(value) {
                     if self.proven.len() == PROVEN {
@@ -316,7 +321,7 @@ impl State {
         let added = self.failures.add(*value, is_known, Instant::now());
         if added != Added::Nothing {
             let (value, key_state) = (*value, self.of_key);
-            file.spend(place, SpentUnwrap { at_ms, value, is_known, key_state });
+            file.spend(caller_and_key, SpentUnwrap { at_ms, value, is_known, key_state });
         }
         added == Added::Value && self.failures.len() == count as usize
     }

@@ -21,7 +21,7 @@ const SPARE_LINES: usize = 1000;
 const LONGEST_WINDOW: Duration = Duration::from_hours(24);
 
 /// The caller and the key of a budget, by their names.
-pub type Place = (String, String);
+pub type CallerAndKey = (String, String);
 
 /// One distinct value that counts as a failed unwrap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub struct SpentUnwrap {
 #[derive(Debug)]
 pub struct FailedUnwraps {
     path: Option<PathBuf>,
-    spent: Mutex<HashMap<Place, Vec<SpentUnwrap>>>,
+    spent: Mutex<HashMap<CallerAndKey, Vec<SpentUnwrap>>>,
     unwritten: Mutex<Vec<u8>>,
     /// Lines in the file; held while it is written.
     lines: Mutex<usize>,
@@ -97,23 +97,23 @@ impl FailedUnwraps {
     }
 
     /// What was spent of one budget, oldest first.
-    pub fn spent(&self, place: &Place) -> Vec<SpentUnwrap> {
-        lock(&self.spent).get(place).cloned().unwrap_or_default()
+    pub fn spent(&self, caller_and_key: &CallerAndKey) -> Vec<SpentUnwrap> {
+        lock(&self.spent).get(caller_and_key).cloned().unwrap_or_default()
     }
 
     /// Notes that a value counts; [`Self::write`] makes it durable.
-    pub(super) fn spend(&self, place: &Place, spent: SpentUnwrap) {
-        self.note(line_of(place, &spent));
+    pub(super) fn spend(&self, caller_and_key: &CallerAndKey, spent: SpentUnwrap) {
+        self.note(line_of(caller_and_key, &spent));
     }
 
     /// Notes that a value counts no longer.
-    pub(super) fn take_back(&self, (caller, key): &Place, value: &[u8; 32]) {
+    pub(super) fn take_back(&self, (caller, key): &CallerAndKey, value: &[u8; 32]) {
         let (caller, key) = (caller.clone(), key.clone());
         self.note(Line::TakenBack { caller, key, value: hex::encode(value) });
     }
 
     /// Notes that nothing counts any longer.
-    pub(super) fn reset(&self, (caller, key): &Place) {
+    pub(super) fn reset(&self, (caller, key): &CallerAndKey) {
         self.note(Line::Reset { caller: caller.clone(), key: key.clone() });
     }
 
@@ -178,9 +178,9 @@ impl FailedUnwraps {
         let spent = lock(&self.spent).clone();
         let mut text = Vec::new();
         let mut lines = 0;
-        for (place, values) in &spent {
+        for (caller_and_key, values) in &spent {
             for value in values {
-                serde_json::to_writer(&mut text, &line_of(place, value))?;
+                serde_json::to_writer(&mut text, &line_of(caller_and_key, value))?;
                 text.push(b'\n');
                 lines += 1;
             }
@@ -191,7 +191,7 @@ impl FailedUnwraps {
 }
 
 /// Puts a line into force; none where it makes no sense.
-fn apply(line: Line, spent: &mut HashMap<Place, Vec<SpentUnwrap>>) -> Option<()> {
+fn apply(line: Line, spent: &mut HashMap<CallerAndKey, Vec<SpentUnwrap>>) -> Option<()> {
     match line {
         Line::Failed { caller, key, at_ms, value, known, key_state } => {
             let value = parse_value(&value)?;
@@ -215,7 +215,7 @@ fn apply(line: Line, spent: &mut HashMap<Place, Vec<SpentUnwrap>>) -> Option<()>
     Some(())
 }
 
-fn line_of((caller, key): &Place, spent: &SpentUnwrap) -> Line {
+fn line_of((caller, key): &CallerAndKey, spent: &SpentUnwrap) -> Line {
     Line::Failed {
         caller: caller.clone(),
         key: key.clone(),

@@ -19,12 +19,12 @@ fn pass(budget: &Budget, time: Duration) {
     state.unwraps_since = state.unwraps_since.checked_sub(time).unwrap();
 }
 
-fn place() -> Place {
+fn caller_and_key() -> CallerAndKey {
     ("key-connector".into(), "user-keys".into())
 }
 
 fn budget_with(limits: Limits) -> Budget {
-    Budget::new(place(), limits, FailedUnwraps::open(None), 1)
+    Budget::new(caller_and_key(), limits, FailedUnwraps::open(None), 1)
 }
 
 fn budget(failed: u32) -> Budget {
@@ -261,7 +261,7 @@ async fn what_was_spent_survives_the_end_of_the_process_to_the_last_failure() {
     let folder = tempfile::tempdir().unwrap();
     let open = || {
         let file = FailedUnwraps::open(Some(folder.path()));
-        Budget::new(place(), limits(None, Some(4)), file, 1)
+        Budget::new(caller_and_key(), limits(None, Some(4)), file, 1)
     };
     let budget = open();
     for number in 1..=3 {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn place(key: &str) -> Place {
+fn caller_and_key(key: &str) -> CallerAndKey {
     ("key-connector".to_owned(), key.to_owned())
 }
 
@@ -18,7 +18,7 @@ fn spent(number: u64) -> SpentUnwrap {
 fn what_is_written_is_read_again_and_what_is_not_written_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let file = FailedUnwraps::open(Some(folder.path()));
-    let (a, b, c) = (place("a"), place("b"), place("c"));
+    let (a, b, c) = (caller_and_key("a"), caller_and_key("b"), caller_and_key("c"));
     file.spend(&a, spent(1));
     file.spend(&a, SpentUnwrap { is_known: false, ..spent(2) });
     file.spend(&b, spent(3));
@@ -41,17 +41,17 @@ fn half_a_line_takes_nothing_else_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("failed-unwraps.jsonl");
     let file = FailedUnwraps::open(Some(folder.path()));
-    file.spend(&place("a"), spent(1));
+    file.spend(&caller_and_key("a"), spent(1));
     file.write().unwrap();
     let whole = fs::read(&path).unwrap();
     for len in 1..whole.len() {
         fs::write(&path, [&whole[..], &whole[..len]].concat()).unwrap();
         let file = FailedUnwraps::open(Some(folder.path()));
-        file.spend(&place("b"), spent(2));
+        file.spend(&caller_and_key("b"), spent(2));
         file.write().unwrap();
         let file = FailedUnwraps::open(Some(folder.path()));
-        assert_eq!(file.spent(&place("a")).len(), 1, "{len}");
-        assert_eq!(file.spent(&place("b")).len(), 1, "{len}");
+        assert_eq!(file.spent(&caller_and_key("a")).len(), 1, "{len}");
+        assert_eq!(file.spent(&caller_and_key("b")).len(), 1, "{len}");
     }
 }
 
@@ -60,17 +60,17 @@ fn the_file_does_not_grow_for_ever() {
     let folder = tempfile::tempdir().unwrap();
     let file = FailedUnwraps::open(Some(folder.path()));
     for number in 0..5000 {
-        file.spend(&place("a"), spent(number));
-        file.take_back(&place("a"), &spent(number).value);
+        file.spend(&caller_and_key("a"), spent(number));
+        file.take_back(&caller_and_key("a"), &spent(number).value);
         if number % 100 == 0 {
             file.write().unwrap();
         }
     }
-    file.spend(&place("a"), spent(1));
+    file.spend(&caller_and_key("a"), spent(1));
     file.write().unwrap();
     let text = fs::read_to_string(folder.path().join("failed-unwraps.jsonl")).unwrap();
     assert!(text.lines().count() <= SPARE_LINES + 300, "{}", text.lines().count());
-    assert_eq!(FailedUnwraps::open(Some(folder.path())).spent(&place("a")).len(), 1);
+    assert_eq!(FailedUnwraps::open(Some(folder.path())).spent(&caller_and_key("a")).len(), 1);
 }
 
 #[test]
@@ -78,10 +78,10 @@ fn a_disk_that_refuses_loses_nothing_that_it_takes_later() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state");
     let file = FailedUnwraps::open(Some(&path));
-    file.spend(&place("a"), spent(1));
+    file.spend(&caller_and_key("a"), spent(1));
     assert!(file.write().is_err(), "the folder is not there");
     fs::create_dir(&path).unwrap();
-    file.spend(&place("a"), spent(2));
+    file.spend(&caller_and_key("a"), spent(2));
     file.write().unwrap();
-    assert_eq!(FailedUnwraps::open(Some(&path)).spent(&place("a")).len(), 2);
+    assert_eq!(FailedUnwraps::open(Some(&path)).spent(&caller_and_key("a")).len(), 2);
 }
