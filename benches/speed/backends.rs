@@ -27,7 +27,7 @@ use tokio::runtime::Runtime;
 use toml::{Table, Value};
 
 use crate::child::Server;
-use crate::site::{Site, Size};
+use crate::daemon_files::{DaemonFiles, Size};
 use crate::stack::compare_freely;
 use crate::table::Row;
 use crate::{Effort, Outcome};
@@ -78,13 +78,13 @@ pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
 
 /// The daemon and the bare call, in turn.
 async fn against(service: Service, key: &Pair, effort: Effort) -> Outcome<Vec<Row>> {
-    let site = Site::new(Size::ONE)?;
-    serve_from(&site, &service, key)?;
-    let server = Server::claviger(&site.config(), site.port)?;
-    let clients = site.clients(4)?;
+    let files = DaemonFiles::new(Size::ONE)?;
+    serve_from(&files, &service, key)?;
+    let server = Server::claviger(&files.config(), files.port)?;
+    let clients = files.clients(4)?;
     let daemon = async |in_flight: usize| {
         let work = Work {
-            keys: site.keys().into(),
+            keys: files.keys().into(),
             wrapped: key.wrapped.clone(),
             batch: 1,
             in_flight,
@@ -130,9 +130,9 @@ async fn bare(call: &Call, in_flight: usize, time: Duration) -> Outcome<Sample> 
     }
 }
 
-/// Puts the service's key in the place of the site's own.
-fn serve_from(site: &Site, service: &Service, key: &Pair) -> Outcome<()> {
-    let mut config: Table = fs::read_to_string(site.config())?.parse()?;
+/// Puts the service's key in the place of the daemon's own.
+fn serve_from(files: &DaemonFiles, service: &Service, key: &Pair) -> Outcome<()> {
+    let mut config: Table = fs::read_to_string(files.config())?.parse()?;
     config.insert("providers".into(), table([("remote", service.provider.clone().into())]));
     let replica =
         table([("provider", "remote".into()), ("locator", service.locator.clone().into())]);
@@ -142,12 +142,12 @@ fn serve_from(site: &Site, service: &Service, key: &Pair) -> Outcome<()> {
         ("replicas", Value::Array(vec![replica])),
         ("public_key_sha256", hex::encode(key.public_key.sha256()).into()),
     ]);
-    let of_site = table([
+    let of_daemon = table([
         ("algorithms", Value::Array(vec![ALGORITHM.name().into()])),
         ("versions", Value::Array(vec![version])),
     ]);
-    config.insert("keys".into(), table([(site.keys()[0].as_str(), of_site)]));
-    fs::write(site.config(), config.to_string())?;
+    config.insert("keys".into(), table([(files.keys()[0].as_str(), of_daemon)]));
+    fs::write(files.config(), config.to_string())?;
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use claviger::cli::sandbox::is_ready;
+use claviger::cli::local_daemon::is_ready;
 
 use crate::{CLAVIGER, Outcome};
 

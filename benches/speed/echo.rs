@@ -27,8 +27,8 @@ use crate::noop::MATERIAL;
 /// The file that names its port.
 pub(crate) const PORT_FILE: &str = "echo-port";
 
-/// Serves with the certificates of a site, on as many threads as the daemon has for its sockets.
-pub(crate) fn serve(site: &Path) -> Outcome<()> {
+/// Serves with the certificates of a daemon, on as many threads as the daemon has for its sockets.
+pub(crate) fn serve(files: &Path) -> Outcome<()> {
     #[cfg(target_os = "linux")]
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
     let cores = claviger::cli::bench::cpu::cores();
@@ -39,8 +39,8 @@ pub(crate) fn serve(site: &Path) -> Outcome<()> {
         .block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             let port = listener.local_addr()?.port().to_string();
-            fs::write(site.join(PORT_FILE), port)?;
-            let acceptor = TlsAcceptor::from(Arc::new(tls(site)?));
+            fs::write(files.join(PORT_FILE), port)?;
+            let acceptor = TlsAcceptor::from(Arc::new(tls(files)?));
             let (accepted, streams) = tokio::sync::mpsc::channel(64);
             tokio::spawn(accept(listener, acceptor, accepted));
             let streams = futures::stream::unfold(streams, |mut streams| async {
@@ -55,8 +55,8 @@ pub(crate) fn serve(site: &Path) -> Outcome<()> {
         })
 }
 
-fn tls(site: &Path) -> Outcome<ServerConfig> {
-    let file = |name: &str| site.join("pki").join(name);
+fn tls(files: &Path) -> Outcome<ServerConfig> {
+    let file = |name: &str| files.join("pki").join(name);
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(file("ca.crt"))?)?;
     let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build()?;

@@ -3,7 +3,7 @@
 use claviger::cli::bench::load::Sample;
 use tokio::runtime::Runtime;
 
-use crate::site::{Site, Size};
+use crate::daemon_files::{DaemonFiles, Size};
 use crate::stack::{Target, compare};
 use crate::table::{Row, Wanted};
 use crate::{Effort, Outcome};
@@ -13,14 +13,14 @@ const IN_FLIGHT: usize = 64;
 
 pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
     runtime.block_on(async {
-        let sites = [
-            Site::new(Size::ONE)?,
-            Site::new(Size { keys: MANY, ..Size::ONE })?,
-            Site::new(Size { callers: MANY, ..Size::ONE })?,
+        let sizes = [
+            DaemonFiles::new(Size::ONE)?,
+            DaemonFiles::new(Size { keys: MANY, ..Size::ONE })?,
+            DaemonFiles::new(Size { callers: MANY, ..Size::ONE })?,
         ];
         let mut targets = Vec::new();
-        for site in &sites {
-            targets.push(Target::noop(site)?);
+        for files in &sizes {
+            targets.push(Target::noop(files)?);
         }
         let (mut keys, mut callers) = (Vec::new(), Vec::new());
         for round in 1..=effort.rounds {

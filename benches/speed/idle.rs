@@ -20,7 +20,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::child::Server;
-use crate::site::{Site, Size};
+use crate::daemon_files::{DaemonFiles, Size};
 use crate::table::{Row, Wanted};
 use crate::{Effort, Outcome};
 
@@ -34,17 +34,18 @@ const AT_ONCE: usize = 32;
 pub(crate) fn measure(runtime: &Runtime, _: Effort) -> Outcome<Vec<Row>> {
     let connections = raise_file_limit();
     runtime.block_on(async {
-        let site = Site::new(Size::ONE)?;
-        let server = Server::noop(&site.config(), site.port)?;
+        let files = DaemonFiles::new(Size::ONE)?;
+        let server = Server::noop(&files.config(), files.port)?;
         let resident = || cpu::resident(server.pid()).ok_or("there is no /proc");
         let dialled = Arc::new(AtomicUsize::new(0));
-        let tls = TlsConnector::from(Arc::new(client_tls(&site)?));
+        let tls = TlsConnector::from(Arc::new(client_tls(&files)?));
         // One alone first: what the first of all costs is not theirs.
-        let first = channel(&site, &tls, &Arc::default());
+        let first = channel(&files, &tls, &Arc::default());
         ask(&first).await?;
         let before = resident()?;
         eprintln!("idle: opening {connections} connections");
-        let channels = (0..connections).map(|_| channel(&site, &tls, &dialled)).collect::<Vec<_>>();
+        let channels =
+            (0..connections).map(|_| channel(&files, &tls, &dialled)).collect::<Vec<_>>();
         ask_all(&channels).await?;
         tokio::time::sleep(IDLE).await;
         let each = (resident()? - before) as f64 / connections as f64 / 1024.0;
@@ -82,8 +83,8 @@ fn raise_file_limit() -> usize {
     connections.min(CONNECTIONS)
 }
 
-fn client_tls(site: &Site) -> Outcome<ClientConfig> {
-    let file = |name: &str| site.path("pki").join(name);
+fn client_tls(files: &DaemonFiles) -> Outcome<ClientConfig> {
+    let file = |name: &str| files.path("pki").join(name);
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(file("ca.crt"))?)?;
     let chain = CertificateDer::pem_file_iter(file("client.crt"))?.collect::<Result<_, _>>()?;
@@ -94,8 +95,8 @@ fn client_tls(site: &Site) -> Outcome<ClientConfig> {
     Ok(config)
 }
 
-fn channel(site: &Site, tls: &TlsConnector, dialled: &Arc<AtomicUsize>) -> Channel {
-    let (tls, dialled, port) = (tls.clone(), Arc::clone(dialled), site.port);
+fn channel(files: &DaemonFiles, tls: &TlsConnector, dialled: &Arc<AtomicUsize>) -> Channel {
+    let (tls, dialled, port) = (tls.clone(), Arc::clone(dialled), files.port);
     let connect = tower::service_fn(move |_| {
         let (tls, dialled) = (tls.clone(), Arc::clone(&dialled));
         async move {

@@ -16,12 +16,12 @@
 mod backend;
 mod backends;
 mod child;
+mod daemon_files;
 mod echo;
 mod growth;
 mod idle;
 mod module;
 mod noop;
-mod site;
 mod stack;
 mod start;
 mod table;
@@ -54,7 +54,7 @@ fn main() -> Outcome<()> {
     match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         // This program is its own servers too.
         ["--serve-noop", config] => return noop::serve(PathBuf::from(config)),
-        ["--serve-echo", site] => return echo::serve(&PathBuf::from(site)),
+        ["--serve-echo", files] => return echo::serve(&PathBuf::from(files)),
         ["--serve-azure", folder] => return backends::serve_azure(&PathBuf::from(folder)),
         ["--serve-google", folder] => return backends::serve_google(&PathBuf::from(folder)),
         all if !all.contains(&"--bench") => {

@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use claviger::cli::bench::load::median;
 use tokio::runtime::Runtime;
 
+use crate::daemon_files::{DaemonFiles, Size};
 use crate::noop::{MATERIAL, WRAPPED};
-use crate::site::{Site, Size};
 use crate::stack::Target;
 use crate::table::{Row, Wanted};
 use crate::{CLAVIGER, Effort, Outcome};
@@ -19,11 +19,11 @@ const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/pkcs11-host/host.
 const SERIAL: &str = "1";
 
 pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
-    let quiet_site = Site::new(Size::ONE)?;
-    let audited_site = Site::new(Size { audit: true, ..Size::ONE })?;
-    let (host, audited_host) = (Host::new(&quiet_site)?, Host::new(&audited_site)?);
+    let quiet_files = DaemonFiles::new(Size::ONE)?;
+    let audited_files = DaemonFiles::new(Size { audit: true, ..Size::ONE })?;
+    let (host, audited_host) = (Host::new(&quiet_files)?, Host::new(&audited_files)?);
     let (quiet, audited) = runtime.block_on(async {
-        Outcome::Ok((Target::noop(&quiet_site)?, Target::noop(&audited_site)?))
+        Outcome::Ok((Target::noop(&quiet_files)?, Target::noop(&audited_files)?))
     })?;
     let calls = effort.time.as_millis().to_string();
     let (mut ratios, mut direct, mut decrypts) = (vec![], vec![], vec![]);
@@ -63,7 +63,7 @@ pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
     ])
 }
 
-/// The host, configured for one site.
+/// The host, configured for one daemon.
 struct Host {
     program: PathBuf,
     library: PathBuf,
@@ -74,7 +74,7 @@ struct Host {
 }
 
 impl Host {
-    fn new(site: &Site) -> Outcome<Self> {
+    fn new(files: &DaemonFiles) -> Outcome<Self> {
         let library = Path::new(CLAVIGER).with_file_name("libclaviger_pkcs11.so");
         if !library.exists() {
             let path = library.display();
@@ -82,12 +82,12 @@ impl Host {
             return Err(format!("{path} was not built: {how}").into());
         }
         let host = Self {
-            program: site.path("pkcs11-host"),
+            program: files.path("pkcs11-host"),
             library,
-            configuration: site.path("pkcs11.toml"),
-            key: format!("label:{}", site.keys()[0]),
-            wrapped: site.path("wrapped"),
-            material: site.path("material"),
+            configuration: files.path("pkcs11.toml"),
+            key: format!("label:{}", files.keys()[0]),
+            wrapped: files.path("wrapped"),
+            material: files.path("material"),
         };
         let compiled = Command::new("cc")
             .args(["-std=gnu17", "-O2", "-Wall", "-pthread", "-o"])
@@ -109,8 +109,8 @@ private_key = "pki/client.key"
 [[tokens.keys]]
 name = "{}"
 "#,
-            site.port,
-            site.keys()[0]
+            files.port,
+            files.keys()[0]
         );
         fs::write(&host.configuration, text)?;
         Ok(host)

@@ -7,9 +7,9 @@ use claviger_client::Client;
 use tokio::runtime::Runtime;
 
 use crate::child::Server;
+use crate::daemon_files::{DaemonFiles, Size};
 use crate::echo::PORT_FILE;
 use crate::noop::WRAPPED;
-use crate::site::{Site, Size};
 use crate::table::{Row, Wanted};
 use crate::{Effort, Outcome};
 
@@ -24,18 +24,18 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) fn noop(site: &Site) -> Outcome<Self> {
-        let server = Server::noop(&site.config(), site.port)?;
-        Ok(Self { server, clients: site.clients(CONNECTIONS)?, keys: site.keys() })
+    pub(crate) fn noop(files: &DaemonFiles) -> Outcome<Self> {
+        let server = Server::noop(&files.config(), files.port)?;
+        Ok(Self { server, clients: files.clients(CONNECTIONS)?, keys: files.keys() })
     }
 
-    fn echo(site: &mut Site) -> Outcome<Self> {
-        let file = site.path(PORT_FILE);
-        let server = Server::start("--serve-echo", &site.path(""), || {
+    fn echo(files: &mut DaemonFiles) -> Outcome<Self> {
+        let file = files.path(PORT_FILE);
+        let server = Server::start("--serve-echo", &files.path(""), || {
             std::fs::read_to_string(&file).is_ok_and(|port| !port.is_empty())
         })?;
-        site.port = std::fs::read_to_string(&file)?.parse()?;
-        Ok(Self { server, clients: site.clients(CONNECTIONS)?, keys: site.keys() })
+        files.port = std::fs::read_to_string(&file)?.parse()?;
+        Ok(Self { server, clients: files.clients(CONNECTIONS)?, keys: files.keys() })
     }
 
     pub(crate) async fn unary(&self, in_flight: usize, time: Duration) -> Outcome<Sample> {
@@ -54,12 +54,12 @@ impl Target {
 
 pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
     runtime.block_on(async {
-        let noop_site = Site::new(Size::ONE)?;
-        let audited_site = Site::new(Size { audit: true, ..Size::ONE })?;
-        let mut echo_site = Site::new(Size::ONE)?;
-        let noop = Target::noop(&noop_site)?;
-        let audited = Target::noop(&audited_site)?;
-        let echo = Target::echo(&mut echo_site)?;
+        let noop_files = DaemonFiles::new(Size::ONE)?;
+        let audited_files = DaemonFiles::new(Size { audit: true, ..Size::ONE })?;
+        let mut echo_files = DaemonFiles::new(Size::ONE)?;
+        let noop = Target::noop(&noop_files)?;
+        let audited = Target::noop(&audited_files)?;
+        let echo = Target::echo(&mut echo_files)?;
         let (mut many, mut one, mut one_audited) = (Vec::new(), Vec::new(), Vec::new());
         for round in 1..=effort.rounds {
             eprintln!("stack: round {round} of {}", effort.rounds);

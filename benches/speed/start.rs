@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use claviger::cli::bench::cpu;
 use claviger::cli::bench::load::median;
-use claviger::cli::sandbox::softhsm::{CONFIGURATION, LABEL, module};
-use claviger::cli::sandbox::{free_ports, is_ready};
+use claviger::cli::local_daemon::softhsm::{CONFIGURATION, LABEL, module};
+use claviger::cli::local_daemon::{free_ports, is_ready};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Runtime;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::bytes;
 use super::failure::{Exit, Failure};
+use super::input_output;
 use super::state_dir::StateDir;
 use crate::daemon::operations::control::{self, BudgetSpent, NotDone};
 
@@ -57,10 +57,10 @@ pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
     let spent: BudgetSpent = control::ask(&folder, &asked, PATIENCE)?;
     if json {
         let result = json!({ "caller": caller, "key": key, "reset": is_reset, "spent": spent });
-        return bytes::print(&result.to_string());
+        return input_output::print(&result.to_string());
     }
     let told = describe(&spent);
-    bytes::print(&if is_reset { format!("given back: {told}") } else { told })
+    input_output::print(&if is_reset { format!("given back: {told}") } else { told })
 }
 
 fn describe(spent: &BudgetSpent) -> String {

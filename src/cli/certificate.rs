@@ -10,9 +10,9 @@ use p12_keystore::{Certificate, KeyStore, KeyStoreEntry};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::bytes::{self, OutputArgs};
 use super::connection::ConnectionArgs;
 use super::failure::{Exit, Failure};
+use super::input_output::{self, OutputArgs};
 use super::keys::opened_version;
 use crate::pki::{Ca, GivenCa, OverKey, PkiError};
 
@@ -106,15 +106,15 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
     let written = match (args.form.der, args.form.pkcs12) {
         (true, _) => der.clone(),
         (_, true) => pkcs12(&der, &key.name, &password)?,
-        _ => bytes::pem(label, &der).into_bytes(),
+        _ => input_output::pem(label, &der).into_bytes(),
     };
     if !json {
-        return bytes::write(&written);
+        return input_output::write(&written);
     }
     let text = match String::from_utf8(written) {
         Ok(text) if !is_bytes => text,
-        Ok(text) => bytes::encode(text.as_bytes()).to_string(),
-        Err(error) => bytes::encode(error.as_bytes()).to_string(),
+        Ok(text) => input_output::encode(text.as_bytes()).to_string(),
+        Err(error) => input_output::encode(error.as_bytes()).to_string(),
     };
     let form = match (args.form.der, args.form.pkcs12) {
         (true, _) => "der",
@@ -128,7 +128,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
         "sha256": hex::encode(sha256(&der)),
         form: text,
     });
-    bytes::print(&result.to_string())
+    input_output::print(&result.to_string())
 }
 
 fn make(args: &Args, key: &Key, version: &KeyVersion, over: &OverKey) -> Result<Vec<u8>, Failure> {

@@ -2,8 +2,8 @@
 
 use clap::{CommandFactory, ValueEnum};
 
-use super::bytes;
 use super::failure::Failure;
+use super::input_output;
 
 /// The arguments of `claviger completions`.
 #[derive(clap::Args, Debug)]
@@ -31,5 +31,5 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut super::Arguments::command(), "claviger", &mut script);
-    bytes::write(&script)
+    input_output::write(&script)
 }

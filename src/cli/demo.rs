@@ -7,11 +7,11 @@ use claviger_client::{Client, UnwrapOptions, WrapOptions};
 use claviger_provider_api::public_key::sha256;
 use zeroize::Zeroizing;
 
-use super::bytes;
 use super::failure::{Exit, Failure};
+use super::input_output;
 #[cfg(feature = "pkcs11")]
-use super::sandbox::softhsm;
-use super::sandbox::{Backend, CLIENT, Daemon, KEY, Sandbox, backend_of, write};
+use super::local_daemon::softhsm;
+use super::local_daemon::{Backend, CLIENT, Daemon, KEY, LocalDaemon, backend_of, write};
 
 /// The arguments of `claviger demo`.
 #[derive(clap::Args, Debug)]
@@ -64,29 +64,29 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         softhsm::enter_environment(&dir)?;
     }
     say(&format!("Claviger demo. Everything it makes is in {}\n", dir.display()))?;
-    let mut sandbox = Sandbox::open(&dir, PORT)?;
-    let _alone = sandbox.alone()?;
-    sandbox.check_backend(backend)?;
+    let mut local = LocalDaemon::open(&dir, PORT)?;
+    let _alone = local.alone()?;
+    local.check_backend(backend)?;
     if let Some(port) = args.port {
-        sandbox.use_port(port)?;
+        local.use_port(port)?;
     }
-    prepare(&sandbox, backend)?;
+    prepare(&local, backend)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| failed("the runtime", &error))?;
     runtime.block_on(async {
-        let mut daemon = start(&sandbox).await?;
-        let told = serve(&sandbox, args, &mut daemon).await;
+        let mut daemon = start(&local).await?;
+        let told = serve(&local, args, &mut daemon).await;
         daemon.stop().await?;
         told
     })
 }
 
 /// Steps 1 and 2.
-fn prepare(sandbox: &Sandbox, backend: Backend) -> Result<(), Failure> {
-    sandbox.check_ports_are_free()?;
-    sandbox.prepare_certificates()?;
+fn prepare(local: &LocalDaemon, backend: Backend) -> Result<(), Failure> {
+    local.check_ports_are_free()?;
+    local.prepare_certificates()?;
     say(&format!(
         "1. A development CA issues the certificates of both ends, in pki/: the daemon's, and one \
          for\n   {CLIENT}.\n"
@@ -96,7 +96,7 @@ fn prepare(sandbox: &Sandbox, backend: Backend) -> Result<(), Failure> {
         #[cfg(feature = "pkcs11")]
         Backend::SoftHsm => 2048,
     };
-    let key = sandbox.prepare_key(backend, bits)?;
+    let key = local.prepare_key(backend, bits)?;
     let bits = key.public_key.modulus_bits();
     say(&match backend {
         Backend::Software => format!(
@@ -110,34 +110,34 @@ fn prepare(sandbox: &Sandbox, backend: Backend) -> Result<(), Failure> {
             softhsm::LABEL
         ),
     })?;
-    sandbox.configure(&key, true)
+    local.configure(&key, true)
 }
 
-async fn start(sandbox: &Sandbox) -> Result<Daemon, Failure> {
-    say(&format!("3. The daemon starts: claviger serve --config {}", sandbox.config.display()))?;
+async fn start(local: &LocalDaemon) -> Result<Daemon, Failure> {
+    say(&format!("3. The daemon starts: claviger serve --config {}", local.config.display()))?;
     let started = Instant::now();
-    let daemon = Daemon::start(sandbox).await?;
+    let daemon = Daemon::start(local).await?;
     say(&format!(
         "   Ready on https://localhost:{} after {} ms: mutual TLS 1.3, every call in audit.jsonl.\n",
-        sandbox.port,
+        local.port,
         started.elapsed().as_millis()
     ))?;
     Ok(daemon)
 }
 
 /// Steps 4 and 5, and then until Ctrl-C.
-async fn serve(sandbox: &Sandbox, args: &Args, daemon: &mut Daemon) -> Result<(), Failure> {
-    act_as_key_connector(sandbox).await?;
+async fn serve(local: &LocalDaemon, args: &Args, daemon: &mut Daemon) -> Result<(), Failure> {
+    act_as_key_connector(local).await?;
     if args.once {
-        return say(&how_to_remove(sandbox));
+        return say(&how_to_remove(local));
     }
-    say(&how_to_go_on(sandbox))?;
+    say(&how_to_go_on(local))?;
     daemon.wait().await
 }
 
 /// What a Key Connector does once in its life, and then at each start.
-async fn act_as_key_connector(sandbox: &Sandbox) -> Result<(), Failure> {
-    let config = claviger_client::Config::from_file(&sandbox.client)?;
+async fn act_as_key_connector(local: &LocalDaemon) -> Result<(), Failure> {
+    let config = claviger_client::Config::from_file(&local.client)?;
     let client = Client::connect(&config).await?.with_timeout(Duration::from_secs(10));
     say("4. A key connector makes a 32-byte key and has it wrapped.")?;
     let mut material = Zeroizing::new([0; 32]);
@@ -146,7 +146,7 @@ async fn act_as_key_connector(sandbox: &Sandbox) -> Result<(), Failure> {
     let fingerprint = sha256(&*material);
     let wrapped = client.wrap(KEY, &*material, &WrapOptions::default()).await?;
     drop(material);
-    write(&sandbox.dir.join("wrapped.bin"), &wrapped.wrapped)?;
+    write(&local.dir.join("wrapped.bin"), &wrapped.wrapped)?;
     say(&format!(
         "   {} bytes under {}, version {}, request id {}.\n   \
          It forgets the key and keeps the wrapped value: wrapped.bin\n",
@@ -170,10 +170,10 @@ async fn act_as_key_connector(sandbox: &Sandbox) -> Result<(), Failure> {
     ))
 }
 
-fn how_to_go_on(sandbox: &Sandbox) -> String {
+fn how_to_go_on(local: &LocalDaemon) -> String {
     let claviger = std::env::current_exe()
         .map_or_else(|_| "claviger".to_owned(), |path| path.display().to_string());
-    let (client, dir) = (sandbox.client.display(), sandbox.dir.display());
+    let (client, dir) = (local.client.display(), local.dir.display());
     format!(
         "Go on by hand, in another terminal:\n\
          \n  \
@@ -186,18 +186,18 @@ fn how_to_go_on(sandbox: &Sandbox) -> String {
          curl http://127.0.0.1:{}/metrics\n\
          \n{}\n\
          Serving until Ctrl-C.",
-        sandbox.operations_port,
-        how_to_remove(sandbox),
+        local.operations_port,
+        how_to_remove(local),
     )
 }
 
-fn how_to_remove(sandbox: &Sandbox) -> String {
-    format!("To remove the demo: rm -r {}", sandbox.dir.display())
+fn how_to_remove(local: &LocalDaemon) -> String {
+    format!("To remove the demo: rm -r {}", local.dir.display())
 }
 
 /// Prints a line. A stdout that is closed or full is a failure, which ends the daemon too.
 fn say(line: &str) -> Result<(), Failure> {
-    bytes::print(line)
+    input_output::print(line)
 }
 
 /// `claviger/demo` in the user's data folder.

@@ -7,8 +7,8 @@ use clap::Subcommand;
 use claviger_files::NewMode;
 use serde_json::json;
 
-use super::bytes;
 use super::failure::{Exit, Failure};
+use super::input_output;
 use super::server_option;
 use crate::daemon::config::path_or_default;
 use crate::daemon::transport::denied::{Entry, entries};
@@ -91,9 +91,11 @@ fn add(args: &AddArgs, json: bool) -> Result<(), Failure> {
     })?;
     let shown = path.display();
     if json {
-        return bytes::print(&json!({ "file": shown.to_string(), "added": added }).to_string());
+        return input_output::print(
+            &json!({ "file": shown.to_string(), "added": added }).to_string(),
+        );
     }
-    bytes::print(&match &added[..] {
+    input_output::print(&match &added[..] {
         [] => format!("{shown} holds it already"),
         added => format!("added to {shown}: {}; the daemon acts within a second", added.join(", ")),
     })
@@ -120,9 +122,11 @@ fn remove(args: &EntriesArgs, json: bool) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Failure, message).advise("`claviger deny list` shows it."));
     }
     if json {
-        return bytes::print(&json!({ "file": shown.to_string(), "removed": removed }).to_string());
+        return input_output::print(
+            &json!({ "file": shown.to_string(), "removed": removed }).to_string(),
+        );
     }
-    bytes::print(&format!("removed from {shown}: {}", removed.join(", ")))
+    input_output::print(&format!("removed from {shown}: {}", removed.join(", ")))
 }
 
 fn list(path: &Path, json: bool) -> Result<(), Failure> {
@@ -133,13 +137,13 @@ fn list(path: &Path, json: bool) -> Result<(), Failure> {
     if json {
         let bad = bad.iter().map(|bad| json!({ "line": bad.line, "reason": bad.reason }));
         let bad: Vec<_> = bad.collect();
-        bytes::print(
+        input_output::print(
             &json!({ "file": path.display().to_string(), "denied": good, "bad": bad }).to_string(),
         )?;
     } else if good.is_empty() {
-        bytes::print("no caller is denied")?;
+        input_output::print("no caller is denied")?;
     } else {
-        bytes::print(&good.join("\n"))?;
+        input_output::print(&good.join("\n"))?;
     }
     let Some(first) = bad.first() else { return Ok(()) };
     let message = format!("{}, {first}", path.display());

@@ -4,10 +4,10 @@ use clap::Subcommand;
 use claviger_client::{Health, Key, KeyVersion, KeyVersionState};
 use serde_json::{Value, json};
 
-use super::bytes::{self, OutputArgs};
 use super::certificate;
 use super::connection::ConnectionArgs;
 use super::failure::{Exit, Failure};
+use super::input_output::{self, OutputArgs};
 
 /// The commands below `claviger keys`.
 #[derive(Debug, Subcommand)]
@@ -70,10 +70,10 @@ fn list(connection: &ConnectionArgs, json: bool) -> Result<(), Failure> {
     let keys = connection.call(async |client| client.keys().await)?;
     if json {
         let keys: Vec<_> = keys.iter().map(key_json).collect();
-        return bytes::print(&json!({ "keys": keys }).to_string());
+        return input_output::print(&json!({ "keys": keys }).to_string());
     }
     if keys.is_empty() {
-        return bytes::print("no keys: this client has no grant to read one");
+        return input_output::print("no keys: this client has no grant to read one");
     }
     let head = ["KEY", "VERSION", "BITS", "ALGORITHMS", "OPERATIONS"].map(str::to_owned);
     let rows = keys.iter().map(|key| {
@@ -86,7 +86,7 @@ fn list(connection: &ConnectionArgs, json: bool) -> Result<(), Failure> {
             key.operations.join(", "),
         ]
     });
-    bytes::print(&table(std::iter::once(head).chain(rows)))
+    input_output::print(&table(std::iter::once(head).chain(rows)))
 }
 
 fn show(name: &str, connection: &ConnectionArgs, json: bool) -> Result<(), Failure> {
@@ -100,7 +100,7 @@ fn show(name: &str, connection: &ConnectionArgs, json: bool) -> Result<(), Failu
     if json {
         let mut key = key_json(&key);
         key["health"] = health.into();
-        return bytes::print(&key.to_string());
+        return input_output::print(&key.to_string());
     }
     let facts =
         [["health".into(), health.into()], ["operations".into(), key.operations.join(", ")]];
@@ -115,7 +115,7 @@ fn show(name: &str, connection: &ConnectionArgs, json: bool) -> Result<(), Failu
         ]
     });
     let versions = table(std::iter::once(head).chain(rows));
-    bytes::print(&format!("{}\n\n{}\n\n{versions}", key.name, table(facts.into_iter())))
+    input_output::print(&format!("{}\n\n{}\n\n{versions}", key.name, table(facts.into_iter())))
 }
 
 fn public_key(args: &PublicKeyArgs, json: bool) -> Result<(), Failure> {
@@ -127,12 +127,12 @@ fn public_key(args: &PublicKeyArgs, json: bool) -> Result<(), Failure> {
     if json {
         let mut result = version_json(version);
         result["key"] = key.name.into();
-        return bytes::print(&result.to_string());
+        return input_output::print(&result.to_string());
     }
     if args.der {
-        return bytes::write(&version.public_key);
+        return input_output::write(&version.public_key);
     }
-    bytes::write(pem(&version.public_key).as_bytes())
+    input_output::write(pem(&version.public_key).as_bytes())
 }
 
 /// The version of that number, else the newest active one; its public key is known.
@@ -203,7 +203,7 @@ fn version_json(version: &KeyVersion) -> Value {
 }
 
 fn pem(spki: &[u8]) -> String {
-    bytes::pem("PUBLIC KEY", spki)
+    input_output::pem("PUBLIC KEY", spki)
 }
 
 /// Columns as wide as their widest cell, two blanks apart; no line end after the last row.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use clap::CommandFactory;
 use clap_mangen::Man;
 
-use super::bytes;
 use super::failure::{Exit, Failure};
+use super::input_output;
 
 /// The configuration with every option, which is the page about it.
 const EXAMPLE: &str = include_str!("../../deploy/claviger.example.toml");
@@ -91,7 +91,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         Failure::new(Exit::Usage, format!("there is no page {:?}", args.page))
             .advise(format!("These are there: {}.", names.join(", ")))
     })?;
-    bytes::write(text)
+    input_output::write(text)
 }
 
 fn write_all(pages: &[Page], dir: &Path) -> std::io::Result<()> {

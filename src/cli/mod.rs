@@ -3,7 +3,6 @@
 pub mod audit;
 pub mod bench;
 pub mod budget;
-pub mod bytes;
 pub mod certificate;
 pub mod completions;
 pub mod config;
@@ -13,7 +12,9 @@ pub mod demo;
 pub mod deny;
 pub mod doctor;
 pub mod failure;
+pub mod input_output;
 pub mod keys;
+pub mod local_daemon;
 pub mod man;
 #[cfg(feature = "pkcs11")]
 pub mod pin;
@@ -21,7 +22,6 @@ pub mod pki;
 pub mod reload;
 pub mod rewrap;
 pub mod rewrap_files;
-pub mod sandbox;
 pub mod serve;
 mod server_option;
 pub mod sign;
@@ -149,7 +149,7 @@ pub fn arguments() -> Arguments {
 fn version(json: bool) -> Result<(), Failure> {
     let version = env!("CARGO_PKG_VERSION");
     let of_machines = serde_json::json!({ "name": "claviger", "version": version });
-    bytes::print(&if json { of_machines.to_string() } else { format!("claviger {version}") })
+    input_output::print(&if json { of_machines.to_string() } else { format!("claviger {version}") })
 }
 
 /// Whether key material or a private key passes through the process of a command.

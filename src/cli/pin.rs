@@ -7,9 +7,9 @@ use clap::Subcommand;
 use claviger_pkcs11::pin_latch::{self, LatchError, LatchedToken};
 use serde_json::json;
 
-use super::bytes;
 use super::daemon_user::DaemonUser;
 use super::failure::{Exit, Failure};
+use super::input_output;
 use super::state_dir::StateDir;
 use crate::daemon::operations::control;
 
@@ -66,9 +66,9 @@ pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
         return Err(nothing_to_clear(serial, &latched, &state_dir));
     }
     if json {
-        return bytes::print(&json!({ "cleared": cleared }).to_string());
+        return input_output::print(&json!({ "cleared": cleared }).to_string());
     }
-    bytes::print(&match cleared.as_slice() {
+    input_output::print(&match cleared.as_slice() {
         [] => "no token has failed logins".to_owned(),
         cleared => {
             format!("cleared {}: the PIN is tried again at the next login", cleared.join(", "))

@@ -8,8 +8,8 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::bytes;
 use super::failure::{Exit, Failure};
+use super::input_output;
 use crate::pki::{Ca, CaOptions, CertificateRequest, ClientName, Issued, IssuedRecord, PkiError};
 
 const DAY: Duration = Duration::from_hours(24);
@@ -142,7 +142,7 @@ pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
         Command::List { dir, all } => list(&Ca::load(dir)?, *all),
         Command::Crl { dir, days } => crl(&Ca::load(dir)?, *days),
     }?;
-    bytes::print(&if json { result.to_string() } else { text })
+    input_output::print(&if json { result.to_string() } else { text })
 }
 
 fn init(dir: &Path, name: Option<&str>) -> Result<(String, Value), Failure> {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::bytes;
 use super::failure::{Exit, Failure};
+use super::input_output;
 use super::state_dir::StateDir;
 use crate::daemon::operations::control::{self, NotDone, Reloaded};
 
@@ -43,10 +43,12 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
         },
     )?;
     if json {
-        return bytes::print(&json!({ "ok": true, "changed": reloaded.changed }).to_string());
+        return input_output::print(
+            &json!({ "ok": true, "changed": reloaded.changed }).to_string(),
+        );
     }
     let changed = reloaded.changed.iter().map(|change| format!("\n  {change}"));
-    bytes::print(&match reloaded.changed.as_slice() {
+    input_output::print(&match reloaded.changed.as_slice() {
         [] => "reloaded: nothing in the configuration changed; files were read again".to_owned(),
         _ => format!("reloaded:{}", changed.collect::<String>()),
     })

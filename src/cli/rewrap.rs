@@ -9,9 +9,9 @@ use claviger_provider_api::{Algorithm, PublicKey};
 use serde_json::{Value, json};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::bytes::{self, BytesArgs};
 use super::connection::ConnectionArgs;
 use super::failure::{Exit, Failure};
+use super::input_output::{self, BytesArgs};
 use super::rewrap_files;
 use super::stored;
 use super::wrap::ParameterArgs;
@@ -96,8 +96,8 @@ fn rewrap_stdin(args: &Args, template: RewrapItem, json: bool) -> Result<(), Fai
     let rewrapped = args.connection.call(async |client| client.rewrap(&item).await)?;
     if json {
         let mut result = describe(&rewrapped);
-        result["wrapped"] = bytes::encode(&rewrapped.wrapped).as_str().into();
-        return bytes::print(&result.to_string());
+        result["wrapped"] = input_output::encode(&rewrapped.wrapped).as_str().into();
+        return input_output::print(&result.to_string());
     }
     args.bytes.output().write(&rewrapped.wrapped)
 }

@@ -9,9 +9,9 @@ use claviger_client::{Client, Code, Recipient, RewrapItem};
 use claviger_files::NewMode;
 use serde_json::json;
 
-use super::bytes::{self, BytesArgs};
 use super::connection::ConnectionArgs;
 use super::failure::{self, Exit, Failure};
+use super::input_output::{self, BytesArgs};
 use super::rewrap::describe;
 use super::stored;
 
@@ -125,7 +125,7 @@ async fn rewrap_all(
                         let mut line = describe(&rewrapped);
                         line["file"] = job.file.display().to_string().into();
                         line["result"] = job.result.display().to_string().into();
-                        bytes::print(&line.to_string())?;
+                        input_output::print(&line.to_string())?;
                     }
                 }
                 Err(error) => {
@@ -186,7 +186,7 @@ fn report(plan: &Plan<'_>, file: &Path, failure: &Failure) -> Result<(), Failure
     }
     let mut line = failure.to_json();
     line["file"] = json!(file.display().to_string());
-    bytes::print(&line.to_string())
+    input_output::print(&line.to_string())
 }
 
 /// Whole or not at all, after a power cut too: `--resume` believes what it finds.

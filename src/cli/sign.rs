@@ -9,9 +9,9 @@ use claviger_provider_api::SignAlgorithm;
 use claviger_provider_api::public_key::aws_lc_digest;
 use serde_json::json;
 
-use super::bytes::{self, OutputArgs};
 use super::connection::ConnectionArgs;
 use super::failure::{Exit, Failure};
+use super::input_output::{self, OutputArgs};
 
 /// The arguments of `claviger sign`.
 #[derive(clap::Args, Debug)]
@@ -65,7 +65,7 @@ impl DigestArgs {
         let Some(hex) = &self.digest else {
             let mut context = digest::Context::new(aws_lc_digest(algorithm.hash()));
             let file = self.file.as_deref();
-            bytes::each_piece(file, "message", |piece| context.update(piece))?;
+            input_output::each_piece(file, "message", |piece| context.update(piece))?;
             return Ok(context.finish().as_ref().to_vec());
         };
         let expected = algorithm.hash().len();
@@ -88,10 +88,10 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
         return args.output.write(&signed.signature);
     }
     let result = json!({
-        "signature": bytes::encode(&signed.signature).as_str(),
+        "signature": input_output::encode(&signed.signature).as_str(),
         "key_version": signed.key_version,
         "algorithm": signed.algorithm,
         "request_id": signed.request_id,
     });
-    bytes::print(&result.to_string())
+    input_output::print(&result.to_string())
 }

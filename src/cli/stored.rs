@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use super::bytes;
 use super::failure::{Exit, Failure};
+use super::input_output;
 
 /// The lengths in bytes of what RSA of 2048 to 8192 bits wraps.
 const LENGTHS: std::ops::RangeInclusive<usize> = 256..=1024;
@@ -30,7 +30,7 @@ pub fn wrapped_value(stored: &[u8]) -> Result<Vec<u8>, Failure> {
         from_json(text)?
     } else if !text.is_empty() && text.iter().all(|byte| is_base64(*byte)) {
         let quoted = text.strip_prefix(b"\"").and_then(|text| text.strip_suffix(b"\""));
-        bytes::decode(quoted.unwrap_or(text), "stored value")?.to_vec()
+        input_output::decode(quoted.unwrap_or(text), "stored value")?.to_vec()
     } else {
         stored.to_vec()
     };
@@ -62,7 +62,7 @@ fn from_json(text: &[u8]) -> Result<Vec<u8>, Failure> {
             "It is no Key Connector's data.json, or the Key Connector has not made its key yet.",
         )
     })?;
-    Ok(bytes::decode(key.as_bytes(), "symmetricKey")?.to_vec())
+    Ok(input_output::decode(key.as_bytes(), "symmetricKey")?.to_vec())
 }
 
 fn is_json(text: &[u8]) -> bool {
@@ -85,7 +85,7 @@ mod tests {
     fn bytes_base64_and_a_data_json_are_the_same_value() {
         for len in [256, 384, 512, 1024] {
             let wrapped = value(len);
-            let text = bytes::encode(&wrapped);
+            let text = input_output::encode(&wrapped);
             let json =
                 format!("{{\"userKey\": [{{\"id\": 1}}], \"symmetricKey\": \"{}\"}}\n", *text);
             let lines: String = text

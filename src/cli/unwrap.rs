@@ -6,9 +6,9 @@ use claviger_client::{UnwrapOptions, Unwrapped};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::bytes::{self, BytesArgs};
 use super::connection::ConnectionArgs;
 use super::failure::Failure;
+use super::input_output::{self, BytesArgs};
 use super::wrap::ParameterArgs;
 
 /// The arguments of `claviger unwrap`.
@@ -59,7 +59,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
         return args.bytes.output().write(&unwrapped.key_material);
     }
     // Put together by hand: a JSON value would keep a copy of the key material.
-    let material = bytes::encode(&unwrapped.key_material);
+    let material = input_output::encode(&unwrapped.key_material);
     let request_id = Value::from(unwrapped.request_id).to_string();
     let version = unwrapped.key_version.to_string();
     let pieces = [
@@ -75,7 +75,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
     for piece in pieces {
         line.push_str(piece);
     }
-    bytes::print(&line)
+    input_output::print(&line)
 }
 
 /// All that is said about key material that is not to be shown.
@@ -84,7 +84,7 @@ fn tell(unwrapped: &Unwrapped, json: bool) -> Result<(), Failure> {
     if json {
         let request_id = &unwrapped.request_id;
         let result = json!({ "bytes": len, "key_version": version, "request_id": request_id });
-        return bytes::print(&result.to_string());
+        return input_output::print(&result.to_string());
     }
-    bytes::print(&format!("unwraps with version {version}: {len} bytes, not shown"))
+    input_output::print(&format!("unwraps with version {version}: {len} bytes, not shown"))
 }

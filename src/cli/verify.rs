@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::bytes;
 use super::connection::ConnectionArgs;
 use super::failure::{Exit, Failure};
+use super::input_output;
 use super::sign::DigestArgs;
 
 /// The arguments of `claviger verify`.
@@ -36,7 +36,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
         Failure::new(Exit::Usage, format!("--signature: cannot read {file}: {error}"))
     })?;
     if args.base64 {
-        signature = bytes::decode(&signature, "signature")?.to_vec();
+        signature = input_output::decode(&signature, "signature")?.to_vec();
     }
     let (digest, options) = (args.digest.digest()?, args.digest.options());
     let algorithm = args.digest.algorithm();
@@ -49,11 +49,13 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
             "key_version": verified.key_version,
             "request_id": verified.request_id,
         });
-        bytes::print(&result.to_string())?;
+        input_output::print(&result.to_string())?;
     }
     match verified.key_version {
         Some(_) if json => Ok(()),
-        Some(version) => bytes::print(&format!("valid under version {version} of {}", args.key)),
+        Some(version) => {
+            input_output::print(&format!("valid under version {version} of {}", args.key))
+        }
         None => Err(Failure::new(
             Exit::Data,
             format!("the signature is not valid under any version of {} that was tried", args.key),

@@ -8,9 +8,9 @@ use claviger_provider_api::Algorithm;
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::bytes::{self, BytesArgs};
 use super::connection::ConnectionArgs;
 use super::failure::{Exit, Failure};
+use super::input_output::{self, BytesArgs};
 
 /// The arguments of `claviger wrap`.
 #[derive(clap::Args, Debug)]
@@ -76,12 +76,12 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
         return args.bytes.output().write(&wrapped.wrapped);
     }
     let result = json!({
-        "wrapped": bytes::encode(&wrapped.wrapped).as_str(),
+        "wrapped": input_output::encode(&wrapped.wrapped).as_str(),
         "key_version": wrapped.key_version,
         "algorithm": wrapped.algorithm,
         "request_id": wrapped.request_id,
     });
-    bytes::print(&result.to_string())
+    input_output::print(&result.to_string())
 }
 
 /// Random bytes, zeroed when dropped.

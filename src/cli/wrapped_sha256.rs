@@ -6,7 +6,7 @@ use claviger_provider_api::public_key::sha256;
 use serde_json::json;
 
 use super::failure::Failure;
-use super::{bytes, stored};
+use super::{input_output, stored};
 
 /// The arguments of `claviger wrapped-sha256`.
 #[derive(clap::Args, Debug)]
@@ -27,13 +27,13 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
     if let Some(file) = &args.file {
         stored = stored::read_file(file, "stored value")?;
     } else {
-        bytes::each_piece(None, "stored value", |piece| stored.extend_from_slice(piece))?;
+        input_output::each_piece(None, "stored value", |piece| stored.extend_from_slice(piece))?;
     }
     let wrapped = stored::wrapped_value(&stored)?;
     let digest = hex::encode(sha256(&wrapped));
     if json {
         let result = json!({ "wrapped_sha256": digest, "bytes": wrapped.len() });
-        return bytes::print(&result.to_string());
+        return input_output::print(&result.to_string());
     }
-    bytes::print(&digest)
+    input_output::print(&digest)
 }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::cli::bytes;
 use crate::cli::failure::{Exit, Failure};
+use crate::cli::input_output;
 use crate::daemon::records::audit::Signer;
 
 /// The arguments of `claviger audit public-key`.
@@ -26,7 +26,7 @@ pub(super) fn run(args: &Args, json: bool) -> Result<(), Failure> {
     let signer = Signer::from_pem_file(&args.origin, &args.key).map_err(refused)?;
     let public_key = signer.verifier().to_string();
     if json {
-        return bytes::print(&json!({ "public_key": public_key }).to_string());
+        return input_output::print(&json!({ "public_key": public_key }).to_string());
     }
-    bytes::print(&public_key)
+    input_output::print(&public_key)
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::chain_check::{ChainCheck, Finding, What};
-use crate::cli::bytes;
 use crate::cli::failure::{Exit, Failure};
+use crate::cli::input_output;
 use crate::daemon::records::audit::{Verifier, parse_checkpoint};
 
 /// How often a terminal is told how far it is.
@@ -117,7 +117,7 @@ fn report(check: &ChainCheck, files: usize, json: bool) -> Result<(), Failure> {
             "findings": check.findings,
             "more_findings": check.more_findings,
         });
-        return bytes::print(&result.to_string());
+        return input_output::print(&result.to_string());
     }
     let mut lines: Vec<String> = check.findings.iter().map(ToString::to_string).collect();
     if check.more_findings > 0 {
@@ -148,7 +148,7 @@ fn report(check: &ChainCheck, files: usize, json: bool) -> Result<(), Failure> {
         (0, _) => "checkpoints were not verified; name their key with --public-key".to_owned(),
         (until, _) => format!("signed checkpoints confirm the records before {until}"),
     });
-    bytes::print(&lines.join("\n"))
+    input_output::print(&lines.join("\n"))
 }
 
 /// How far it is, on a terminal.

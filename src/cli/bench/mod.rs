@@ -17,9 +17,9 @@ use claviger_client::{Client, Config, WrapOptions};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::bytes;
 use super::failure::{self, Exit, Failure};
-use super::sandbox::{Backend, Daemon, KEY, Sandbox, free_ports};
+use super::input_output;
+use super::local_daemon::{Backend, Daemon, KEY, LocalDaemon, free_ports};
 use load::{Sample, Work};
 use raw::Raw;
 use report::{Report, Setting};
@@ -78,7 +78,7 @@ pub struct Args {
     /// That daemon's process, if it is on this machine: its CPU time is measured too
     #[arg(long, value_name = "PID", requires = "client")]
     pid: Option<u32>,
-    /// Be the raw process of the sandbox in DIR
+    /// Be the raw process of the local daemon in DIR
     #[arg(long, value_name = "DIR", hide = true)]
     raw_in: Option<PathBuf>,
 }
@@ -138,9 +138,9 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
         }
     })?;
     if json {
-        bytes::print(&report.to_json().to_string())
+        input_output::print(&report.to_json().to_string())
     } else {
-        bytes::write(report.to_text().as_bytes())
+        input_output::write(report.to_text().as_bytes())
     }
 }
 
@@ -151,14 +151,14 @@ async fn measure(args: &Args) -> Result<Report, Failure> {
         return Ok(report);
     }
     let folder = Folder::make(args.dir.as_deref())?;
-    let sandbox = Sandbox::open(&folder.0, free_ports()?)?;
-    sandbox.prepare_certificates()?;
+    let local = LocalDaemon::open(&folder.0, free_ports()?)?;
+    local.prepare_certificates()?;
     progress("making the key and starting the daemon");
-    let mut raw = Raw::start(&sandbox, args.backend(), args.bits)?;
-    sandbox.configure(&sandbox.prepare_key(args.backend(), args.bits)?, args.audit)?;
-    let daemon = Daemon::start(&sandbox).await?;
+    let mut raw = Raw::start(&local, args.backend(), args.bits)?;
+    local.configure(&local.prepare_key(args.backend(), args.bits)?, args.audit)?;
+    let daemon = Daemon::start(&local).await?;
     let pid = daemon.pid();
-    rounds(args, &mut report, &sandbox.client, KEY, pid, Some(&mut raw)).await?;
+    rounds(args, &mut report, &local.client, KEY, pid, Some(&mut raw)).await?;
     daemon.stop().await?;
     Ok(report)
 }

@@ -11,9 +11,9 @@ use claviger_provider_api::{Algorithm, KeyMaterial, Parameters, PublicKey};
 
 use super::cpu;
 use super::load::{Begun, Counter, SETTLE, Sample};
-use crate::cli::bytes;
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::sandbox::{Backend, Sandbox, SandboxKey};
+use crate::cli::input_output;
+use crate::cli::local_daemon::{Backend, LocalDaemon, LocalKey};
 
 /// How long a Key Connector's key is.
 pub(super) const MATERIAL: usize = 32;
@@ -27,15 +27,15 @@ pub(super) struct Raw {
 }
 
 impl Raw {
-    /// Starts it on a sandbox; with SoftHSM it makes the token.
-    pub(super) fn start(sandbox: &Sandbox, backend: Backend, bits: u16) -> Result<Self, Failure> {
+    /// Starts it on a local daemon's folder; with SoftHSM it makes the token.
+    pub(super) fn start(local: &LocalDaemon, backend: Backend, bits: u16) -> Result<Self, Failure> {
         let program = std::env::current_exe().map_err(|error| failed("this program", &error))?;
         let mut command = Command::new(program);
-        command.args(["bench", "--raw-in"]).arg(&sandbox.dir).args(["--bits", &bits.to_string()]);
+        command.args(["bench", "--raw-in"]).arg(&local.dir).args(["--bits", &bits.to_string()]);
         #[cfg(feature = "pkcs11")]
         if backend == Backend::SoftHsm {
-            use crate::cli::sandbox::softhsm::CONFIGURATION;
-            command.arg("--softhsm").env(CONFIGURATION, sandbox.dir.join("softhsm2.conf"));
+            use crate::cli::local_daemon::softhsm::CONFIGURATION;
+            command.arg("--softhsm").env(CONFIGURATION, local.dir.join("softhsm2.conf"));
         }
         let _ = backend;
         let mut child = command
@@ -78,20 +78,20 @@ impl Drop for Raw {
 /// What the process does: says that it is ready, and then measures whenever it is told for how many
 /// milliseconds.
 pub(super) fn serve(dir: &Path, backend: Backend, bits: u16) -> Result<(), Failure> {
-    let sandbox = Sandbox::open(dir, 0)?;
-    let key = sandbox.prepare_key(backend, bits)?;
+    let local = LocalDaemon::open(dir, 0)?;
+    let key = local.prepare_key(backend, bits)?;
     let wrapped = wrapped_value(&key.public_key)?;
     let mut unwraps = match backend {
-        Backend::Software => software::unwraps(&sandbox, &key, &wrapped, cpu::cores())?,
+        Backend::Software => software::unwraps(&local, &key, &wrapped, cpu::cores())?,
         #[cfg(feature = "pkcs11")]
-        Backend::SoftHsm => token::unwraps(&sandbox, &wrapped, cpu::cores())?,
+        Backend::SoftHsm => token::unwraps(&local, &wrapped, cpu::cores())?,
     };
-    bytes::print("ready")?;
+    input_output::print("ready")?;
     for order in std::io::stdin().lock().lines() {
         let milliseconds = order.ok().and_then(|order| order.trim().parse().ok());
         let Some(milliseconds) = milliseconds else { break };
         let sample = measure(&mut unwraps, Duration::from_millis(milliseconds))?;
-        bytes::print(&serde_json::to_string(&sample).expect("numbers can be written"))?;
+        input_output::print(&serde_json::to_string(&sample).expect("numbers can be written"))?;
     }
     Ok(())
 }
@@ -142,15 +142,15 @@ mod software {
     use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, PrivateDecryptingKey};
     use claviger_files::{Protection, pem};
 
-    use super::{Failure, Sandbox, SandboxKey, Unwrap, failed};
+    use super::{Failure, LocalDaemon, LocalKey, Unwrap, failed};
 
     pub(super) fn unwraps(
-        sandbox: &Sandbox,
-        key: &SandboxKey,
+        local: &LocalDaemon,
+        key: &LocalKey,
         wrapped: &[u8],
         threads: usize,
     ) -> Result<Vec<Unwrap>, Failure> {
-        let path = sandbox.dir.join("keys").join(&key.locator);
+        let path = local.dir.join("keys").join(&key.locator);
         let file = claviger_files::read(&path, Protection::Secret, 1 << 20)
             .map_err(|error| failed("the key", &error))?;
         let key = pem::private_key_block(&file).map_err(|error| failed("the key", &error))?;
@@ -185,17 +185,17 @@ mod token {
     use cryptoki::session::{Session, UserType};
     use cryptoki::types::AuthPin;
 
-    use super::{Exit, Failure, Sandbox, Unwrap, failed};
-    use crate::cli::sandbox::softhsm;
+    use super::{Exit, Failure, LocalDaemon, Unwrap, failed};
+    use crate::cli::local_daemon::softhsm;
 
-    /// Of the token that the sandbox made itself, with the PIN that it chose: that PIN cannot be
-    /// wrong, so no attempt is recorded.
+    /// Unwraps with the token of the local daemon's folder. This program chose its PIN, so the PIN
+    /// cannot be wrong, and no attempt is recorded.
     pub(super) fn unwraps(
-        sandbox: &Sandbox,
+        local: &LocalDaemon,
         wrapped: &[u8],
         threads: usize,
     ) -> Result<Vec<Unwrap>, Failure> {
-        let pin = std::fs::read_to_string(sandbox.dir.join("pin"))
+        let pin = std::fs::read_to_string(local.dir.join("pin"))
             .map_err(|error| failed("the PIN", &error))?;
         let module = Pkcs11::new(softhsm::module()?).map_err(refused)?;
         module
@@ -231,7 +231,7 @@ mod token {
     }
 
     fn surprise(what: &str) -> Failure {
-        Failure::new(Exit::Failure, format!("the sandbox's SoftHSM has {what}"))
+        Failure::new(Exit::Failure, format!("the local's SoftHSM has {what}"))
     }
 }
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
 
-use super::bytes;
 use super::daemon_user::{DaemonUser, ask_as_the_daemon};
 use super::failure::{Exit, Failure};
+use super::input_output;
 use super::unneeded_rights;
 use crate::daemon::backends::{self, Providers};
 use crate::daemon::config::{Config, Replica, Version, path_or_default};
@@ -88,10 +88,10 @@ fn check(path: &Path, json: bool) -> Result<(), Failure> {
         (Err(errors), _) | (_, Err(errors)) => return Err(errors.into()),
     };
     if json {
-        return bytes::print(&good_as_json(&config, &notes).to_string());
+        return input_output::print(&good_as_json(&config, &notes).to_string());
     }
     let notes = notes.iter().map(|note| format!("\nnote: {note}"));
-    bytes::print(&format!("ok: {}{}", summary(&config), notes.collect::<String>()))
+    input_output::print(&format!("ok: {}{}", summary(&config), notes.collect::<String>()))
 }
 
 fn summary(config: &Config) -> String {
@@ -141,7 +141,7 @@ fn pin(path: &Path, json: bool) -> Result<(), Failure> {
     };
     let report = pin_report::Report::new(&config, &answers, written.err());
     if json {
-        return bytes::print(&report.to_json().to_string());
+        return input_output::print(&report.to_json().to_string());
     }
     for silent in &answers.silent {
         eprintln!("note: it has a pin, and did not answer: {silent}");
@@ -149,14 +149,14 @@ fn pin(path: &Path, json: bool) -> Result<(), Failure> {
     for note in &answers.notes {
         eprintln!("note: {note}");
     }
-    bytes::print(&report.to_text())
+    input_output::print(&report.to_text())
 }
 
 /// What the process of the daemon's user prints for the one of root that started it.
 fn find(path: &Path) -> Result<(), Failure> {
     ask_as_the_daemon(path)?;
     let config = Config::load(path)?;
-    bytes::print(&pin_report::to_wire(&found(&config)?).to_string())
+    input_output::print(&pin_report::to_wire(&found(&config)?).to_string())
 }
 
 /// Asks the backends in a process of the daemon's user: a vendor's module is never loaded by root, and

@@ -9,7 +9,7 @@ use cryptoki::object::{Attribute, AttributeType};
 use cryptoki::session::UserType;
 use cryptoki::types::AuthPin;
 
-use super::key::{SandboxKey, read_public};
+use super::key::{LocalKey, read_public};
 use super::{failed, make_private_dir, write};
 use crate::cli::failure::{Exit, Failure};
 
@@ -44,7 +44,7 @@ pub fn enter_environment(dir: &Path) -> Result<(), Failure> {
 }
 
 /// The token of this folder and its key, made if missing.
-pub(super) fn prepare(dir: &Path, bits: u16) -> Result<SandboxKey, Failure> {
+pub(super) fn prepare(dir: &Path, bits: u16) -> Result<LocalKey, Failure> {
     let module = module()?;
     let public_file = dir.join("user-keys.spki");
     if !public_file.exists() {
@@ -54,7 +54,7 @@ pub(super) fn prepare(dir: &Path, bits: u16) -> Result<SandboxKey, Failure> {
     let public_key = read_public(&public_file)?;
     let quoted = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
     let (module, configuration) = (quoted(&module), quoted(&dir.join("softhsm2.conf")));
-    Ok(SandboxKey {
+    Ok(LocalKey {
         provider: format!(
             "type        = \"pkcs11\"\nmodule      = {module}\ntoken       = {{ label = \"{LABEL}\" }}\n\
              pin         = {{ file = \"pin\" }}\nenvironment = {{ {CONFIGURATION} = {configuration} }}"

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
 
-use claviger::cli::sandbox::free_ports;
+use claviger::cli::local_daemon::free_ports;
 use claviger::pki::{Ca, CaOptions, ClientName, DEFAULT_LEAF_VALIDITY};
 use claviger_client::{Client, Config};
 use tempfile::TempDir;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::Outcome;
 
 /// The folder of one server.
-pub(crate) struct Site {
+pub(crate) struct DaemonFiles {
     folder: TempDir,
     pub(crate) port: u16,
     keys: usize,
@@ -31,20 +31,20 @@ impl Size {
     pub(crate) const ONE: Self = Self { keys: 1, callers: 1, audit: false };
 }
 
-impl Site {
+impl DaemonFiles {
     pub(crate) fn new(known: Size) -> Outcome<Self> {
-        let site = Self { folder: tempfile::tempdir()?, port: free_ports()?, keys: known.keys };
+        let files = Self { folder: tempfile::tempdir()?, port: free_ports()?, keys: known.keys };
         let ca = CaOptions { demo: true, ..CaOptions::default() };
-        let ca = Ca::create(&site.path("pki"), &ca)?;
+        let ca = Ca::create(&files.path("pki"), &ca)?;
         let server = ca.issue_server(&["localhost".to_owned()], DEFAULT_LEAF_VALIDITY)?;
-        server.write(&site.path("pki/server.crt"), &site.path("pki/server.key"))?;
+        server.write(&files.path("pki/server.crt"), &files.path("pki/server.key"))?;
         // One from the middle: neither the first nor the last in any list.
         let caller = ClientName::Spiffe(spiffe(known.callers / 2));
         let client = ca.issue_client(&caller, DEFAULT_LEAF_VALIDITY)?;
-        client.write(&site.path("pki/client.crt"), &site.path("pki/client.key"))?;
-        fs::create_dir(site.path("keys"))?;
-        fs::write(site.config(), site.configuration(known))?;
-        Ok(site)
+        client.write(&files.path("pki/client.crt"), &files.path("pki/client.key"))?;
+        fs::create_dir(files.path("keys"))?;
+        fs::write(files.config(), files.configuration(known))?;
+        Ok(files)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

@@ -1,4 +1,4 @@
-//! The sandbox's RSA key: in a file, or in a fresh SoftHSM token.
+//! The RSA key of a local daemon: in a file, or in a fresh SoftHSM token.
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
@@ -7,15 +7,15 @@ use base64::engine::general_purpose::STANDARD;
 use claviger_provider_api::PublicKey;
 use zeroize::Zeroizing;
 
-use super::{Sandbox, failed, make_private_dir, write};
+use super::{LocalDaemon, failed, make_private_dir, write};
 use crate::cli::failure::{Exit, Failure};
 
 /// Where the key is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// In a file of the sandbox.
+    /// In a file of the local daemon's folder.
     Software,
-    /// In a SoftHSM token of the sandbox; `SOFTHSM2_CONF` must name its `softhsm2.conf`.
+    /// In a SoftHSM token of the local daemon's folder; `SOFTHSM2_CONF` must name its `softhsm2.conf`.
     #[cfg(feature = "pkcs11")]
     SoftHsm,
 }
@@ -43,7 +43,7 @@ impl Backend {
 
 /// What the configuration says of the key.
 #[derive(Debug)]
-pub struct SandboxKey {
+pub struct LocalKey {
     /// The lines of `[providers.demo]`.
     pub provider: String,
     /// Where the key lives.
@@ -54,9 +54,9 @@ pub struct SandboxKey {
     pub public_key: PublicKey,
 }
 
-impl Sandbox {
+impl LocalDaemon {
     /// The key of this folder, made with a modulus of `bits` if it is missing: 2048, 3072 or 4096.
-    pub fn prepare_key(&self, backend: Backend, bits: u16) -> Result<SandboxKey, Failure> {
+    pub fn prepare_key(&self, backend: Backend, bits: u16) -> Result<LocalKey, Failure> {
         match backend {
             Backend::Software => in_a_file(self, bits),
             #[cfg(feature = "pkcs11")]
@@ -72,7 +72,7 @@ pub(super) fn read_public(path: &std::path::Path) -> Result<PublicKey, Failure> 
     PublicKey::from_spki(&spki).map_err(|error| failed(&shown, &error))
 }
 
-fn in_a_file(sandbox: &Sandbox, bits: u16) -> Result<SandboxKey, Failure> {
+fn in_a_file(local: &LocalDaemon, bits: u16) -> Result<LocalKey, Failure> {
     let size = match bits {
         2048 => KeySize::Rsa2048,
         3072 => KeySize::Rsa3072,
@@ -82,7 +82,7 @@ fn in_a_file(sandbox: &Sandbox, bits: u16) -> Result<SandboxKey, Failure> {
             return Err(Failure::new(Exit::Usage, message));
         }
     };
-    let directory = sandbox.dir.join("keys");
+    let directory = local.dir.join("keys");
     make_private_dir(&directory)?;
     let (key_file, public_file) =
         (directory.join("user-keys.pem"), directory.join("user-keys.spki"));
@@ -94,7 +94,7 @@ fn in_a_file(sandbox: &Sandbox, bits: u16) -> Result<SandboxKey, Failure> {
         write(&key_file, pem("PRIVATE KEY", der.as_ref()).as_bytes())?;
     }
     let public_key = read_public(&public_file)?;
-    Ok(SandboxKey {
+    Ok(LocalKey {
         provider: "type      = \"software\"\ndirectory = \"keys\"".into(),
         locator: "user-keys.pem".into(),
         algorithms: r#"["RSA-OAEP", "RSA-OAEP-256"]"#,

@@ -1,4 +1,4 @@
-//! The sandbox's daemon: the same program, as a process of its own.
+//! The process of a local daemon: the same program, as a process of its own.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Sandbox, failed};
+use super::{LocalDaemon, failed};
 use crate::cli::failure::{Exit, Failure};
 
 /// How long the daemon may take until it is ready.
@@ -25,18 +25,18 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts it and waits until it is ready.
-    pub async fn start(sandbox: &Sandbox) -> Result<Self, Failure> {
+    pub async fn start(local: &LocalDaemon) -> Result<Self, Failure> {
         let program = std::env::current_exe().map_err(|error| failed("this program", &error))?;
-        Self::start_program(&program, sandbox).await
+        Self::start_program(&program, local).await
     }
 
     /// The same, with another `claviger`.
-    pub async fn start_program(program: &Path, sandbox: &Sandbox) -> Result<Self, Failure> {
-        let log = sandbox.dir.join("daemon.log");
+    pub async fn start_program(program: &Path, local: &LocalDaemon) -> Result<Self, Failure> {
+        let log = local.dir.join("daemon.log");
         let file = File::create(&log).map_err(|error| failed("daemon.log", &error))?;
         let child = Command::new(program)
             .args(["serve", "--demo", "--config"])
-            .arg(&sandbox.config)
+            .arg(&local.config)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file)
@@ -46,7 +46,7 @@ impl Daemon {
         let mut daemon = Self { child, log };
         let deadline = Instant::now() + READY_WITHIN;
         loop {
-            let ready = is_ready(sandbox.operations_port);
+            let ready = is_ready(local.operations_port);
             // Asked after it: what answers is ours only if ours still runs.
             if let Ok(Some(_)) = daemon.child.try_wait() {
                 return Err(daemon.ended());

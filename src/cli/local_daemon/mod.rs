@@ -13,21 +13,21 @@ use std::time::Duration;
 
 use claviger_files::NewMode;
 pub use daemon::{Daemon, is_ready};
-pub use key::{Backend, SandboxKey};
+pub use key::{Backend, LocalKey};
 
 use super::failure::{Exit, Failure};
 use crate::pki::{Ca, CaOptions, ClientName};
 
-/// The name of the sandbox's key.
+/// The name of the local daemon's key.
 pub const KEY: &str = "user-keys";
-/// Who the sandbox's client is.
+/// The SPIFFE identity of the local daemon's client.
 pub const CLIENT: &str = "spiffe://demo.claviger.example/key-connector";
 /// The certificates are made anew at each run.
 const VALIDITY: Duration = Duration::from_hours(30 * 24);
 
 /// The folder.
 #[derive(Clone, Debug)]
-pub struct Sandbox {
+pub struct LocalDaemon {
     /// The folder itself.
     pub dir: PathBuf,
     /// The daemon's configuration.
@@ -40,8 +40,8 @@ pub struct Sandbox {
     pub operations_port: u16,
 }
 
-impl Sandbox {
-    /// A sandbox in `dir`, which is made if it is missing. `port` is for a new one.
+impl LocalDaemon {
+    /// A local daemon in `dir`, which is made if it is missing. `port` is for a new one.
     pub fn open(dir: &Path, port: u16) -> Result<Self, Failure> {
         make_private_dir(dir)?;
         let config = configuration_of(dir);
@@ -116,7 +116,7 @@ impl Sandbox {
 
     /// Writes the two configurations, if they are missing: every call audited, unless `audit` is
     /// false.
-    pub fn configure(&self, key: &SandboxKey, audit: bool) -> Result<(), Failure> {
+    pub fn configure(&self, key: &LocalKey, audit: bool) -> Result<(), Failure> {
         if self.config.exists() {
             return Ok(());
         }
@@ -152,9 +152,9 @@ impl Sandbox {
         ca.and_then(|ca| issue(&ca)).map_err(|error| failed("the development CA", &error))
     }
 
-    fn configuration(&self, key: &SandboxKey, audit: bool) -> String {
+    fn configuration(&self, key: &LocalKey, audit: bool) -> String {
         let Self { port, operations_port: operations, .. } = self;
-        let SandboxKey { provider, locator, algorithms, public_key } = key;
+        let LocalKey { provider, locator, algorithms, public_key } = key;
         let pin = hex::encode(public_key.sha256());
         let audit = if audit { "file = \"audit.jsonl\"" } else { "off = true" };
         format!(
@@ -284,9 +284,9 @@ mod tests {
     #[test]
     fn a_folder_has_one_demo_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
-        let sandbox = Sandbox::open(folder.path(), 8443).unwrap();
-        let alone = sandbox.alone().unwrap();
-        let other = Sandbox::open(folder.path(), 8443).unwrap();
+        let local = LocalDaemon::open(folder.path(), 8443).unwrap();
+        let alone = local.alone().unwrap();
+        let other = LocalDaemon::open(folder.path(), 8443).unwrap();
         let said = other.alone().unwrap_err().to_string();
         assert!(said.contains("a demo runs in") && said.contains("--dir"), "{said}");
         // Not only dropped: a process that another test starts may hold a copy for a moment.
@@ -300,7 +300,7 @@ mod tests {
         // Another program may take one meanwhile.
         let new = (0..10).find_map(|_| {
             let port = free_ports().unwrap();
-            let new = Sandbox::open(folder.path(), port).unwrap();
+            let new = LocalDaemon::open(folder.path(), port).unwrap();
             assert_eq!((new.port, new.operations_port), (port, port + 1));
             new.check_ports_are_free().is_ok().then_some(new)
         });
@@ -316,7 +316,7 @@ mod tests {
         let taken = (taken.local_addr().unwrap().port(), taken);
         for (ours, operations) in [(taken.0, port), (port, taken.0)] {
             std::fs::write(&new.config, config(ours, operations)).unwrap();
-            let kept = Sandbox::open(folder.path(), 8443).unwrap();
+            let kept = LocalDaemon::open(folder.path(), 8443).unwrap();
             assert_eq!((kept.port, kept.operations_port), (ours, operations));
             let said = kept.check_ports_are_free().unwrap_err().to_string();
             assert!(said.contains(" of 127.0.0.1 is taken"), "{said}");
@@ -327,16 +327,16 @@ mod tests {
     #[test]
     fn a_port_that_is_asked_for_replaces_the_ones_of_an_old_folder_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        let mut sandbox = Sandbox::open(folder.path(), 8443).unwrap();
+        let mut local = LocalDaemon::open(folder.path(), 8443).unwrap();
         let config = "# mine\n[server]\nlisten = [\"127.0.0.1:8443\"]\ndrain_timeout = \"1s\" # short\n[operations]\nlisten = \"127.0.0.1:8444\"\n";
-        std::fs::write(&sandbox.config, config).unwrap();
-        std::fs::write(&sandbox.client, "endpoint = \"https://localhost:8443\"\n").unwrap();
-        sandbox.use_port(9000).unwrap();
-        let again = Sandbox::open(folder.path(), 8443).unwrap();
+        std::fs::write(&local.config, config).unwrap();
+        std::fs::write(&local.client, "endpoint = \"https://localhost:8443\"\n").unwrap();
+        local.use_port(9000).unwrap();
+        let again = LocalDaemon::open(folder.path(), 8443).unwrap();
         assert_eq!((again.port, again.operations_port), (9000, 9001));
         let changed = config.replace("8443", "9000").replace("8444", "9001");
-        assert_eq!(std::fs::read_to_string(&sandbox.config).unwrap(), changed);
-        let client = std::fs::read_to_string(&sandbox.client).unwrap();
+        assert_eq!(std::fs::read_to_string(&local.config).unwrap(), changed);
+        let client = std::fs::read_to_string(&local.client).unwrap();
         assert_eq!(client, "endpoint = \"https://localhost:9000\"\n");
     }
 }
