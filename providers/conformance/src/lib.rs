@@ -12,14 +12,14 @@
 //!
 //! - [`subject`]: the key under test, and the daemon's checks in front of it
 //! - [`report`]: what passed, what failed and why
-//! - `good`, `bad`, `batch`, `sign`, `load`: the cases
+//! - `accepts`, `rejects`, `batch`, `sign`, `load`: the cases
 //! - `openssl`: the other implementation
 
-mod bad;
+mod accepts;
 mod batch;
-mod good;
 mod load;
 mod openssl;
+mod rejects;
 pub mod report;
 mod sign;
 pub mod subject;
@@ -35,8 +35,8 @@ use report::Cases;
 /// run all the same.
 pub async fn run(subject: Subject) -> Report {
     let mut cases = Cases::new(Arc::new(subject));
-    good::run(&mut cases).await;
-    bad::run(&mut cases).await;
+    accepts::run(&mut cases).await;
+    rejects::run(&mut cases).await;
     batch::run(&mut cases).await;
     sign::run(&mut cases).await;
     load::run(&mut cases).await;
