@@ -3,9 +3,9 @@
 
 use toml::Value;
 
+use crate::daemon_files::{DaemonFiles, Version};
 use crate::faults::Faults;
 use crate::rsa_key::RsaKey;
-use crate::site::{Site, Version};
 use crate::token::Token;
 
 /// One kind of backend, with its token where it has one. Its provider in a configuration is named
@@ -19,7 +19,7 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Keys in files of the site's folder.
+    /// Keys in files beside the daemon's.
     pub fn software() -> Self {
         Self { name: "software", token: None, options: Vec::new() }
     }
@@ -46,28 +46,28 @@ impl Backend {
         Self { name: "kryoptic", token: Some(Token::kryoptic()), options: Vec::new() }
     }
 
-    /// Adds the provider to the site's configuration.
-    pub fn configure(&self, site: &mut Site) {
+    /// Adds the provider to the daemon's configuration.
+    pub fn configure(&self, files: &mut DaemonFiles) {
         if let Some(token) = &self.token {
-            site.token("backend", token);
+            files.token("backend", token);
             for (option, value) in &self.options {
-                site.set(&format!("providers.backend.{option}"), value.clone());
+                files.set(&format!("providers.backend.{option}"), value.clone());
             }
         } else {
-            site.files("backend", "keys");
+            files.key_folder("backend", "keys");
         }
     }
 
     /// Puts a private key into the backend and gives an active version of it. `id` is unique in
     /// the backend.
-    pub fn version(&self, site: &Site, number: i64, key: &RsaKey, id: u16) -> Version {
+    pub fn version(&self, files: &DaemonFiles, number: i64, key: &RsaKey, id: u16) -> Version {
         let label = format!("object-{id}");
         let locator = if let Some(token) = &self.token {
             token.import(key, &label, &format!("{id:04x}"));
             format!("pkcs11:object={label}")
         } else {
             let file = format!("{label}.pem");
-            key.write_pem(&site.path("keys").join(&file));
+            key.write_pem(&files.path("keys").join(&file));
             file
         };
         Version::active(number, key, "backend", &locator)

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::daemon_files::DaemonFiles;
 use crate::process::{command, target_folder};
-use crate::site::Site;
 
 /// How long a daemon may take until it is ready, and until it has ended.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -33,17 +33,17 @@ pub struct Exit {
     pub code: Option<i32>,
     /// The signal that ended it, if one did.
     pub signal: Option<i32>,
-    /// All that it has written to stderr since the site was made.
+    /// All that it has written to stderr since its files were made.
     pub log: String,
 }
 
 impl Daemon {
-    /// Starts the site's daemon and waits until it is ready. A port that somebody else took in the
+    /// Starts the daemon of these files and waits until it is ready. A port that was taken in the
     /// meantime is replaced.
-    pub fn start(site: &mut Site) -> Self {
+    pub fn start(files: &mut DaemonFiles) -> Self {
         let mut attempts = 0;
         loop {
-            let mut daemon = Self::spawn(site);
+            let mut daemon = Self::spawn(files);
             let Err(exit) = daemon.wait_until_ready() else { return daemon };
             attempts += 1;
             assert!(
@@ -52,32 +52,32 @@ impl Daemon {
                 exit.code,
                 exit.log
             );
-            site.choose_ports();
+            files.choose_ports();
         }
     }
 
-    /// Writes the site's configuration and starts the daemon, without waiting for anything.
-    pub fn spawn(site: &Site) -> Self {
-        Self::spawn_by(site, r#"exec "$0" "$@""#, Stdio::null())
+    /// Writes the configuration and starts the daemon, without waiting for anything.
+    pub fn spawn(files: &DaemonFiles) -> Self {
+        Self::spawn_by(files, r#"exec "$0" "$@""#, Stdio::null())
     }
 
     /// The same by a shell script, whose arguments are the command: `ulimit -n 256; exec "$0" "$@"`.
-    pub fn spawn_by(site: &Site, script: &str, stdin: Stdio) -> Self {
-        site.write();
-        let log = site.path("stderr.log");
+    pub fn spawn_by(files: &DaemonFiles, script: &str, stdin: Stdio) -> Self {
+        files.write();
+        let log = files.path("stderr.log");
         let file = File::options().create(true).append(true).open(&log);
         let child = command("sh")
             .args(["-c", script])
             .arg(claviger())
             .args(["serve", "--config"])
-            .arg(site.configuration_file())
-            .envs(site.environment().iter().cloned())
+            .arg(files.configuration_file())
+            .envs(files.environment().iter().cloned())
             .stdin(stdin)
             .stdout(Stdio::null())
-            .stderr(file.expect("the site's folder is writable"))
+            .stderr(file.expect("the files's folder is writable"))
             .spawn()
             .expect("the binary starts");
-        Self { child, address: site.address(), operations: site.operations_address(), log }
+        Self { child, address: files.address(), operations: files.operations_address(), log }
     }
 
     /// Waits until `/readyz` says yes, or gives how the daemon ended before that.
@@ -178,7 +178,7 @@ impl Daemon {
         self.child.try_wait().expect("the child is ours").is_none()
     }
 
-    /// All that the site's daemons have written to stderr.
+    /// All that the daemons of these files have written to stderr.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }

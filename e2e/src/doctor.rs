@@ -1,17 +1,17 @@
-//! `claviger doctor` on a site, beside its daemon.
+//! `claviger doctor` on the configuration of a daemon, beside it.
 
 use serde_json::Value;
 
 use crate::daemon::claviger;
+use crate::daemon_files::DaemonFiles;
 use crate::process::command;
-use crate::site::Site;
 
 /// The exit code and the report.
-pub fn report(site: &Site) -> (Option<i32>, Value) {
+pub fn report(files: &DaemonFiles) -> (Option<i32>, Value) {
     let output = command(claviger())
         .args(["doctor", "--json", "--config"])
-        .arg(site.configuration_file())
-        .envs(site.environment().iter().cloned())
+        .arg(files.configuration_file())
+        .envs(files.environment().iter().cloned())
         .output()
         .expect("claviger starts");
     let report = serde_json::from_slice(&output.stdout);

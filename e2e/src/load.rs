@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use claviger_client::{Client, Config, Error, UnwrapOptions};
 use tokio::task::JoinHandle;
 
-use crate::scene::{KEY, MATERIAL};
+use crate::setup::{KEY, MATERIAL};
 
 /// Clients at work, until they are stopped.
 #[derive(Debug)]

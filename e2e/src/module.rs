@@ -1,4 +1,4 @@
-//! The PKCS#11 module under test, configured for a scene's daemon, and hosts that load it, in C: one
+//! The PKCS#11 module under test, configured for a daemon of tests, and hosts that load it, in C: one
 //! that does what an unmodified Key Connector does, and one that checks every answer
 //! (`pkcs11-host/`).
 
@@ -11,7 +11,7 @@ use toml::{Table, Value};
 
 use crate::daemon::Daemon;
 use crate::process::{command, run, target_folder};
-use crate::scene::{KEY, MATERIAL, Scene};
+use crate::setup::{KEY, MATERIAL, Setup};
 
 /// The serial number of the module's token.
 pub const SERIAL: &str = "CLAVIGER01";
@@ -20,7 +20,7 @@ pub const BY_LABEL: &str = "label:user-keys";
 /// What a host asks for to find the key by its id, as a number.
 pub const BY_ID: &str = "id:258";
 
-/// The module's configuration file, beside a scene's other files.
+/// The module's configuration file, beside the daemon's files.
 #[derive(Debug)]
 pub struct Module {
     folder: PathBuf,
@@ -42,13 +42,13 @@ pub struct Said {
 }
 
 impl Module {
-    /// For the scene's caller, with the daemons as the endpoints of one token.
-    pub fn new(scene: &Scene, daemons: &[&Daemon]) -> Self {
-        let folder = scene.site.path(".");
+    /// For the caller of the setup, with the daemons as the endpoints of one token.
+    pub fn new(setup: &Setup, daemons: &[&Daemon]) -> Self {
+        let folder = setup.files.path(".");
         let text = |path: &Path| Value::from(path.to_str().expect("temporary paths are UTF-8"));
-        let (certificate, private_key) = scene.caller.write(&folder, "caller");
+        let (certificate, private_key) = setup.caller.write(&folder, "caller");
         let ca = folder.join("caller-ca.pem");
-        crate::pki::replace(&ca, &scene.site.pki.ca_pem(), 0o644);
+        crate::pki::replace(&ca, &setup.files.pki.ca_pem(), 0o644);
         let endpoints = daemons
             .iter()
             .map(|daemon| format!("https://127.0.0.1:{}", daemon.address().port()).into());
@@ -66,8 +66,8 @@ impl Module {
             ("log".into(), text(&folder.join("module.log"))),
             ("tokens".into(), Value::Array(vec![token.into()])),
         ]);
-        fs::write(folder.join("wrapped"), &scene.wrapped).expect("the site's folder is writable");
-        fs::write(folder.join("material"), MATERIAL).expect("the site's folder is writable");
+        fs::write(folder.join("wrapped"), &setup.wrapped).expect("the files's folder is writable");
+        fs::write(folder.join("material"), MATERIAL).expect("the files's folder is writable");
         let module = Self { folder, configuration };
         module.write();
         module

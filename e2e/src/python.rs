@@ -4,23 +4,28 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use crate::daemon::Daemon;
+use crate::daemon_files::DaemonFiles;
 use crate::pki::Identity;
 use crate::process::{command, path_from_script, repository};
-use crate::site::Site;
 
 /// Runs the client's whole story (read, wrap, unwrap, batch, health) as a caller with all of
 /// "wrap", "unwrap" and "read" on `key`, and "rewrap" to it and to any public key where it has that
 /// too; gives the JSON object of what it saw, or panics with what
 /// was wrong. The first call on a machine makes the Python environment.
-pub fn story(site: &Site, daemon: &Daemon, caller: &Identity, key: &str) -> serde_json::Value {
-    let (certificate, private_key) = caller.write(&site.path("."), "python");
+pub fn story(
+    files: &DaemonFiles,
+    daemon: &Daemon,
+    caller: &Identity,
+    key: &str,
+) -> serde_json::Value {
+    let (certificate, private_key) = caller.write(&files.path("."), "python");
     let output = command(interpreter())
         .arg(repository().join("e2e/python/client.py"))
         .arg("--proto-root")
         .arg(repository().join("proto"))
         .args(["--address", &format!("localhost:{}", daemon.address().port())])
         .arg("--ca")
-        .arg(site.path("clients.pem"))
+        .arg(files.path("clients.pem"))
         .arg("--certificate")
         .arg(certificate)
         .arg("--private-key")

@@ -218,7 +218,7 @@ impl Token {
     }
 
     /// The provider's table for a daemon's configuration. The module's environment is not in it:
-    /// [`crate::Site::token`] passes that to the process.
+    /// [`crate::DaemonFiles::token`] passes that to the process.
     pub fn provider(&self) -> toml::Table {
         let mut provider = toml::Table::new();
         provider.insert("type".into(), "pkcs11".into());

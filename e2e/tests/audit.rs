@@ -13,32 +13,33 @@ use claviger_proto::v1::{
     UnwrapBatchRequest, UnwrapRequest, VerifyRequest, WrapRequest,
 };
 use claviger_provider_api::public_key::sha256;
-use prost::Message;
-use serde_json::{Value, json};
 use e2e::connection::frame;
 use e2e::encoding::random;
 use e2e::token::PIN;
 use e2e::{
-    Answer, Backend, Connection, Daemon, Identity, Remote, RsaKey, Site, Token, Version, Which,
+    Answer, Backend, Connection, Daemon, DaemonFiles, Identity, RsaKey, ServiceKind, TestService,
+    Token, Version,
 };
+use prost::Message;
+use serde_json::{Value, json};
 use tonic::Code;
 
 /// 32 bytes that nothing else contains.
 const MATERIAL: [u8; 32] = *b"MARKER:the-material-of-this-test";
 const MARKER_PIN: &str = "marker-pin-4711";
 
-struct World {
+struct Setup {
     /// Its folder is gone once this is dropped.
     token: Token,
-    site: Site,
+    files: DaemonFiles,
     daemon: Daemon,
     caller: Identity,
     connection: Connection,
 }
 
 /// SoftHSM with a PIN of the test's own, one key that wraps, one that signs too, everything logged.
-async fn world() -> World {
-    let mut site = Site::new();
+async fn setup() -> Setup {
+    let mut files = DaemonFiles::new();
     let token = Token::softhsm();
     token.change_pin(PIN, MARKER_PIN);
     token.write_pin(MARKER_PIN);
@@ -47,26 +48,26 @@ async fn world() -> World {
     for (key, label, id) in [(&user_keys, "object-a", "0a"), (&signing, "object-b", "0b")] {
         token.import_as(MARKER_PIN, key, label, id);
     }
-    site.token("hsm-a", &token);
+    files.token("hsm-a", &token);
     let version = Version::active(3, &user_keys, "hsm-a", "pkcs11:object=object-a");
-    site.key("user-keys", &["RSA-OAEP"], vec![version]);
+    files.key("user-keys", &["RSA-OAEP"], vec![version]);
     let version = Version::active(1, &signing, "hsm-a", "pkcs11:object=object-b")
         .with("sign_algorithms", vec![toml::Value::from("RS256")]);
-    site.key("signing", &["RSA-OAEP"], vec![version]);
-    let caller = site.caller_with(
+    files.key("signing", &["RSA-OAEP"], vec![version]);
+    let caller = files.caller_with(
         "key-connector",
         r#"[{ keys = ["user-keys", "signing"], operations = ["wrap", "unwrap", "rewrap", "sign", "verify", "read"], to = ["signing"], to_public_keys = "any" }]"#,
     );
-    site.set("log.filter", "trace");
-    let daemon = Daemon::start(&mut site);
-    let connection = Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller)).await;
-    World { token, site, daemon, caller, connection: connection.unwrap() }
+    files.set("log.filter", "trace");
+    let daemon = Daemon::start(&mut files);
+    let connection = Connection::open(daemon.address(), files.pki.ca_der(), Some(&caller)).await;
+    Setup { token, files, daemon, caller, connection: connection.unwrap() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::too_many_lines, reason = "each line stands beside the call that wrote it")]
 async fn each_operation_has_its_line_with_the_right_fields() {
-    let World { token: _token, site, daemon, caller, connection } = world().await;
+    let Setup { token: _token, files, daemon, caller, connection } = setup().await;
     let call = async |method: &str, message: Vec<u8>| -> Answer {
         let path = format!("/claviger.v1.KeyService/{method}");
         connection
@@ -164,7 +165,7 @@ async fn each_operation_has_its_line_with_the_right_fields() {
     expected.push((answer, vec![with(line, json!({"event": "refusal"}))]));
 
     assert_eq!(daemon.terminate().code, Some(0));
-    let records = site.audit_records();
+    let records = files.audit_records();
     let certificate = hex::encode(sha256(&caller.certificate()));
     for (answer, lines) in &expected {
         let id = answer.request_id().unwrap();
@@ -199,22 +200,22 @@ async fn each_operation_has_its_line_with_the_right_fields() {
 /// What reached the newer version's key is no refusal, whatever the older one's backend says.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_that_a_key_was_used_for_has_its_line_though_the_next_backend_has_no_room() {
-    let remote = Remote::start(Which::Azure).await;
-    let mut site = Site::new();
+    let service = TestService::start(ServiceKind::Azure).await;
+    let mut files = DaemonFiles::new();
     let backend = Backend::software();
-    backend.configure(&mut site);
-    remote.configure(&mut site, "azure", None).await;
+    backend.configure(&mut files);
+    service.configure(&mut files, "azure", None).await;
     let [newer, older] = [2048, 2048].map(RsaKey::generate);
-    let place = remote.import(&older, "user-keys", None).await.swap_remove(0);
-    let versions = vec![backend.version(&site, 2, &newer, 1), place.version(&older, "azure")];
-    site.key("user-keys", &["RSA-OAEP"], versions);
-    let caller = site.caller("key-connector", &["user-keys"], &["unwrap"]);
-    let daemon = Daemon::start(&mut site);
+    let stored = service.import(&older, "user-keys", None).await.swap_remove(0);
+    let versions = vec![backend.version(&files, 2, &newer, 1), stored.version(&older, "azure")];
+    files.key("user-keys", &["RSA-OAEP"], versions);
+    let caller = files.caller("key-connector", &["user-keys"], &["unwrap"]);
+    let daemon = Daemon::start(&mut files);
     let connection =
-        Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller)).await.unwrap();
+        Connection::open(daemon.address(), files.pki.ca_der(), Some(&caller)).await.unwrap();
 
     let (status, headers, body) = (429, Vec::new(), "{}".to_owned());
-    remote.azure().fault(Fault::Answer { status, headers, body });
+    service.azure().fault(Fault::Answer { status, headers, body });
     let mut wrapped = random(256);
     wrapped[0] = 0;
     let request = UnwrapRequest {
@@ -224,7 +225,7 @@ async fn a_value_that_a_key_was_used_for_has_its_line_though_the_next_backend_ha
     };
     let answer = connection.unwrap(&request).await.unwrap_err();
     assert_eq!(answer.code(), Code::ResourceExhausted, "{}", daemon.log());
-    let records = site.audit_records();
+    let records = files.audit_records();
     let record =
         records.iter().find(|record| record["wrapped_sha256"] == hex::encode(sha256(&wrapped)));
     let record = record.unwrap_or_else(|| panic!("no line: {records:#?}"));
@@ -237,18 +238,18 @@ async fn a_value_that_a_key_was_used_for_has_its_line_though_the_next_backend_ha
 /// Cheap to cause, and no key was used: of all but a few a minute there is no line of their own.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unwrap_that_reaches_no_key_is_a_refusal_and_a_value_that_fails_is_none() {
-    let mut site = Site::new();
+    let mut files = DaemonFiles::new();
     let backend = Backend::software();
-    backend.configure(&mut site);
+    backend.configure(&mut files);
     let [away, here] = [2048, 2048].map(RsaKey::generate);
     let versions = vec![Version::active(1, &away, "backend", "nothing.pem")];
-    site.key("away", &["RSA-OAEP"], versions);
-    let versions = vec![backend.version(&site, 1, &here, 1)];
-    site.key("here", &["RSA-OAEP"], versions);
-    let caller = site.caller("key-connector", &["away", "here"], &["unwrap"]);
-    let daemon = Daemon::start(&mut site);
+    files.key("away", &["RSA-OAEP"], versions);
+    let versions = vec![backend.version(&files, 1, &here, 1)];
+    files.key("here", &["RSA-OAEP"], versions);
+    let caller = files.caller("key-connector", &["away", "here"], &["unwrap"]);
+    let daemon = Daemon::start(&mut files);
     let connection =
-        Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller)).await.unwrap();
+        Connection::open(daemon.address(), files.pki.ca_der(), Some(&caller)).await.unwrap();
     // Above every modulus of its length: the failed unwrap is spent, though no key was asked.
     let wrapped = vec![0xff; 256];
     for (key, code, event) in [
@@ -265,7 +266,7 @@ async fn an_unwrap_that_reaches_no_key_is_a_refusal_and_a_value_that_fails_is_no
         let asked = |record: &Value| record["key"] == key && record["operation"] == "unwrap";
         let begun = std::time::Instant::now();
         let record = loop {
-            if let Some(record) = site.audit_records().into_iter().find(asked) {
+            if let Some(record) = files.audit_records().into_iter().find(asked) {
                 break record;
             }
             assert!(begun.elapsed().as_secs() < 30, "no line for {key}");
@@ -274,14 +275,14 @@ async fn an_unwrap_that_reaches_no_key_is_a_refusal_and_a_value_that_fails_is_no
         assert_eq!((&record["event"], &record["version"]), (&json!(event), &json!(1)), "{record}");
         assert_eq!(record["wrapped_sha256"], hex::encode(sha256(&wrapped)));
     }
-    let records = site.audit_records();
+    let records = files.audit_records();
     let of_away = records.iter().find(|record| record["key"] == "away").unwrap();
     assert!(of_away["backend_error"].as_str().unwrap().contains("nothing.pem"), "{of_away}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn neither_key_material_nor_pin_is_in_anything_that_is_written() {
-    let World { token: _token, mut site, daemon, connection, caller } = world().await;
+    let Setup { token: _token, mut files, daemon, connection, caller } = setup().await;
     let wrap = WrapRequest {
         key: "user-keys".into(),
         key_material: MATERIAL.to_vec().into(),
@@ -326,33 +327,33 @@ async fn neither_key_material_nor_pin_is_in_anything_that_is_written() {
     let answer = connection.call(path, frame(&broken), &[]).await.unwrap();
     assert_eq!(answer.code(), Code::InvalidArgument, "{answer}");
     let (_, metrics) = daemon.operations_get("/metrics").unwrap();
-    fs::write(site.path("metrics.txt"), &metrics).unwrap();
+    fs::write(files.path("metrics.txt"), &metrics).unwrap();
     daemon.reload();
     daemon.wait_for_log("configuration reloaded");
     assert_eq!(daemon.terminate().code, Some(0));
     // A second life, ended in the middle of its work.
-    let daemon = Daemon::start(&mut site);
+    let daemon = Daemon::start(&mut files);
     let connection =
-        Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller)).await.unwrap();
+        Connection::open(daemon.address(), files.pki.ca_der(), Some(&caller)).await.unwrap();
     connection.unwrap(&good).await.unwrap();
     daemon.kill();
 
     // The search finds what is there.
-    let control = site.path("control.txt");
+    let control = files.path("control.txt");
     fs::write(&control, format!("x{}y", hex::encode(MATERIAL))).unwrap();
-    assert_eq!(found(&site.path("."), &MATERIAL), vec![control.clone()]);
+    assert_eq!(found(&files.path("."), &MATERIAL), vec![control.clone()]);
     fs::remove_file(control).unwrap();
 
-    let files = files(&site.path("."));
-    let total: u64 = files.iter().map(|file| fs::metadata(file).unwrap().len()).sum();
-    println!("searched {} files, {total} bytes", files.len());
+    let searched = files_below(&files.path("."));
+    let total: u64 = searched.iter().map(|file| fs::metadata(file).unwrap().len()).sum();
+    println!("searched {} files, {total} bytes", searched.len());
     for name in ["audit.jsonl", "stderr.log", "metrics.txt"] {
-        assert!(fs::metadata(site.path(name)).unwrap().len() > 500, "{name}");
+        assert!(fs::metadata(files.path(name)).unwrap().len() > 500, "{name}");
     }
-    let log = fs::read_to_string(site.path("stderr.log")).unwrap();
+    let log = fs::read_to_string(files.path("stderr.log")).unwrap();
     assert!(log.contains("TRACE") || log.contains("DEBUG"), "the log told everything it can");
     for (what, marker) in [("key material", &MATERIAL[..]), ("PIN", MARKER_PIN.as_bytes())] {
-        assert_eq!(found(&site.path("."), marker), [] as [PathBuf; 0], "{what}");
+        assert_eq!(found(&files.path("."), marker), [] as [PathBuf; 0], "{what}");
     }
 }
 
@@ -382,15 +383,15 @@ fn found(folder: &Path, marker: &[u8]) -> Vec<PathBuf> {
     };
     // A socket holds nothing.
     let is_file = |path: &PathBuf| fs::metadata(path).unwrap().is_file();
-    files(folder).into_iter().filter(is_file).filter(holds).collect()
+    files_below(folder).into_iter().filter(is_file).filter(holds).collect()
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
+fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            found.extend(files(&path));
+            found.extend(files_below(&path));
         } else {
             found.push(path);
         }
@@ -401,11 +402,11 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 /// A caller without any grant may list its keys, of which there are none.
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_without_end_take_little_of_the_disk() {
-    let mut site = Site::new();
-    let flood = site.caller_with("flood", "[]");
-    let daemon = Daemon::start(&mut site);
+    let mut files = DaemonFiles::new();
+    let flood = files.caller_with("flood", "[]");
+    let daemon = Daemon::start(&mut files);
     let connection =
-        Connection::open(daemon.address(), site.pki.ca_der(), Some(&flood)).await.unwrap();
+        Connection::open(daemon.address(), files.pki.ca_der(), Some(&flood)).await.unwrap();
     for _ in 0..500 {
         connection.list_keys(&ListKeysRequest::default()).await.unwrap();
     }
@@ -413,32 +414,32 @@ async fn lists_without_end_take_little_of_the_disk() {
     assert!(daemon.metric("claviger_audit_free_bytes", &[]) > 0.0);
     assert_eq!(daemon.count("claviger_audit_in_reserve", &[]), 0);
     assert_eq!(daemon.terminate().code, Some(0));
-    let records = site.audit_records();
+    let records = files.audit_records();
     let own = records.iter().filter(|record| record["operation"] == "read").count();
     let counted = records.iter().find(|record| record["event"] == "operations").unwrap();
     assert_eq!((own, &counted["by_operation"]["read"]), (60, &json!(440)));
-    let bytes = fs::metadata(site.audit_file()).unwrap().len();
+    let bytes = fs::metadata(files.audit_file()).unwrap().len();
     assert!(bytes < 64 << 10, "{bytes}");
 }
 
 /// Nothing is answered that cannot be recorded, and a balancer is told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_cannot_be_written_refuses_reads_too_and_the_daemon_is_not_ready() {
-    let mut site = Site::new();
+    let mut files = DaemonFiles::new();
     let backend = Backend::software();
-    backend.configure(&mut site);
+    backend.configure(&mut files);
     let key = RsaKey::shared(2048);
-    let version = backend.version(&site, 1, &key, 1);
-    site.key("user-keys", &["RSA-OAEP"], vec![version]);
-    let caller = site.caller("key-connector", &["user-keys"], &["wrap", "read"]);
-    let daemon = Daemon::start(&mut site);
+    let version = backend.version(&files, 1, &key, 1);
+    files.key("user-keys", &["RSA-OAEP"], vec![version]);
+    let caller = files.caller("key-connector", &["user-keys"], &["wrap", "read"]);
+    let daemon = Daemon::start(&mut files);
     let connection =
-        Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller)).await.unwrap();
+        Connection::open(daemon.address(), files.pki.ca_der(), Some(&caller)).await.unwrap();
     let ready = |path: &str| daemon.operations_get(path).unwrap().0;
     assert_eq!((ready("/readyz"), ready("/readyz/all")), (200, 200));
     // A folder in the place of the file, which is gone.
-    fs::remove_file(site.audit_file()).unwrap();
-    fs::create_dir(site.audit_file()).unwrap();
+    fs::remove_file(files.audit_file()).unwrap();
+    fs::create_dir(files.audit_file()).unwrap();
     let wrap = WrapRequest {
         key: "user-keys".into(),
         key_material: MATERIAL.to_vec().into(),
@@ -448,7 +449,7 @@ async fn a_log_that_cannot_be_written_refuses_reads_too_and_the_daemon_is_not_re
     let get = GetKeyRequest { key: "user-keys".into() };
     assert_eq!(connection.get_key(&get).await.unwrap_err().code(), Code::Unavailable);
     assert_eq!((ready("/readyz"), ready("/livez")), (503, 200));
-    fs::remove_dir(site.audit_file()).unwrap();
+    fs::remove_dir(files.audit_file()).unwrap();
     let begun = std::time::Instant::now();
     while ready("/readyz") != 200 {
         assert!(begun.elapsed().as_secs() < 30, "{}", daemon.log());

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use claviger_client::Client;
 use claviger_provider_api::Algorithm;
+use e2e::setup::{MATERIAL, wrap, wrap_with};
+use e2e::{Daemon, DaemonFiles, Load, RsaKey, ServiceKind, TestService, Token, Version};
 use fault_proxy::{Fault, FaultProxy, Pattern, Times};
-use e2e::scene::{MATERIAL, wrap, wrap_with};
-use e2e::{Daemon, Load, Remote, RsaKey, Site, Token, Version, Which};
 
 /// The keys whose backends are well all the time.
 const WELL: [&str; 3] = ["in-files", "in-softhsm", "in-google"];
-const AILING: [Which; 3] = [Which::Aws, Which::Azure, Which::OpenBao];
+const AILING: [ServiceKind; 3] = [ServiceKind::Aws, ServiceKind::Azure, ServiceKind::OpenBao];
 const FOR: Duration = Duration::from_secs(6);
 /// Measured so often at most: a busy machine has outliers of its own.
 const ROUNDS: u32 = 3;
@@ -19,42 +19,42 @@ const FLOOR: Duration = Duration::from_millis(100);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn backends_that_are_sealed_cut_off_or_ill_cost_the_callers_of_others_nothing() {
-    let mut site = Site::new();
+    let mut files = DaemonFiles::new();
     let token = Token::softhsm();
     let keys = WELL.map(|_| RsaKey::generate(2048));
-    site.files("files", "keys");
-    keys[0].write_pem(&site.path("keys/in-files.pem"));
-    site.key(WELL[0], &["RSA-OAEP"], vec![Version::active(1, &keys[0], "files", "in-files.pem")]);
-    site.token("softhsm", &token);
+    files.key_folder("files", "keys");
+    keys[0].write_pem(&files.path("keys/in-files.pem"));
+    files.key(WELL[0], &["RSA-OAEP"], vec![Version::active(1, &keys[0], "files", "in-files.pem")]);
+    files.token("softhsm", &token);
     token.import(&keys[1], WELL[1], "01");
     let locator = "pkcs11:object=in-softhsm";
-    site.key(WELL[1], &["RSA-OAEP"], vec![Version::active(1, &keys[1], "softhsm", locator)]);
+    files.key(WELL[1], &["RSA-OAEP"], vec![Version::active(1, &keys[1], "softhsm", locator)]);
 
-    let google = Remote::start(Which::Google).await;
-    google.configure(&mut site, "google", None).await;
-    let places = google.import(&keys[2], "one", None).await;
-    let place = places.iter().find(|place| place.algorithms == [Algorithm::RsaOaep]).unwrap();
-    site.key(WELL[2], &["RSA-OAEP"], vec![place.version(&keys[2], "google")]);
+    let google = TestService::start(ServiceKind::Google).await;
+    google.configure(&mut files, "google", None).await;
+    let stored = google.import(&keys[2], "one", None).await;
+    let stored = stored.iter().find(|stored| stored.algorithms == [Algorithm::RsaOaep]).unwrap();
+    files.key(WELL[2], &["RSA-OAEP"], vec![stored.version(&keys[2], "google")]);
 
     let mut ailing = Vec::new();
-    for which in AILING {
-        let remote = Remote::start(which).await;
-        let proxy = remote.proxy().await;
-        remote.configure(&mut site, which.name(), Some(&proxy)).await;
+    for kind in AILING {
+        let service = TestService::start(kind).await;
+        let proxy = service.proxy().await;
+        service.configure(&mut files, kind.name(), Some(&proxy)).await;
         let key = RsaKey::generate(2048);
-        let place = remote.import(&key, which.name(), Some(&proxy)).await.swap_remove(0);
-        site.key(which.name(), &place.names(), vec![place.version(&key, which.name())]);
-        let wrapped = wrap_with(&key, place.algorithms[0]);
-        let unseal_share = match which {
-            Which::OpenBao => Some(remote.vault().unseal_share().await),
+        let stored = service.import(&key, kind.name(), Some(&proxy)).await.swap_remove(0);
+        files.key(kind.name(), &stored.names(), vec![stored.version(&key, kind.name())]);
+        let wrapped = wrap_with(&key, stored.algorithms[0]);
+        let unseal_share = match kind {
+            ServiceKind::OpenBao => Some(service.vault().unseal_share().await),
             _ => None,
         };
-        ailing.push(Ailing { remote, proxy, wrapped, unseal_share });
+        ailing.push(Ailing { service, proxy, wrapped, unseal_share });
     }
-    let names: Vec<&str> = WELL.into_iter().chain(AILING.map(Which::name)).collect();
-    let caller = site.caller("key-connector", &names, &["unwrap", "read"]);
-    let daemon = Daemon::start(&mut site);
-    let config = e2e::scene::client_config(&site, &daemon, &caller);
+    let names: Vec<&str> = WELL.into_iter().chain(AILING.map(ServiceKind::name)).collect();
+    let caller = files.caller("key-connector", &names, &["unwrap", "read"]);
+    let daemon = Daemon::start(&mut files);
+    let config = e2e::setup::client_config(&files, &daemon, &caller);
     let client = Client::new(&config).unwrap();
     prove_well(&client, &daemon, &ailing).await;
 
@@ -117,7 +117,7 @@ async fn backends_that_are_sealed_cut_off_or_ill_cost_the_callers_of_others_noth
 
 /// A backend that ails at times, and what is wrapped under its key.
 struct Ailing {
-    remote: Remote,
+    service: TestService,
     proxy: FaultProxy,
     wrapped: Vec<u8>,
     /// Of its seal, where it has one.
@@ -126,25 +126,25 @@ struct Ailing {
 
 impl Ailing {
     fn name(&self) -> &'static str {
-        self.remote.which.name()
+        self.service.kind.name()
     }
 
     async fn fall_ill(&self) {
-        match self.remote.which {
-            Which::Aws => self.proxy.cut_off().await,
-            Which::Azure => {
-                let ill = Fault::Answer(Which::Azure.service().ill());
+        match self.service.kind {
+            ServiceKind::Aws => self.proxy.cut_off().await,
+            ServiceKind::Azure => {
+                let ill = Fault::Answer(ServiceKind::Azure.api().ill());
                 self.proxy.on(Pattern::any(), Times::Always, ill);
             }
-            Which::OpenBao => self.remote.vault().seal().await,
-            Which::Google | Which::Vault => unreachable!("not among those that ail"),
+            ServiceKind::OpenBao => self.service.vault().seal().await,
+            ServiceKind::Google | ServiceKind::Vault => unreachable!("not among those that ail"),
         }
     }
 
     async fn get_well(&self) {
         self.proxy.clear().await;
         if let Some(share) = &self.unseal_share {
-            self.remote.vault().unseal(share).await;
+            self.service.vault().unseal(share).await;
         }
     }
 }

@@ -7,10 +7,10 @@ use claviger_proto::v1::{
     RewrapBatchRequest, RewrapBatchResponse, RewrapRequest, RewrapSource, RewrapTarget,
     UnwrapBatchRequest, UnwrapBatchResponse, UnwrapRequest,
 };
-use prost::Message;
 use e2e::connection::frame;
-use e2e::scene::{MATERIAL, wrap};
-use e2e::{Answer, Connection, Daemon, RsaKey, Site, Token, Version};
+use e2e::setup::{MATERIAL, wrap};
+use e2e::{Answer, Connection, Daemon, DaemonFiles, RsaKey, Token, Version};
+use prost::Message;
 use tonic::Code;
 
 /// The keys of the items, in their order: every second one lies in the module that hangs.
@@ -26,21 +26,21 @@ async fn call(connection: &Connection, method: &str, message: &impl Message) -> 
 async fn an_item_whose_backend_hangs_is_late_alone_and_the_others_are_there() {
     let (token, faults) = Token::softhsm().through_fault_module();
     let [in_token, in_file] = [2048, 2048].map(RsaKey::generate);
-    let mut site = Site::new();
-    site.token("hsm-a", &token);
+    let mut files = DaemonFiles::new();
+    files.token("hsm-a", &token);
     token.import(&in_token, "in-token", "01");
     let version = Version::active(1, &in_token, "hsm-a", "pkcs11:object=in-token");
-    site.key("in-token", &["RSA-OAEP"], vec![version]);
-    site.files("files", "keys");
-    in_file.write_pem(&site.path("keys/in-file.pem"));
-    site.key("in-file", &["RSA-OAEP"], vec![Version::active(1, &in_file, "files", "in-file.pem")]);
-    let caller = site.caller_with(
+    files.key("in-token", &["RSA-OAEP"], vec![version]);
+    files.key_folder("files", "keys");
+    in_file.write_pem(&files.path("keys/in-file.pem"));
+    files.key("in-file", &["RSA-OAEP"], vec![Version::active(1, &in_file, "files", "in-file.pem")]);
+    let caller = files.caller_with(
         "key-connector",
         r#"[{ keys = ["in-token", "in-file"], operations = ["unwrap", "rewrap"], to = ["in-file"] }]"#,
     );
-    let daemon = Daemon::start(&mut site);
+    let daemon = Daemon::start(&mut files);
     let connection =
-        Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller)).await.unwrap();
+        Connection::open(daemon.address(), files.pki.ca_der(), Some(&caller)).await.unwrap();
     let wrapped = |key| if key == "in-token" { wrap(&in_token) } else { wrap(&in_file) };
     let unwraps = ITEMS.map(|key| UnwrapRequest {
         key: key.into(),
@@ -85,7 +85,7 @@ async fn an_item_whose_backend_hangs_is_late_alone_and_the_others_are_there() {
     faults.clear();
     assert_eq!(daemon.terminate().code, Some(0));
     // Each item has its record, and the record says what the caller was told.
-    let records = site.audit_records();
+    let records = files.audit_records();
     for operation in ["unwrap", "rewrap"] {
         for (item, key) in (0..).zip(ITEMS) {
             let outcome = if key == "in-token" { "DEADLINE_EXCEEDED" } else { "ok" };

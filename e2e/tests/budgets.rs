@@ -7,44 +7,44 @@ use std::time::{Duration, Instant};
 use claviger_proto::v1::unwrap_batch_result::Result as ItemResult;
 use claviger_proto::v1::{GetKeyRequest, ListKeysRequest, UnwrapBatchRequest, UnwrapRequest};
 use claviger_provider_api::{Algorithm, KeyMaterial, Parameters};
-use prost::Message;
 use e2e::connection::frame;
 use e2e::daemon::claviger;
 use e2e::encoding::random;
 use e2e::process::command;
-use e2e::{Answer, Backend, Connection, Daemon, Faults, Identity, RsaKey, Site};
+use e2e::{Answer, Backend, Connection, Daemon, DaemonFiles, Faults, Identity, RsaKey};
+use prost::Message;
 use tokio::task::JoinSet;
 use tonic::Code;
 use tonic_types::StatusExt;
 
 const MATERIAL: [u8; 32] = *b"thirty-two bytes of key material";
 
-/// A site with two keys on the software provider and two callers that may unwrap with both.
-struct World {
-    site: Site,
+/// A configuration with two keys on the software provider and two callers that may unwrap with both.
+struct Setup {
+    files: DaemonFiles,
     key: RsaKey,
     hog: Identity,
     quiet: Identity,
 }
 
-impl World {
+impl Setup {
     fn new() -> Self {
-        let mut site = Site::new();
+        let mut files = DaemonFiles::new();
         let backend = Backend::software();
-        backend.configure(&mut site);
+        backend.configure(&mut files);
         let (key, other) = (RsaKey::shared(2048), RsaKey::generate(2048));
         for (id, (name, key)) in (1..).zip([("user-keys", &key), ("other", &other)]) {
-            let version = backend.version(&site, 1, key, id);
-            site.key(name, &["RSA-OAEP"], vec![version]);
+            let version = backend.version(&files, 1, key, id);
+            files.key(name, &["RSA-OAEP"], vec![version]);
         }
         let keys = ["user-keys", "other"];
-        let [hog, quiet] = ["hog", "quiet"].map(|name| site.caller(name, &keys, &["unwrap"]));
-        Self { site, key, hog, quiet }
+        let [hog, quiet] = ["hog", "quiet"].map(|name| files.caller(name, &keys, &["unwrap"]));
+        Self { files, key, hog, quiet }
     }
 
     async fn connect(&self, identity: &Identity) -> Connection {
-        let ca = self.site.pki.ca_der();
-        Connection::open(self.site.address(), ca, Some(identity)).await.unwrap()
+        let ca = self.files.pki.ca_der();
+        Connection::open(self.files.address(), ca, Some(identity)).await.unwrap()
     }
 
     fn good(&self) -> UnwrapRequest {
@@ -53,7 +53,7 @@ impl World {
 
     /// How many values of `caller` have reached a key and failed, by the audit log.
     fn failed(&self, caller: &str) -> usize {
-        let records = self.site.audit_records();
+        let records = self.files.audit_records();
         let failed = |record: &&serde_json::Value| {
             record["caller"] == caller
                 && record["event"] == "operation"
@@ -102,17 +102,17 @@ async fn use_up(connection: &Connection, key: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_101st_failed_unwrap_in_an_hour_is_refused_also_when_200_come_at_once() {
-    let mut world = World::new();
-    let daemon = Daemon::start(&mut world.site);
-    let (first, second) = (world.connect(&world.hog).await, world.connect(&world.hog).await);
-    let quiet = world.connect(&world.quiet).await;
+    let mut setup = Setup::new();
+    let daemon = Daemon::start(&mut setup.files);
+    let (first, second) = (setup.connect(&setup.hog).await, setup.connect(&setup.hog).await);
+    let quiet = setup.connect(&setup.quiet).await;
 
     let mut calls = JoinSet::new();
     for number in 0..200 {
         let connection = if number % 2 == 0 { first.clone() } else { second.clone() };
         calls.spawn(async move { connection.unwrap(&garbage("user-keys")).await.unwrap_err() });
     }
-    let good = world.good();
+    let good = setup.good();
     let mut unnoticed = 0;
     let mut codes = Vec::new();
     while let Some(answer) = calls.join_next().await {
@@ -126,7 +126,7 @@ async fn the_101st_failed_unwrap_in_an_hour_is_refused_also_when_200_come_at_onc
         "200 at once: {failed} failed, {refused} refused; {unnoticed} calls of another caller"
     );
     assert_eq!((failed, refused), (100, 100));
-    assert_eq!(world.failed("hog"), 100);
+    assert_eq!(setup.failed("hog"), 100);
 
     // Now nothing of this caller is let in on this key, and all else goes on.
     let answer = first.unwrap(&garbage("user-keys")).await.unwrap_err();
@@ -137,8 +137,8 @@ async fn the_101st_failed_unwrap_in_an_hour_is_refused_also_when_200_come_at_onc
     let answer = first.unwrap(&garbage("other")).await.unwrap_err();
     assert_eq!(answer.code(), Code::InvalidArgument, "{answer}");
     assert_eq!(quiet.unwrap(&good).await.unwrap().key_material, &MATERIAL[..]);
-    assert_eq!(world.failed("hog"), 101);
-    assert_eq!(world.failed("quiet"), 0);
+    assert_eq!(setup.failed("hog"), 101);
+    assert_eq!(setup.failed("quiet"), 0);
     daemon.wait_for_log("failed_unwraps is used up");
     let counted = daemon.metric("claviger_failed_unwraps_total", &["key=\"user-keys\""]);
     assert_eq!(counted.to_string(), "100");
@@ -146,10 +146,10 @@ async fn the_101st_failed_unwrap_in_an_hour_is_refused_also_when_200_come_at_onc
 
 #[tokio::test(flavor = "multi_thread")]
 async fn items_of_batches_at_once_spend_the_same_budget() {
-    let mut world = World::new();
-    let daemon = Daemon::start(&mut world.site);
-    let connection = world.connect(&world.hog).await;
-    let good = world.good();
+    let mut setup = Setup::new();
+    let daemon = Daemon::start(&mut setup.files);
+    let connection = setup.connect(&setup.hog).await;
+    let good = setup.good();
     let mut calls = JoinSet::new();
     for _ in 0..3 {
         let (connection, good) = (connection.clone(), good.clone());
@@ -176,68 +176,68 @@ async fn items_of_batches_at_once_spend_the_same_budget() {
         }
     }
     assert_eq!((failed, refused), (100, 89));
-    assert_eq!(world.failed("hog"), 100);
+    assert_eq!(setup.failed("hog"), 100);
     drop(daemon);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_unwraps_stay_spent_over_restarts_kills_and_reloads() {
-    let mut world = World::new();
+    let mut setup = Setup::new();
     let spend = async |connection: &Connection, calls: usize| {
         for _ in 0..calls {
             let answer = connection.unwrap(&garbage("user-keys")).await.unwrap_err();
             assert_eq!(answer.code(), Code::InvalidArgument, "{answer}");
         }
     };
-    let daemon = Daemon::start(&mut world.site);
-    spend(&world.connect(&world.hog).await, 40).await;
+    let daemon = Daemon::start(&mut setup.files);
+    spend(&setup.connect(&setup.hog).await, 40).await;
     assert_eq!(daemon.terminate().code, Some(0));
 
-    let daemon = Daemon::start(&mut world.site);
-    let connection = world.connect(&world.hog).await;
+    let daemon = Daemon::start(&mut setup.files);
+    let connection = setup.connect(&setup.hog).await;
     spend(&connection, 30).await;
     daemon.reload();
     daemon.wait_for_log("configuration reloaded");
     spend(&connection, 15).await;
     assert_eq!(daemon.kill().signal, Some(9));
 
-    let daemon = Daemon::start(&mut world.site);
-    let connection = world.connect(&world.hog).await;
+    let daemon = Daemon::start(&mut setup.files);
+    let connection = setup.connect(&setup.hog).await;
     assert_eq!(use_up(&connection, "user-keys").await, 15, "a kill forgets none");
     assert_eq!(daemon.terminate().code, Some(0));
 
-    let daemon = Daemon::start(&mut world.site);
-    assert_eq!(use_up(&world.connect(&world.hog).await, "user-keys").await, 0);
-    assert_eq!(use_up(&world.connect(&world.hog).await, "other").await, 100);
-    assert_eq!(use_up(&world.connect(&world.quiet).await, "user-keys").await, 100);
+    let daemon = Daemon::start(&mut setup.files);
+    assert_eq!(use_up(&setup.connect(&setup.hog).await, "user-keys").await, 0);
+    assert_eq!(use_up(&setup.connect(&setup.hog).await, "other").await, 100);
+    assert_eq!(use_up(&setup.connect(&setup.quiet).await, "user-keys").await, 100);
     // More is allowed by an operator's word, at once and on what is spent already.
-    world.site.limit("hog", "failed_unwraps", "103/h");
-    world.site.write();
+    setup.files.limit("hog", "failed_unwraps", "103/h");
+    setup.files.write();
     let reloads = daemon.log().matches("configuration reloaded").count();
     daemon.reload();
     while daemon.log().matches("configuration reloaded").count() == reloads {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(use_up(&world.connect(&world.hog).await, "other").await, 3);
+    assert_eq!(use_up(&setup.connect(&setup.hog).await, "other").await, 3);
 }
 
 /// A token whose calls are counted, one key, one caller.
-fn in_a_token() -> (Site, Backend, Faults, RsaKey, Identity) {
-    let mut site = Site::new();
+fn in_a_token() -> (DaemonFiles, Backend, Faults, RsaKey, Identity) {
+    let mut files = DaemonFiles::new();
     let (backend, faults) = Backend::softhsm_with_faults();
-    backend.configure(&mut site);
+    backend.configure(&mut files);
     let key = RsaKey::shared(2048);
-    let version = backend.version(&site, 1, &key, 1);
-    site.key("user-keys", &["RSA-OAEP"], vec![version]);
-    let caller = site.caller("key-connector", &["user-keys"], &["unwrap"]);
-    (site, backend, faults, key, caller)
+    let version = backend.version(&files, 1, &key, 1);
+    files.key("user-keys", &["RSA-OAEP"], vec![version]);
+    let caller = files.caller("key-connector", &["user-keys"], &["unwrap"]);
+    (files, backend, faults, key, caller)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_value_asked_a_thousand_times_by_fifty_at_once_does_not_lock_the_right_one_out() {
-    let (mut site, _backend, faults, key, caller) = in_a_token();
-    let daemon = Daemon::start(&mut site);
-    let ca = site.pki.ca_der();
+    let (mut files, _backend, faults, key, caller) = in_a_token();
+    let daemon = Daemon::start(&mut files);
+    let ca = files.pki.ca_der();
     let ca = || ca.clone();
     let connection = Connection::open(daemon.address(), ca(), Some(&caller)).await.unwrap();
     let (wrong, before) = (garbage("user-keys"), faults.count("C_DecryptInit"));
@@ -265,7 +265,7 @@ async fn a_wrong_value_asked_a_thousand_times_by_fifty_at_once_does_not_lock_the
     assert_eq!(alarms, 1);
     // Over a restart: answered as before, without the token.
     assert_eq!(daemon.kill().signal, Some(9));
-    let daemon = Daemon::start(&mut site);
+    let daemon = Daemon::start(&mut files);
     let connection = Connection::open(daemon.address(), ca(), Some(&caller)).await.unwrap();
     assert_eq!(connection.unwrap(&wrong).await.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(daemon.count("claviger_failed_unwraps_total", &[]), 0);
@@ -274,10 +274,10 @@ async fn a_wrong_value_asked_a_thousand_times_by_fifty_at_once_does_not_lock_the
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leaving_early_costs_as_much_as_staying_and_keeps_its_place_in_flight() {
-    let (mut site, _backend, faults, key, caller) = in_a_token();
-    site.limit("key-connector", "failed_unwraps", "4/h");
-    let daemon = Daemon::start(&mut site);
-    let ca = site.pki.ca_der();
+    let (mut files, _backend, faults, key, caller) = in_a_token();
+    files.limit("key-connector", "failed_unwraps", "4/h");
+    let daemon = Daemon::start(&mut files);
+    let ca = files.pki.ca_der();
     let connection = Connection::open(daemon.address(), ca, Some(&caller)).await.unwrap();
     connection.unwrap(&good(&key)).await.unwrap();
     // A failure takes one decryption, and a second one of the canary.
@@ -308,7 +308,7 @@ async fn leaving_early_costs_as_much_as_staying_and_keeps_its_place_in_flight() 
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(daemon.count("claviger_failed_unwraps_total", &[]), 4);
-    let records = site.audit_records();
+    let records = files.audit_records();
     let ended: Vec<_> =
         records.iter().filter(|record| record["ended"] == "unwrap_failed").collect();
     assert_eq!(ended.len(), 4, "{records:#?}");
@@ -318,17 +318,17 @@ async fn leaving_early_costs_as_much_as_staying_and_keeps_its_place_in_flight() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_sees_a_budget_and_gives_it_back_and_the_audit_log_says_so() {
-    let (mut site, _backend, _faults, key, caller) = in_a_token();
-    site.limit("key-connector", "failed_unwraps", "3/h");
-    let daemon = Daemon::start(&mut site);
-    let ca = site.pki.ca_der();
+    let (mut files, _backend, _faults, key, caller) = in_a_token();
+    files.limit("key-connector", "failed_unwraps", "3/h");
+    let daemon = Daemon::start(&mut files);
+    let ca = files.pki.ca_der();
     let connection = Connection::open(daemon.address(), ca, Some(&caller)).await.unwrap();
     let budget = |arguments: &[&str]| {
         let output = command(claviger())
             .args(["--json", "budget"])
             .args(arguments)
             .arg("--config")
-            .arg(site.configuration_file())
+            .arg(files.configuration_file())
             .output()
             .unwrap();
         let text = if output.status.success() { output.stdout } else { output.stderr };
@@ -345,7 +345,7 @@ async fn an_operator_sees_a_budget_and_gives_it_back_and_the_audit_log_says_so()
     let unknown = budget(&["show", "key-connector", "no-such-key"]);
     let said = unknown["error"]["message"].as_str().unwrap();
     assert!(said.contains("it has on user-keys"), "{unknown}");
-    let records = site.audit_records();
+    let records = files.audit_records();
     let recorded: Vec<_> = records.iter().filter(|r| r["event"] == "budget-reset").collect();
     assert_eq!(recorded.len(), 1);
     assert_eq!(
@@ -358,12 +358,12 @@ async fn an_operator_sees_a_budget_and_gives_it_back_and_the_audit_log_says_so()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rate_refuses_its_own_caller_on_that_key_and_says_for_how_long() {
-    let mut world = World::new();
-    world.site.limit("hog", "rate", "20/m");
-    world.site.limit("hog", "failed_unwraps", "off");
-    let daemon = Daemon::start(&mut world.site);
-    let (hog, quiet) = (world.connect(&world.hog).await, world.connect(&world.quiet).await);
-    let good = world.good();
+    let mut setup = Setup::new();
+    setup.files.limit("hog", "rate", "20/m");
+    setup.files.limit("hog", "failed_unwraps", "off");
+    let daemon = Daemon::start(&mut setup.files);
+    let (hog, quiet) = (setup.connect(&setup.hog).await, setup.connect(&setup.quiet).await);
+    let good = setup.good();
     let mut calls = JoinSet::new();
     for _ in 0..60 {
         let (hog, good) = (hog.clone(), good.clone());
@@ -400,11 +400,11 @@ async fn a_rate_refuses_its_own_caller_on_that_key_and_says_for_how_long() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn looking_at_keys_spends_a_rate_too() {
-    let mut world = World::new();
-    let watcher = world.site.caller("watcher", &["user-keys", "other"], &["read"]);
-    world.site.limit("watcher", "rate", "3/h");
-    let daemon = Daemon::start(&mut world.site);
-    let watcher = world.connect(&watcher).await;
+    let mut setup = Setup::new();
+    let watcher = setup.files.caller("watcher", &["user-keys", "other"], &["read"]);
+    setup.files.limit("watcher", "rate", "3/h");
+    let daemon = Daemon::start(&mut setup.files);
+    let watcher = setup.connect(&watcher).await;
     // A list is one call, however many keys and pages it has.
     let first = ListKeysRequest { page_size: 1, ..ListKeysRequest::default() };
     let page = watcher.list_keys(&first).await.unwrap();
@@ -427,8 +427,8 @@ async fn looking_at_keys_spends_a_rate_too() {
     daemon.wait_for_log("configuration reloaded");
     let answer = watcher.list_keys(&ListKeysRequest::default()).await.unwrap_err();
     assert_eq!(answer.code(), Code::ResourceExhausted, "{answer}");
-    world.site.limit("watcher", "rate", "off");
-    world.site.write();
+    setup.files.limit("watcher", "rate", "off");
+    setup.files.write();
     daemon.reload();
     let begun = Instant::now();
     while watcher.list_keys(&ListKeysRequest::default()).await.is_err() {
@@ -439,11 +439,11 @@ async fn looking_at_keys_spends_a_rate_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_unwraps_more_than_is_usual_alarms_once_and_is_refused_nothing() {
-    let mut world = World::new();
-    world.site.limit("quiet", "rate", "1000/s");
-    let daemon = Daemon::start(&mut world.site);
-    let (hog, quiet) = (world.connect(&world.hog).await, world.connect(&world.quiet).await);
-    let good = world.good();
+    let mut setup = Setup::new();
+    setup.files.limit("quiet", "rate", "1000/s");
+    let daemon = Daemon::start(&mut setup.files);
+    let (hog, quiet) = (setup.connect(&setup.hog).await, setup.connect(&setup.quiet).await);
+    let good = setup.good();
     let alarms = || daemon.count("claviger_unwraps_alarms_total", &["key=\"user-keys\""]);
     for _ in 0..100 {
         hog.unwrap(&good).await.unwrap();
@@ -474,18 +474,18 @@ async fn a_hundred_thousand_garbage_unwraps_do_no_harm_to_another() {
 }
 
 async fn flood(calls: usize) {
-    let mut site = Site::new();
+    let mut files = DaemonFiles::new();
     let (backend, faults) = Backend::softhsm_with_faults();
-    backend.configure(&mut site);
+    backend.configure(&mut files);
     let key = RsaKey::shared(2048);
-    let version = backend.version(&site, 1, &key, 1);
-    site.key("user-keys", &["RSA-OAEP"], vec![version]);
-    let [hog, quiet] = ["hog", "quiet"].map(|name| site.caller(name, &["user-keys"], &["unwrap"]));
-    site.limit("hog", "failed_unwraps", "off");
-    let daemon = Daemon::start(&mut site);
+    let version = backend.version(&files, 1, &key, 1);
+    files.key("user-keys", &["RSA-OAEP"], vec![version]);
+    let [hog, quiet] = ["hog", "quiet"].map(|name| files.caller(name, &["user-keys"], &["unwrap"]));
+    files.limit("hog", "failed_unwraps", "off");
+    let daemon = Daemon::start(&mut files);
     let (initialised, logins) = (faults.count("C_Initialize"), faults.count("C_Login"));
     assert_eq!(logins, 1);
-    let ca = || site.pki.ca_der();
+    let ca = || files.pki.ca_der();
     let hog = Connection::open(daemon.address(), ca(), Some(&hog)).await.unwrap();
     let quiet = Connection::open(daemon.address(), ca(), Some(&quiet)).await.unwrap();
 

@@ -2,9 +2,9 @@
 
 use claviger_proto::v1::{UnwrapRequest, WrapRequest};
 use claviger_provider_api::Algorithm;
-use e2e::remote::Place;
-use e2e::scene::MATERIAL;
-use e2e::{Backend, Connection, Daemon, Remote, RsaKey, Site, Version, Which};
+use e2e::setup::MATERIAL;
+use e2e::test_service::StoredKey;
+use e2e::{Backend, Connection, Daemon, DaemonFiles, RsaKey, ServiceKind, TestService, Version};
 
 const SIZES: [usize; 2] = [2048, 3072];
 const SOFTHSM: [Algorithm; 2] = [Algorithm::RsaOaep, Algorithm::Rsa15];
@@ -16,7 +16,7 @@ struct Station {
     algorithms: Vec<Algorithm>,
     connection: Connection,
     daemon: Daemon,
-    _site: Site,
+    _files: DaemonFiles,
     /// Its tokens end with it.
     _backend: Option<Backend>,
 }
@@ -24,44 +24,44 @@ struct Station {
 impl Station {
     async fn new(
         name: &str,
-        mut site: Site,
+        mut files: DaemonFiles,
         algorithms: &[Algorithm],
         versions: Vec<Version>,
     ) -> Self {
         let names: Vec<&str> = algorithms.iter().map(|algorithm| algorithm.name()).collect();
         for (bits, version) in SIZES.into_iter().zip(versions) {
-            site.key(&key_name(bits), &names, vec![version]);
+            files.key(&key_name(bits), &names, vec![version]);
         }
         let keys = SIZES.map(key_name);
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let caller = site.caller("key-connector", &keys, &["wrap", "unwrap", "read"]);
-        let daemon = Daemon::start(&mut site);
-        let connection = Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller));
+        let caller = files.caller("key-connector", &keys, &["wrap", "unwrap", "read"]);
+        let daemon = Daemon::start(&mut files);
+        let connection = Connection::open(daemon.address(), files.pki.ca_der(), Some(&caller));
         let connection = connection.await.unwrap();
         let (name, algorithms) = (name.to_owned(), algorithms.to_vec());
-        Self { name, algorithms, connection, daemon, _site: site, _backend: None }
+        Self { name, algorithms, connection, daemon, _files: files, _backend: None }
     }
 
     async fn local(backend: Backend, keys: &[RsaKey], algorithms: &[Algorithm]) -> Self {
-        let mut site = Site::new();
-        backend.configure(&mut site);
-        let import = |(id, key)| backend.version(&site, 1, key, id);
+        let mut files = DaemonFiles::new();
+        backend.configure(&mut files);
+        let import = |(id, key)| backend.version(&files, 1, key, id);
         let versions = (1..).zip(keys).map(import).collect();
-        let station = Self::new(backend.name, site, algorithms, versions).await;
+        let station = Self::new(backend.name, files, algorithms, versions).await;
         Self { _backend: Some(backend), ..station }
     }
 
     /// One for each place in which the service keeps the keys.
-    async fn of(remote: &Remote, keys: &[RsaKey], places: &[Vec<Place>]) -> Vec<Self> {
+    async fn of(service: &TestService, keys: &[RsaKey], stored: &[Vec<StoredKey>]) -> Vec<Self> {
         let mut stations = Vec::new();
-        for index in 0..places[0].len() {
-            let mut site = Site::new();
-            remote.configure(&mut site, "backend", None).await;
-            let of_place = places.iter().map(|places| &places[index]);
-            let versions = of_place.zip(keys).map(|(place, key)| place.version(key, "backend"));
+        for index in 0..stored[0].len() {
+            let mut files = DaemonFiles::new();
+            service.configure(&mut files, "backend", None).await;
+            let of_place = stored.iter().map(|stored| &stored[index]);
+            let versions = of_place.zip(keys).map(|(stored, key)| stored.version(key, "backend"));
             let versions = versions.collect();
-            let algorithms = &places[0][index].algorithms;
-            stations.push(Self::new(remote.which.name(), site, algorithms, versions).await);
+            let algorithms = &stored[0][index].algorithms;
+            stations.push(Self::new(service.kind.name(), files, algorithms, versions).await);
         }
         stations
     }
@@ -99,22 +99,22 @@ fn key_name(bits: usize) -> String {
     format!("rsa-{bits}")
 }
 
-async fn cross(services: &[Which]) {
+async fn cross(kinds: &[ServiceKind]) {
     let keys = SIZES.map(RsaKey::generate);
     let mut stations = vec![
         Station::local(Backend::software(), &keys, &Algorithm::ALL).await,
         Station::local(Backend::softhsm(), &keys, &SOFTHSM).await,
         Station::local(Backend::kryoptic(), &keys, &Algorithm::ALL).await,
     ];
-    let mut remotes = Vec::new();
-    for which in services {
-        let remote = Remote::start(*which).await;
-        let mut places = Vec::new();
+    let mut services = Vec::new();
+    for kind in kinds {
+        let service = TestService::start(*kind).await;
+        let mut stored = Vec::new();
         for (bits, key) in SIZES.into_iter().zip(&keys) {
-            places.push(remote.import(key, &key_name(bits), None).await);
+            stored.push(service.import(key, &key_name(bits), None).await);
         }
-        stations.extend(Station::of(&remote, &keys, &places).await);
-        remotes.push((remote, places));
+        stations.extend(Station::of(&service, &keys, &stored).await);
+        services.push((service, stored));
     }
     let (mut crossed, mut wrong) = (0, Vec::new());
     for (bits, algorithm) in
@@ -131,10 +131,10 @@ async fn cross(services: &[Which]) {
             wrapped.push((station.name.clone(), station.wrap(bits, algorithm).await));
         }
         // The daemon wraps in software, whatever the backend; some services wrap too.
-        for (remote, places) in &remotes {
+        for (service, stored) in &services {
             let of_size = SIZES.iter().position(|size| *size == bits).unwrap();
-            let own = remote.wrap(&places[of_size][0], algorithm, &MATERIAL).await;
-            wrapped.extend(own.map(|value| (format!("{} itself", remote.which.name()), value)));
+            let own = service.wrap(&stored[of_size][0], algorithm, &MATERIAL).await;
+            wrapped.extend(own.map(|value| (format!("{} itself", service.kind.name()), value)));
         }
         for (wraps, wrapped) in &wrapped {
             print!("{wraps:16}");
@@ -156,11 +156,11 @@ async fn cross(services: &[Which]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_any_backend_wraps_every_other_unwraps() {
-    cross(&Which::USUAL).await;
+    cross(&ServiceKind::USUAL).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: scripts/test --all"]
 async fn what_any_backend_wraps_every_other_unwraps_hashicorp_vault_included() {
-    cross(&Which::ALL).await;
+    cross(&ServiceKind::ALL).await;
 }

@@ -6,13 +6,13 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 
-use serde_json::{Value, json};
 use e2e::daemon::claviger;
 use e2e::pki::replace;
 use e2e::process::command;
-use e2e::remote::Place;
-use e2e::scene::KEY;
-use e2e::{Daemon, Pki, Remote, RsaKey, Scene, Site, Version, Which};
+use e2e::setup::KEY;
+use e2e::test_service::StoredKey;
+use e2e::{Daemon, DaemonFiles, Pki, RsaKey, ServiceKind, Setup, TestService, Version};
+use serde_json::{Value, json};
 use toml::Table;
 use tonic::Code;
 
@@ -58,12 +58,12 @@ fn answer_one(mut stream: TcpStream, answer: &Answer) -> std::io::Result<()> {
     )
 }
 
-/// The only trouble of the site's only replica, and the exit code.
-fn trouble(site: &Site) -> (String, Option<i32>, Value) {
-    site.write();
+/// The only trouble of the only replica, and the exit code.
+fn trouble(files: &DaemonFiles) -> (String, Option<i32>, Value) {
+    files.write();
     let output = command(claviger())
         .args(["doctor", "--json", "--config"])
-        .arg(site.configuration_file())
+        .arg(files.configuration_file())
         .output()
         .expect("the binary starts");
     let report: Value =
@@ -80,29 +80,29 @@ fn options(text: &str) -> Table {
     text.parse().expect("options in TOML")
 }
 
-/// A site with a key in Transit at `address`.
-fn vault(address: &str) -> Site {
-    let mut site = Site::new();
-    replace(&site.path("token"), "hvs.secret\n", 0o600);
-    let token = site.path("token").display().to_string();
-    site.provider(
+/// A configuration with a key in Transit at `address`.
+fn vault(address: &str) -> DaemonFiles {
+    let mut files = DaemonFiles::new();
+    replace(&files.path("token"), "hvs.secret\n", 0o600);
+    let token = files.path("token").display().to_string();
+    files.provider(
         "vault",
         options(&format!(
             "type = \"vault-transit\"\naddress = {address:?}\nauth = {{ token = {{ file = {token:?} }} }}"
         )),
     );
     let version = Version::active(1, &RsaKey::shared(2048), "vault", "transit/user-keys:1");
-    site.key(KEY, &["RSA-OAEP-256"], vec![version]);
-    site
+    files.key(KEY, &["RSA-OAEP-256"], vec![version]);
+    files
 }
 
-/// A site with a key in KMS at `endpoint`.
-fn aws(endpoint: &str) -> Site {
-    let mut site = Site::new();
-    replace(&site.path("id"), "AKIAIOSFODNN7EXAMPLE\n", 0o600);
-    replace(&site.path("secret"), "wJalrXUtnFEMIexample\n", 0o600);
-    let [id, secret] = ["id", "secret"].map(|name| site.path(name).display().to_string());
-    site.provider(
+/// A configuration with a key in KMS at `endpoint`.
+fn aws(endpoint: &str) -> DaemonFiles {
+    let mut files = DaemonFiles::new();
+    replace(&files.path("id"), "AKIAIOSFODNN7EXAMPLE\n", 0o600);
+    replace(&files.path("secret"), "wJalrXUtnFEMIexample\n", 0o600);
+    let [id, secret] = ["id", "secret"].map(|name| files.path(name).display().to_string());
+    files.provider(
         "aws",
         options(&format!(
             "type = \"aws-kms\"\nregion = \"eu-central-1\"\nendpoint = {endpoint:?}\ncredentials = {{ access_key_id = {{ file = {id:?} }}, secret_access_key = {{ file = {secret:?} }} }}"
@@ -110,8 +110,8 @@ fn aws(endpoint: &str) -> Site {
     );
     let locator = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
     let version = Version::active(1, &RsaKey::shared(2048), "aws", locator);
-    site.key(KEY, &["RSA-OAEP-256"], vec![version]);
-    site
+    files.key(KEY, &["RSA-OAEP-256"], vec![version]);
+    files
 }
 
 #[test]
@@ -188,53 +188,55 @@ fn what_aws_says_has_its_diagnosis() {
 fn a_server_that_is_not_there_or_not_who_it_should_be_is_told_apart() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     // Any TLS server whose certificate another CA issued.
-    let mut scene = Scene::software();
-    let daemon = Daemon::start(&mut scene.site);
+    let mut setup = Setup::software();
+    let daemon = Daemon::start(&mut setup.files);
     let port = daemon.address().port();
     for make in [vault, aws] {
         let (word, code, replica) = trouble(&make(&format!("http://{closed}")));
         assert_eq!((word.as_str(), code), ("unreachable", Some(69)), "{replica:#}");
         assert_eq!(replica["reachable"], false);
 
-        let mut site = make(&format!("https://localhost:{port}"));
+        let mut files = make(&format!("https://localhost:{port}"));
         let provider =
-            site.configuration["providers"].as_table().unwrap().keys().next().unwrap().clone();
-        let ca = site.path("other-ca.pem");
+            files.configuration["providers"].as_table().unwrap().keys().next().unwrap().clone();
+        let ca = files.path("other-ca.pem");
         replace(&ca, &Pki::new().ca_pem(), 0o644);
-        site.set(&format!("providers.{provider}.ca"), ca.display().to_string());
-        let (word, code, replica) = trouble(&site);
+        files.set(&format!("providers.{provider}.ca"), ca.display().to_string());
+        let (word, code, replica) = trouble(&files);
         assert_eq!((word.as_str(), code), ("wrong-ca", Some(78)), "{replica:#}");
     }
 }
 
 #[tokio::test]
 async fn an_alias_that_was_pointed_elsewhere_is_told_with_the_key_it_points_to() {
-    let remote = Remote::start(Which::Aws).await;
-    let (mut site, key, other) = (Site::new(), RsaKey::shared(2048), RsaKey::generate(2048));
-    remote.configure(&mut site, "aws", None).await;
-    let Place { locator: own, algorithms } = remote.import(&key, KEY, None).await.swap_remove(0);
-    let elsewhere = remote.import(&other, "other", None).await.swap_remove(0).locator;
-    let (kms, alias) = (remote.aws().administrator(), "alias/user-keys");
+    let service = TestService::start(ServiceKind::Aws).await;
+    let (mut files, key, other) =
+        (DaemonFiles::new(), RsaKey::shared(2048), RsaKey::generate(2048));
+    service.configure(&mut files, "aws", None).await;
+    let StoredKey { locator: own, algorithms } =
+        service.import(&key, KEY, None).await.swap_remove(0);
+    let elsewhere = service.import(&other, "other", None).await.swap_remove(0).locator;
+    let (kms, alias) = (service.aws().administrator(), "alias/user-keys");
     kms.create_alias().alias_name(alias).target_key_id(&own).send().await.unwrap();
     let advice = "write the ARN as the locator, so that nobody";
-    let mut scene = Scene::at(site, key, "aws", alias, algorithms[0]);
-    let daemon = scene.start();
-    scene.wait_for(&daemon, Code::Ok).await;
+    let mut setup = Setup::at(files, key, "aws", alias, algorithms[0]);
+    let daemon = setup.start();
+    setup.wait_for(&daemon, Code::Ok).await;
     let advised = daemon.log().matches(advice).count();
     assert!(advised > 0 && daemon.log().contains(&own), "{}", daemon.log());
     assert_eq!(daemon.terminate().code, Some(0));
 
     kms.update_alias().alias_name(alias).target_key_id(&elsewhere).send().await.unwrap();
-    let daemon = scene.start();
-    scene.wait_for(&daemon, Code::FailedPrecondition).await;
+    let daemon = setup.start();
+    setup.wait_for(&daemon, Code::FailedPrecondition).await;
     let said = format!("another key lies here: {alias} points to {elsewhere} now");
     daemon.wait_for_log(&said);
     assert_eq!(daemon.log().matches(advice).count(), advised, "{}", daemon.log());
 
-    let (word, code, replica) = trouble(&scene.site);
+    let (word, code, replica) = trouble(&setup.files);
     assert_eq!((word.as_str(), code), ("another-key", Some(78)), "{replica:#}");
     let told = replica["troubles"][0]["said"].as_str().unwrap();
-    for words in [&said, &other.public_key_sha256(), &scene.key.public_key_sha256()] {
+    for words in [&said, &other.public_key_sha256(), &setup.key.public_key_sha256()] {
         assert!(told.contains(words), "{words}: {replica:#}");
     }
     assert_eq!((&replica["key_found"], &replica["proven"]), (&json!(true), &Value::Null));
@@ -242,18 +244,18 @@ async fn an_alias_that_was_pointed_elsewhere_is_told_with_the_key_it_points_to()
     // Nor is it taken for a backend that does not answer.
     let pin = command(claviger())
         .args(["config", "pin", "--config"])
-        .arg(scene.site.configuration_file())
+        .arg(setup.files.configuration_file())
         .output()
         .expect("the binary starts");
     let printed = String::from_utf8_lossy(&pin.stderr).into_owned();
     assert!(!pin.status.success() && printed.contains(&said), "{printed}");
 
     // The pinned key is where it was.
-    let replicas = &mut scene.site.configuration["keys"][KEY]["versions"][0]["replicas"];
+    let replicas = &mut setup.files.configuration["keys"][KEY]["versions"][0]["replicas"];
     replicas[0]["locator"] = own.into();
-    scene.site.write();
+    setup.files.write();
     daemon.reload();
-    scene.wait_for(&daemon, Code::Ok).await;
+    setup.wait_for(&daemon, Code::Ok).await;
 }
 
 fn pem(spki: &[u8]) -> String {

@@ -6,8 +6,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use e2e::connection::{Connection, channel, frame};
-use e2e::scene::MATERIAL;
-use e2e::{Daemon, Load, RsaKey, Scene, Token, Version};
+use e2e::setup::MATERIAL;
+use e2e::{Daemon, Load, RsaKey, Setup, Token, Version};
 use tokio::task::JoinSet;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
@@ -18,10 +18,10 @@ const IN_FLIGHT: u64 = 64;
 
 /// A watch on the daemon as a whole that has had its first answer: it hangs until something changes.
 async fn hanging_watch(
-    scene: &Scene,
+    setup: &Setup,
     daemon: &Daemon,
 ) -> tonic::Streaming<tonic_health::pb::HealthCheckResponse> {
-    let channel = channel(daemon.address(), scene.site.pki.ca_der(), Some(&scene.caller));
+    let channel = channel(daemon.address(), setup.files.pki.ca_der(), Some(&setup.caller));
     let mut health = HealthClient::new(channel.await.unwrap());
     let request = HealthCheckRequest { service: String::new() };
     let mut watch = health.watch(request).await.unwrap().into_inner();
@@ -46,18 +46,18 @@ async fn wait_until(what: &str, mut is_true: impl FnMut() -> bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_answers_sixty_four_calls_in_flight_twenty_times() {
     let (token, faults) = Token::softhsm().through_fault_module();
-    let mut scene = Scene::on(&token);
+    let mut setup = Setup::on(&token);
     for round in 1..=20 {
-        let daemon = scene.start();
-        let mut watch = hanging_watch(&scene, &daemon).await;
+        let daemon = setup.start();
+        let mut watch = hanging_watch(&setup, &daemon).await;
         let before = faults.count("C_Decrypt");
         let idle = calls_in_flight(&daemon);
         faults.on_every("C_Decrypt", "hang");
         let mut calls = JoinSet::new();
         for _ in 0..4 {
-            let connection = scene.connect(&daemon).await;
+            let connection = setup.connect(&daemon).await;
             for _ in 0..IN_FLIGHT / 4 {
-                let (connection, request) = (connection.clone(), scene.request());
+                let (connection, request) = (connection.clone(), setup.request());
                 calls.spawn(async move { connection.unwrap(&request).await });
             }
         }
@@ -81,9 +81,9 @@ async fn a_stop_answers_sixty_four_calls_in_flight_twenty_times() {
         assert_eq!((exit.code, exit.signal), (Some(0), None), "{}", exit.log);
         let took = begun.elapsed();
         assert!(took < Duration::from_secs(10), "{took:?}\n{}", exit.log);
-        fs::remove_file(scene.site.path("stderr.log")).unwrap();
+        fs::remove_file(setup.files.path("stderr.log")).unwrap();
     }
-    let records = scene.site.audit_records();
+    let records = setup.files.audit_records();
     let after_the_stop = |records: &[serde_json::Value]| {
         records.iter().filter(|record| record["operation"] == "unwrap").count() as u64
     };
@@ -94,12 +94,12 @@ async fn a_stop_answers_sixty_four_calls_in_flight_twenty_times() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_under_load_breaks_no_call_that_had_begun() {
-    let mut scene = Scene::software();
+    let mut setup = Setup::software();
     for _ in 0..8 {
-        let daemon = scene.start();
-        let config = scene.client_config(&daemon);
-        let own = Load::start(&config, &scene.wrapped, 8, 0);
-        let shared = Load::sharing(&config, &scene.wrapped, 8);
+        let daemon = setup.start();
+        let config = setup.client_config(&daemon);
+        let own = Load::start(&config, &setup.wrapped, 8, 0);
+        let shared = Load::sharing(&config, &setup.wrapped, 8);
         own.more(30).await;
         shared.more(30).await;
         let exit = daemon.terminate();
@@ -115,12 +115,12 @@ async fn a_stop_under_load_breaks_no_call_that_had_begun() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_does_not_wait_for_a_module_that_hangs() {
     let (token, faults) = Token::softhsm().through_fault_module();
-    let mut scene = Scene::on(&token);
-    scene.site.set("server.drain_timeout", "2s");
-    let daemon = scene.start();
+    let mut setup = Setup::on(&token);
+    setup.files.set("server.drain_timeout", "2s");
+    let daemon = setup.start();
     faults.on_every("C_Decrypt", "hang");
-    let connection = scene.connect(&daemon).await;
-    let call = frame(&prost::Message::encode_to_vec(&scene.request()));
+    let connection = setup.connect(&daemon).await;
+    let call = frame(&prost::Message::encode_to_vec(&setup.request()));
     let hanging = tokio::spawn(async move {
         let headers = [("grpc-timeout", "60S")];
         connection.call("/claviger.v1.KeyService/Unwrap", call, &headers).await
@@ -142,9 +142,9 @@ async fn a_stop_does_not_wait_for_a_module_that_hangs() {
 #[test]
 fn a_stop_while_keys_are_still_opening_is_heard() {
     let (token, faults) = Token::softhsm().through_fault_module();
-    let scene = Scene::on(&token);
+    let setup = Setup::on(&token);
     faults.on_every("C_Login", "hang");
-    let daemon = Daemon::spawn(&scene.site);
+    let daemon = Daemon::spawn(&setup.files);
     let begun = Instant::now();
     while faults.count("C_Login") == 0 {
         assert!(begun.elapsed() < Duration::from_secs(30), "no login");
@@ -160,11 +160,11 @@ fn a_stop_while_keys_are_still_opening_is_heard() {
 #[test]
 fn a_stop_while_a_reload_waits_for_a_key_is_heard() {
     let (token, faults) = Token::softhsm().through_fault_module();
-    let mut scene = Scene::on(&token);
-    let daemon = scene.start();
+    let mut setup = Setup::on(&token);
+    let daemon = setup.start();
     let version = Version::active(1, &RsaKey::generate(2048), "hsm-a", "pkcs11:object=second");
-    scene.site.key("second", &["RSA-OAEP"], vec![version]);
-    scene.site.write();
+    setup.files.key("second", &["RSA-OAEP"], vec![version]);
+    setup.files.write();
     let before = faults.count("C_FindObjectsInit");
     faults.on_every("C_FindObjectsInit", "hang");
     daemon.reload();
@@ -183,17 +183,17 @@ fn a_stop_while_a_reload_waits_for_a_key_is_heard() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_it_drains_nobody_new_is_let_in_and_readyz_says_down() {
     let (token, faults) = Token::softhsm().through_fault_module();
-    let mut scene = Scene::on(&token);
-    let daemon = scene.start();
+    let mut setup = Setup::on(&token);
+    let daemon = setup.start();
     assert_eq!(daemon.operations_get("/readyz").unwrap().0, 200);
     faults.on_every("C_Decrypt", "sleep=1500");
-    let connection = scene.connect(&daemon).await;
-    let request = scene.request();
+    let connection = setup.connect(&daemon).await;
+    let request = setup.request();
     let call = tokio::spawn(async move { connection.unwrap(&request).await });
     wait_until("the daemon has the call", || calls_in_flight(&daemon) == 1).await;
     daemon.ask_to_stop();
     daemon.wait_for_log("draining");
-    let late = Connection::open(daemon.address(), scene.site.pki.ca_der(), Some(&scene.caller));
+    let late = Connection::open(daemon.address(), setup.files.pki.ca_der(), Some(&setup.caller));
     assert!(late.await.is_err(), "the port is closed");
     assert!(daemon.operations_get("/readyz").is_ok_and(|(code, _)| code == 503));
     assert!(daemon.operations_get("/livez").is_ok_and(|(code, _)| code == 200));
@@ -213,22 +213,22 @@ async fn whatever_a_caller_saw_succeed_before_fifty_kills_is_on_record() {
 }
 
 async fn kill_under_load(kills: usize) {
-    let mut scene = Scene::software();
+    let mut setup = Setup::software();
     let mut seen = HashSet::new();
     for kill in 1..=kills {
-        let daemon = scene.start();
-        let load = Load::start(&scene.client_config(&daemon), &scene.wrapped, 12, 4);
+        let daemon = setup.start();
+        let load = Load::start(&setup.client_config(&daemon), &setup.wrapped, 12, 4);
         load.more(20 + kill as u64 * 7 % 100).await;
         assert_eq!(daemon.kill().signal, Some(9));
         let tally = load.stop().await;
         seen.extend(tally.right);
     }
     // The next start finds the last line torn or whole, and goes on after it.
-    let daemon = scene.start();
-    assert_eq!(scene.ask(&daemon).await, Code::Ok);
+    let daemon = setup.start();
+    assert_eq!(setup.ask(&daemon).await, Code::Ok);
     assert_eq!(daemon.terminate().code, Some(0));
-    let recorded: HashSet<String> = scene
-        .site
+    let recorded: HashSet<String> = setup
+        .files
         .audit_records()
         .into_iter()
         .filter(|record| record["operation"] == "unwrap" && record["outcome"] == "ok")

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use claviger_client::blocking::Client;
 use claviger_client::{Config, UnwrapOptions};
-use e2e::scene::{KEY, MATERIAL};
-use e2e::{Daemon, Scene, Token};
+use e2e::setup::{KEY, MATERIAL};
+use e2e::{Daemon, Setup, Token};
 
 /// What nothing here takes unless it is broken.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -20,13 +20,13 @@ struct Callers {
 }
 
 impl Callers {
-    fn start(config: &Config, scene: &Scene) -> Self {
+    fn start(config: &Config, setup: &Setup) -> Self {
         let client = Client::new(config).unwrap();
         let stop = Arc::<AtomicBool>::default();
         let threads = (0..3).map(|_| {
             let calls = Arc::<AtomicUsize>::default();
             let (stop, counted) = (Arc::clone(&stop), Arc::clone(&calls));
-            let (client, wrapped) = (client.clone(), scene.wrapped.clone());
+            let (client, wrapped) = (client.clone(), setup.wrapped.clone());
             let thread = thread::spawn(move || {
                 while !stop.load(Ordering::SeqCst) {
                     let unwrapped = client.unwrap_key(KEY, &wrapped, &UnwrapOptions::default());
@@ -65,19 +65,19 @@ fn patient(config: Config) -> Config {
 
 #[test]
 fn one_of_two_daemons_is_killed_and_later_the_other_one() {
-    let mut scene = Scene::software();
-    let first = scene.start();
-    let config = scene.client_config(&first);
-    scene.site.next_daemon_is_another();
-    let second = scene.start();
-    let endpoints = [config.endpoints.clone(), scene.client_config(&second).endpoints].concat();
-    let callers = Callers::start(&patient(Config { endpoints, ..config }), &scene);
+    let mut setup = Setup::software();
+    let first = setup.start();
+    let config = setup.client_config(&first);
+    setup.files.next_daemon_is_another();
+    let second = setup.start();
+    let endpoints = [config.endpoints.clone(), setup.client_config(&second).endpoints].concat();
+    let callers = Callers::start(&patient(Config { endpoints, ..config }), &setup);
     callers.more(20);
     first.kill();
     callers.more(20);
     assert!(second.count("claviger_calls_total", &["operation=\"unwrap\""]) >= 40);
     second.kill();
-    let _second = scene.start();
+    let _second = setup.start();
     callers.more(20);
     callers.end();
 }
@@ -85,9 +85,9 @@ fn one_of_two_daemons_is_killed_and_later_the_other_one() {
 #[test]
 fn the_only_daemon_restarts_with_its_token_ten_times() {
     let token = Token::softhsm();
-    let mut scene = Scene::on(&token);
-    let mut daemon = scene.start();
-    let callers = Callers::start(&patient(scene.client_config(&daemon)), &scene);
+    let mut setup = Setup::on(&token);
+    let mut daemon = setup.start();
+    let callers = Callers::start(&patient(setup.client_config(&daemon)), &setup);
     for round in 0..10 {
         callers.more(5);
         // Asked to stop it answers what it has begun; killed it does not.
@@ -96,7 +96,7 @@ fn the_only_daemon_restarts_with_its_token_ten_times() {
         } else {
             daemon.kill()
         };
-        daemon = Daemon::spawn(&scene.site);
+        daemon = Daemon::spawn(&setup.files);
         daemon.wait_until_ready().expect("it starts again");
     }
     callers.more(5);
@@ -105,32 +105,32 @@ fn the_only_daemon_restarts_with_its_token_ten_times() {
 
 #[test]
 fn certificates_on_both_sides_are_replaced_and_the_old_one_is_revoked() {
-    let mut scene = Scene::software();
-    let list = scene.site.path("clients.crl");
-    let write_list = |scene: &Scene| {
-        let text = scene.site.pki.crl_pem(time::Duration::DAY);
+    let mut setup = Setup::software();
+    let list = setup.files.path("clients.crl");
+    let write_list = |setup: &Setup| {
+        let text = setup.files.pki.crl_pem(time::Duration::DAY);
         e2e::pki::replace(&list, &text, 0o644);
     };
-    write_list(&scene);
-    scene.site.set("server.tls.crl", vec![list.to_str().unwrap()]);
-    let daemon = scene.start();
-    let callers = Callers::start(&patient(scene.client_config(&daemon)), &scene);
+    write_list(&setup);
+    setup.files.set("server.tls.crl", vec![list.to_str().unwrap()]);
+    let daemon = setup.start();
+    let callers = Callers::start(&patient(setup.client_config(&daemon)), &setup);
     callers.more(20);
 
-    scene.site.pki.server().write(&scene.site.path("."), "server");
-    let old = scene.caller.clone();
-    scene.caller = scene.site.pki.client("spiffe://example.org/key-connector");
-    scene.caller.write(&scene.site.path("."), "caller");
+    setup.files.pki.server().write(&setup.files.path("."), "server");
+    let old = setup.caller.clone();
+    setup.caller = setup.files.pki.client("spiffe://example.org/key-connector");
+    setup.caller.write(&setup.files.path("."), "caller");
     // The client looks at its files once a second; after that it no longer uses the old one.
     sleep(Duration::from_millis(1_500));
     callers.more(20);
-    scene.site.pki.revoke(&old);
-    write_list(&scene);
-    let folder = scene.site.path("old");
+    setup.files.pki.revoke(&old);
+    write_list(&setup);
+    let folder = setup.files.path("old");
     std::fs::create_dir(&folder).unwrap();
     let (certificate, private_key) = old.write(&folder, "caller");
     let endpoint = format!("https://localhost:{}", daemon.address().port());
-    let ca = scene.site.path("caller-ca.pem");
+    let ca = setup.files.path("caller-ca.pem");
     let old = Config::new(&[endpoint], Some(&ca), Some(&certificate), Some(&private_key)).unwrap();
     let begun = Instant::now();
     while Client::connect(&old).is_ok() {

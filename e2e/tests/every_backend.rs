@@ -7,19 +7,20 @@ use claviger_proto::v1::UnwrapRequest;
 use claviger_provider_api::Algorithm;
 use e2e::daemon::claviger;
 use e2e::process::command;
-use e2e::scene::{MATERIAL, client_config, wrap_with};
+use e2e::setup::{MATERIAL, client_config, wrap_with};
 use e2e::{
-    Connection, Daemon, Identity, Remote, RsaKey, Site, Token, Version, Which, doctor, python,
+    Connection, Daemon, DaemonFiles, Identity, RsaKey, ServiceKind, TestService, Token, Version,
+    doctor, python,
 };
 use tonic::Code;
 
 /// A daemon with a key in each backend, and a caller of all of them.
-struct World {
+struct Setup {
     daemon: Daemon,
     caller: Identity,
     keys: Vec<Served>,
-    site: Site,
-    _remotes: Vec<Remote>,
+    files: DaemonFiles,
+    _services: Vec<TestService>,
     _tokens: Vec<Token>,
 }
 
@@ -30,21 +31,23 @@ struct Served {
     algorithms: Vec<Algorithm>,
 }
 
-impl World {
-    async fn with(services: &[Which]) -> Self {
-        let mut site = Site::new();
+impl Setup {
+    async fn with(kinds: &[ServiceKind]) -> Self {
+        let mut files = DaemonFiles::new();
         let mut keys = Vec::new();
-        let mut add = |site: &mut Site, name, key: RsaKey, version, algorithms: &[Algorithm]| {
-            let names: Vec<&str> = algorithms.iter().map(|algorithm| algorithm.name()).collect();
-            site.key(name, &names, vec![version]);
-            keys.push(Served { name, key, algorithms: algorithms.to_vec() });
-        };
+        let mut add =
+            |files: &mut DaemonFiles, name, key: RsaKey, version, algorithms: &[Algorithm]| {
+                let names: Vec<&str> =
+                    algorithms.iter().map(|algorithm| algorithm.name()).collect();
+                files.key(name, &names, vec![version]);
+                keys.push(Served { name, key, algorithms: algorithms.to_vec() });
+            };
 
-        site.files("software", "keys");
+        files.key_folder("software", "keys");
         let key = RsaKey::generate(2048);
-        key.write_pem(&site.path("keys/one.pem"));
+        key.write_pem(&files.path("keys/one.pem"));
         let version = Version::active(1, &key, "software", "one.pem");
-        add(&mut site, "software", key, version, &Algorithm::ALL);
+        add(&mut files, "software", key, version, &Algorithm::ALL);
         let mut tokens = Vec::new();
         for (name, token, algorithms) in [
             ("softhsm", Token::softhsm(), &[Algorithm::RsaOaep][..]),
@@ -52,41 +55,41 @@ impl World {
         ] {
             let key = RsaKey::generate(2048);
             token.import(&key, "one", "01");
-            site.token(name, &token);
+            files.token(name, &token);
             let version = Version::active(1, &key, name, "pkcs11:object=one");
-            add(&mut site, name, key, version, algorithms);
+            add(&mut files, name, key, version, algorithms);
             tokens.push(token);
         }
-        let mut remotes = Vec::new();
-        for which in services {
-            let (name, remote) = (which.name(), Remote::start(*which).await);
+        let mut services = Vec::new();
+        for kind in kinds {
+            let (name, service) = (kind.name(), TestService::start(*kind).await);
             let key = RsaKey::generate(2048);
-            let place = remote.import(&key, "one", None).await.swap_remove(0);
-            remote.configure(&mut site, name, None).await;
-            let version = place.version(&key, name);
-            add(&mut site, name, key, version, &place.algorithms);
-            remotes.push(remote);
+            let stored = service.import(&key, "one", None).await.swap_remove(0);
+            service.configure(&mut files, name, None).await;
+            let version = stored.version(&key, name);
+            add(&mut files, name, key, version, &stored.algorithms);
+            services.push(service);
         }
         let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
-        let caller = site.caller("key-connector", &names, &["wrap", "unwrap", "read"]);
-        site.limit("key-connector", "failed_unwraps", "off");
-        let daemon = Daemon::start(&mut site);
-        Self { daemon, caller, keys, site, _remotes: remotes, _tokens: tokens }
+        let caller = files.caller("key-connector", &names, &["wrap", "unwrap", "read"]);
+        files.limit("key-connector", "failed_unwraps", "off");
+        let daemon = Daemon::start(&mut files);
+        Self { daemon, caller, keys, files, _services: services, _tokens: tokens }
     }
 
     /// `claviger` as the caller.
     fn cli(&self, arguments: &[&str]) -> Output {
         // Writes the files that are named below.
-        client_config(&self.site, &self.daemon, &self.caller);
+        client_config(&self.files, &self.daemon, &self.caller);
         let output = command(claviger())
             .args(arguments)
             .args(["--endpoint", &format!("https://localhost:{}", self.daemon.address().port())])
             .arg("--ca")
-            .arg(self.site.path("caller-ca.pem"))
+            .arg(self.files.path("caller-ca.pem"))
             .arg("--certificate")
-            .arg(self.site.path("caller.crt"))
+            .arg(self.files.path("caller.crt"))
             .arg("--private-key")
-            .arg(self.site.path("caller.key"))
+            .arg(self.files.path("caller.key"))
             .output()
             .expect("claviger starts");
         let said = String::from_utf8_lossy(&output.stderr);
@@ -96,13 +99,13 @@ impl World {
 }
 
 /// Python, the command line and doctor see one key after the other, by name alone.
-async fn everybody_is_served(services: &[Which]) {
-    let world = World::with(services).await;
-    let names: Vec<&str> = world.keys.iter().map(|key| key.name).collect();
+async fn everybody_is_served(services: &[ServiceKind]) {
+    let setup = Setup::with(services).await;
+    let names: Vec<&str> = setup.keys.iter().map(|key| key.name).collect();
     let mut sorted = names.clone();
     sorted.sort_unstable();
-    for Served { name, algorithms, .. } in &world.keys {
-        let seen = python::story(&world.site, &world.daemon, &world.caller, name);
+    for Served { name, algorithms, .. } in &setup.keys {
+        let seen = python::story(&setup.files, &setup.daemon, &setup.caller, name);
         assert_eq!(seen["listed"], serde_json::json!(sorted));
         assert_eq!(
             seen["unwrapped_what_python_wrapped"].as_array().unwrap().len(),
@@ -110,13 +113,13 @@ async fn everybody_is_served(services: &[Which]) {
         );
         assert_eq!(seen["health"], "SERVING", "{name}");
     }
-    let listed = world.cli(&["keys", "list"]);
+    let listed = setup.cli(&["keys", "list"]);
     let listed = String::from_utf8(listed.stdout).unwrap();
     println!("{listed}");
     let shown: Vec<&str> =
         listed.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
     assert_eq!(shown, sorted);
-    let (exit, report) = doctor::report(&world.site);
+    let (exit, report) = doctor::report(&setup.files);
     assert_eq!(exit, Some(0), "{report:#}");
     let mut sound = Vec::new();
     for key in report["keys"].as_array().unwrap() {
@@ -132,14 +135,14 @@ async fn everybody_is_served(services: &[Which]) {
 }
 
 /// Whatever is wrong with a value, and wherever its key lies: the same bytes.
-async fn bad_values_are_answered_alike(services: &[Which]) {
-    let world = World::with(services).await;
-    let ca = world.site.pki.ca_der();
-    let connection = Connection::open(world.daemon.address(), ca, Some(&world.caller));
+async fn bad_values_are_answered_alike(services: &[ServiceKind]) {
+    let setup = Setup::with(services).await;
+    let ca = setup.files.pki.ca_der();
+    let connection = Connection::open(setup.daemon.address(), ca, Some(&setup.caller));
     let connection = connection.await.unwrap();
     let stranger = RsaKey::generate(2048);
     let mut answers: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for Served { name, key, algorithms } in &world.keys {
+    for Served { name, key, algorithms } in &setup.keys {
         let algorithm = algorithms[0];
         let good = wrap_with(key, algorithm);
         let mut flipped = good.clone();
@@ -175,32 +178,32 @@ async fn bad_values_are_answered_alike(services: &[Which]) {
         let request =
             UnwrapRequest { key: (*name).into(), wrapped: good.into(), ..Default::default() };
         let answer = connection.unwrap(&request).await;
-        let answer = answer.unwrap_or_else(|e| panic!("{name}: {e}\n{}", world.daemon.log()));
+        let answer = answer.unwrap_or_else(|e| panic!("{name}: {e}\n{}", setup.daemon.log()));
         assert_eq!(*answer.key_material, MATERIAL, "{name} serves as before");
     }
     assert_eq!(answers.len(), 1, "{answers:#?}");
     let count: usize = answers.values().map(Vec::len).sum();
-    println!("{count} bad values in {} backends, one answer", world.keys.len());
+    println!("{count} bad values in {} backends, one answer", setup.keys.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_daemon_serves_every_backend_by_name_alone() {
-    everybody_is_served(&Which::USUAL).await;
+    everybody_is_served(&ServiceKind::USUAL).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: scripts/test --all"]
 async fn one_daemon_serves_every_backend_hashicorp_vault_included() {
-    everybody_is_served(&Which::ALL).await;
+    everybody_is_served(&ServiceKind::ALL).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_value_is_answered_with_the_same_bytes_whatever_the_backend() {
-    bad_values_are_answered_alike(&Which::USUAL).await;
+    bad_values_are_answered_alike(&ServiceKind::USUAL).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: scripts/test --all"]
 async fn a_bad_value_is_answered_with_the_same_bytes_hashicorp_vault_included() {
-    bad_values_are_answered_alike(&Which::ALL).await;
+    bad_values_are_answered_alike(&ServiceKind::ALL).await;
 }

@@ -9,10 +9,10 @@ use claviger_proto::v1::{
     UnwrapBatchResponse, UnwrapRequest, VerifyRequest, WrapRequest,
 };
 use claviger_provider_api::{Algorithm, KeyMaterial, Parameters};
-use prost::Message;
 use e2e::connection::frame;
 use e2e::encoding::{Hash, OaepParts, nonzero, pkcs1, raise, random};
-use e2e::{Answer, Backend, Connection, Daemon, RsaKey, Site, Version};
+use e2e::{Answer, Backend, Connection, Daemon, DaemonFiles, RsaKey, Version};
+use prost::Message;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_types::StatusExt;
@@ -23,8 +23,8 @@ const MATERIAL: [u8; 32] = *b"thirty-two bytes of key material";
 const UNWRAP: &str = "/claviger.v1.KeyService/Unwrap";
 
 /// A daemon on one backend, with all that can be wrong about a key.
-struct World {
-    site: Site,
+struct Setup {
+    files: DaemonFiles,
     daemon: Daemon,
     connection: Connection,
     /// The one version of `user-keys` and of `old`, and both versions of `two`.
@@ -33,47 +33,47 @@ struct World {
     two: [RsaKey; 2],
 }
 
-impl World {
+impl Setup {
     async fn new(backend: &Backend, algorithms: &[&str]) -> Self {
-        let mut site = Site::new();
-        backend.configure(&mut site);
+        let mut files = DaemonFiles::new();
+        backend.configure(&mut files);
         let mut id = 0;
-        let mut version = |site: &Site, number: i64, key: &RsaKey| -> Version {
+        let mut version = |files: &DaemonFiles, number: i64, key: &RsaKey| -> Version {
             id += 1;
-            backend.version(site, number, key, id)
+            backend.version(files, number, key, id)
         };
         let keys: Vec<RsaKey> = (0..10).map(|_| RsaKey::generate(2048)).collect();
-        let user_keys = version(&site, 1, &keys[0]);
-        site.key("user-keys", algorithms, vec![user_keys]);
-        let old = version(&site, 1, &keys[1]);
-        site.key("old", &["RSA1_5"], vec![old]);
+        let user_keys = version(&files, 1, &keys[0]);
+        files.key("user-keys", algorithms, vec![user_keys]);
+        let old = version(&files, 1, &keys[1]);
+        files.key("old", &["RSA1_5"], vec![old]);
         let two = vec![
-            version(&site, 2, &keys[2]),
-            version(&site, 1, &keys[3]).with("state", "unwrap-only"),
+            version(&files, 2, &keys[2]),
+            version(&files, 1, &keys[3]).with("state", "unwrap-only"),
         ];
-        site.key("two", algorithms, two);
-        let old_two = vec![version(&site, 2, &keys[4]), version(&site, 1, &keys[5])];
-        site.key("old-two", &["RSA1_5"], old_two);
+        files.key("two", algorithms, two);
+        let old_two = vec![version(&files, 2, &keys[4]), version(&files, 1, &keys[5])];
+        files.key("old-two", &["RSA1_5"], old_two);
         let partly = vec![
-            version(&site, 2, &keys[6]).with("state", "disabled"),
-            version(&site, 1, &keys[7]),
+            version(&files, 2, &keys[6]).with("state", "disabled"),
+            version(&files, 1, &keys[7]),
         ];
-        site.key("partly", algorithms, partly);
-        let disabled = version(&site, 1, &keys[8]).with("state", "disabled");
-        site.key("disabled", algorithms, vec![disabled]);
-        let forbidden = version(&site, 1, &keys[9]);
-        site.key("forbidden", algorithms, vec![forbidden]);
+        files.key("partly", algorithms, partly);
+        let disabled = version(&files, 1, &keys[8]).with("state", "disabled");
+        files.key("disabled", algorithms, vec![disabled]);
+        let forbidden = version(&files, 1, &keys[9]);
+        files.key("forbidden", algorithms, vec![forbidden]);
         let all = ["wrap", "unwrap", "sign", "verify", "read"];
         let mine = ["user-keys", "old", "two", "old-two", "partly", "disabled"];
-        let caller = site.caller("key-connector", &mine, &all);
-        site.limit("key-connector", "failed_unwraps", "off");
-        site.caller("somebody-else", &["forbidden"], &all);
-        let daemon = Daemon::start(&mut site);
+        let caller = files.caller("key-connector", &mine, &all);
+        files.limit("key-connector", "failed_unwraps", "off");
+        files.caller("somebody-else", &["forbidden"], &all);
+        let daemon = Daemon::start(&mut files);
         let connection =
-            Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller)).await.unwrap();
+            Connection::open(daemon.address(), files.pki.ca_der(), Some(&caller)).await.unwrap();
         let two = [keys[2].clone(), keys[3].clone()];
         let (user_keys, old) = (keys[0].clone(), keys[1].clone());
-        Self { site, daemon, connection, user_keys, old, two }
+        Self { files, daemon, connection, user_keys, old, two }
     }
 
     /// An unwrap whose answer is seen byte for byte.
@@ -234,9 +234,9 @@ async fn failed_unwraps_are_alike_on_kryoptic() {
 }
 
 async fn failed_unwraps_are_alike(backend: &Backend, algorithms: &[&str]) {
-    let world = World::new(backend, algorithms).await;
+    let setup = Setup::new(backend, algorithms).await;
     let mut requests = Vec::new();
-    for (what, wrapped) in bad_oaep(&world.user_keys, Hash::Sha1) {
+    for (what, wrapped) in bad_oaep(&setup.user_keys, Hash::Sha1) {
         requests.push((format!("user-keys, {what}"), request("user-keys", &wrapped)));
         let named = UnwrapRequest {
             key_version: Some(1),
@@ -246,7 +246,7 @@ async fn failed_unwraps_are_alike(backend: &Backend, algorithms: &[&str]) {
         requests.push((format!("user-keys by version and algorithm, {what}"), named));
     }
     if algorithms.contains(&"RSA-OAEP-256") {
-        for (what, wrapped) in bad_oaep(&world.user_keys, Hash::Sha256) {
+        for (what, wrapped) in bad_oaep(&setup.user_keys, Hash::Sha256) {
             let named = UnwrapRequest {
                 algorithm: "RSA-OAEP-256".into(),
                 ..request("user-keys", &wrapped)
@@ -254,7 +254,7 @@ async fn failed_unwraps_are_alike(backend: &Backend, algorithms: &[&str]) {
             requests.push((format!("user-keys with SHA-256, {what}"), named));
         }
         for (given, asked) in [("tenant-a", "tenant-b"), ("", "tenant-a")] {
-            let wrapped = wrap(&world.user_keys, Algorithm::RsaOaep, given.as_bytes());
+            let wrapped = wrap(&setup.user_keys, Algorithm::RsaOaep, given.as_bytes());
             let labelled = UnwrapRequest {
                 label: asked.as_bytes().to_vec().into(),
                 ..request("user-keys", &wrapped)
@@ -262,28 +262,28 @@ async fn failed_unwraps_are_alike(backend: &Backend, algorithms: &[&str]) {
             requests.push((format!("label {given:?} as {asked:?}"), labelled));
         }
     }
-    for (what, wrapped) in bad_pkcs1(&world.old) {
+    for (what, wrapped) in bad_pkcs1(&setup.old) {
         requests.push((format!("old, {what}"), request("old", &wrapped)));
     }
     // Both candidates have to say no; the greater modulus may have to say it alone.
-    for key in &world.two {
+    for key in &setup.two {
         for (what, wrapped) in bad_oaep(key, Hash::Sha1) {
             requests.push((format!("two candidates, {what}"), request("two", &wrapped)));
         }
     }
-    let pinned = wrap(&world.two[0], Algorithm::RsaOaep, b"");
+    let pinned = wrap(&setup.two[0], Algorithm::RsaOaep, b"");
     let other_version = UnwrapRequest { key_version: Some(1), ..request("two", &pinned) };
     requests.push(("version 2's value as version 1's".into(), other_version));
 
     let mut uniform = None;
     for (what, request) in &requests {
-        let answer = world.unwrap(request).await;
+        let answer = setup.unwrap(request).await;
         assert_uniform(&answer, &mut uniform, &format!("{} on {}", what, backend.name));
     }
     let mut item = None;
     for chunk in requests.chunks(64) {
         let items = chunk.iter().map(|(_, request)| request.clone()).collect();
-        let batch = world.connection.unwrap_batch(&UnwrapBatchRequest { items }).await.unwrap();
+        let batch = setup.connection.unwrap_batch(&UnwrapBatchRequest { items }).await.unwrap();
         assert_eq!(batch.results.len(), chunk.len());
         for (result, (what, _)) in batch.results.iter().zip(chunk) {
             let Some(ItemResult::Error(error)) = &result.result else { panic!("{what}") };
@@ -305,31 +305,31 @@ async fn failed_unwraps_are_alike(backend: &Backend, algorithms: &[&str]) {
     );
 
     // What is right still unwraps, and the key serves.
-    let good = request("two", &wrap(&world.two[1], Algorithm::RsaOaep, b""));
-    let unwrapped = world.connection.unwrap(&good).await.unwrap();
+    let good = request("two", &wrap(&setup.two[1], Algorithm::RsaOaep, b""));
+    let unwrapped = setup.connection.unwrap(&good).await.unwrap();
     assert_eq!((&*unwrapped.key_material, unwrapped.key_version), (&MATERIAL[..], 1));
-    let good = request("old", &wrap(&world.old, Algorithm::Rsa15, b""));
-    assert_eq!(world.connection.unwrap(&good).await.unwrap().key_material, &MATERIAL[..]);
+    let good = request("old", &wrap(&setup.old, Algorithm::Rsa15, b""));
+    assert_eq!(setup.connection.unwrap(&good).await.unwrap().key_material, &MATERIAL[..]);
 
     // Each failure was counted and has its record; none of them shook a replica.
     let twice = 2 * requests.len();
-    let counted = world.daemon.metric("claviger_failed_unwraps_total", &[]);
+    let counted = setup.daemon.metric("claviger_failed_unwraps_total", &[]);
     assert_eq!(counted.to_string(), twice.to_string());
-    let records = world.site.audit_records();
+    let records = setup.files.audit_records();
     let failed = records.iter().filter(|record| record["reason"] == "unwrap_failed").count();
     assert_eq!(failed, twice);
-    assert!(!world.daemon.log().contains("replica fails"), "{}", world.daemon.log());
+    assert!(!setup.daemon.log().contains("replica fails"), "{}", setup.daemon.log());
 
-    names_that_are_not_yours_are_alike(&world, backend).await;
+    names_that_are_not_yours_are_alike(&setup, backend).await;
     if backend.name == "software" {
-        a_wrong_field_is_named(&world).await;
+        a_wrong_field_is_named(&setup).await;
     } else if !algorithms.contains(&"RSA-OAEP-256") {
-        labels_are_refused_where_the_token_takes_none(&world).await;
+        labels_are_refused_where_the_token_takes_none(&setup).await;
     }
 }
 
 /// Unknown, forbidden and disabled names and versions, for every operation.
-async fn names_that_are_not_yours_are_alike(world: &World, backend: &Backend) {
+async fn names_that_are_not_yours_are_alike(setup: &Setup, backend: &Backend) {
     let wrapped = random(K);
     let mut answers = Vec::new();
     for (key, version) in [
@@ -345,16 +345,16 @@ async fn names_that_are_not_yours_are_alike(world: &World, backend: &Backend) {
     ] {
         let what = format!("{key:.20} {version:?} on {}", backend.name);
         let call = |method: &'static str, message: Vec<u8>| {
-            let connection = world.connection.clone();
+            let connection = setup.connection.clone();
             async move {
                 let path = format!("/claviger.v1.KeyService/{method}");
                 connection.call(&path, frame(&message), &[]).await.unwrap()
             }
         };
         let unwrap = UnwrapRequest { key_version: version, ..request(key, &wrapped) };
-        answers.push((format!("unwrap {what}"), world.unwrap(&unwrap).await));
+        answers.push((format!("unwrap {what}"), setup.unwrap(&unwrap).await));
         let batch = UnwrapBatchRequest { items: vec![unwrap] };
-        let batch = world.connection.unwrap_batch(&batch).await.unwrap();
+        let batch = setup.connection.unwrap_batch(&batch).await.unwrap();
         let Some(ItemResult::Error(error)) = &batch.results[0].result else { panic!("{what}") };
         assert_eq!((error.code, error.field.as_str(), error.retry_after_ms), (7, "", 0), "{what}");
         if version.is_some() {
@@ -384,7 +384,7 @@ async fn names_that_are_not_yours_are_alike(world: &World, backend: &Backend) {
     for key in ["no-such-key", "", "forbidden", "disabled", "user-keys/", "user-keys/1"] {
         let message = HealthCheckRequest { service: format!("claviger.v1.KeyService/{key}") };
         let path = "/grpc.health.v1.Health/Check";
-        let answer = world.connection.call(path, frame(&message.encode_to_vec()), &[]).await;
+        let answer = setup.connection.call(path, frame(&message.encode_to_vec()), &[]).await;
         health.push((key, answer.unwrap()));
     }
     for (key, answer) in &health {
@@ -394,8 +394,8 @@ async fn names_that_are_not_yours_are_alike(world: &World, backend: &Backend) {
 }
 
 /// One wrong field at a time, by every method: INVALID_ARGUMENT that names it.
-async fn a_wrong_field_is_named(world: &World) {
-    let good = wrap(&world.user_keys, Algorithm::RsaOaep, b"");
+async fn a_wrong_field_is_named(setup: &Setup) {
+    let good = wrap(&setup.user_keys, Algorithm::RsaOaep, b"");
     let of = |key: &str, wrapped: &[u8]| request(key, wrapped);
     let unwraps = [
         ("wrapped", of("user-keys", b"")),
@@ -419,20 +419,20 @@ async fn a_wrong_field_is_named(world: &World) {
         ("key_version", of("old-two", &good)),
     ];
     for (field, request) in &unwraps {
-        let answer = world.unwrap(request).await;
+        let answer = setup.unwrap(request).await;
         assert_field(&answer, field);
         let batch = UnwrapBatchRequest { items: vec![request.clone()] };
-        let batch = world.connection.unwrap_batch(&batch).await.unwrap();
+        let batch = setup.connection.unwrap_batch(&batch).await.unwrap();
         let Some(ItemResult::Error(error)) = &batch.results[0].result else { panic!("{field}") };
         assert_eq!((error.code, error.field.as_str()), (3, *field));
     }
     // Every candidate has the same size, so the length is said once.
-    let answer = world.unwrap(&of("two", b"short")).await;
+    let answer = setup.unwrap(&of("two", b"short")).await;
     let said = percent_decoded(answer.status_message());
     assert_eq!(said, "wrapped: must be exactly 256 bytes, not 5");
     for items in [0, 65] {
         let batch = UnwrapBatchRequest { items: vec![of("user-keys", b""); items] };
-        assert_field(&world.connection.unwrap_batch(&batch).await.unwrap_err(), "items");
+        assert_field(&setup.connection.unwrap_batch(&batch).await.unwrap_err(), "items");
     }
     let wrap = |key: &str, len: usize, algorithm: &str, label: usize| WrapRequest {
         key: key.into(),
@@ -449,13 +449,13 @@ async fn a_wrong_field_is_named(world: &World) {
         ("label", wrap("user-keys", 32, "", 1025)),
         ("label", wrap("old", 32, "", 1)),
     ] {
-        assert_field(&world.connection.wrap(&request).await.unwrap_err(), field);
+        assert_field(&setup.connection.wrap(&request).await.unwrap_err(), field);
     }
     for (len, algorithm, label) in [(214, "", 0), (190, "RSA-OAEP-256", 1024), (0, "", 1)] {
-        world.connection.wrap(&wrap("user-keys", len, algorithm, label)).await.unwrap();
+        setup.connection.wrap(&wrap("user-keys", len, algorithm, label)).await.unwrap();
     }
     assert_field(
-        &world
+        &setup
             .connection
             .list_keys(&ListKeysRequest { page_size: 33, page_token: String::new() })
             .await
@@ -464,12 +464,12 @@ async fn a_wrong_field_is_named(world: &World) {
     );
     for timeout in ["", "5", "S", "-1S", "123456789S", "1x"] {
         let body = frame(&of("user-keys", &good).encode_to_vec());
-        let answer = world.connection.call(UNWRAP, body, &[("grpc-timeout", timeout)]).await;
+        let answer = setup.connection.call(UNWRAP, body, &[("grpc-timeout", timeout)]).await;
         assert_field(&answer.unwrap(), "grpc-timeout");
     }
 }
 
-async fn labels_are_refused_where_the_token_takes_none(world: &World) {
+async fn labels_are_refused_where_the_token_takes_none(setup: &Setup) {
     let label = Bytes::from_static(b"tenant-a");
     let wrap = WrapRequest {
         key: "user-keys".into(),
@@ -477,9 +477,9 @@ async fn labels_are_refused_where_the_token_takes_none(world: &World) {
         label: label.clone(),
         ..WrapRequest::default()
     };
-    assert_field(&world.connection.wrap(&wrap).await.unwrap_err(), "label");
+    assert_field(&setup.connection.wrap(&wrap).await.unwrap_err(), "label");
     let unwrap = UnwrapRequest { label, ..request("user-keys", &random(K)) };
-    assert_field(&world.unwrap(&unwrap).await, "label");
+    assert_field(&setup.unwrap(&unwrap).await, "label");
 }
 
 fn assert_field(answer: &Answer, field: &str) {
@@ -508,17 +508,17 @@ fn percent_decoded(text: &str) -> String {
 }
 
 /// A daemon with one software key and a caller that may do everything with it.
-async fn plain() -> (Site, Daemon, Connection, RsaKey) {
-    let mut site = Site::new();
+async fn plain() -> (DaemonFiles, Daemon, Connection, RsaKey) {
+    let mut files = DaemonFiles::new();
     let backend = Backend::software();
-    backend.configure(&mut site);
+    backend.configure(&mut files);
     let key = RsaKey::shared(2048);
-    let version = backend.version(&site, 1, &key, 1);
-    site.key("user-keys", OAEP, vec![version]);
-    let caller = site.caller("key-connector", &["user-keys"], &["wrap", "unwrap", "read"]);
-    let daemon = Daemon::start(&mut site);
-    let connection = Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller)).await;
-    (site, daemon, connection.unwrap(), key)
+    let version = backend.version(&files, 1, &key, 1);
+    files.key("user-keys", OAEP, vec![version]);
+    let caller = files.caller("key-connector", &["user-keys"], &["wrap", "unwrap", "read"]);
+    let daemon = Daemon::start(&mut files);
+    let connection = Connection::open(daemon.address(), files.pki.ca_der(), Some(&caller)).await;
+    (files, daemon, connection.unwrap(), key)
 }
 
 /// What is wrong, the path, the body, further headers, the code to be expected.
@@ -526,7 +526,7 @@ type Case = (&'static str, String, Bytes, Vec<(&'static str, &'static str)>, Cod
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_client_should_send_gets_only_the_contracts_codes() {
-    let (site, daemon, connection, key) = plain().await;
+    let (files, daemon, connection, key) = plain().await;
     let good = frame(&request("user-keys", &wrap(&key, Algorithm::RsaOaep, b"")).encode_to_vec());
     let mut large = UnwrapRequest { label: vec![0; 70_000].into(), ..request("user-keys", b"") };
     let oversized = frame(&large.encode_to_vec());
@@ -621,7 +621,7 @@ async fn what_no_client_should_send_gets_only_the_contracts_codes() {
     assert!(daemon.metric("claviger_refusals_total", &["reason=\"unreadable_message\""]) >= 7.0);
     let exit = daemon.terminate();
     assert_eq!(exit.code, Some(0), "{}", exit.log);
-    let records = site.audit_records();
+    let records = files.audit_records();
     let counted: u64 = records.iter().filter_map(|record| record["refusals"].as_u64()).sum();
     let own = records.iter().filter(|record| record["event"] == "refusal").count() as u64;
     assert_eq!(own + counted, 25, "each refusal is in the audit log, alone or counted");
@@ -655,7 +655,7 @@ async fn both_reflections_answer(connection: &Connection) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_passes_says_so_and_is_recorded() {
-    let (site, daemon, connection, key) = plain().await;
+    let (files, daemon, connection, key) = plain().await;
     let wrapped = wrap(&key, Algorithm::RsaOaep, b"");
     let items = vec![request("user-keys", &wrapped); 64];
     let batch = frame(&UnwrapBatchRequest { items }.encode_to_vec());
@@ -690,7 +690,7 @@ async fn a_deadline_that_passes_says_so_and_is_recorded() {
     let answer = connection.call(UNWRAP, single, &[("grpc-timeout", "20S")]).await.unwrap();
     assert_eq!(answer.code(), Code::Ok);
     assert_eq!(daemon.terminate().code, Some(0));
-    let records = site.audit_records();
+    let records = files.audit_records();
     let late = records.iter().filter(|record| record["outcome"] == "DEADLINE_EXCEEDED");
     assert!(late.count() > 0, "{records:?}");
 }
@@ -698,17 +698,17 @@ async fn a_deadline_that_passes_says_so_and_is_recorded() {
 /// Else a caller that chooses his deadline well learns what failed, and pays nothing for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_that_leaves_while_the_fault_is_looked_for_has_spent_a_failed_unwrap() {
-    let mut site = Site::new();
+    let mut files = DaemonFiles::new();
     let (backend, faults) = Backend::softhsm_with_faults();
-    backend.configure(&mut site);
+    backend.configure(&mut files);
     let key = RsaKey::shared(2048);
-    let version = backend.version(&site, 1, &key, 1);
-    site.key("old", &["RSA1_5"], vec![version]);
-    let caller = site.caller("key-connector", &["old"], &["unwrap"]);
-    site.limit("key-connector", "failed_unwraps", "3/h");
-    let daemon = Daemon::start(&mut site);
+    let version = backend.version(&files, 1, &key, 1);
+    files.key("old", &["RSA1_5"], vec![version]);
+    let caller = files.caller("key-connector", &["old"], &["unwrap"]);
+    files.limit("key-connector", "failed_unwraps", "3/h");
+    let daemon = Daemon::start(&mut files);
     let connection =
-        Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller)).await.unwrap();
+        Connection::open(daemon.address(), files.pki.ca_der(), Some(&caller)).await.unwrap();
     let good = frame(&request("old", &wrap(&key, Algorithm::Rsa15, b"")).encode_to_vec());
     let bad = || frame(&request("old", &raise(&key, &random(K)[1..])).encode_to_vec());
     // A success takes one decryption, a failure a second one of the canary.
@@ -729,7 +729,7 @@ async fn a_caller_that_leaves_while_the_fault_is_looked_for_has_spent_a_failed_u
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_callers_own_request_id_is_recorded_beside_ours() {
-    let (site, daemon, connection, key) = plain().await;
+    let (files, daemon, connection, key) = plain().await;
     let body = frame(&request("user-keys", &wrap(&key, Algorithm::RsaOaep, b"")).encode_to_vec());
     let longest = "i".repeat(64);
     let too_long = "i".repeat(65);
@@ -751,7 +751,7 @@ async fn a_callers_own_request_id_is_recorded_beside_ours() {
     let failed = connection.call(UNWRAP, bad, &[("x-request-id", "mine")]).await.unwrap();
     seen.push((failed.request_id().unwrap().to_owned(), Some("mine".to_owned())));
     drop(daemon);
-    let records = site.audit_records();
+    let records = files.audit_records();
     for (ours, theirs) in seen {
         let of_call: Vec<_> = records.iter().filter(|r| r["request_id"] == *ours).collect();
         assert_eq!(of_call.len(), 1, "{ours}");

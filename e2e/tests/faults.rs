@@ -5,32 +5,32 @@ use std::time::{Duration, Instant};
 
 use claviger_client::{Client, Code as ClientCode, Health, UnwrapOptions};
 use e2e::connection::frame;
-use e2e::scene::{KEY, wrap};
+use e2e::setup::{KEY, wrap};
 use e2e::token::Attributes;
-use e2e::{Connection, Daemon, Load, RsaKey, Scene, Token, Version};
+use e2e::{Connection, Daemon, Load, RsaKey, Setup, Token, Version};
 use tonic::Code;
 
-async fn not_serving_and(scene: &Scene, daemon: &Daemon, code: Code) {
-    assert_eq!(scene.ask(daemon).await, code, "{}", daemon.log());
-    assert_eq!(scene.key_health(daemon).await, Health::NotServing, "{}", daemon.log());
+async fn not_serving_and(setup: &Setup, daemon: &Daemon, code: Code) {
+    assert_eq!(setup.ask(daemon).await, code, "{}", daemon.log());
+    assert_eq!(setup.key_health(daemon).await, Health::NotServing, "{}", daemon.log());
     assert_eq!(daemon.operations_get("/readyz").unwrap().0, 200, "one key is not the daemon");
 }
 
-async fn serving(scene: &Scene, daemon: &Daemon) {
-    scene.wait_for(daemon, Code::Ok).await;
-    assert_eq!(scene.key_health(daemon).await, Health::Serving, "{}", daemon.log());
+async fn serving(setup: &Setup, daemon: &Daemon) {
+    setup.wait_for(daemon, Code::Ok).await;
+    assert_eq!(setup.key_health(daemon).await, Health::Serving, "{}", daemon.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_whose_key_is_not_the_pinned_one_never_serves() {
     let token = Token::softhsm();
-    let mut scene = Scene::on(&token);
+    let mut setup = Setup::on(&token);
     let other = RsaKey::generate(2048);
     let version = Version::active(1, &other, "hsm-a", "pkcs11:object=user-keys");
-    scene.site.key(KEY, &["RSA-OAEP"], vec![version]);
-    let daemon = scene.start();
-    not_serving_and(&scene, &daemon, Code::FailedPrecondition).await;
-    let connection = scene.connect(&daemon).await;
+    setup.files.key(KEY, &["RSA-OAEP"], vec![version]);
+    let daemon = setup.start();
+    not_serving_and(&setup, &daemon, Code::FailedPrecondition).await;
+    let connection = setup.connect(&daemon).await;
     let request = claviger_proto::v1::WrapRequest {
         key: KEY.into(),
         key_material: vec![7; 32].into(),
@@ -41,52 +41,52 @@ async fn a_replica_whose_key_is_not_the_pinned_one_never_serves() {
     let (log, request_id) = (daemon.log(), refused.request_id().unwrap());
     let told = |line: &str| line.contains(request_id) && line.contains("another key lies here");
     assert!(log.lines().any(told), "what is wrong, under {request_id}: {log}");
-    assert!(log.contains(&scene.key.public_key_sha256()), "what was found: {log}");
+    assert!(log.contains(&setup.key.public_key_sha256()), "what was found: {log}");
     assert!(log.contains(&other.public_key_sha256()), "what is pinned: {log}");
 
     // The pin is put right: a reload is all it takes.
-    let version = Version::active(1, &scene.key, "hsm-a", "pkcs11:object=user-keys");
-    scene.site.key(KEY, &["RSA-OAEP"], vec![version]);
-    scene.site.write();
+    let version = Version::active(1, &setup.key, "hsm-a", "pkcs11:object=user-keys");
+    setup.files.key(KEY, &["RSA-OAEP"], vec![version]);
+    setup.files.write();
     daemon.reload();
-    serving(&scene, &daemon).await;
+    serving(&setup, &daemon).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_is_away_at_the_start_comes_back_without_a_restart() {
     let (token, faults) = Token::softhsm().through_fault_module();
-    let mut scene = Scene::on(&token);
+    let mut setup = Setup::on(&token);
     token.take_away();
-    let daemon = scene.start();
-    not_serving_and(&scene, &daemon, Code::Unavailable).await;
+    let daemon = setup.start();
+    not_serving_and(&setup, &daemon, Code::Unavailable).await;
     assert_eq!(faults.count("C_Login"), 0);
     token.bring_back();
-    serving(&scene, &daemon).await;
+    serving(&setup, &daemon).await;
     assert_eq!(faults.count("C_Login"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_goes_away_and_comes_back_is_used_again_without_a_restart() {
     let (token, faults) = Token::softhsm().through_fault_module();
-    let mut scene = Scene::on(&token);
-    let daemon = scene.start();
-    serving(&scene, &daemon).await;
+    let mut setup = Setup::on(&token);
+    let daemon = setup.start();
+    serving(&setup, &daemon).await;
     token.take_away();
-    scene.wait_for(&daemon, Code::Unavailable).await;
-    not_serving_and(&scene, &daemon, Code::Unavailable).await;
+    setup.wait_for(&daemon, Code::Unavailable).await;
+    not_serving_and(&setup, &daemon, Code::Unavailable).await;
     token.bring_back();
-    serving(&scene, &daemon).await;
+    serving(&setup, &daemon).await;
     // Each login was with the right PIN and worked: none is on record as failed.
     assert!(faults.count("C_Login") >= 2);
-    assert_eq!(std::fs::read_dir(scene.site.path("state/pin")).unwrap().count(), 1, "the lock");
+    assert_eq!(std::fs::read_dir(setup.files.path("state/pin")).unwrap().count(), 1, "the lock");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_plainly_not_the_values_fault_is_repaired_and_retried_once_in_silence() {
     let (token, faults) = Token::softhsm().through_fault_module();
-    let mut scene = Scene::on(&token);
-    let daemon = scene.start();
-    let connection = scene.connect(&daemon).await;
+    let mut setup = Setup::on(&token);
+    let daemon = setup.start();
+    let connection = setup.connect(&daemon).await;
     for (function, rv, what) in [
         ("C_Decrypt", "0xb3", "CKR_SESSION_HANDLE_INVALID"),
         ("C_Decrypt", "0xb0", "CKR_SESSION_CLOSED"),
@@ -104,30 +104,30 @@ async fn what_is_plainly_not_the_values_fault_is_repaired_and_retried_once_in_si
     ] {
         let before = faults.count(function);
         faults.on_call(1, function, &format!("rv={rv}"));
-        let code = scene.ask_over(&connection).await;
+        let code = setup.ask_over(&connection).await;
         assert_eq!(code, Code::Ok, "{what} from {function}\n{}", daemon.log());
         assert!(faults.count(function) > before + 1, "{what} was injected");
         faults.clear();
-        assert_eq!(scene.ask_over(&connection).await, Code::Ok, "after {what}");
+        assert_eq!(setup.ask_over(&connection).await, Code::Ok, "after {what}");
     }
     assert_eq!(faults.count("C_Login"), 1);
-    assert_eq!(scene.key_health(&daemon).await, Health::Serving);
+    assert_eq!(setup.key_health(&daemon).await, Health::Serving);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_may_be_the_values_fault_is_the_values_fault_where_the_canary_is_well() {
     let (token, faults) = Token::softhsm().through_fault_module();
-    let mut scene = Scene::on(&token);
-    let daemon = scene.start();
-    let connection = scene.connect(&daemon).await;
+    let mut setup = Setup::on(&token);
+    let daemon = setup.start();
+    let connection = setup.connect(&daemon).await;
     for rv in ["0x5", "0x6", "0x30", "0x40", "0x80000001"] {
         faults.on_call(1, "C_Decrypt", &format!("rv={rv}"));
-        assert_eq!(scene.ask_over(&connection).await, Code::InvalidArgument, "{rv}");
-        assert_eq!(scene.ask_over(&connection).await, Code::Ok, "after {rv}");
+        assert_eq!(setup.ask_over(&connection).await, Code::InvalidArgument, "{rv}");
+        assert_eq!(setup.ask_over(&connection).await, Code::Ok, "after {rv}");
         faults.clear();
     }
     assert_eq!((faults.count("C_Login"), faults.count("C_Initialize")), (1, 1));
-    assert_eq!(scene.key_health(&daemon).await, Health::Serving);
+    assert_eq!(setup.key_health(&daemon).await, Health::Serving);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,63 +139,63 @@ async fn a_device_in_trouble_is_unavailable_as_long_as_it_is_and_no_longer() {
         ("C_OpenSession", "0x32"),
     ] {
         let (token, faults) = Token::softhsm().through_fault_module();
-        let mut scene = Scene::on(&token);
-        let daemon = scene.start();
-        let connection = scene.connect(&daemon).await;
-        assert_eq!(scene.ask_over(&connection).await, Code::Ok);
+        let mut setup = Setup::on(&token);
+        let daemon = setup.start();
+        let connection = setup.connect(&daemon).await;
+        assert_eq!(setup.ask_over(&connection).await, Code::Ok);
         // A value that fails makes the worker open its next session.
         faults.on_call(1, "C_Decrypt", "rv=0xb3");
         faults.on_every(function, &format!("rv={rv}"));
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(2) {
-            let code = scene.ask_over(&connection).await;
+            let code = setup.ask_over(&connection).await;
             assert!(
                 code == Code::Unavailable || (function == "C_OpenSession" && code == Code::Ok),
                 "{code:?} while {function} gives {rv}\n{}",
                 daemon.log()
             );
         }
-        not_serving_and(&scene, &daemon, Code::Unavailable).await;
+        not_serving_and(&setup, &daemon, Code::Unavailable).await;
         // A caller in a hurry makes nobody try more often.
         let logins = faults.count("C_Login");
         assert!(logins <= 6, "{logins} logins in two seconds of {function} {rv}");
         faults.clear();
-        serving(&scene, &daemon).await;
+        serving(&setup, &daemon).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_whose_canary_comes_back_wrong_does_not_serve() {
     let (token, faults) = Token::softhsm().through_fault_module();
-    let mut scene = Scene::on(&token);
+    let mut setup = Setup::on(&token);
     // From the start.
     faults.on_every("C_Decrypt", "garbage");
-    let daemon = scene.start();
-    assert_ne!(scene.ask(&daemon).await, Code::Ok);
-    assert_eq!(scene.key_health(&daemon).await, Health::NotServing, "{}", daemon.log());
+    let daemon = setup.start();
+    assert_ne!(setup.ask(&daemon).await, Code::Ok);
+    assert_eq!(setup.key_health(&daemon).await, Health::NotServing, "{}", daemon.log());
     faults.clear();
-    serving(&scene, &daemon).await;
+    serving(&setup, &daemon).await;
     // And while it runs: the periodic canary finds out.
     faults.on_every("C_Decrypt", "garbage");
-    scene.wait_for_key_health(&daemon, Health::NotServing).await;
-    assert_eq!(scene.ask(&daemon).await, Code::Internal, "an answer that cannot be");
+    setup.wait_for_key_health(&daemon, Health::NotServing).await;
+    assert_eq!(setup.ask(&daemon).await, Code::Internal, "an answer that cannot be");
     faults.clear();
-    serving(&scene, &daemon).await;
+    serving(&setup, &daemon).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signature_that_does_not_verify_is_not_given_out() {
     let (token, faults) = Token::softhsm().through_fault_module();
-    let mut scene = Scene::on(&token);
-    let version = Version::active(1, &scene.key, "hsm-a", "pkcs11:object=user-keys");
+    let mut setup = Setup::on(&token);
+    let version = Version::active(1, &setup.key, "hsm-a", "pkcs11:object=user-keys");
     let version = version.with("algorithms", Vec::<String>::new());
-    scene.site.key("signing", &[], vec![version.with("sign_algorithms", vec!["PS256"])]);
-    scene.site.configuration["keys"].as_table_mut().unwrap().remove(KEY);
-    scene.site.configuration["keys"]["signing"].as_table_mut().unwrap().remove("algorithms");
-    scene.site.configuration.remove("callers");
-    let signer = scene.site.caller("signer", &["signing"], &["sign"]);
-    let daemon = scene.start();
-    let connection = scene.connect_as(&daemon, &signer).await;
+    setup.files.key("signing", &[], vec![version.with("sign_algorithms", vec!["PS256"])]);
+    setup.files.configuration["keys"].as_table_mut().unwrap().remove(KEY);
+    setup.files.configuration["keys"]["signing"].as_table_mut().unwrap().remove("algorithms");
+    setup.files.configuration.remove("callers");
+    let signer = setup.files.caller("signer", &["signing"], &["sign"]);
+    let daemon = setup.start();
+    let connection = setup.connect_as(&daemon, &signer).await;
     let request = claviger_proto::v1::SignRequest {
         key: "signing".into(),
         digest: vec![7; 32].into(),
@@ -212,27 +212,27 @@ async fn a_signature_that_does_not_verify_is_not_given_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_module_that_hangs_costs_its_own_callers_their_deadline_and_nobody_else_anything() {
     let (token, faults) = Token::softhsm().through_fault_module();
-    let mut scene = Scene::on(&token);
-    let folder = scene.site.path("keys");
+    let mut setup = Setup::on(&token);
+    let folder = setup.files.path("keys");
     std::fs::create_dir(&folder).unwrap();
     let other = RsaKey::generate(2048);
     other.write_pem(&folder.join("other.pem"));
     let mut files = toml::Table::new();
     files.insert("type".into(), "software".into());
     files.insert("directory".into(), folder.to_str().unwrap().into());
-    scene.site.provider("files", files);
-    scene.site.key("other", &["RSA-OAEP"], vec![Version::active(1, &other, "files", "other.pem")]);
-    let neighbour = scene.site.caller("neighbour", &["other"], &["unwrap"]);
-    let mut of_other = scene.request();
+    setup.files.provider("files", files);
+    setup.files.key("other", &["RSA-OAEP"], vec![Version::active(1, &other, "files", "other.pem")]);
+    let neighbour = setup.files.caller("neighbour", &["other"], &["unwrap"]);
+    let mut of_other = setup.request();
     of_other.key = "other".into();
     of_other.wrapped = wrap(&other).into();
-    let daemon = scene.start();
-    let connection = scene.connect(&daemon).await;
-    let neighbour = scene.connect_as(&daemon, &neighbour).await;
+    let daemon = setup.start();
+    let connection = setup.connect(&daemon).await;
+    let neighbour = setup.connect_as(&daemon, &neighbour).await;
 
     faults.on_every("C_Decrypt", "hang");
     for _ in 0..4 {
-        let (code, took) = with_timeout(&connection, &scene, "700m").await;
+        let (code, took) = with_timeout(&connection, &setup, "700m").await;
         assert_eq!(code, Code::DeadlineExceeded);
         assert!(
             took >= Duration::from_millis(650) && took < Duration::from_millis(1500),
@@ -242,12 +242,12 @@ async fn a_module_that_hangs_costs_its_own_callers_their_deadline_and_nobody_els
         neighbour.unwrap(&of_other).await.unwrap();
         assert!(begun.elapsed() < Duration::from_millis(500));
     }
-    scene.wait_for_key_health(&daemon, Health::NotServing).await;
+    setup.wait_for_key_health(&daemon, Health::NotServing).await;
     neighbour.unwrap(&of_other).await.unwrap();
     faults.clear();
-    serving(&scene, &daemon).await;
+    serving(&setup, &daemon).await;
     faults.on_every("C_Decrypt", "hang");
-    let (code, _) = with_timeout(&connection, &scene, "300m").await;
+    let (code, _) = with_timeout(&connection, &setup, "300m").await;
     assert_eq!(code, Code::DeadlineExceeded);
     let begun = Instant::now();
     assert_eq!(daemon.terminate().code, Some(0));
@@ -255,8 +255,8 @@ async fn a_module_that_hangs_costs_its_own_callers_their_deadline_and_nobody_els
 }
 
 /// One unwrap with a deadline: the code, and when it came.
-async fn with_timeout(connection: &Connection, scene: &Scene, timeout: &str) -> (Code, Duration) {
-    let call = frame(&prost::Message::encode_to_vec(&scene.request()));
+async fn with_timeout(connection: &Connection, setup: &Setup, timeout: &str) -> (Code, Duration) {
+    let call = frame(&prost::Message::encode_to_vec(&setup.request()));
     let begun = Instant::now();
     let headers = [("grpc-timeout", timeout)];
     let answer = connection.call("/claviger.v1.KeyService/Unwrap", call, &headers).await;
@@ -266,14 +266,14 @@ async fn with_timeout(connection: &Connection, scene: &Scene, timeout: &str) -> 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_is_swapped_under_its_name_is_never_used() {
     let token = Token::softhsm();
-    let mut scene = Scene::on(&token);
-    let daemon = scene.start();
-    serving(&scene, &daemon).await;
+    let mut setup = Setup::on(&token);
+    let daemon = setup.start();
+    serving(&setup, &daemon).await;
     let impostor = RsaKey::generate(2048);
     token.delete(KEY);
     token.import(&impostor, KEY, "01");
-    let connection = scene.connect(&daemon).await;
-    let mut of_impostor = scene.request();
+    let connection = setup.connect(&daemon).await;
+    let mut of_impostor = setup.request();
     of_impostor.wrapped = wrap(&impostor).into();
     // SoftHSM may still hold the old key in memory, with which the right value is right and that of
     // the impostor is wrong; never the other way round. Once the swap is seen it stays seen.
@@ -284,143 +284,143 @@ async fn a_key_that_is_swapped_under_its_name_is_never_used() {
         let code = connection.unwrap(&of_impostor).await.unwrap_err().code();
         seen |= code == Code::FailedPrecondition;
         assert!(seen || code == Code::InvalidArgument, "{code:?}");
-        let code = scene.ask_over(&connection).await;
+        let code = setup.ask_over(&connection).await;
         assert!(code == Code::FailedPrecondition || (!seen && code == Code::Ok), "{code:?}");
         seen |= code == Code::FailedPrecondition;
     }
-    not_serving_and(&scene, &daemon, Code::FailedPrecondition).await;
+    not_serving_and(&setup, &daemon, Code::FailedPrecondition).await;
     let log = daemon.log();
     assert!(log.contains(&impostor.public_key_sha256()), "what was found: {log}");
     token.delete(KEY);
-    token.import(&scene.key, KEY, "01");
-    serving(&scene, &daemon).await;
+    token.import(&setup.key, KEY, "01");
+    serving(&setup, &daemon).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_is_deleted_needs_an_operator_and_is_found_again_when_it_is_back() {
     let token = Token::softhsm();
-    let mut scene = Scene::on(&token);
-    let daemon = scene.start();
-    serving(&scene, &daemon).await;
+    let mut setup = Setup::on(&token);
+    let daemon = setup.start();
+    serving(&setup, &daemon).await;
     token.delete(KEY);
-    scene.wait_for(&daemon, Code::FailedPrecondition).await;
-    not_serving_and(&scene, &daemon, Code::FailedPrecondition).await;
+    setup.wait_for(&daemon, Code::FailedPrecondition).await;
+    not_serving_and(&setup, &daemon, Code::FailedPrecondition).await;
     daemon.wait_for_log("no private key");
-    token.import(&scene.key, KEY, "01");
-    serving(&scene, &daemon).await;
+    token.import(&setup.key, KEY, "01");
+    serving(&setup, &daemon).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_replica_that_is_well_serves() {
     let (token, faults) = Token::softhsm().through_fault_module();
-    let mut scene = Scene::on(&token);
-    let folder = scene.site.path("keys");
+    let mut setup = Setup::on(&token);
+    let folder = setup.files.path("keys");
     std::fs::create_dir(&folder).unwrap();
-    scene.key.write_pem(&folder.join("user-keys.pem"));
+    setup.key.write_pem(&folder.join("user-keys.pem"));
     let mut files = toml::Table::new();
     files.insert("type".into(), "software".into());
     files.insert("directory".into(), folder.to_str().unwrap().into());
-    scene.site.provider("files", files);
-    let version = Version::active(1, &scene.key, "hsm-a", "pkcs11:object=user-keys");
+    setup.files.provider("files", files);
+    let version = Version::active(1, &setup.key, "hsm-a", "pkcs11:object=user-keys");
     let version = version.replica("files", "user-keys.pem");
-    scene.site.key(KEY, &["RSA-OAEP"], vec![version]);
+    setup.files.key(KEY, &["RSA-OAEP"], vec![version]);
     // Down at the start.
     token.take_away();
-    let daemon = scene.start();
-    assert_eq!(scene.ask(&daemon).await, Code::Ok);
-    assert_eq!(scene.key_health(&daemon).await, Health::Serving);
+    let daemon = setup.start();
+    assert_eq!(setup.ask(&daemon).await, Code::Ok);
+    assert_eq!(setup.key_health(&daemon).await, Health::Serving);
     // Back: it is the first again.
     token.bring_back();
     daemon.wait_for_log("replica serves provider=hsm-a");
     let before = faults.count("C_Decrypt");
-    assert_eq!(scene.ask(&daemon).await, Code::Ok);
+    assert_eq!(setup.ask(&daemon).await, Code::Ok);
     assert_eq!(faults.count("C_Decrypt"), before + 1);
     // Gone while it runs: at most the call that finds out pays for it.
     token.take_away();
-    scene.ask(&daemon).await;
-    scene.wait_for(&daemon, Code::Ok).await;
-    assert_eq!(scene.key_health(&daemon).await, Health::Serving);
+    setup.ask(&daemon).await;
+    setup.wait_for(&daemon, Code::Ok).await;
+    assert_eq!(setup.key_health(&daemon).await, Health::Serving);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_its_token_would_hand_out_is_refused_unless_the_configuration_says_otherwise() {
     let token = Token::softhsm();
-    let mut scene = Scene::on(&token);
+    let mut setup = Setup::on(&token);
     let attributes = Attributes { extractable: true, ..Attributes::default() };
-    token.import_with(&scene.key, "loose", "02", attributes);
-    let version = Version::active(1, &scene.key, "hsm-a", "pkcs11:object=loose");
-    scene.site.key(KEY, &["RSA-OAEP"], vec![version]);
-    let daemon = scene.start();
-    not_serving_and(&scene, &daemon, Code::FailedPrecondition).await;
+    token.import_with(&setup.key, "loose", "02", attributes);
+    let version = Version::active(1, &setup.key, "hsm-a", "pkcs11:object=loose");
+    setup.files.key(KEY, &["RSA-OAEP"], vec![version]);
+    let daemon = setup.start();
+    not_serving_and(&setup, &daemon, Code::FailedPrecondition).await;
     assert!(daemon.log().contains("allow_extractable"), "{}", daemon.log());
-    scene.site.set("providers.hsm-a.allow_extractable", true);
-    scene.site.write();
+    setup.files.set("providers.hsm-a.allow_extractable", true);
+    setup.files.write();
     daemon.reload();
-    serving(&scene, &daemon).await;
+    serving(&setup, &daemon).await;
 }
 
 #[test]
 fn a_required_provider_that_is_down_ends_the_daemon_in_words() {
     let token = Token::softhsm();
-    let mut scene = Scene::on(&token);
-    scene.site.set("providers.hsm-a.required", true);
+    let mut setup = Setup::on(&token);
+    setup.files.set("providers.hsm-a.required", true);
     token.take_away();
-    let exit = Daemon::spawn(&scene.site).wait();
+    let exit = Daemon::spawn(&setup.files).wait();
     assert_eq!(exit.code, Some(69), "{}", exit.log);
     assert!(exit.log.contains("providers.hsm-a is required and does not serve"), "{}", exit.log);
     token.bring_back();
-    let daemon = scene.start();
+    let daemon = setup.start();
     assert_eq!(daemon.terminate().code, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_module_that_is_not_there_needs_an_operator_and_stops_nobody_else() {
     let token = Token::softhsm();
-    let mut scene = Scene::on(&token);
-    scene.site.set("providers.hsm-a.module", "/nonexistent/module.so");
-    let daemon = scene.start();
-    not_serving_and(&scene, &daemon, Code::FailedPrecondition).await;
+    let mut setup = Setup::on(&token);
+    setup.files.set("providers.hsm-a.module", "/nonexistent/module.so");
+    let daemon = setup.start();
+    not_serving_and(&setup, &daemon, Code::FailedPrecondition).await;
     assert!(daemon.log().contains("/nonexistent/module.so"), "{}", daemon.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_file_that_holds_another_key_is_never_used() {
-    let mut scene = Scene::software();
-    let daemon = scene.start();
-    let file = scene.site.path("keys/user-keys.pem");
+    let mut setup = Setup::software();
+    let daemon = setup.start();
+    let file = setup.files.path("keys/user-keys.pem");
     let impostor = RsaKey::generate(2048);
-    let mut of_impostor = scene.request();
+    let mut of_impostor = setup.request();
     of_impostor.wrapped = wrap(&impostor).into();
     std::fs::remove_file(&file).unwrap();
     impostor.write_pem(&file);
     // What is open stays open, and is what was pinned.
-    let connection = scene.connect(&daemon).await;
+    let connection = setup.connect(&daemon).await;
     assert_eq!(connection.unwrap(&of_impostor).await.unwrap_err().code(), Code::InvalidArgument);
-    assert_eq!(scene.ask(&daemon).await, Code::Ok);
+    assert_eq!(setup.ask(&daemon).await, Code::Ok);
     daemon.terminate();
-    let daemon = scene.start();
-    not_serving_and(&scene, &daemon, Code::FailedPrecondition).await;
-    let connection = scene.connect(&daemon).await;
+    let daemon = setup.start();
+    not_serving_and(&setup, &daemon, Code::FailedPrecondition).await;
+    let connection = setup.connect(&daemon).await;
     let refused = connection.unwrap(&of_impostor).await.unwrap_err().code();
     assert_eq!(refused, Code::FailedPrecondition);
     assert!(daemon.log().contains(&impostor.public_key_sha256()), "{}", daemon.log());
     std::fs::remove_file(&file).unwrap();
-    scene.key.write_pem(&file);
-    serving(&scene, &daemon).await;
+    setup.key.write_pem(&file);
+    serving(&setup, &daemon).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slots_may_be_numbered_anew() {
     let token = Token::softhsm();
-    let mut scene = Scene::on(&token);
-    let daemon = scene.start();
-    serving(&scene, &daemon).await;
+    let mut setup = Setup::on(&token);
+    let daemon = setup.start();
+    serving(&setup, &daemon).await;
     let beside: Vec<Token> =
         ["first", "second", "third"].map(|label| token.softhsm_beside(label)).into();
-    assert_eq!(scene.ask(&daemon).await, Code::Ok);
+    assert_eq!(setup.ask(&daemon).await, Code::Ok);
     daemon.terminate();
-    let daemon = scene.start();
-    assert_eq!(scene.ask(&daemon).await, Code::Ok);
+    let daemon = setup.start();
+    assert_eq!(setup.ask(&daemon).await, Code::Ok);
     assert!(beside.iter().all(|other| other.serial() != token.serial()));
 }
 
@@ -429,25 +429,25 @@ async fn slots_may_be_numbered_anew() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_breaks_costs_its_neighbour_in_the_same_module_no_call() {
     let (token, faults) = Token::softhsm().through_fault_module();
-    let mut scene = Scene::on(&token);
+    let mut setup = Setup::on(&token);
     let beside = token.softhsm_beside("beside");
     let other = RsaKey::generate(2048);
     beside.import(&other, "other", "02");
-    scene.site.provider("hsm-b", beside.provider());
+    setup.files.provider("hsm-b", beside.provider());
     let version = Version::active(1, &other, "hsm-b", "pkcs11:object=other");
-    scene.site.key("other", &["RSA-OAEP"], vec![version]);
+    setup.files.key("other", &["RSA-OAEP"], vec![version]);
     let keys = vec![toml::Value::from(KEY), "other".into()];
-    let caller = &mut scene.site.configuration["callers"][0]["grants"][0];
+    let caller = &mut setup.files.configuration["callers"][0]["grants"][0];
     caller.as_table_mut().unwrap().insert("keys".into(), keys.into());
-    let daemon = scene.start();
-    let load = Load::on_key(&scene.client_config(&daemon), "other", &wrap(&other), 4);
+    let daemon = setup.start();
+    let load = Load::on_key(&setup.client_config(&daemon), "other", &wrap(&other), 4);
     load.more(20).await;
     token.take_away_alone();
-    scene.wait_for(&daemon, Code::Unavailable).await;
-    not_serving_and(&scene, &daemon, Code::Unavailable).await;
+    setup.wait_for(&daemon, Code::Unavailable).await;
+    not_serving_and(&setup, &daemon, Code::Unavailable).await;
     load.more(20).await;
     token.bring_back_alone();
-    serving(&scene, &daemon).await;
+    serving(&setup, &daemon).await;
     load.more(20).await;
     let tally = load.stop().await;
     assert!(
@@ -467,21 +467,21 @@ async fn a_token_that_breaks_costs_its_neighbour_in_the_same_module_no_call() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_right_token_serves_within_five_seconds_after_a_wrong_one_was_in_its_place() {
     let token = Token::softhsm();
-    let mut scene = Scene::on(&token);
-    scene.site.set("providers.hsm-a.token", toml::toml! { label = "claviger-test" });
-    let daemon = scene.start();
-    serving(&scene, &daemon).await;
+    let mut setup = Setup::on(&token);
+    setup.files.set("providers.hsm-a.token", toml::toml! { label = "claviger-test" });
+    let daemon = setup.start();
+    serving(&setup, &daemon).await;
     for name in [KEY, "something-else"] {
         let wrong = Token::softhsm();
         wrong.import(&RsaKey::generate(2048), name, "01");
         token.exchange_stores(&wrong);
-        scene.wait_for(&daemon, Code::FailedPrecondition).await;
+        setup.wait_for(&daemon, Code::FailedPrecondition).await;
         // Until the pauses between checks have grown to their longest.
         tokio::time::sleep(Duration::from_secs(12)).await;
-        assert_eq!(scene.ask(&daemon).await, Code::FailedPrecondition);
+        assert_eq!(setup.ask(&daemon).await, Code::FailedPrecondition);
         token.exchange_stores(&wrong);
         let back = Instant::now();
-        scene.wait_for(&daemon, Code::Ok).await;
+        setup.wait_for(&daemon, Code::Ok).await;
         let took = back.elapsed();
         assert!(took < Duration::from_secs(5), "{name}: {took:?}\n{}", daemon.log());
     }
@@ -508,9 +508,9 @@ async fn whatever_breaks_under_load_no_answer_is_wrong_and_all_is_well_afterward
         ("C_Initialize", "rv=0x5"),
     ];
     let (token, faults) = Token::softhsm().through_fault_module();
-    let mut scene = Scene::on(&token);
-    let daemon = scene.start();
-    let load = Load::start(&scene.client_config(&daemon), &scene.wrapped, 8, 1);
+    let mut setup = Setup::on(&token);
+    let daemon = setup.start();
+    let load = Load::start(&setup.client_config(&daemon), &setup.wrapped, 8, 1);
     load.more(20).await;
     for round in 0..28 {
         // Two at a time, in changing pairs.
@@ -527,10 +527,10 @@ async fn whatever_breaks_under_load_no_answer_is_wrong_and_all_is_well_afterward
         let expected = [FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable];
         assert!(expected.contains(&error.code), "{error:?}\n{}", daemon.log());
     }
-    serving(&scene, &daemon).await;
-    let client: Client = scene.client(&daemon);
+    serving(&setup, &daemon).await;
+    let client: Client = setup.client(&daemon);
     for _ in 0..50 {
-        client.unwrap_key(KEY, &scene.wrapped, &UnwrapOptions::default()).await.unwrap();
+        client.unwrap_key(KEY, &setup.wrapped, &UnwrapOptions::default()).await.unwrap();
     }
     println!("{} right, {} failed", tally.right.len(), tally.failed.len());
 }

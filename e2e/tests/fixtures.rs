@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use claviger_provider_api::{Algorithm, KeyMaterial, Parameters};
+use e2e::token::{Attributes, PIN};
+use e2e::{DaemonFiles, Pki, RsaKey, Token};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateRevocationListDer, UnixTime};
-use e2e::token::{Attributes, PIN};
-use e2e::{Pki, RsaKey, Site, Token};
 
 const DECRYPT: [&str; 9] = [
     "--login",
@@ -194,20 +194,20 @@ fn a_revoked_certificate_is_refused_by_its_list_and_no_other() {
 }
 
 #[test]
-fn a_site_writes_the_configuration_that_a_test_describes() {
-    let mut site = Site::new();
+fn the_files_of_a_daemon_are_what_a_test_describes() {
+    let mut files = DaemonFiles::new();
     let token = Token::softhsm();
     let key = RsaKey::shared(2048);
-    site.token("hsm-a", &token);
+    files.token("hsm-a", &token);
     let version = e2e::Version::active(1, &key, "hsm-a", "pkcs11:object=user-keys");
-    site.key("user-keys", &["RSA-OAEP"], vec![version]);
-    site.caller("key-connector", &["user-keys"], &["unwrap", "read"]);
-    site.limit("key-connector", "failed_unwraps", "off");
-    site.set("server.drain_timeout", "5s");
-    site.write();
-    let text = fs::read_to_string(site.configuration_file()).unwrap();
+    files.key("user-keys", &["RSA-OAEP"], vec![version]);
+    files.caller("key-connector", &["user-keys"], &["unwrap", "read"]);
+    files.limit("key-connector", "failed_unwraps", "off");
+    files.set("server.drain_timeout", "5s");
+    files.write();
+    let text = fs::read_to_string(files.configuration_file()).unwrap();
     let read: toml::Table = text.parse().unwrap();
-    assert_eq!(read, site.configuration);
+    assert_eq!(read, files.configuration);
     assert_eq!(read["providers"]["hsm-a"]["token"]["serial"].as_str(), Some(token.serial()));
     assert_eq!(read["callers"][0]["limits"]["failed_unwraps"].as_str(), Some("off"));
     let pin = &read["keys"]["user-keys"]["versions"][0]["public_key_sha256"];

@@ -9,8 +9,8 @@ use std::process::Command;
 
 use e2e::module::{Module, library};
 use e2e::process::{command, repository, run};
-use e2e::scene::{KEY, MATERIAL, Scene};
-use e2e::{Daemon, RsaKey, Site, Version, python};
+use e2e::setup::{KEY, MATERIAL, Setup};
+use e2e::{Daemon, DaemonFiles, RsaKey, Version, python};
 use toml::{Table, Value};
 
 /// The key for PKCS#1 v1.5, which may not sign; [`KEY`] unwraps OAEP and signs.
@@ -29,20 +29,20 @@ const PSS: [&str; 4] = ["-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_s
 /// A daemon with both keys, the module configured for it, and a folder with what OpenSSL made of
 /// them: `material`, encrypted as `oaep-sha1` and `oaep-sha256` for [`KEY`] and as `pkcs1` for
 /// [`OLD`]; public keys, and certificates of a CA.
-struct World {
+struct ModuleSetup {
     module: Module,
     folder: PathBuf,
     _daemon: Daemon,
-    _scene: Scene,
+    _base: Setup,
 }
 
-impl World {
+impl ModuleSetup {
     fn new() -> Self {
-        let mut scene = scene();
-        let folder = scene.site.path("foreign");
+        let mut base = base();
+        let folder = base.files.path("foreign");
         fs::create_dir(&folder).unwrap();
         fs::write(folder.join("material"), MATERIAL).unwrap();
-        let keys = scene.site.path("keys");
+        let keys = base.files.path("keys");
         let openssl = |arguments: &[&str]| {
             run(command("openssl").args(arguments).current_dir(&folder));
         };
@@ -89,8 +89,8 @@ impl World {
         encrypt(KEY, "oaep-sha256", &OAEP_256);
         encrypt(OLD, "pkcs1", &[]);
 
-        let daemon = scene.start();
-        let mut module = Module::new(&scene, &[&daemon]);
+        let daemon = base.start();
+        let mut module = Module::new(&base, &[&daemon]);
         let shown = |name: &str, id: &str| {
             let certificate = folder.join(format!("{name}.crt"));
             Value::from(Table::from_iter([
@@ -101,7 +101,7 @@ impl World {
         };
         module.token().insert("keys".into(), vec![shown(KEY, "01"), shown(OLD, "02")].into());
         module.write();
-        Self { module, folder, _daemon: daemon, _scene: scene }
+        Self { module, folder, _daemon: daemon, _base: base }
     }
 
     /// A program that finds the module's configuration and starts in the folder.
@@ -150,27 +150,27 @@ impl World {
     }
 }
 
-fn scene() -> Scene {
-    let mut site = Site::new();
-    let folder = site.path("keys");
+fn base() -> Setup {
+    let mut files = DaemonFiles::new();
+    let folder = files.path("keys");
     fs::create_dir(&folder).unwrap();
     fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
     let mut provider = Table::new();
     provider.insert("type".into(), "software".into());
     provider.insert("directory".into(), folder.to_str().unwrap().into());
-    site.provider("files", provider);
+    files.provider("files", provider);
     let (key, old) = (RsaKey::shared(2048), RsaKey::generate(2048));
     for (name, key, algorithms) in
         [(KEY, &key, &["RSA-OAEP", "RSA-OAEP-256"][..]), (OLD, &old, &["RSA1_5"][..])]
     {
         let file = format!("{name}.pem");
         key.write_pem(&folder.join(&file));
-        site.key(name, algorithms, vec![Version::active(1, key, "files", &file)]);
+        files.key(name, algorithms, vec![Version::active(1, key, "files", &file)]);
     }
-    site.set("keys.user-keys.sign_algorithms", vec!["RS256", "PS256"]);
+    files.set("keys.user-keys.sign_algorithms", vec!["RS256", "PS256"]);
     let operations = ["wrap", "unwrap", "sign", "verify", "read"];
-    let caller = site.caller("key-connector", &[KEY, OLD], &operations);
-    Scene { site, key, caller, wrapped: Vec::new() }
+    let caller = files.caller("key-connector", &[KEY, OLD], &operations);
+    Setup { files, key, caller, wrapped: Vec::new() }
 }
 
 fn foreign(name: &str) -> PathBuf {
@@ -181,9 +181,9 @@ fn foreign(name: &str) -> PathBuf {
 /// numbers; everything else of it passes.
 #[test]
 fn pkcs11_tool() {
-    let world = World::new();
+    let setup = ModuleSetup::new();
     let tool = |arguments: &[&str]| {
-        world.say(world.program("pkcs11-tool").arg("--module").arg(library()).args(arguments))
+        setup.say(setup.program("pkcs11-tool").arg("--module").arg(library()).args(arguments))
     };
     let objects = tool(&["--list-objects"]);
     for (object, count) in
@@ -211,18 +211,18 @@ fn pkcs11_tool() {
     ] {
         let decrypt = ["--decrypt", "--id", id, "--mechanism", mechanism, "-i", value, "-o", "out"];
         tool(&[&decrypt[..], options].concat());
-        world.is_material("out");
-        fs::remove_file(world.path("out")).unwrap();
+        setup.is_material("out");
+        fs::remove_file(setup.path("out")).unwrap();
     }
     let sign = ["--sign", "--label", KEY, "-i", "material", "--mechanism"];
     tool(&[&sign[..], &["SHA256-RSA-PKCS", "-o", "opensc.rs256"]].concat());
     tool(&[&sign[..], &["SHA256-RSA-PKCS-PSS", "-o", "opensc.ps256"]].concat());
-    world.both_verify("opensc");
+    setup.both_verify("opensc");
     tool(&["--read-object", "--type", "cert", "--id", "01", "-o", "read.der"]);
-    let certificate = fs::read_to_string(world.path("user-keys.crt")).unwrap();
+    let certificate = fs::read_to_string(setup.path("user-keys.crt")).unwrap();
     let read = run(command("openssl")
         .args(["x509", "-inform", "der", "-in", "read.der"])
-        .current_dir(&world.folder));
+        .current_dir(&setup.folder));
     assert_eq!(String::from_utf8(read.stdout).unwrap(), certificate);
 
     let text = tool(&["--login", "--pin", "any PIN", "--test"]);
@@ -236,10 +236,10 @@ fn pkcs11_tool() {
 /// GnuTLS. Its command line cannot decrypt.
 #[test]
 fn p11tool() {
-    let world = World::new();
+    let setup = ModuleSetup::new();
     let tool = |arguments: &[&str]| {
         let provider = format!("--provider={}", library().display());
-        world.say(world.program("p11tool").arg(provider).args(arguments))
+        setup.say(setup.program("p11tool").arg(provider).args(arguments))
     };
     let list = tool(&["--list-all"]);
     for kind in ["private", "public", "cert"] {
@@ -247,7 +247,7 @@ fn p11tool() {
         assert!(list.contains(&format!("object={OLD};type={kind}")), "{list}");
     }
     let public = tool(&["--export", &format!("pkcs11:token=claviger;object={KEY};type=public")]);
-    assert!(public.contains(&fs::read_to_string(world.path("user-keys.pub")).unwrap()), "{public}");
+    assert!(public.contains(&fs::read_to_string(setup.path("user-keys.pub")).unwrap()), "{public}");
     let private = format!("pkcs11:token=claviger;object={KEY};type=private");
     for parameters in [&[][..], &["--sign-params=RSA-PSS"]] {
         let text = tool(&[parameters, &["--test-sign", &private]].concat());
@@ -258,12 +258,12 @@ fn p11tool() {
 /// OpenSSL with libp11's engine.
 #[test]
 fn openssl_engine() {
-    let world = World::new();
+    let setup = ModuleSetup::new();
     let openssl = |arguments: &[&str], options: &[&str]| {
-        let mut command = world.program("openssl");
+        let mut command = setup.program("openssl");
         command.env("PKCS11_MODULE_PATH", library());
         command.args(arguments).args(["-engine", "pkcs11", "-keyform", "engine"]);
-        world.say(command.args(options))
+        setup.say(command.args(options))
     };
     for (key, value, options) in
         [(KEY, "oaep-sha1", &OAEP[..]), (KEY, "oaep-sha256", &OAEP_256), (OLD, "pkcs1", &[])]
@@ -271,30 +271,30 @@ fn openssl_engine() {
         let key = format!("pkcs11:token=claviger;object={key};type=private");
         let decrypt = ["pkeyutl", "-decrypt", "-inkey", &key, "-in", value, "-out", "out"];
         openssl(&decrypt, options);
-        world.is_material("out");
-        fs::remove_file(world.path("out")).unwrap();
+        setup.is_material("out");
+        fs::remove_file(setup.path("out")).unwrap();
     }
     let key = format!("pkcs11:token=claviger;object={KEY};type=private");
     let sign = ["dgst", "-sha256", "-sign", &key, "-out"];
     openssl(&[&sign[..], &["engine.rs256"]].concat(), &["material"]);
     openssl(&[&sign[..], &["engine.ps256"]].concat(), &[&PSS[..], &["material"]].concat());
-    world.both_verify("engine");
+    setup.both_verify("engine");
     let subject = ["req", "-new", "-x509", "-key", &key, "-subj", "/CN=signed by the daemon"];
     openssl(&[&subject[..], &["-out", "self.crt"]].concat(), &[]);
     let verify = ["verify", "-CAfile", "self.crt", "self.crt"];
-    assert!(world.say(world.program("openssl").args(verify)).contains("OK"));
+    assert!(setup.say(setup.program("openssl").args(verify)).contains("OK"));
 }
 
 /// Java 17. Its SunPKCS11 knows no OAEP, whatever the token does.
 #[test]
 fn java() {
-    let world = World::new();
-    let mut java = world.program("java");
-    java.arg(foreign("ForeignJava.java")).arg(library()).arg(&world.folder);
-    let text = world.say(&mut java);
+    let setup = ModuleSetup::new();
+    let mut java = setup.program("java");
+    java.arg(foreign("ForeignJava.java")).arg(library()).arg(&setup.folder);
+    let text = setup.say(&mut java);
     assert!(text.contains("OAEP: SunPKCS11 has none"), "{text}");
     assert!(text.ends_with("done\n"), "{text}");
-    world.both_verify("java");
+    setup.both_verify("java");
 }
 
 #[test]
@@ -308,25 +308,25 @@ fn python_pkcs11() {
 }
 
 fn python_program(file: &str, program: &str) {
-    let world = World::new();
-    let mut python = world.program(python::interpreter());
-    python.arg(foreign(file)).arg(library()).arg(&world.folder);
-    assert!(world.say(&mut python).ends_with("done\n"));
-    world.both_verify(program);
+    let setup = ModuleSetup::new();
+    let mut python = setup.program(python::interpreter());
+    python.arg(foreign(file)).arg(library()).arg(&setup.folder);
+    assert!(setup.say(&mut python).ends_with("done\n"));
+    setup.both_verify(program);
 }
 
 /// NSS lists the module, its certificates and keys, signs and decrypts CMS messages with them.
 #[test]
 fn nss() {
-    let world = World::new();
-    fs::create_dir(world.path("nss")).unwrap();
+    let setup = ModuleSetup::new();
+    fs::create_dir(setup.path("nss")).unwrap();
     let nss = |program: &str, arguments: &[&str]| {
-        world.say(world.program(program).args(["-d", "sql:nss"]).args(arguments))
+        setup.say(setup.program(program).args(["-d", "sql:nss"]).args(arguments))
     };
     nss("certutil", &["-N", "--empty-password"]);
     nss("certutil", &["-A", "-n", "ca", "-t", "CT,C,C", "-i", "ca.crt"]);
     let modutil = |arguments: &[&str]| {
-        world.say(world.program("modutil").args(["-dbdir", "sql:nss", "-force"]).args(arguments))
+        setup.say(setup.program("modutil").args(["-dbdir", "sql:nss", "-force"]).args(arguments))
     };
     modutil(&["-add", "claviger", "-libfile", path_text(&library())]);
     let modules = modutil(&["-list"]);
@@ -342,14 +342,14 @@ fn nss() {
     let signer = format!("claviger:{KEY}");
     let sign = ["-S", "-N", &signer, "-H", "SHA256", "-i", "material", "-o", "signed.der"];
     nss("cmsutil", &sign);
-    let openssl = |arguments: &[&str]| world.say(world.program("openssl").args(arguments));
+    let openssl = |arguments: &[&str]| setup.say(setup.program("openssl").args(arguments));
     let verify = ["cms", "-verify", "-binary", "-inform", "der", "-in", "signed.der"];
     openssl(&[&verify[..], &["-CAfile", "ca.crt", "-out", "verified"]].concat());
-    world.is_material("verified");
+    setup.is_material("verified");
     let encrypt = ["cms", "-encrypt", "-binary", "-outform", "der", "-in", "material"];
     openssl(&[&encrypt[..], &["-out", "sealed.der", "old-keys.crt"]].concat());
     nss("cmsutil", &["-D", "-i", "sealed.der", "-o", "opened"]);
-    world.is_material("opened");
+    setup.is_material("opened");
 }
 
 fn path_text(path: &Path) -> &str {

@@ -8,12 +8,12 @@ use std::process::Output;
 
 use e2e::daemon::claviger;
 use e2e::process::{command, run};
-use e2e::scene::client_file;
-use e2e::{Backend, Daemon, RsaKey, Site};
+use e2e::setup::client_file;
+use e2e::{Backend, Daemon, DaemonFiles, RsaKey};
 
 /// A daemon with a key that wraps and one that signs too, on SoftHSM, and who may use both.
-struct World {
-    site: Site,
+struct Setup {
+    files: DaemonFiles,
     _backend: Backend,
     _daemon: Daemon,
     user_keys: RsaKey,
@@ -21,41 +21,41 @@ struct World {
     client: PathBuf,
 }
 
-impl World {
+impl Setup {
     fn new() -> Self {
         let backend = Backend::softhsm();
-        let mut site = Site::new();
-        backend.configure(&mut site);
+        let mut files = DaemonFiles::new();
+        backend.configure(&mut files);
         let (user_keys, signing) = (RsaKey::generate(2048), RsaKey::generate(3072));
-        let version = backend.version(&site, 1, &user_keys, 1);
-        site.key("user-keys", &["RSA-OAEP"], vec![version]);
+        let version = backend.version(&files, 1, &user_keys, 1);
+        files.key("user-keys", &["RSA-OAEP"], vec![version]);
         let version = backend
-            .version(&site, 4, &signing, 2)
+            .version(&files, 4, &signing, 2)
             .with("sign_algorithms", vec![toml::Value::from("RS256")]);
-        site.key("signing", &["RSA-OAEP"], vec![version]);
-        let caller = site.caller("admin", &["user-keys", "signing"], &["read", "sign"]);
-        let daemon = Daemon::start(&mut site);
-        let client = client_file(&site, &daemon, &caller);
-        Self { site, _backend: backend, _daemon: daemon, user_keys, signing, client }
+        files.key("signing", &["RSA-OAEP"], vec![version]);
+        let caller = files.caller("admin", &["user-keys", "signing"], &["read", "sign"]);
+        let daemon = Daemon::start(&mut files);
+        let client = client_file(&files, &daemon, &caller);
+        Self { files, _backend: backend, _daemon: daemon, user_keys, signing, client }
     }
 
-    /// `claviger keys certificate`, in the site's folder.
+    /// `claviger keys certificate`, in the daemon's folder.
     fn certificate(&self, arguments: &[&str]) -> Output {
         command(claviger())
             .args(["keys", "certificate"])
             .args(arguments)
             .arg("--client")
             .arg(&self.client)
-            .current_dir(self.site.path("."))
+            .current_dir(self.files.path("."))
             .output()
             .unwrap()
     }
 
-    /// The same into a file of the site's.
+    /// `claviger keys certificate` into a file of the daemon's folder.
     fn made(&self, name: &str, arguments: &[&str]) -> PathBuf {
         let output = self.certificate(arguments);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let path = self.site.path(name);
+        let path = self.files.path(name);
         fs::write(&path, output.stdout).unwrap();
         path
     }
@@ -77,9 +77,9 @@ fn public_key(certificate: &Path, form: &str) -> Vec<u8> {
 
 #[test]
 fn openssl_reads_the_certificate_and_finds_the_keys_own_public_key() {
-    let world = World::new();
-    let pem = world.made("user-keys.crt", &["user-keys"]);
-    assert_eq!(public_key(&pem, "PEM"), world.user_keys.public_key().spki());
+    let setup = Setup::new();
+    let pem = setup.made("user-keys.crt", &["user-keys"]);
+    assert_eq!(public_key(&pem, "PEM"), setup.user_keys.public_key().spki());
     let text = openssl(&["x509", "-noout", "-text"], &pem);
     assert!(text.contains("Subject: CN=user-keys"), "{text}");
     assert!(text.contains("Issuer: CN=Claviger throw-away issuer"), "{text}");
@@ -87,31 +87,31 @@ fn openssl_reads_the_certificate_and_finds_the_keys_own_public_key() {
     assert!(!text.contains("CA:TRUE"), "{text}");
     openssl(&["x509", "-noout", "-checkend", "314000000"], &pem);
 
-    let der = world.made("named.der", &["user-keys", "--der", "--name", "Ours", "--days", "2"]);
-    assert_eq!(public_key(&der, "DER"), world.user_keys.public_key().spki());
+    let der = setup.made("named.der", &["user-keys", "--der", "--name", "Ours", "--days", "2"]);
+    assert_eq!(public_key(&der, "DER"), setup.user_keys.public_key().spki());
     let text = openssl(&["x509", "-noout", "-subject", "-inform", "DER"], &der);
     assert!(text.contains("CN=Ours"), "{text}");
-    let json = world.certificate(&["signing", "--json"]).stdout;
+    let json = setup.certificate(&["signing", "--json"]).stdout;
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
-    assert_eq!(json["public_key_sha256"], world.signing.public_key_sha256());
+    assert_eq!(json["public_key_sha256"], setup.signing.public_key_sha256());
     assert_eq!((&json["key"], &json["version"]), (&"signing".into(), &4.into()));
     assert!(json["pem"].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE-----\n"));
 }
 
 #[test]
 fn openssl_and_java_read_the_pkcs12_and_find_a_certificate_and_no_key() {
-    let world = World::new();
-    let password = world.site.path("password");
+    let setup = Setup::new();
+    let password = setup.files.path("password");
     fs::write(&password, "public\n").unwrap();
     fs::set_permissions(&password, Permissions::from_mode(0o600)).unwrap();
     let name = password.to_str().unwrap();
-    let pfx = world.made("key.pfx", &["user-keys", "--pkcs12", "--password-file", name]);
-    let empty = world.made("empty.pfx", &["user-keys", "--pkcs12"]);
+    let pfx = setup.made("key.pfx", &["user-keys", "--pkcs12", "--password-file", name]);
+    let empty = setup.made("empty.pfx", &["user-keys", "--pkcs12"]);
     for (file, password) in [(&pfx, "pass:public"), (&empty, "pass:")] {
         let certificate = openssl(&["pkcs12", "-nokeys", "-passin", password], file);
         let pem = file.with_extension("crt");
         fs::write(&pem, certificate).unwrap();
-        assert_eq!(public_key(&pem, "PEM"), world.user_keys.public_key().spki());
+        assert_eq!(public_key(&pem, "PEM"), setup.user_keys.public_key().spki());
         let all = openssl(&["pkcs12", "-nodes", "-passin", password], file);
         assert!(!all.contains("PRIVATE KEY"), "{all}");
     }
@@ -132,21 +132,21 @@ fn openssl_and_java_read_the_pkcs12_and_find_a_certificate_and_no_key() {
     let listed = keytool(&["-list"]);
     assert!(listed.contains("contains 1 entry"), "{listed}");
     assert!(listed.contains("user-keys") && listed.contains("trustedCertEntry"), "{listed}");
-    let exported = world.site.path("java.crt");
+    let exported = setup.files.path("java.crt");
     fs::write(&exported, keytool(&["-exportcert", "-rfc", "-alias", "user-keys"])).unwrap();
-    assert_eq!(public_key(&exported, "PEM"), world.user_keys.public_key().spki());
+    assert_eq!(public_key(&exported, "PEM"), setup.user_keys.public_key().spki());
 }
 
 #[test]
 fn a_given_ca_signs_so_that_openssl_verifies_the_chain() {
-    let world = World::new();
-    let ca = world.site.path("ca");
+    let setup = Setup::new();
+    let ca = setup.files.path("ca");
     let claviger = || command(claviger());
     run(claviger().args(["pki", "init"]).arg(&ca));
     let folder = ca.to_str().unwrap();
-    let made = world.made("by-ca.crt", &["user-keys", "--issuer", folder, "--days", "30"]);
+    let made = setup.made("by-ca.crt", &["user-keys", "--issuer", folder, "--days", "30"]);
     run(command("openssl").args(["verify", "-CAfile"]).arg(ca.join("ca.crt")).arg(&made));
-    assert_eq!(public_key(&made, "PEM"), world.user_keys.public_key().spki());
+    assert_eq!(public_key(&made, "PEM"), setup.user_keys.public_key().spki());
     // It is on the CA's books.
     let revoked = run(claviger().args(["pki", "revoke", folder, "--certificate"]).arg(&made));
     assert!(String::from_utf8(revoked.stdout).unwrap().starts_with("revoked"));
@@ -154,8 +154,8 @@ fn a_given_ca_signs_so_that_openssl_verifies_the_chain() {
 
 #[test]
 fn a_ca_that_openssl_made_signs_so_that_openssl_verifies_and_keeps_no_books() {
-    let world = World::new();
-    let ca = world.site.path("ossl");
+    let setup = Setup::new();
+    let ca = setup.files.path("ossl");
     fs::create_dir(&ca).unwrap();
     let openssl = |arguments: &str| {
         run(command("openssl").args(arguments.split(' ')).current_dir(&ca));
@@ -186,9 +186,9 @@ fn a_ca_that_openssl_made_signs_so_that_openssl_verifies_and_keeps_no_books() {
     for name in ["ec", "rsa"] {
         let [certificate, key] = arguments(&format!("{name}.crt"), &format!("{name}.key"));
         let options = ["user-keys", "--ca-certificate", &certificate, "--ca-key", &key];
-        let made = world.made(&format!("by-{name}.crt"), &options);
+        let made = setup.made(&format!("by-{name}.crt"), &options);
         run(command("openssl").args(["verify", "-CAfile", &certificate]).arg(&made));
-        assert_eq!(public_key(&made, "PEM"), world.user_keys.public_key().spki());
+        assert_eq!(public_key(&made, "PEM"), setup.user_keys.public_key().spki());
     }
     let books: Vec<_> = fs::read_dir(&ca).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert!(!books.iter().any(|name| name == "lock" || name == "issued.json"), "{books:?}");
@@ -206,7 +206,7 @@ fn a_ca_that_openssl_made_signs_so_that_openssl_verifies_and_keeps_no_books() {
     ] {
         let [certificate, key] = arguments(certificate, key);
         let options = ["user-keys", "--ca-certificate", &certificate, "--ca-key", &key];
-        let refused = world.certificate(&options);
+        let refused = setup.certificate(&options);
         let text = String::from_utf8(refused.stderr).unwrap();
         assert!(text.contains(said), "{text}");
         assert_eq!(refused.status.code(), Some(code), "{text}");
@@ -216,20 +216,20 @@ fn a_ca_that_openssl_made_signs_so_that_openssl_verifies_and_keeps_no_books() {
 
 #[test]
 fn a_key_that_may_sign_signs_its_own_certificate_and_request_and_another_is_told_why_not() {
-    let world = World::new();
-    let made = world.made("self.crt", &["signing", "--self-signed"]);
+    let setup = Setup::new();
+    let made = setup.made("self.crt", &["signing", "--self-signed"]);
     run(command("openssl").args(["verify", "-check_ss_sig", "-CAfile"]).arg(&made).arg(&made));
-    assert_eq!(public_key(&made, "PEM"), world.signing.public_key().spki());
-    let request = world.made("signing.csr", &["signing", "--request", "--name", "signing.example"]);
+    assert_eq!(public_key(&made, "PEM"), setup.signing.public_key().spki());
+    let request = setup.made("signing.csr", &["signing", "--request", "--name", "signing.example"]);
     let text = openssl(&["req", "-verify", "-noout", "-subject"], &request);
     assert!(text.contains("signing.example"), "{text}");
 
     for arguments in [["user-keys", "--self-signed"], ["user-keys", "--request"]] {
-        let refused = world.certificate(&arguments);
+        let refused = setup.certificate(&arguments);
         assert_eq!(refused.status.code(), Some(2));
         let said = String::from_utf8(refused.stderr).unwrap();
         assert!(said.contains("version 1 of user-keys may not sign with RS256"), "{said}");
     }
-    let denied = world.certificate(&["no-such-key"]);
+    let denied = setup.certificate(&["no-such-key"]);
     assert_eq!(denied.status.code(), Some(77), "{}", String::from_utf8_lossy(&denied.stderr));
 }

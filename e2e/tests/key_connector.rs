@@ -10,14 +10,14 @@ use std::process::{Child, Command, Output};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use claviger_provider_api::Algorithm;
-use serde_json::{Value, json};
 use e2e::daemon::claviger;
 use e2e::encoding::random;
 use e2e::module::library;
 use e2e::pki::uri;
 use e2e::process::{command, repository, run};
-use e2e::remote::{Remote, Which};
-use e2e::{Daemon, RsaKey, Site, Token};
+use e2e::test_service::{ServiceKind, TestService};
+use e2e::{Daemon, DaemonFiles, RsaKey, Token};
+use serde_json::{Value, json};
 use toml::Table;
 
 /// A list entry that no value matches: "put what is printed here".
@@ -53,9 +53,9 @@ keyConnectorSettings__certificate__provider=filesystem
 keyConnectorSettings__certificate__filesystemPath=/etc/bitwarden/key-connector/bwkc.pfx
 ";
 
-/// The host of a Key Connector and of its daemon, with both systems' folders in a site.
+/// The host of a Key Connector and of its daemon, with both systems' folders.
 struct Host {
-    site: Site,
+    files: DaemonFiles,
     _token: Token,
     /// The new key, of which the test alone has the private half too.
     new: RsaKey,
@@ -68,15 +68,15 @@ struct Host {
 impl Host {
     /// The configuration of the page with `more` added, for a key in a fresh SoftHSM token.
     fn new(more: &str) -> Self {
-        let mut site = Site::new();
+        let mut files = DaemonFiles::new();
         let token = Token::softhsm();
         let new = RsaKey::generate(3072);
         token.import(&new, "user-keys", "01");
-        site.token("hsm", &token);
+        files.token("hsm", &token);
         let folders =
             ["bwdata", "bwdata/env", "bwdata/key-connector", "bwdata/key-connector/claviger"];
         for folder in folders.into_iter().chain(["claviger"]) {
-            fs::create_dir(site.path(folder)).unwrap();
+            fs::create_dir(files.path(folder)).unwrap();
         }
         // As who installed; root may give the files to another user.
         let own = rustix::process::geteuid().as_raw();
@@ -85,33 +85,33 @@ impl Host {
         } else {
             format!("LOCAL_UID={own}\n")
         };
-        fs::write(site.path("bwdata/env/uid.env"), ids).unwrap();
+        fs::write(files.path("bwdata/env/uid.env"), ids).unwrap();
         let settings = format!(
             "{SETTINGS}keyConnectorSettings__certificate__filesystemPassword={PFX_PASSWORD}\n"
         );
-        site.file("bwdata/env/key-connector.override.env", &settings, 0o600);
+        files.file("bwdata/env/key-connector.override.env", &settings, 0o600);
         let text = format!("{}\n{more}", file("claviger.toml"));
-        let documented: Table = here(&site, &text).parse().unwrap();
+        let documented: Table = here(&files, &text).parse().unwrap();
         let mut configuration = documented;
         // Ports, certificates and places of the test's own.
         for section in ["server", "operations", "audit"] {
-            configuration.insert(section.into(), site.configuration[section].clone());
+            configuration.insert(section.into(), files.configuration[section].clone());
         }
         let providers = configuration["providers"].as_table_mut().unwrap();
         assert_eq!(providers["hsm"]["type"].as_str(), Some("pkcs11"));
-        providers.insert("hsm".into(), site.configuration["providers"]["hsm"].clone());
-        site.configuration = configuration;
-        Self { site, _token: token, new, material: random(32), environment: Vec::new() }
+        providers.insert("hsm".into(), files.configuration["providers"]["hsm"].clone());
+        files.configuration = configuration;
+        Self { files, _token: token, new, material: random(32), environment: Vec::new() }
     }
 
     /// The Key Connector's folder.
     fn bitwarden(&self, name: &str) -> PathBuf {
-        self.site.path("bwdata/key-connector").join(name)
+        self.files.path("bwdata/key-connector").join(name)
     }
 
     /// The Key Connector's settings.
     fn settings(&self) -> String {
-        fs::read_to_string(self.site.path("bwdata/env/key-connector.override.env")).unwrap()
+        fs::read_to_string(self.files.path("bwdata/env/key-connector.override.env")).unwrap()
     }
 
     /// A Key Connector's JSON database with one wrapped key and one user.
@@ -130,18 +130,18 @@ impl Host {
     /// Issues the clients' certificates and writes their files, as the page asks for.
     fn clients(&self) {
         let folder = self.bitwarden("claviger");
-        fs::write(folder.join("ca.crt"), self.site.pki.ca_pem()).unwrap();
+        fs::write(folder.join("ca.crt"), self.files.pki.ca_pem()).unwrap();
         for name in ["key-connector", "migration", "seed"] {
             let name_of = vec![uri(&format!("spiffe://example.org/{name}"))];
             let month = std::time::Duration::from_hours(30 * 24);
-            let identity = self.site.pki.client_with(name_of, month);
+            let identity = self.files.pki.client_with(name_of, month);
             let (certificate, private_key) = identity.write(&folder, name);
             assert_eq!(certificate, folder.join(format!("{name}.crt")));
             assert_eq!(private_key, folder.join(format!("{name}.key")));
         }
         let files = ["client.toml", "migration.toml", "seed.toml", "pkcs11.toml", "rehearse"];
         for name in files.into_iter().chain(["key-connector.env"]) {
-            fs::write(folder.join(name), here(&self.site, &file(name))).unwrap();
+            fs::write(folder.join(name), here(&self.files, &file(name))).unwrap();
         }
         std::os::unix::fs::symlink(library(), folder.join("libclaviger_pkcs11.so")).unwrap();
     }
@@ -151,10 +151,10 @@ impl Host {
         let path = std::env::var("PATH").unwrap();
         let mut shell = command("sh");
         shell
-            .args(["-euc", &here(&self.site, script)])
+            .args(["-euc", &here(&self.files, script)])
             .env("PATH", format!("{programs}:{path}"))
-            .env("CLAVIGER_CONFIG", self.site.configuration_file())
-            .envs(self.site.environment().iter().cloned())
+            .env("CLAVIGER_CONFIG", self.files.configuration_file())
+            .envs(self.files.environment().iter().cloned())
             .envs(self.environment.iter().cloned());
         shell
     }
@@ -175,25 +175,25 @@ impl Host {
 
     /// Puts a hash into the grant of one caller.
     fn narrow(&mut self, caller: &str, hash: &str) {
-        let callers = self.site.configuration["callers"].as_array_mut().unwrap();
+        let callers = self.files.configuration["callers"].as_array_mut().unwrap();
         let caller = callers.iter_mut().find(|c| c["name"].as_str() == Some(caller)).unwrap();
         caller["grants"][0]["wrapped_sha256"] = vec![toml::Value::from(hash)].into();
     }
 
     /// `claviger config pin && claviger config check`, then the daemon.
     fn serve(&mut self) -> Daemon {
-        self.site.write();
+        self.files.write();
         run(&mut self.command("claviger config pin && claviger config check"));
-        let pinned = fs::read_to_string(self.site.configuration_file()).unwrap();
-        self.site.configuration = pinned.parse().unwrap();
-        let daemon = Daemon::start(&mut self.site);
+        let pinned = fs::read_to_string(self.files.configuration_file()).unwrap();
+        self.files.configuration = pinned.parse().unwrap();
+        let daemon = Daemon::start(&mut self.files);
         self.clients();
         daemon
     }
 
     fn reload(&self, daemon: &Daemon) {
         let before = daemon.log().matches("configuration reloaded").count();
-        self.site.write();
+        self.files.write();
         daemon.reload();
         let begun = std::time::Instant::now();
         while daemon.log().matches("configuration reloaded").count() == before {
@@ -234,7 +234,7 @@ impl Host {
 
         self.the_daily_rehearsal_works();
         self.the_certificate_is_over_the_new_key();
-        let records = self.site.audit_records();
+        let records = self.files.audit_records();
         let moved: Vec<_> =
             records.iter().filter(|record| record["operation"] == "rewrap").collect();
         let [moved] = moved.as_slice() else { panic!("{moved:?}") };
@@ -248,7 +248,7 @@ impl Host {
         // A database gets the same by its row.
         let new = fs::read_to_string(self.bitwarden("claviger/new.txt")).unwrap();
         let update = steps("change-over-database").replace("the content of new.txt", new.trim());
-        let database = self.site.path("kc.db");
+        let database = self.files.path("kc.db");
         let sql = |statement: &str| run(command("sqlite3").arg(&database).arg(statement)).stdout;
         sql(
             "CREATE TABLE \"ApplicationDatas\" (\"Id\" INTEGER PRIMARY KEY, \"SymmetricKey\" TEXT); INSERT INTO \"ApplicationDatas\" VALUES (1, 'old');",
@@ -271,7 +271,7 @@ impl Host {
         let all = names.len();
         names.dedup();
         assert_eq!(names.len(), all, "{settings}");
-        let ours = here(&self.site, &file("key-connector.env"));
+        let ours = here(&self.files, &file("key-connector.env"));
         for line in ours.lines().filter(|line| !line.starts_with('#')) {
             assert!(settings.lines().any(|other| other == line), "{line}");
         }
@@ -297,7 +297,7 @@ impl Host {
         let by_the_job: Vec<String> = serde_json::from_str(by_the_job).unwrap();
         assert!(job.contains("- name: CLAVIGER_PKCS11_MODULE\n"));
 
-        let port = self.site.address().port();
+        let port = self.files.address().port();
         let [a, b] =
             ["localhost", "127.0.0.1"].map(|host| format!("https://{host}:{port} unwraps"));
         let [row, shows, module] = [
@@ -319,7 +319,7 @@ impl Host {
             assert_eq!(printed.matches(": 32 bytes, not shown").count(), 2, "{printed}");
         }
         let unwraps = || {
-            let records = self.site.audit_records();
+            let records = self.files.audit_records();
             records.iter().filter(|record| record["operation"] == "unwrap").count()
         };
         let before = unwraps();
@@ -352,7 +352,7 @@ impl Host {
         let line = log.lines().find(|line| line.starts_with("claviger-pkcs11[")).unwrap_or("");
         assert!(line.contains("unwrap with key `user-keys`: InvalidArgument"), "{log}");
         let id = line.split("(request id ").nth(1).and_then(|id| id.strip_suffix(')'));
-        let records = self.site.audit_records();
+        let records = self.files.audit_records();
         assert!(records.iter().any(|record| record["request_id"].as_str() == id), "{log}");
         assert!(log.contains("C_Decrypt: CKR_ENCRYPTED_DATA_INVALID (0x40)"), "{log}");
     }
@@ -378,11 +378,11 @@ impl Host {
             let name = format!("keyConnectorSettings__certificate__{name}=");
             settings.lines().find_map(|line| line.strip_prefix(&name)).unwrap().to_owned()
         };
-        let pfx = here(&self.site, &setting("filesystemPath"));
+        let pfx = here(&self.files, &setting("filesystemPath"));
         let password = format!("pass:{}", setting("filesystemPassword"));
         let certificate =
             run(command("openssl").args(["pkcs12", "-nokeys", "-passin", &password, "-in", &pfx]));
-        let pem = self.site.path("from-pfx.crt");
+        let pem = self.files.path("from-pfx.crt");
         fs::write(&pem, certificate.stdout).unwrap();
         let script = format!(
             "openssl x509 -noout -pubkey -in {} | openssl pkey -pubin -outform DER",
@@ -424,20 +424,20 @@ fn fails(output: &Output) -> Vec<String> {
 }
 
 /// A text of the page with the system's folders and the daemon's address as they are here.
-fn here(site: &Site, text: &str) -> String {
-    let folder = |name: &str| site.path(name).to_str().unwrap().to_owned();
+fn here(files: &DaemonFiles, text: &str) -> String {
+    let folder = |name: &str| files.path(name).to_str().unwrap().to_owned();
     text.replace(BWDATA, &folder("bwdata"))
         .replace("/etc/bitwarden/key-connector", &folder("bwdata/key-connector"))
         .replace("/etc/claviger", &folder("claviger"))
         // The daemon of the tests runs as their own user.
         .replace(" -g claviger", "")
-        .replace("claviger-a.example.org:8443", &format!("localhost:{}", site.address().port()))
-        .replace("claviger-b.example.org:8443", &format!("127.0.0.1:{}", site.address().port()))
+        .replace("claviger-a.example.org:8443", &format!("localhost:{}", files.address().port()))
+        .replace("claviger-b.example.org:8443", &format!("127.0.0.1:{}", files.address().port()))
 }
 
 /// `material` wrapped by OpenSSL to a certificate or a public key (PEM).
 fn openssl_wrap(host: &Host, key: &[&str], options: &[&str]) -> Vec<u8> {
-    let input = host.site.path("material");
+    let input = host.files.path("material");
     fs::write(&input, &host.material).unwrap();
     fs::set_permissions(&input, Permissions::from_mode(0o600)).unwrap();
     let mut openssl = command("openssl");
@@ -542,14 +542,14 @@ fn server(host: &Host, start: &str, client: &str) -> Server {
 #[ignore = "needs the Debian package postgresql, whose server it starts in a folder of its own; and root"]
 fn a_first_start_with_postgresql_finds_the_one_value_that_was_seeded() {
     let mut host = Host::new(&file("first-start.toml"));
-    let folder = host.site.path("postgresql");
+    let folder = host.files.path("postgresql");
     fs::create_dir(&folder).unwrap();
     let shown = folder.display().to_string();
     // Its server refuses to run as root.
     run(&mut host.command(&format!(
         "chmod a+x {}; chown nobody {shown}; cd {shown}
         setpriv --reuid=nobody --clear-groups $(ls -d /usr/lib/postgresql/*/bin/initdb) --auth=trust --username=kc --pgdata={shown}/data",
-        host.site.path("").display()
+        host.files.path("").display()
     )));
     host.environment = vec![
         ("PGHOST", shown.clone()),
@@ -572,11 +572,11 @@ fn a_first_start_with_postgresql_finds_the_one_value_that_was_seeded() {
 #[ignore = "needs the Debian packages mariadb-server and mariadb-client, whose server it starts in a folder of its own"]
 fn a_first_start_with_mariadb_finds_the_one_value_that_was_seeded() {
     let mut host = Host::new(&file("first-start.toml"));
-    let folder = host.site.path("mariadb");
+    let folder = host.files.path("mariadb");
     fs::create_dir(&folder).unwrap();
     let shown = folder.display().to_string();
     let options = format!("[client]\nsocket={shown}/sock\nuser=root\n[mysql]\ndatabase=kc\n");
-    host.site.file("mariadb/.my.cnf", &options, 0o600);
+    host.files.file("mariadb/.my.cnf", &options, 0o600);
     host.environment = vec![("HOME", shown.clone())];
     run(&mut host.command(&format!(
         "mariadb-install-db --no-defaults --user=$(id -un) --datadir={shown}/data --skip-test-db --auth-root-authentication-method=normal > /dev/null"
@@ -596,20 +596,20 @@ fn a_first_start_with_mariadb_finds_the_one_value_that_was_seeded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_connector_moves_from_aws_kms_to_softhsm_by_the_steps_of_the_page() {
-    let aws = Remote::start(Which::Aws).await;
+    let aws = TestService::start(ServiceKind::Aws).await;
     let key = RsaKey::generate(2048);
     let place = aws.import(&key, "user-keys", None).await.remove(0);
     let documented = file("move-from-aws.toml");
     let arn = documented.lines().find_map(|line| line.split("locator = \"").nth(1)).unwrap();
     let arn = arn.split('"').next().unwrap();
     let mut host = Host::new(&documented.replace(arn, &place.locator));
-    let old = host.site.configuration["providers"]["old"].clone();
-    aws.configure(&mut host.site, "old", None).await;
+    let old = host.files.configuration["providers"]["old"].clone();
+    aws.configure(&mut host.files, "old", None).await;
     // The same but for where ministack is and who may ask it.
     for (name, value) in old.as_table().unwrap() {
-        assert_eq!(host.site.configuration["providers"]["old"][name], *value, "{name}");
+        assert_eq!(host.files.configuration["providers"]["old"][name], *value, "{name}");
     }
-    let public_key = host.site.path("aws.der");
+    let public_key = host.files.path("aws.der");
     fs::write(&public_key, key.public_key().spki()).unwrap();
     let to = ["-pubin", "-keyform", "DER", "-inkey", public_key.to_str().unwrap()];
     let old = openssl_wrap(&host, &to, &["rsa_oaep_md:sha256", "rsa_mgf1_md:sha256"]);

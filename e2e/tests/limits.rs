@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use claviger_client::Config;
 use claviger_proto::v1::UnwrapResponse;
 use e2e::connection::{Connection, frame};
-use e2e::scene::{KEY, MATERIAL};
-use e2e::{Daemon, Load, Scene, Token};
+use e2e::setup::{KEY, MATERIAL};
+use e2e::{Daemon, Load, Setup, Token};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -21,8 +21,8 @@ const FEW: &str = r#"ulimit -n 256; exec "$0" "$@""#;
 /// As systemd passes a socket: descriptor 3, which is what stdin is.
 const PASSED: &str = r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3<&0 </dev/null"#;
 
-fn start_by(scene: &Scene, script: &str, stdin: impl Into<Stdio>) -> Daemon {
-    let mut daemon = Daemon::spawn_by(&scene.site, script, stdin.into());
+fn start_by(setup: &Setup, script: &str, stdin: impl Into<Stdio>) -> Daemon {
+    let mut daemon = Daemon::spawn_by(&setup.files, script, stdin.into());
     daemon.wait_until_ready().unwrap_or_else(|exit| panic!("{exit:?}"));
     daemon
 }
@@ -41,26 +41,26 @@ async fn soon(what: &str, mut is_true: impl FnMut() -> bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_of_one_identity_lock_nobody_out_of_256_descriptors() {
-    let mut scene = Scene::software();
-    let denied = scene.site.file("denied", "# none\n", 0o600);
-    scene.site.set("server.denied_callers", denied);
-    let hog = scene.site.caller("hog", &[KEY], &["read"]);
-    let daemon = start_by(&scene, FEW, Stdio::null());
+    let mut setup = Setup::software();
+    let denied = setup.files.file("denied", "# none\n", 0o600);
+    setup.files.set("server.denied_callers", denied);
+    let hog = setup.files.caller("hog", &[KEY], &["read"]);
+    let daemon = start_by(&setup, FEW, Stdio::null());
     assert_eq!(daemon.count("process_max_fds", &[]), 256);
     assert!(daemon.log().contains("server.max_connections = 16384"), "{}", daemon.log());
     // Each of them stays as long as the daemon lets it.
     let mut held = Vec::new();
     for _ in 0..300 {
-        held.extend(Connection::open(daemon.address(), scene.site.pki.ca_der(), Some(&hog)).await);
+        held.extend(Connection::open(daemon.address(), setup.files.pki.ca_der(), Some(&hog)).await);
     }
     for _ in 0..10 {
-        assert_eq!(scene.ask(&daemon).await, Code::Ok);
+        assert_eq!(setup.ask(&daemon).await, Code::Ok);
     }
     let open = daemon.count("process_open_fds", &[]);
     assert!((20..240).contains(&open), "{open}");
     assert_eq!(daemon.operations_get("/readyz").unwrap().0, 200);
     // The list that is meant for this very moment can be read.
-    scene.site.file("denied", "spiffe://example.org/hog\n", 0o600);
+    setup.files.file("denied", "spiffe://example.org/hog\n", 0o600);
     soon("denied", || daemon.count("claviger_connections_cut_total", &["reason=\"denied\""]) > 20)
         .await;
     assert_eq!(daemon.terminate().code, Some(0));
@@ -68,8 +68,8 @@ async fn idle_connections_of_one_identity_lock_nobody_out_of_256_descriptors() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bare_connections_lock_nobody_out_of_256_descriptors() {
-    let scene = Scene::software();
-    let daemon = start_by(&scene, FEW, Stdio::null());
+    let setup = Setup::software();
+    let daemon = start_by(&setup, FEW, Stdio::null());
     let address = daemon.address();
     let flood = tokio::spawn(async move {
         let mut held = VecDeque::new();
@@ -83,7 +83,7 @@ async fn bare_connections_lock_nobody_out_of_256_descriptors() {
     });
     soon("a flood", || daemon.count("claviger_connections_accepted_total", &[]) > 500).await;
     for _ in 0..20 {
-        assert_eq!(scene.ask(&daemon).await, Code::Ok);
+        assert_eq!(setup.ask(&daemon).await, Code::Ok);
     }
     flood.abort();
     assert_eq!(daemon.count("claviger_accept_errors_total", &[]), 0);
@@ -92,9 +92,9 @@ async fn bare_connections_lock_nobody_out_of_256_descriptors() {
 
 #[test]
 fn with_too_few_descriptors_for_any_connection_the_daemon_says_what_it_needs() {
-    let scene = Scene::software();
+    let setup = Setup::software();
     let exit =
-        Daemon::spawn_by(&scene.site, r#"ulimit -n 64; exec "$0" "$@""#, Stdio::null()).wait();
+        Daemon::spawn_by(&setup.files, r#"ulimit -n 64; exec "$0" "$@""#, Stdio::null()).wait();
     assert_ne!(exit.code, Some(0));
     assert!(
         exit.log.contains("64 file descriptors") && exit.log.contains("LimitNOFILE"),
@@ -119,17 +119,17 @@ async fn two_thousand_clients_of_one_identity_at_once_all_get_their_answer() {
 /// another matter.
 async fn storm(clients: usize) {
     let token = Token::softhsm();
-    let mut scene = Scene::on(&token);
-    scene.site.set("server.handshake_timeout", "60s");
-    let quiet = scene.site.caller("quiet", &[KEY], &["unwrap"]);
-    let daemon = scene.start();
-    let others = scene.connect_as(&daemon, &quiet).await;
+    let mut setup = Setup::on(&token);
+    setup.files.set("server.handshake_timeout", "60s");
+    let quiet = setup.files.caller("quiet", &[KEY], &["unwrap"]);
+    let daemon = setup.start();
+    let others = setup.connect_as(&daemon, &quiet).await;
     let mut connections = Vec::new();
     while connections.len() < clients {
-        let some = (0..10).map(|_| scene.connect(&daemon));
+        let some = (0..10).map(|_| setup.connect(&daemon));
         connections.extend(futures::future::join_all(some).await);
     }
-    let body = frame(&prost::Message::encode_to_vec(&scene.request()));
+    let body = frame(&prost::Message::encode_to_vec(&setup.request()));
     let mut asked = JoinSet::new();
     for connection in connections {
         let body = body.clone();
@@ -147,7 +147,7 @@ async fn storm(clients: usize) {
         assert_eq!(&*answer.message::<UnwrapResponse>().key_material, MATERIAL);
         if asked.len() % 50 == 0 {
             let start = Instant::now();
-            assert_eq!(scene.ask_over(&others).await, Code::Ok);
+            assert_eq!(setup.ask_over(&others).await, Code::Ok);
             slowest = slowest.max(start.elapsed());
         }
     }
@@ -158,16 +158,16 @@ async fn storm(clients: usize) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_takes_a_second_at_most_whatever_idle_clients_do() {
-    let mut scene = Scene::software();
-    let daemon = scene.start();
+    let mut setup = Setup::software();
+    let daemon = setup.start();
     let mut idle = Vec::new();
     for _ in 0..50 {
-        let connection = scene.connect(&daemon).await;
-        assert_eq!(scene.ask_over(&connection).await, Code::Ok);
+        let connection = setup.connect(&daemon).await;
+        assert_eq!(setup.ask_over(&connection).await, Code::Ok);
         idle.push(connection);
     }
     // As a PKCS#11 module between two calls: connected, and nobody reads.
-    let deaf = scene.deaf(&daemon, 51).await;
+    let deaf = setup.deaf(&daemon, 51).await;
     let begun = Instant::now();
     let exit = daemon.terminate();
     let took = begun.elapsed();
@@ -178,21 +178,21 @@ async fn a_stop_takes_a_second_at_most_whatever_idle_clients_do() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarts_over_sockets_that_are_passed_fail_no_call() {
-    let mut scene = Scene::software();
+    let mut setup = Setup::software();
     // The test holds the socket, as systemd would.
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
-    scene.site.set("server.listen", vec![address.to_string()]);
-    let mut daemon = start_by(&scene, PASSED, copy(&socket));
+    setup.files.set("server.listen", vec![address.to_string()]);
+    let mut daemon = start_by(&setup, PASSED, copy(&socket));
     let config =
-        Config { timeout: Duration::from_secs(30), wait: true, ..scene.client_config(&daemon) };
-    let load = Load::start(&config, &scene.wrapped, 16, 4);
+        Config { timeout: Duration::from_secs(30), wait: true, ..setup.client_config(&daemon) };
+    let load = Load::start(&config, &setup.wrapped, 16, 4);
     for _ in 0..5 {
         load.more(50).await;
         assert_eq!(daemon.terminate().code, Some(0));
         // Between two processes a client can connect: it waits.
         let waiting = TcpStream::connect(address).await.unwrap();
-        daemon = start_by(&scene, PASSED, copy(&socket));
+        daemon = start_by(&setup, PASSED, copy(&socket));
         drop(waiting);
     }
     load.more(50).await;
@@ -203,9 +203,9 @@ async fn restarts_over_sockets_that_are_passed_fail_no_call() {
 
 #[test]
 fn a_passed_socket_that_is_not_configured_is_an_error_that_names_it() {
-    let scene = Scene::software();
+    let setup = Setup::software();
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    let exit = Daemon::spawn_by(&scene.site, PASSED, copy(&socket).into()).wait();
+    let exit = Daemon::spawn_by(&setup.files, PASSED, copy(&socket).into()).wait();
     assert_ne!(exit.code, Some(0));
     let address = socket.local_addr().unwrap().to_string();
     assert!(exit.log.contains(&address) && exit.log.contains(".socket"), "{}", exit.log);
@@ -213,12 +213,12 @@ fn a_passed_socket_that_is_not_configured_is_an_error_that_names_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_a_stop_is_delayed_calls_are_taken_and_readyz_is_down() {
-    let mut scene = Scene::software();
-    scene.site.set("server.drain_delay", "2s");
-    let daemon = scene.start();
+    let mut setup = Setup::software();
+    setup.files.set("server.drain_delay", "2s");
+    let daemon = setup.start();
     daemon.ask_to_stop();
     soon("not ready", || daemon.operations_get("/readyz").is_ok_and(|(code, _)| code == 503)).await;
-    assert_eq!(scene.ask(&daemon).await, Code::Ok, "a new connection and a call");
+    assert_eq!(setup.ask(&daemon).await, Code::Ok, "a new connection and a call");
     let begun = Instant::now();
     assert_eq!(daemon.wait().code, Some(0));
     assert!(begun.elapsed() < Duration::from_secs(10));
@@ -226,10 +226,10 @@ async fn while_a_stop_is_delayed_calls_are_taken_and_readyz_is_down() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn request_ids_are_unique_and_do_not_count_the_calls() {
-    let mut scene = Scene::software();
-    let daemon = scene.start();
-    let connection = scene.connect(&daemon).await;
-    let body = frame(&prost::Message::encode_to_vec(&scene.request()));
+    let mut setup = Setup::software();
+    let daemon = setup.start();
+    let connection = setup.connect(&daemon).await;
+    let body = frame(&prost::Message::encode_to_vec(&setup.request()));
     let mut seen = std::collections::HashSet::new();
     for _ in 0..100 {
         let path = "/claviger.v1.KeyService/Unwrap";

@@ -4,19 +4,19 @@ use std::time::{Duration, Instant, SystemTime};
 
 use claviger_proto::v1::UnwrapRequest;
 use claviger_provider_api::{Algorithm, KeyMaterial, Parameters};
-use e2e::{Connection, Daemon, Pki, RsaKey, Site, Token, Version};
+use e2e::{Connection, Daemon, DaemonFiles, Pki, RsaKey, Token, Version};
 use toml::{Table, Value};
 
 const MATERIAL: [u8; 32] = [7; 32];
 
-/// A site with the key `user-keys` in a token.
-fn site_with(token: &Token, key: &RsaKey) -> Site {
-    let mut site = Site::new();
-    site.token("hsm", token);
+/// A configuration with the key `user-keys` in a token.
+fn files_with(token: &Token, key: &RsaKey) -> DaemonFiles {
+    let mut files = DaemonFiles::new();
+    files.token("hsm", token);
     token.import(key, "user-keys", "01");
     let version = Version::active(1, key, "hsm", "pkcs11:object=user-keys");
-    site.key("user-keys", &["RSA-OAEP"], vec![version]);
-    site
+    files.key("user-keys", &["RSA-OAEP"], vec![version]);
+    files
 }
 
 fn wrapped(key: &RsaKey) -> UnwrapRequest {
@@ -41,24 +41,24 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 async fn a_scrape_tells_how_the_daemon_its_keys_and_its_connections_are() {
     let (token, faults) = Token::softhsm().through_fault_module();
     let (key, in_file) = (RsaKey::shared(2048), RsaKey::generate(2048));
-    let mut site = site_with(&token, &key);
-    let folder = site.path("keys");
+    let mut files = files_with(&token, &key);
+    let folder = files.path("keys");
     std::fs::create_dir(&folder).unwrap();
     in_file.write_pem(&folder.join("other.pem"));
     let options = [("type", "software"), ("directory", folder.to_str().unwrap())];
     let options = options.map(|(option, value)| (option.to_owned(), Value::from(value)));
-    site.provider("files", Table::from_iter(options));
+    files.provider("files", Table::from_iter(options));
     let version = Version::active(3, &in_file, "files", "other.pem");
-    site.key("other", &["RSA-OAEP-256"], vec![version]);
-    let identity = site.caller("key-connector", &["user-keys"], &["unwrap"]);
-    let daemon = Daemon::start(&mut site);
+    files.key("other", &["RSA-OAEP-256"], vec![version]);
+    let identity = files.caller("key-connector", &["user-keys"], &["unwrap"]);
+    let daemon = Daemon::start(&mut files);
     daemon.wait_for_log("not in hardware");
 
-    let (address, ca) = (daemon.address(), site.pki.ca_der());
+    let (address, ca) = (daemon.address(), files.pki.ca_der());
     let connection = Connection::open(address, ca.clone(), Some(&identity)).await.unwrap();
     let unwrapped = connection.unwrap(&wrapped(&key)).await.unwrap();
     assert_eq!(unwrapped.key_material[..], MATERIAL);
-    let nobody = site.pki.client("spiffe://example.org/nobody");
+    let nobody = files.pki.client("spiffe://example.org/nobody");
     let unknown = Connection::open(address, ca.clone(), Some(&nobody)).await.unwrap();
     unknown.unwrap(&wrapped(&key)).await.unwrap_err();
     let stranger = Pki::new().client("spiffe://example.org/key-connector");
@@ -69,12 +69,12 @@ async fn a_scrape_tells_how_the_daemon_its_keys_and_its_connections_are() {
     });
 
     let hsm = [r#"key="user-keys""#, r#"version="1""#, r#"provider="hsm""#, r#"replica="0""#];
-    let files = [r#"key="other""#, r#"version="3""#, r#"provider="files""#, r#"replica="0""#];
+    let of_files = [r#"key="other""#, r#"version="3""#, r#"provider="files""#, r#"replica="0""#];
     let expected: &[(&str, &[&str], f64)] = &[
         ("claviger_calls_total", &[r#"operation="unwrap""#, r#"outcome="ok""#], 1.0),
         ("claviger_call_duration_seconds_count", &[r#"key="user-keys""#], 1.0),
         ("claviger_key_up", &hsm, 1.0),
-        ("claviger_key_up", &files, 1.0),
+        ("claviger_key_up", &of_files, 1.0),
         ("claviger_repairs_total", &hsm, 0.0),
         ("claviger_provider_info", &[r#"type="pkcs11""#, r#"hardware="true""#], 1.0),
         ("claviger_provider_info", &[r#"type="software""#, r#"hardware="false""#], 1.0),
@@ -114,7 +114,7 @@ async fn a_scrape_tells_how_the_daemon_its_keys_and_its_connections_are() {
     // No repair mends this.
     faults.on_every("C_DecryptInit", "rv=0x30");
     eventually("the replica is down", || daemon.metric("claviger_key_up", &hsm) == 0.0);
-    assert!(daemon.metric("claviger_key_up", &files) > 0.0, "the other provider is sound");
+    assert!(daemon.metric("claviger_key_up", &of_files) > 0.0, "the other provider is sound");
     faults.clear();
     eventually("the replica is up", || daemon.metric("claviger_key_up", &hsm) > 0.0);
     assert!(daemon.metric("claviger_repairs_total", &hsm) > 0.0);
@@ -128,9 +128,9 @@ async fn a_scrape_tells_how_the_daemon_its_keys_and_its_connections_are() {
 #[test]
 fn a_scrape_tells_which_token_refused_its_pin() {
     let token = Token::softhsm();
-    let mut site = site_with(&token, &RsaKey::shared(2048));
+    let mut files = files_with(&token, &RsaKey::shared(2048));
     token.write_pin("9999");
-    let daemon = Daemon::start(&mut site);
+    let daemon = Daemon::start(&mut files);
     let serial = format!("serial=\"{}\"", token.serial());
     eventually("the latch shows", || daemon.metric("claviger_pin_latched", &[&serial]) > 0.0);
     assert!(daemon.metric("claviger_key_up", &[]) < 1.0);

@@ -5,44 +5,44 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use claviger_client::{Code as ClientCode, Error};
-use rustix::process::{Pid, Signal, kill_process};
-use e2e::scene::{KEY, wrap};
+use e2e::setup::{KEY, wrap};
 use e2e::token::PIN;
-use e2e::{Daemon, Faults, Load, RsaKey, Scene, Token, Version};
+use e2e::{Daemon, Faults, Load, RsaKey, Setup, Token, Version};
+use rustix::process::{Pid, Signal, kill_process};
 use tonic::Code;
 
 /// A daemon with a key in a token, and another one in a file, both under load.
-struct Setup {
+struct ProcessSetup {
     faults: Faults,
     daemon: Daemon,
     of_token: Load,
     of_file: Load,
-    scene: Scene,
+    base: Setup,
     _token: Token,
 }
 
-impl Setup {
+impl ProcessSetup {
     async fn with(options: &[(&str, toml::Value)]) -> Self {
         let (token, faults) = Token::softhsm().through_fault_module();
-        let mut scene = Scene::on(&token);
+        let mut base = Setup::on(&token);
         for (option, value) in options {
-            scene.site.set(&format!("providers.hsm-a.{option}"), value.clone());
+            base.files.set(&format!("providers.hsm-a.{option}"), value.clone());
         }
         let other = RsaKey::generate(2048);
-        scene.site.files("files", "keys");
-        other.write_pem(&scene.site.path("keys/other.pem"));
+        base.files.key_folder("files", "keys");
+        other.write_pem(&base.files.path("keys/other.pem"));
         let version = Version::active(1, &other, "files", "other.pem");
-        scene.site.key("other", &["RSA-OAEP"], vec![version]);
+        base.files.key("other", &["RSA-OAEP"], vec![version]);
         let keys = vec![toml::Value::from(KEY), "other".into()];
-        let grant = &mut scene.site.configuration["callers"][0]["grants"][0];
+        let grant = &mut base.files.configuration["callers"][0]["grants"][0];
         grant.as_table_mut().unwrap().insert("keys".into(), keys.into());
-        let daemon = scene.start();
-        let config = scene.client_config(&daemon);
-        let of_token = Load::start(&config, &scene.wrapped, 4, 0);
+        let daemon = base.start();
+        let config = base.client_config(&daemon);
+        let of_token = Load::start(&config, &base.wrapped, 4, 0);
         let of_file = Load::on_key(&config, "other", &wrap(&other), 1);
         of_token.more(20).await;
         of_file.more(20).await;
-        Self { faults, daemon, of_token, of_file, scene, _token: token }
+        Self { faults, daemon, of_token, of_file, base, _token: token }
     }
 
     /// Waits for so many more right answers from the token.
@@ -89,7 +89,7 @@ impl Setup {
             of_file.right.len(),
             self.daemon.log()
         );
-        assert_eq!(self.scene.ask(&self.daemon).await, Code::Ok);
+        assert_eq!(self.base.ask(&self.daemon).await, Code::Ok);
         assert_eq!(self.daemon.terminate().code, Some(0));
         let no_room = |error: &&Error| error.code == ClientCode::ResourceExhausted;
         of_token.failed.len() - of_token.failed.iter().filter(no_room).count()
@@ -124,7 +124,7 @@ const ENDS: [&str; 5] = ["crash", "abort", "exit=0", "exit=3", "leak=1024"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_module_that_crashes_exits_or_leaks_costs_no_caller_a_call() {
-    let setup = Setup::with(&[]).await;
+    let setup = ProcessSetup::with(&[]).await;
     for action in ENDS {
         setup.replaced_after(action).await;
     }
@@ -140,7 +140,7 @@ async fn a_module_that_crashes_exits_or_leaks_costs_no_caller_a_call() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: a hundred crashes"]
 async fn a_hundred_crashes_under_load_are_each_over_in_two_seconds() {
-    let setup = Setup::with(&[]).await;
+    let setup = ProcessSetup::with(&[]).await;
     let mut took = Vec::new();
     for number in 0..100 {
         took.push(setup.replaced_after(ENDS[number % ENDS.len()]).await);
@@ -154,19 +154,19 @@ async fn a_hundred_crashes_under_load_are_each_over_in_two_seconds() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_module_that_hangs_is_noticed_and_replaced_though_nobody_clears_the_hang() {
-    let setup = Setup::with(&[("hang_limit", "1s".into())]).await;
+    let setup = ProcessSetup::with(&[("hang_limit", "1s".into())]).await;
     let before = child_of(&setup.daemon);
     setup.faults.on_every("C_Decrypt", "hang");
     setup.daemon.wait_for_log("hangs: ");
     setup.faults.clear();
-    setup.scene.wait_for(&setup.daemon, Code::Ok).await;
+    setup.base.wait_for(&setup.daemon, Code::Ok).await;
     assert_ne!(child_of(&setup.daemon), before);
     setup.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_is_stopped_or_killed_from_outside_is_replaced() {
-    let setup = Setup::with(&[("hang_limit", "1s".into())]).await;
+    let setup = ProcessSetup::with(&[("hang_limit", "1s".into())]).await;
     let first = child_of(&setup.daemon);
     signal(first, Signal::KILL);
     setup.goes_on(20).await;
@@ -181,7 +181,7 @@ async fn a_process_that_is_stopped_or_killed_from_outside_is_replaced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_module_prints_is_logged_in_bounded_lines_without_control_characters() {
-    let setup = Setup::with(&[]).await;
+    let setup = ProcessSetup::with(&[]).await;
     setup.faults.on_call(1, "C_Decrypt", "print=10000");
     setup.daemon.wait_for_log("the module prints: ");
     setup.goes_on(50).await;
@@ -196,9 +196,9 @@ async fn what_a_module_prints_is_logged_in_bounded_lines_without_control_charact
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_process_is_confined_as_the_log_says() {
     let token = Token::softhsm();
-    let mut scene = Scene::on(&token);
-    let daemon = scene.start();
-    assert_eq!(scene.ask(&daemon).await, Code::Ok);
+    let mut setup = Setup::on(&token);
+    let daemon = setup.start();
+    assert_eq!(setup.ask(&daemon).await, Code::Ok);
     let proc =
         |file: &str| fs::read_to_string(format!("/proc/{}/{file}", child_of(&daemon))).unwrap();
     let status = proc("status");
@@ -220,7 +220,7 @@ async fn the_process_is_confined_as_the_log_says() {
     let sockets = open.iter().filter(|file| file.to_string_lossy().starts_with("socket:"));
     let sockets: std::collections::BTreeSet<_> = sockets.collect();
     assert!(sockets.len() <= 4, "its own, a pair for signals, and syslog: {open:?}");
-    assert!(open.iter().all(|file| !file.starts_with(scene.site.path("audit.jsonl"))), "{open:?}");
+    assert!(open.iter().all(|file| !file.starts_with(setup.files.path("audit.jsonl"))), "{open:?}");
     let log = daemon.log();
     for said in
         ["core dumps: off", "at most 512MiB", "no new ones", "landlock: ", "seccomp: no programs"]
@@ -233,11 +233,11 @@ async fn the_process_is_confined_as_the_log_says() {
 async fn only_the_process_of_the_module_has_the_pin_and_the_module() {
     const OWN_PIN: &str = "pin-7f3a-of-this-test";
     let token = Token::softhsm();
-    let mut scene = Scene::on(&token);
+    let mut setup = Setup::on(&token);
     token.change_pin(PIN, OWN_PIN);
     token.write_pin(OWN_PIN);
-    let daemon = scene.start();
-    assert_eq!(scene.ask(&daemon).await, Code::Ok);
+    let daemon = setup.start();
+    assert_eq!(setup.ask(&daemon).await, Code::Ok);
     let maps = |pid| fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     assert!(maps(child_of(&daemon)).contains("libsofthsm2.so"));
     assert!(!maps(daemon.pid()).contains("libsofthsm2.so"));
@@ -267,15 +267,15 @@ fn memory_of(pid: u32) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_process_ends_with_the_daemon_however_that_ends() {
     let token = Token::softhsm();
-    let mut scene = Scene::on(&token);
+    let mut setup = Setup::on(&token);
     for kill in [false, true] {
-        let daemon = scene.start();
+        let daemon = setup.start();
         let child = child_of(&daemon);
         // As a terminal and a service manager do with all processes, before the daemon has drained.
         for to_all in [Signal::TERM, Signal::INT, Signal::HUP] {
             signal(child, to_all);
         }
-        assert_eq!(scene.ask(&daemon).await, Code::Ok);
+        assert_eq!(setup.ask(&daemon).await, Code::Ok);
         assert_eq!(child_of(&daemon), child);
         if kill {
             daemon.kill()
@@ -293,10 +293,10 @@ async fn the_process_ends_with_the_daemon_however_that_ends() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_module_may_run_in_the_daemon_where_the_configuration_says_so() {
     let token = Token::softhsm();
-    let mut scene = Scene::on(&token);
-    scene.site.set("providers.hsm-a.isolation", "none");
-    let daemon = scene.start();
-    assert_eq!(scene.ask(&daemon).await, Code::Ok);
+    let mut setup = Setup::on(&token);
+    setup.files.set("providers.hsm-a.isolation", "none");
+    let daemon = setup.start();
+    assert_eq!(setup.ask(&daemon).await, Code::Ok);
     assert_eq!(try_child_of(&daemon), None);
     assert_eq!(daemon.terminate().code, Some(0));
 }
@@ -304,10 +304,10 @@ async fn a_module_may_run_in_the_daemon_where_the_configuration_says_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_may_be_restricted_to_the_tokens_folder() {
     let token = Token::softhsm();
-    let mut scene = Scene::on(&token);
+    let mut setup = Setup::on(&token);
     let mut write = |folder: &str| {
-        scene.site.set("providers.hsm-a.sandbox.write", vec![toml::Value::from(folder)]);
-        scene.start()
+        setup.files.set("providers.hsm-a.sandbox.write", vec![toml::Value::from(folder)]);
+        setup.start()
     };
     let daemon = write(token.folder().to_str().unwrap());
     daemon.wait_for_log("writes only below sandbox.write");
@@ -316,5 +316,5 @@ async fn writes_may_be_restricted_to_the_tokens_folder() {
     // What cannot be had is not left out in silence.
     let daemon = write("/nonexistent");
     daemon.wait_for_log("sandbox.write cannot be enforced");
-    assert_eq!(scene.ask(&daemon).await, Code::Unavailable);
+    assert_eq!(setup.ask(&daemon).await, Code::Unavailable);
 }

@@ -7,37 +7,37 @@ use claviger_proto::v1::{
     RewrapRequest, RewrapSource, RewrapTarget, UnwrapBatchRequest, UnwrapRequest,
 };
 use claviger_provider_api::public_key::sha256;
-use prost::Message;
 use e2e::connection::frame;
-use e2e::scene::{KEY, MATERIAL, wrap};
-use e2e::{Backend, Connection, Daemon, Faults, Identity, RsaKey, Site};
+use e2e::setup::{KEY, MATERIAL, wrap};
+use e2e::{Backend, Connection, Daemon, DaemonFiles, Faults, Identity, RsaKey};
+use prost::Message;
 use tonic::Code;
 
 /// One key in a token whose calls are counted.
-struct World {
-    site: Site,
+struct Setup {
+    files: DaemonFiles,
     faults: Faults,
     /// Its folder is gone once this is dropped.
     _backend: Backend,
     key: RsaKey,
 }
 
-impl World {
+impl Setup {
     fn new() -> Self {
         let (backend, faults) = Backend::softhsm_with_faults();
-        let mut site = Site::new();
-        backend.configure(&mut site);
+        let mut files = DaemonFiles::new();
+        backend.configure(&mut files);
         let key = RsaKey::shared(2048);
-        let version = backend.version(&site, 1, &key, 1);
-        site.key(KEY, &["RSA-OAEP"], vec![version]);
-        Self { site, faults, _backend: backend, key }
+        let version = backend.version(&files, 1, &key, 1);
+        files.key(KEY, &["RSA-OAEP"], vec![version]);
+        Self { files, faults, _backend: backend, key }
     }
 
     /// A caller that may unwrap `values` only.
     fn narrow(&mut self, name: &str, values: &[&[u8]]) -> Identity {
         let listed: Vec<String> =
             values.iter().map(|value| format!("\"{}\"", hex::encode(sha256(value)))).collect();
-        self.site.caller_with(
+        self.files.caller_with(
             name,
             &format!(
                 r#"[{{ keys = ["{KEY}"], operations = ["unwrap", "read"], wrapped_sha256 = [{}] }}]"#,
@@ -47,8 +47,8 @@ impl World {
     }
 
     async fn connect(&self, identity: &Identity) -> Connection {
-        let ca = self.site.pki.ca_der();
-        Connection::open(self.site.address(), ca, Some(identity)).await.unwrap()
+        let ca = self.files.pki.ca_der();
+        Connection::open(self.files.address(), ca, Some(identity)).await.unwrap()
     }
 }
 
@@ -58,12 +58,12 @@ fn request(wrapped: &[u8]) -> UnwrapRequest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_that_is_not_listed_fails_like_any_other_and_reaches_no_token() {
-    let mut world = World::new();
-    let [own, second, other] = [(); 3].map(|()| wrap(&world.key));
-    let narrow = world.narrow("narrow", &[&own, &second]);
-    let wide = world.site.caller("wide", &[KEY], &["unwrap"]);
-    let daemon = Daemon::start(&mut world.site);
-    let (narrow, wide) = (world.connect(&narrow).await, world.connect(&wide).await);
+    let mut setup = Setup::new();
+    let [own, second, other] = [(); 3].map(|()| wrap(&setup.key));
+    let narrow = setup.narrow("narrow", &[&own, &second]);
+    let wide = setup.files.caller("wide", &[KEY], &["unwrap"]);
+    let daemon = Daemon::start(&mut setup.files);
+    let (narrow, wide) = (setup.connect(&narrow).await, setup.connect(&wide).await);
     let path = "/claviger.v1.KeyService/Unwrap";
     let call = async |connection: &Connection, wrapped: &[u8]| {
         let body = frame(&request(wrapped).encode_to_vec());
@@ -80,7 +80,7 @@ async fn a_value_that_is_not_listed_fails_like_any_other_and_reaches_no_token() 
     let uniform = call(&wide, &bad).await;
     assert_eq!(uniform.code(), Code::InvalidArgument);
 
-    let before = world.faults.count("C_DecryptInit");
+    let before = setup.faults.count("C_DecryptInit");
     for wrapped in [other.clone(), bad.clone(), vec![0xff; 256]] {
         let answer = call(&narrow, &wrapped).await;
         assert_eq!(answer.comparable(), uniform.comparable());
@@ -92,7 +92,7 @@ async fn a_value_that_is_not_listed_fails_like_any_other_and_reaches_no_token() 
         assert_eq!((error.code, error.message.as_str()), (3, uniform.status().message()));
         assert_eq!((error.field.as_str(), error.retry_after_ms), ("", 0));
     }
-    assert_eq!(world.faults.count("C_DecryptInit"), before, "no backend was asked");
+    assert_eq!(setup.faults.count("C_DecryptInit"), before, "no backend was asked");
     // What is decided without the value still names its field.
     let short = call(&narrow, &other[1..]).await;
     assert!(short.status_message().contains("wrapped"), "{short}");
@@ -101,7 +101,7 @@ async fn a_value_that_is_not_listed_fails_like_any_other_and_reaches_no_token() 
     assert_eq!(daemon.count("claviger_failed_unwraps_total", &[]), 1, "the one of the wide caller");
     assert_eq!(daemon.count("claviger_values_not_granted_total", &[]), 5);
     daemon.wait_for_log("a value that the caller's grant does not list");
-    let records = world.site.audit_records();
+    let records = setup.files.audit_records();
     let unlisted: Vec<_> =
         records.iter().filter(|record| record["cause"] == "value_not_granted").collect();
     assert_eq!(unlisted.len(), 5);
@@ -118,20 +118,20 @@ async fn a_value_that_is_not_listed_fails_like_any_other_and_reaches_no_token() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn values_that_are_not_listed_cost_no_budget_and_no_room_on_the_disk_and_alarm_once() {
-    let mut world = World::new();
-    let own = wrap(&world.key);
-    let narrow = world.narrow("narrow", &[&own]);
-    world.site.limit("narrow", "failed_unwraps", "3/h");
-    let daemon = Daemon::start(&mut world.site);
-    let connection = world.connect(&narrow).await;
+    let mut setup = Setup::new();
+    let own = wrap(&setup.key);
+    let narrow = setup.narrow("narrow", &[&own]);
+    setup.files.limit("narrow", "failed_unwraps", "3/h");
+    let daemon = Daemon::start(&mut setup.files);
+    let connection = setup.connect(&narrow).await;
     for _ in 0..20 {
-        let other = wrap(&world.key);
+        let other = wrap(&setup.key);
         let answer = connection.unwrap(&request(&other)).await.unwrap_err();
         assert_eq!(answer.code(), Code::InvalidArgument, "{answer}");
     }
     assert_eq!(connection.unwrap(&request(&own)).await.unwrap().key_material, &MATERIAL[..]);
     assert_eq!(daemon.terminate().code, Some(0));
-    let records = world.site.audit_records();
+    let records = setup.files.audit_records();
     let alarms = records.iter().filter(|record| record["alarm"] == "value_not_granted");
     assert_eq!(alarms.count(), 1);
     let own_lines = records.iter().filter(|record| record["cause"] == "value_not_granted");
@@ -144,8 +144,8 @@ async fn values_that_are_not_listed_cost_no_budget_and_no_room_on_the_disk_and_a
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_of_several_grants_add_up_and_each_holds_for_its_own_target() {
-    let mut world = World::new();
-    let [for_both, for_device, unlisted] = [(); 3].map(|()| wrap(&world.key));
+    let mut setup = Setup::new();
+    let [for_both, for_device, unlisted] = [(); 3].map(|()| wrap(&setup.key));
     let device = RsaKey::generate(2048);
     let list = |values: &[&[u8]]| {
         let values: Vec<_> =
@@ -164,9 +164,9 @@ async fn lists_of_several_grants_add_up_and_each_holds_for_its_own_target() {
         device.public_key_sha256(),
         list(&[&for_device]),
     );
-    let mover = world.site.caller_with("mover", &grants);
-    let _daemon = Daemon::start(&mut world.site);
-    let connection = world.connect(&mover).await;
+    let mover = setup.files.caller_with("mover", &grants);
+    let _daemon = Daemon::start(&mut setup.files);
+    let connection = setup.connect(&mover).await;
     let ask = async |wrapped: &[u8], recipient: Recipient| {
         let algorithm = "RSA-OAEP".to_owned();
         let request = RewrapRequest {
@@ -192,19 +192,19 @@ async fn lists_of_several_grants_add_up_and_each_holds_for_its_own_target() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_changes_the_list_for_the_next_call() {
-    let mut world = World::new();
-    let [own, other] = [(); 2].map(|()| wrap(&world.key));
-    let narrow = world.narrow("narrow", &[&own]);
-    let daemon = Daemon::start(&mut world.site);
-    let connection = world.connect(&narrow).await;
+    let mut setup = Setup::new();
+    let [own, other] = [(); 2].map(|()| wrap(&setup.key));
+    let narrow = setup.narrow("narrow", &[&own]);
+    let daemon = Daemon::start(&mut setup.files);
+    let connection = setup.connect(&narrow).await;
     assert_eq!(
         connection.unwrap(&request(&other)).await.unwrap_err().code(),
         Code::InvalidArgument
     );
-    let text = world.site.configuration.to_string();
+    let text = setup.files.configuration.to_string();
     let changed = text.replace(&hex::encode(sha256(&own)), &hex::encode(sha256(&other)));
-    world.site.configuration = changed.parse().unwrap();
-    world.site.write();
+    setup.files.configuration = changed.parse().unwrap();
+    setup.files.write();
     daemon.reload();
     daemon.wait_for_log("configuration reloaded");
     assert_eq!(connection.unwrap(&request(&other)).await.unwrap().key_material, &MATERIAL[..]);

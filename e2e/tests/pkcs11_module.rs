@@ -13,43 +13,43 @@ use e2e::daemon::claviger;
 use e2e::module::{BY_ID, BY_LABEL, SERIAL, host, library};
 use e2e::pki::replace;
 use e2e::process::{command, run};
-use e2e::scene::KEY;
-use e2e::{Daemon, Module, Remote, RsaKey, Scene, Site, Token, Which};
+use e2e::setup::KEY;
+use e2e::{Daemon, DaemonFiles, Module, RsaKey, ServiceKind, Setup, TestService, Token};
 
-/// A scene that is served.
-struct World {
+/// A daemon, and the module as its client.
+struct ModuleSetup {
     daemon: Daemon,
     module: Module,
-    scene: Scene,
-    _remote: Option<Remote>,
+    base: Setup,
+    _service: Option<TestService>,
 }
 
-impl World {
-    fn of(mut scene: Scene) -> Self {
-        let daemon = scene.start();
-        let module = Module::new(&scene, &[&daemon]);
-        Self { daemon, module, scene, _remote: None }
+impl ModuleSetup {
+    fn of(mut base: Setup) -> Self {
+        let daemon = base.start();
+        let module = Module::new(&base, &[&daemon]);
+        Self { daemon, module, base, _service: None }
     }
 
-    async fn on(which: Which) -> Self {
-        let remote = Remote::start(which).await;
-        let mut site = Site::new();
-        remote.configure(&mut site, "remote", None).await;
+    async fn on(kind: ServiceKind) -> Self {
+        let service = TestService::start(kind).await;
+        let mut files = DaemonFiles::new();
+        service.configure(&mut files, "remote", None).await;
         let key = RsaKey::shared(2048);
-        let places = remote.import(&key, KEY, None).await;
-        let place = places
+        let stored = service.import(&key, KEY, None).await;
+        let stored = stored
             .iter()
-            .find(|place| place.algorithms.contains(&Algorithm::RsaOaep))
+            .find(|stored| stored.algorithms.contains(&Algorithm::RsaOaep))
             .expect("a Key Connector sends OAEP with SHA-1");
-        let scene = Scene::at(site, key, "remote", &place.locator, Algorithm::RsaOaep);
-        Self { _remote: Some(remote), ..Self::of(scene) }
+        let base = Setup::at(files, key, "remote", &stored.locator, Algorithm::RsaOaep);
+        Self { _service: Some(service), ..Self::of(base) }
     }
 }
 
 /// A Key Connector's whole life, so many times: nothing fails, nothing is left.
-fn lives(world: &World, sequential: usize, threads: usize, each: usize) {
+fn lives(setup: &ModuleSetup, sequential: usize, threads: usize, each: usize) {
     let counts = [sequential, threads, each].map(|count| count.to_string());
-    let module = &world.module;
+    let module = &setup.module;
     let said = module.act(
         BY_LABEL,
         &[
@@ -73,95 +73,95 @@ fn lives(world: &World, sequential: usize, threads: usize, each: usize) {
     let [by_id] = module.act(BY_ID, &["sequential", "2"])[..] else { panic!("one action") };
     assert_eq!(by_id.tasks, 1);
     // One for each of the two processes.
-    let accepted = world.daemon.count("claviger_connections_accepted_total", &[]);
+    let accepted = setup.daemon.count("claviger_connections_accepted_total", &[]);
     assert_eq!(accepted, 2, "one connection stays warm over all cycles of a process");
 }
 
 #[test]
 fn a_key_connector_on_softhsm() {
     let token = Token::softhsm();
-    lives(&World::of(Scene::on(&token)), 50, 8, 10);
+    lives(&ModuleSetup::of(Setup::on(&token)), 50, 8, 10);
 }
 
 #[test]
 #[ignore = "long: scripts/test --all"]
 fn a_thousand_and_eight_times_two_hundred_lives_on_softhsm() {
     let token = Token::softhsm();
-    lives(&World::of(Scene::on(&token)), 1000, 8, 200);
+    lives(&ModuleSetup::of(Setup::on(&token)), 1000, 8, 200);
 }
 
 #[test]
 #[ignore = "long: scripts/test --all"]
 fn a_thousand_and_eight_times_two_hundred_lives_on_kryoptic() {
     let token = Token::kryoptic();
-    lives(&World::of(Scene::on(&token)), 1000, 8, 200);
+    lives(&ModuleSetup::of(Setup::on(&token)), 1000, 8, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: scripts/test --all"]
 async fn a_thousand_and_eight_times_two_hundred_lives_on_aws() {
-    let world = World::on(Which::Aws).await;
-    lives(&world, 1000, 8, 200);
+    let setup = ModuleSetup::on(ServiceKind::Aws).await;
+    lives(&setup, 1000, 8, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_connector_on_aws() {
-    let world = World::on(Which::Aws).await;
-    lives(&world, 20, 8, 5);
+    let setup = ModuleSetup::on(ServiceKind::Aws).await;
+    lives(&setup, 20, 8, 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: scripts/test --all"]
 async fn a_thousand_and_eight_times_two_hundred_lives_on_azure() {
-    let world = World::on(Which::Azure).await;
-    lives(&world, 1000, 8, 200);
+    let setup = ModuleSetup::on(ServiceKind::Azure).await;
+    lives(&setup, 1000, 8, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_connector_on_azure() {
-    let world = World::on(Which::Azure).await;
-    lives(&world, 20, 8, 5);
+    let setup = ModuleSetup::on(ServiceKind::Azure).await;
+    lives(&setup, 20, 8, 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_connector_on_google() {
-    let world = World::on(Which::Google).await;
-    lives(&world, 20, 8, 5);
+    let setup = ModuleSetup::on(ServiceKind::Google).await;
+    lives(&setup, 20, 8, 5);
 }
 
 #[test]
 fn a_child_works_after_its_own_initialize_and_the_parent_is_undisturbed() {
-    let world = World::of(Scene::software());
+    let setup = ModuleSetup::of(Setup::software());
     let actions = ["fork-loaded", "fork-initialised", "fork-logged-in"];
     // First in a process without a connection, then in one with a warm connection.
     for action in actions {
-        world.module.act(BY_LABEL, &[action]);
-        world.module.act(BY_LABEL, &["sequential", "1", action, "sequential", "1"]);
+        setup.module.act(BY_LABEL, &[action]);
+        setup.module.act(BY_LABEL, &["sequential", "1", action, "sequential", "1"]);
     }
     let all: Vec<&str> = actions.into_iter().cycle().take(12).collect();
-    let said = world.module.act(BY_LABEL, &all);
+    let said = setup.module.act(BY_LABEL, &all);
     assert_eq!(said[2].descriptors, said[11].descriptors, "{said:?}");
 }
 
 #[test]
 fn a_host_that_forbids_threads_is_served() {
-    let world = World::of(Scene::software());
-    let said = world.module.act(BY_LABEL, &["no-threads", "3"]);
+    let setup = ModuleSetup::of(Setup::software());
+    let said = setup.module.act(BY_LABEL, &["no-threads", "3"]);
     assert_eq!(said[0].tasks, 1);
 }
 
 #[test]
 fn loading_and_unloading_for_ever_leaves_nothing() {
-    let world = World::of(Scene::software());
-    let said = world.module.act(BY_LABEL, &["loads", "10", "sequential", "1", "loads", "10000"]);
+    let setup = ModuleSetup::of(Setup::software());
+    let said = setup.module.act(BY_LABEL, &["loads", "10", "sequential", "1", "loads", "10000"]);
     assert_eq!((said[1].tasks, said[1].descriptors), (said[2].tasks, said[2].descriptors));
     assert!(said[2].resident_kb <= said[1].resident_kb + 256, "{said:?}");
 }
 
 #[test]
 fn memory_stays_where_it_was_over_a_thousand_lives() {
-    let world = World::of(Scene::software());
-    let said = world.module.act(BY_LABEL, &["sequential", "200", "sequential", "1000"]);
+    let setup = ModuleSetup::of(Setup::software());
+    let said = setup.module.act(BY_LABEL, &["sequential", "200", "sequential", "1000"]);
     assert!(said[1].resident_kb <= said[0].resident_kb + 1024, "{said:?}");
 }
 
@@ -208,52 +208,52 @@ impl Looping {
 
 #[test]
 fn a_daemon_that_is_restarted_is_no_error_for_its_host() {
-    let mut world = World::of(Scene::software());
-    let mut host = Looping::start(&world.module);
-    host.more(20, &world.module);
+    let mut setup = ModuleSetup::of(Setup::software());
+    let mut host = Looping::start(&setup.module);
+    host.more(20, &setup.module);
     for _ in 0..3 {
-        let ended = world.daemon.terminate();
+        let ended = setup.daemon.terminate();
         assert_eq!(ended.code, Some(0), "{}", ended.log);
-        world.daemon = Daemon::spawn(&world.scene.site);
-        host.more(20, &world.module);
+        setup.daemon = Daemon::spawn(&setup.base.files);
+        host.more(20, &setup.module);
     }
     // Without a word of farewell: what was written to its connection raises SIGPIPE.
     for _ in 0..3 {
-        world.daemon.kill();
-        world.daemon = Daemon::spawn(&world.scene.site);
-        host.more(20, &world.module);
+        setup.daemon.kill();
+        setup.daemon = Daemon::spawn(&setup.base.files);
+        host.more(20, &setup.module);
     }
     host.stop();
 }
 
 #[test]
 fn certificates_that_change_on_both_sides_are_no_error_for_the_host() {
-    let world = World::of(Scene::software());
-    let mut host = Looping::start(&world.module);
-    host.more(20, &world.module);
-    let folder = world.scene.site.path(".");
+    let setup = ModuleSetup::of(Setup::software());
+    let mut host = Looping::start(&setup.module);
+    host.more(20, &setup.module);
+    let folder = setup.base.files.path(".");
     for _ in 0..3 {
-        world.scene.site.pki.server().write(&folder, "server");
-        world.scene.site.pki.client("spiffe://example.org/key-connector").write(&folder, "caller");
+        setup.base.files.pki.server().write(&folder, "server");
+        setup.base.files.pki.client("spiffe://example.org/key-connector").write(&folder, "caller");
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(2) {
-            host.more(5, &world.module);
+            host.more(5, &setup.module);
         }
     }
     host.stop();
 }
 
 /// The second daemon trusts, and is trusted by, the first one's CA.
-fn trust(first: &Scene, second: &Scene) {
-    let ca = &first.site.pki;
-    replace(&second.site.path("clients.pem"), &ca.ca_pem(), 0o644);
-    ca.server().write(&second.site.path("."), "server");
+fn trust(first: &Setup, second: &Setup) {
+    let ca = &first.files.pki;
+    replace(&second.files.path("clients.pem"), &ca.ca_pem(), 0o644);
+    ca.server().write(&second.files.path("."), "server");
 }
 
 #[test]
 fn one_of_two_daemons_that_is_killed_is_no_error_for_the_host() {
-    let mut first = Scene::software();
-    let mut second = Scene::software();
+    let mut first = Setup::software();
+    let mut second = Setup::software();
     trust(&first, &second);
     let mut daemons = [Some(first.start()), Some(second.start())];
     let module = Module::new(&first, &[daemons[0].as_ref().unwrap(), daemons[1].as_ref().unwrap()]);
@@ -263,8 +263,8 @@ fn one_of_two_daemons_that_is_killed_is_no_error_for_the_host() {
         let index = round % 2;
         daemons[index].take().expect("it was started").kill();
         host.more(20, &module);
-        let site = if index == 0 { &first.site } else { &second.site };
-        let mut again = Daemon::spawn(site);
+        let files = if index == 0 { &first.files } else { &second.files };
+        let mut again = Daemon::spawn(files);
         again.wait_until_ready().expect("it was there before");
         daemons[index] = Some(again);
         host.more(20, &module);
@@ -275,7 +275,7 @@ fn one_of_two_daemons_that_is_killed_is_no_error_for_the_host() {
 #[test]
 fn two_daemons_that_are_killed_together_and_come_back_together_are_no_error_for_the_host() {
     let tokens = [Token::softhsm(), Token::softhsm()];
-    let [mut first, mut second] = tokens.each_ref().map(Scene::on);
+    let [mut first, mut second] = tokens.each_ref().map(Setup::on);
     trust(&first, &second);
     let (mut one, mut other) = (first.start(), second.start());
     let mut module = Module::new(&first, &[&one, &other]);
@@ -287,8 +287,8 @@ fn two_daemons_that_are_killed_together_and_come_back_together_are_no_error_for_
         // A call loses the connection to one, goes to the other, and loses that one too.
         one.kill();
         other.kill();
-        one = Daemon::spawn(&first.site);
-        other = Daemon::spawn(&second.site);
+        one = Daemon::spawn(&first.files);
+        other = Daemon::spawn(&second.files);
         host.more(10, &module);
         host.stop();
         // The next host finds both ready, and uses the first one.
@@ -300,8 +300,8 @@ fn two_daemons_that_are_killed_together_and_come_back_together_are_no_error_for_
 #[test]
 fn a_key_that_the_first_of_two_daemons_never_opened_is_no_error_for_who_starts() {
     let token = Token::softhsm();
-    let mut first = Scene::on(&token);
-    let mut second = Scene::software();
+    let mut first = Setup::on(&token);
+    let mut second = Setup::software();
     trust(&first, &second);
     token.take_away();
     let daemons = [first.start(), second.start()];
@@ -324,7 +324,7 @@ fn a_key_that_the_first_of_two_daemons_never_opened_is_no_error_for_who_starts()
             command.arg(format!("https://localhost:{}", daemon.address().port()));
         }
         let [ca, own, private_key] =
-            ["caller-ca.pem", "caller.crt", "caller.key"].map(|name| first.site.path(name));
+            ["caller-ca.pem", "caller.crt", "caller.key"].map(|name| first.files.path(name));
         command
             .arg("--ca")
             .arg(ca)
@@ -340,10 +340,10 @@ fn a_key_that_the_first_of_two_daemons_never_opened_is_no_error_for_who_starts()
 #[test]
 fn the_mechanisms_of_a_key_that_is_not_open_yet_are_waited_for() {
     let token = Token::softhsm();
-    let mut scene = Scene::on(&token);
+    let mut base = Setup::on(&token);
     token.take_away();
-    let daemon = scene.start();
-    let mut module = Module::new(&scene, &[&daemon]);
+    let daemon = base.start();
+    let mut module = Module::new(&base, &[&daemon]);
     let tool = |module: &Module| {
         let mut tool = module.program("pkcs11-tool");
         tool.arg("--module").arg(library()).arg("--list-mechanisms");
@@ -378,7 +378,7 @@ const NOBODY: u32 = 65_534;
 #[test]
 fn a_host_with_more_rights_than_its_user_ignores_the_variable() {
     assert!(rustix::process::geteuid().is_root(), "run this test as root: it makes a setuid file");
-    let world = World::of(Scene::software());
+    let setup = ModuleSetup::of(Setup::software());
     let folder = tempfile::Builder::new().prefix("claviger-setuid-").tempdir().unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     let copy = |from: &Path, name: &str| {
@@ -388,16 +388,16 @@ fn a_host_with_more_rights_than_its_user_ignores_the_variable() {
     };
     let program = copy(host(), "host");
     let module = copy(&library(), "libclaviger_pkcs11.so");
-    let values = ["wrapped", "material"].map(|name| copy(&world.scene.site.path(name), name));
+    let values = ["wrapped", "material"].map(|name| copy(&setup.base.files.path(name), name));
     std::os::unix::fs::chown(&program, Some(NOBODY), None).unwrap();
     let life = |mode: u32| {
         fs::set_permissions(&program, Permissions::from_mode(mode)).unwrap();
-        let mut host = world.module.program(&program);
+        let mut host = setup.module.program(&program);
         host.arg(&module).args([SERIAL, BY_LABEL]).args(&values).args(["sequential", "1"]);
         host.output().unwrap()
     };
     let ordinary = life(0o755);
-    assert_eq!(world.module.said(&ordinary).len(), 1);
+    assert_eq!(setup.module.said(&ordinary).len(), 1);
     let privileged = life(0o4755);
     let errors = String::from_utf8_lossy(&privileged.stderr);
     assert_eq!(
@@ -406,16 +406,16 @@ fn a_host_with_more_rights_than_its_user_ignores_the_variable() {
         "is {} mounted with nosuid?",
         folder.path().display()
     );
-    assert_eq!(world.module.said(&life(0o755)).len(), 1);
+    assert_eq!(setup.module.said(&life(0o755)).len(), 1);
 }
 
 #[test]
 fn a_key_that_is_not_open_yet_is_waited_for() {
     let token = Token::softhsm();
-    let mut scene = Scene::on(&token);
+    let mut base = Setup::on(&token);
     token.take_away();
-    let daemon = scene.start();
-    let mut module = Module::new(&scene, &[&daemon]);
+    let daemon = base.start();
+    let mut module = Module::new(&base, &[&daemon]);
     module.token().insert("timeout".into(), "60s".into());
     module.write();
     let host = module
@@ -436,14 +436,14 @@ fn a_key_that_is_not_open_yet_is_waited_for() {
 
 #[test]
 fn a_daemon_that_is_gone_is_an_error_with_a_reason_in_the_log() {
-    let mut world = World::of(Scene::software());
-    world.module.token().insert("timeout".into(), "300ms".into());
-    world.module.write();
-    world.daemon.kill();
-    let output = world.module.host(BY_LABEL, &["sequential", "1"]).output().unwrap();
+    let mut setup = ModuleSetup::of(Setup::software());
+    setup.module.token().insert("timeout".into(), "300ms".into());
+    setup.module.write();
+    setup.daemon.kill();
+    let output = setup.module.host(BY_LABEL, &["sequential", "1"]).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(errors.contains("FindObjectsInit") && errors.contains("0x30"), "{errors}");
-    let log = world.module.log();
+    let log = setup.module.log();
     assert!(log.contains("cannot reach the daemon at https://127.0.0.1"), "{log}");
     assert!(log.contains("C_FindObjectsInit: CKR_DEVICE_ERROR (0x30)"), "{log}");
     assert!(!log.contains("never looked at"), "the PIN is nowhere: {log}");
@@ -451,24 +451,24 @@ fn a_daemon_that_is_gone_is_an_error_with_a_reason_in_the_log() {
 
 #[test]
 fn a_wrong_configuration_is_an_error_with_a_reason_in_the_log_and_nowhere_else() {
-    let mut world = World::of(Scene::software());
-    world.module.token().insert("pin".into(), "1234".into());
-    world.module.write();
-    let output = world.module.host(BY_LABEL, &["sequential", "1"]).output().unwrap();
+    let mut setup = ModuleSetup::of(Setup::software());
+    setup.module.token().insert("pin".into(), "1234".into());
+    setup.module.write();
+    let output = setup.module.host(BY_LABEL, &["sequential", "1"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "C_Initialize: 0x6\n");
     assert_eq!(output.stdout, b"");
-    let log = world.module.log();
+    let log = setup.module.log();
     assert!(log.contains("pkcs11.toml: ") && log.contains("unknown field `pin`"), "{log}");
 }
 
 #[test]
 fn without_a_log_a_host_hears_nothing_but_return_values() {
-    let mut world = World::of(Scene::software());
-    world.module.configuration.remove("log");
-    world.module.token().insert("timeout".into(), "300ms".into());
-    world.module.write();
-    world.daemon.kill();
-    let output = world.module.host(BY_LABEL, &["sequential", "1"]).output().unwrap();
+    let mut setup = ModuleSetup::of(Setup::software());
+    setup.module.configuration.remove("log");
+    setup.module.token().insert("timeout".into(), "300ms".into());
+    setup.module.write();
+    setup.daemon.kill();
+    let output = setup.module.host(BY_LABEL, &["sequential", "1"]).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(errors.ends_with(": 0x30\n") && errors.lines().count() == 1, "{errors}");
     assert_eq!(output.stdout, b"");
@@ -478,21 +478,21 @@ fn without_a_log_a_host_hears_nothing_but_return_values() {
 #[test]
 #[ignore = "long: scripts/test --all"]
 fn valgrind_finds_no_invalid_access_and_no_leak_that_grows() {
-    let mut scene = Scene::software();
-    scene.site.set("server.handshake_timeout", "1m");
-    let mut world = World::of(scene);
+    let mut base = Setup::software();
+    base.files.set("server.handshake_timeout", "1m");
+    let mut setup = ModuleSetup::of(base);
     // Under valgrind everything takes some fifty times as long.
-    world.module.token().insert("timeout".into(), "60s".into());
-    world.module.write();
+    setup.module.token().insert("timeout".into(), "60s".into());
+    setup.module.write();
     let leaks = |actions: &[&str]| {
-        let mut valgrind = world.module.program("valgrind");
+        let mut valgrind = setup.module.program("valgrind");
         valgrind.args(["--error-exitcode=9", "--leak-check=full", "--show-leak-kinds=definite"]);
         valgrind.args(["--errors-for-leak-kinds=none", "--num-callers=40", "--fair-sched=yes"]);
         valgrind.arg(host());
-        world.module.arguments(&mut valgrind, BY_LABEL, actions);
+        setup.module.arguments(&mut valgrind, BY_LABEL, actions);
         let output = valgrind.output().expect("scripts/setup installs valgrind");
         let report = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{report}\n{}", world.module.log());
+        assert!(output.status.success(), "{report}\n{}", setup.module.log());
         lost_bytes(&report).unwrap_or_else(|| panic!("no summary in {report}"))
     };
     let few = leaks(&["sequential", "2", "threads", "2", "2"]);

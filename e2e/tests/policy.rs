@@ -10,10 +10,10 @@ use claviger_proto::v1::{
     RewrapTarget, SignRequest, UnwrapRequest, VerifyRequest, WrapRequest,
 };
 use claviger_provider_api::{Algorithm, Digest, Hash, KeyMaterial, Parameters, SignAlgorithm};
-use prost::Message;
 use e2e::connection::frame;
 use e2e::encoding::random;
-use e2e::{Answer, Backend, Connection, Daemon, Identity, RsaKey, Site, Version};
+use e2e::{Answer, Backend, Connection, Daemon, DaemonFiles, Identity, RsaKey, Version};
+use prost::Message;
 use toml::{Table, Value};
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
@@ -50,25 +50,25 @@ type Grants = Vec<Vec<BTreeSet<&'static str>>>;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_caller_can_do_with_any_key_what_it_was_not_granted() {
-    let mut site = Site::new();
+    let mut files = DaemonFiles::new();
     let backend = Backend::software();
-    backend.configure(&mut site);
-    let known = keys(&mut site, &backend);
+    backend.configure(&mut files);
+    let known = keys(&mut files, &backend);
     let callers: Vec<Identity> = (0..CALLERS)
         .map(|caller| {
             let name = format!("caller-{caller}");
-            let identity = site.caller(&name, &["key-0"], &["read"]);
-            site.limit(&name, "failed_unwraps", "off");
+            let identity = files.caller(&name, &["key-0"], &["read"]);
+            files.limit(&name, "failed_unwraps", "off");
             identity
         })
         .collect();
     let mut dice = Random(0x9e37_79b9_7f4a_7c15);
     let mut grants = deal(&mut dice);
-    write_grants(&mut site, &grants);
-    let daemon = Daemon::start(&mut site);
+    write_grants(&mut files, &grants);
+    let daemon = Daemon::start(&mut files);
     let mut connections = Vec::new();
     for caller in &callers {
-        let ca = site.pki.ca_der();
+        let ca = files.pki.ca_der();
         connections.push(Connection::open(daemon.address(), ca, Some(caller)).await.unwrap());
     }
 
@@ -107,8 +107,8 @@ async fn no_caller_can_do_with_any_key_what_it_was_not_granted() {
         }
         // Other grants for the same connections: they hold for the very next call.
         grants = deal(&mut dice);
-        write_grants(&mut site, &grants);
-        site.write();
+        write_grants(&mut files, &grants);
+        files.write();
         daemon.reload();
         while daemon.log().matches("configuration reloaded").count() <= round {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -119,17 +119,17 @@ async fn no_caller_can_do_with_any_key_what_it_was_not_granted() {
 }
 
 /// Of every kind: that wraps, that signs, of which only an old version is left, of which none is.
-fn keys(site: &mut Site, backend: &Backend) -> Vec<Known> {
+fn keys(files: &mut DaemonFiles, backend: &Backend) -> Vec<Known> {
     let mut id = 0;
-    let mut version = |site: &Site, number, key: &RsaKey| -> Version {
+    let mut version = |files: &DaemonFiles, number, key: &RsaKey| -> Version {
         id += 1;
-        backend.version(site, number, key, id)
+        backend.version(files, number, key, id)
     };
     (0..KEYS)
         .map(|number| {
             let name = format!("key-{number}");
             let key = RsaKey::generate(2048);
-            let mut versions = vec![version(site, 1, &key)];
+            let mut versions = vec![version(files, 1, &key)];
             let mut known = Known { name: name.clone(), key: Some(key), wraps: true, signs: false };
             match number {
                 3 | 4 => {
@@ -150,12 +150,13 @@ fn keys(site: &mut Site, backend: &Backend) -> Vec<Known> {
                         versions.into_iter().map(|v| v.with("state", "unwrap-only")).collect();
                 }
                 7 => {
-                    let newer = version(site, 2, &RsaKey::generate(2048)).with("state", "disabled");
+                    let newer =
+                        version(files, 2, &RsaKey::generate(2048)).with("state", "disabled");
                     versions.push(newer);
                 }
                 _ => {}
             }
-            site.key(&name, &["RSA-OAEP"], versions);
+            files.key(&name, &["RSA-OAEP"], versions);
             known
         })
         .collect()
@@ -174,8 +175,8 @@ fn deal(dice: &mut Random) -> Grants {
     (0..CALLERS).map(|caller| (0..KEYS).map(|_| deal_one(caller)).collect()).collect()
 }
 
-fn write_grants(site: &mut Site, grants: &Grants) {
-    let callers = site.configuration["callers"].as_array_mut().unwrap();
+fn write_grants(files: &mut DaemonFiles, grants: &Grants) {
+    let callers = files.configuration["callers"].as_array_mut().unwrap();
     for (caller, of_keys) in callers.iter_mut().zip(grants) {
         let tables: Vec<Value> = of_keys
             .iter()
@@ -372,11 +373,11 @@ const LOCATOR: &str = "vault-room-7";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_keys_are_listed_page_by_page_to_who_may_read_them() {
-    let mut site = Site::new();
+    let mut files = DaemonFiles::new();
     let backend = Backend::software();
-    backend.configure(&mut site);
-    let provider = site.configuration["providers"]["backend"].clone();
-    site.set(&format!("providers.{LOCATOR}"), provider);
+    backend.configure(&mut files);
+    let provider = files.configuration["providers"]["backend"].clone();
+    files.set(&format!("providers.{LOCATOR}"), provider);
     let mut names = Vec::new();
     for number in 0..200u16 {
         let name =
@@ -384,17 +385,17 @@ async fn two_hundred_keys_are_listed_page_by_page_to_who_may_read_them() {
         // Three can be opened; the others' backends are down, which hides nothing.
         let versions = if number < 3 {
             vec![backend.version(
-                &site,
+                &files,
                 1,
                 &RsaKey::generate(2048 + 1024 * usize::from(number % 2)),
                 number,
             )]
         } else {
             (1..=1 + i64::from(number % 3))
-                .map(|version| unopened(&site, LOCATOR, number, version))
+                .map(|version| unopened(&files, LOCATOR, number, version))
                 .collect()
         };
-        site.key(&name, &["RSA-OAEP", "RSA-OAEP-256"], versions);
+        files.key(&name, &["RSA-OAEP", "RSA-OAEP-256"], versions);
         names.push(name);
     }
     let some = |wanted: fn(usize) -> bool| -> Vec<&str> {
@@ -406,13 +407,13 @@ async fn two_hundred_keys_are_listed_page_by_page_to_who_may_read_them() {
             .collect()
     };
     let readable = some(|n| n % 4 != 3);
-    let reader = site.caller("reader", &readable, &["read", "unwrap"]);
-    let worker = site.caller("worker", &some(|_| true), &["unwrap", "wrap"]);
+    let reader = files.caller("reader", &readable, &["read", "unwrap"]);
+    let worker = files.caller("worker", &some(|_| true), &["unwrap", "wrap"]);
     let signer =
-        site.caller("signer", &names.iter().map(String::as_str).collect::<Vec<_>>(), &OPERATIONS);
-    let daemon = Daemon::start(&mut site);
+        files.caller("signer", &names.iter().map(String::as_str).collect::<Vec<_>>(), &OPERATIONS);
+    let daemon = Daemon::start(&mut files);
 
-    let connection = Connection::open(daemon.address(), site.pki.ca_der(), Some(&reader)).await;
+    let connection = Connection::open(daemon.address(), files.pki.ca_der(), Some(&reader)).await;
     let connection = connection.unwrap();
     let mut sorted: Vec<&str> = readable.clone();
     sorted.sort_unstable();
@@ -457,7 +458,7 @@ async fn two_hundred_keys_are_listed_page_by_page_to_who_may_read_them() {
         assert_eq!(first(&page).as_deref(), expected, "{token}");
     }
     // Without "read" there is nothing to see; what a key cannot do is not among the operations.
-    let ca = || site.pki.ca_der();
+    let ca = || files.pki.ca_der();
     let worker = Connection::open(daemon.address(), ca(), Some(&worker)).await.unwrap();
     assert_eq!(
         worker.list_keys(&ListKeysRequest::default()).await.unwrap(),
@@ -490,14 +491,14 @@ fn assert_described(key: &claviger_proto::v1::Key) {
 }
 
 /// A version that cannot be opened, now and then with a long certificate.
-fn unopened(site: &Site, provider: &str, number: u16, version: i64) -> Version {
+fn unopened(files: &DaemonFiles, provider: &str, number: u16, version: i64) -> Version {
     let locator = format!("{LOCATOR}-{number}-{version}.pem");
     if number % 20 != 5 || version != 1 {
         return Version::active(version, &RsaKey::shared(2048), provider, &locator)
             .with("public_key_sha256", hex::encode(random(32)));
     }
     let key = RsaKey::generate(2048);
-    let certificate = site.path(&format!("certificate-{number}.crt"));
+    let certificate = files.path(&format!("certificate-{number}.crt"));
     std::fs::write(&certificate, self_signed(&key)).unwrap();
     Version::active(version, &key, provider, &locator)
         .with("certificate", certificate.to_str().unwrap())
@@ -521,15 +522,15 @@ async fn list(connection: &Connection, request: &ListKeysRequest) -> Answer {
 
 #[test]
 fn a_key_whose_description_fits_no_message_is_refused_at_start() {
-    let mut site = Site::new();
+    let mut files = DaemonFiles::new();
     let backend = Backend::software();
-    backend.configure(&mut site);
+    backend.configure(&mut files);
     let key = RsaKey::shared(2048);
-    let mut versions = vec![backend.version(&site, 100, &key, 100)];
-    versions.extend((1..100).map(|version| unopened(&site, "backend", 0, version)));
-    site.key("user-keys", &["RSA-OAEP"], versions);
-    site.caller("reader", &["user-keys"], &["read"]);
-    let exit = Daemon::spawn(&site).wait();
+    let mut versions = vec![backend.version(&files, 100, &key, 100)];
+    versions.extend((1..100).map(|version| unopened(&files, "backend", 0, version)));
+    files.key("user-keys", &["RSA-OAEP"], versions);
+    files.caller("reader", &["user-keys"], &["read"]);
+    let exit = Daemon::spawn(&files).wait();
     assert!(exit.code.is_some_and(|code| code != 0), "{exit:?}");
     assert!(exit.log.contains("keys.user-keys") && exit.log.contains("message"), "{}", exit.log);
 }

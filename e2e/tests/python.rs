@@ -1,6 +1,6 @@
 //! The independent Python client, made from the .proto alone, against the daemon on each backend.
 
-use e2e::{Backend, Daemon, RsaKey, Site, python};
+use e2e::{Backend, Daemon, DaemonFiles, RsaKey, python};
 
 const OAEP: [&str; 4] = ["RSA-OAEP", "RSA-OAEP-256", "RSA-OAEP-384", "RSA-OAEP-512"];
 
@@ -25,17 +25,17 @@ fn python_reads_wraps_unwraps_and_rewraps_on_kryoptic() {
 }
 
 fn tell(backend: &Backend, algorithms: &[&str]) {
-    let mut site = Site::new();
-    backend.configure(&mut site);
-    let version = backend.version(&site, 3, &RsaKey::generate(3072), 1);
-    site.key("user-keys", algorithms, vec![version]);
-    let caller = site.caller_with(
+    let mut files = DaemonFiles::new();
+    backend.configure(&mut files);
+    let version = backend.version(&files, 3, &RsaKey::generate(3072), 1);
+    files.key("user-keys", algorithms, vec![version]);
+    let caller = files.caller_with(
         "key-connector",
         r#"[{ keys = ["user-keys"], operations = ["wrap", "unwrap", "rewrap", "read"], to = ["user-keys"], to_public_keys = "any" }]"#,
     );
-    let daemon = Daemon::start(&mut site);
+    let daemon = Daemon::start(&mut files);
 
-    let seen = python::story(&site, &daemon, &caller, "user-keys");
+    let seen = python::story(&files, &daemon, &caller, "user-keys");
     assert_eq!(seen["listed"], serde_json::json!(["user-keys"]));
     assert_eq!(seen["operations"], serde_json::json!(["wrap", "unwrap", "rewrap", "read"]));
     assert_eq!(seen["algorithms"], serde_json::json!(algorithms));
@@ -45,7 +45,7 @@ fn tell(backend: &Backend, algorithms: &[&str]) {
     assert_eq!(seen["health"], "SERVING");
 
     // The request id that Python saw is the one under which its unwrap is recorded.
-    let record = site
+    let record = files
         .audit_records()
         .into_iter()
         .find(|record| record["request_id"] == seen["request_id"])

@@ -9,10 +9,10 @@ use claviger_proto::v1::{
 };
 use claviger_provider_api::public_key::sha256;
 use claviger_provider_api::{Algorithm, KeyMaterial, Parameters};
-use prost::Message;
 use e2e::connection::frame;
 use e2e::encoding::random;
-use e2e::{Answer, Backend, Connection, Daemon, Identity, RsaKey, Site};
+use e2e::{Answer, Backend, Connection, Daemon, DaemonFiles, Identity, RsaKey};
+use prost::Message;
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -20,8 +20,8 @@ const MATERIAL: [u8; 32] = *b"thirty-two bytes of key material";
 const OAEP: &[&str] = &["RSA-OAEP", "RSA-OAEP-256", "RSA-OAEP-384", "RSA-OAEP-512"];
 
 /// `old` may be moved to `new`, `small`, `disabled` and one device; `forbidden` belongs to another.
-struct World {
-    site: Site,
+struct Setup {
+    files: DaemonFiles,
     daemon: Daemon,
     /// May rewrap.
     mover: Identity,
@@ -34,10 +34,10 @@ struct World {
     device: RsaKey,
 }
 
-impl World {
+impl Setup {
     async fn new(backend: &Backend, algorithms: &[&str]) -> Self {
-        let mut site = Site::new();
-        backend.configure(&mut site);
+        let mut files = DaemonFiles::new();
+        backend.configure(&mut files);
         let [old, new, small, disabled, forbidden] =
             [2048, 3072, 2048, 2048, 2048].map(RsaKey::generate);
         let device = RsaKey::shared(2048);
@@ -51,8 +51,8 @@ impl World {
             ("retired", &RsaKey::generate(2048), "unwrap-only"),
         ] {
             id += 1;
-            let version = backend.version(&site, 7, key, id).with("state", state);
-            site.key(name, algorithms, vec![version]);
+            let version = backend.version(&files, 7, key, id).with("state", state);
+            files.key(name, algorithms, vec![version]);
         }
         let grants = format!(
             r#"[
@@ -62,18 +62,18 @@ impl World {
             ]"#,
             device.public_key_sha256()
         );
-        let mover = site.caller_with("mover", &grants);
-        site.limit("mover", "failed_unwraps", "off");
-        let reader = site.caller("reader", &["old"], &["unwrap"]);
-        site.limit("reader", "failed_unwraps", "off");
-        site.caller("somebody-else", &["forbidden"], &["wrap", "unwrap", "read"]);
-        let daemon = Daemon::start(&mut site);
+        let mover = files.caller_with("mover", &grants);
+        files.limit("mover", "failed_unwraps", "off");
+        let reader = files.caller("reader", &["old"], &["unwrap"]);
+        files.limit("reader", "failed_unwraps", "off");
+        files.caller("somebody-else", &["forbidden"], &["wrap", "unwrap", "read"]);
+        let daemon = Daemon::start(&mut files);
         let connect = async |identity: &Identity| {
-            let ca = site.pki.ca_der();
+            let ca = files.pki.ca_der();
             Connection::open(daemon.address(), ca, Some(identity)).await.unwrap()
         };
         let (connection, reader) = (connect(&mover).await, connect(&reader).await);
-        Self { site, daemon, mover, connection, reader, old, new, device }
+        Self { files, daemon, mover, connection, reader, old, new, device }
     }
 
     /// A rewrap whose answer is seen byte for byte.
@@ -84,7 +84,7 @@ impl World {
 
     /// How many operations reached a key, by the audit log.
     fn operations(&self) -> usize {
-        let records = self.site.audit_records();
+        let records = self.files.audit_records();
         records.iter().filter(|record| record["event"] == "operation").count()
     }
 }
@@ -139,7 +139,7 @@ async fn material_moves_to_a_key_and_to_a_device_on_kryoptic() {
 }
 
 async fn material_moves(backend: &Backend, algorithms: &[&str]) {
-    let world = World::new(backend, algorithms).await;
+    let setup = Setup::new(backend, algorithms).await;
     let mut moved = 0;
     for from in algorithms {
         for target in algorithms {
@@ -158,7 +158,7 @@ async fn material_moves(backend: &Backend, algorithms: &[&str]) {
                 let label_to = if backend.name == "SoftHSM" { &b""[..] } else { b"new" };
                 let request = RewrapRequest {
                     source: Some(source),
-                    wrapped: wrap(&world.old, from.parse().unwrap(), label),
+                    wrapped: wrap(&setup.old, from.parse().unwrap(), label),
                     target: Some(RewrapTarget {
                         algorithm: (*target).to_owned(),
                         label: label_to.to_vec().into(),
@@ -166,13 +166,13 @@ async fn material_moves(backend: &Backend, algorithms: &[&str]) {
                     }),
                     max_key_material_len: None,
                 };
-                let answer = world.connection.rewrap(&request).await.unwrap();
+                let answer = setup.connection.rewrap(&request).await.unwrap();
                 let algorithm: Algorithm = target.parse().unwrap();
-                let material = world.new.unwrap_oaep(&answer.wrapped, algorithm, label_to);
+                let material = setup.new.unwrap_oaep(&answer.wrapped, algorithm, label_to);
                 assert_eq!(material.as_deref(), Some(&MATERIAL[..]), "{from} to {target}");
                 assert_eq!((answer.source_key_version, answer.target_key_version), (7, 7));
                 assert_eq!(answer.target_algorithm, *target);
-                assert_eq!(answer.target_public_key_sha256, world.new.public_key().sha256()[..]);
+                assert_eq!(answer.target_public_key_sha256, setup.new.public_key().sha256()[..]);
                 moved += 1;
             }
         }
@@ -184,32 +184,32 @@ async fn material_moves(backend: &Backend, algorithms: &[&str]) {
         let target_with_label = RewrapTarget {
             algorithm: (*target).to_owned(),
             label: b"d".to_vec().into(),
-            ..to_device(&world.device)
+            ..to_device(&setup.device)
         };
-        let wrapped = wrap(&world.old, Algorithm::RsaOaep, b"");
-        let answer = world.connection.rewrap(&request("old", wrapped, target_with_label)).await;
+        let wrapped = wrap(&setup.old, Algorithm::RsaOaep, b"");
+        let answer = setup.connection.rewrap(&request("old", wrapped, target_with_label)).await;
         let answer = answer.unwrap();
-        let material = world.device.unwrap_oaep(&answer.wrapped, target.parse().unwrap(), b"d");
+        let material = setup.device.unwrap_oaep(&answer.wrapped, target.parse().unwrap(), b"d");
         assert_eq!(material.as_deref(), Some(&MATERIAL[..]), "{target}");
         assert_eq!(answer.target_key_version, 0);
-        assert_eq!(answer.target_public_key_sha256, world.device.public_key().sha256()[..]);
+        assert_eq!(answer.target_public_key_sha256, setup.device.public_key().sha256()[..]);
     }
 
     // A batch moves each item for itself.
-    let wrapped = wrap(&world.old, Algorithm::RsaOaep, b"");
+    let wrapped = wrap(&setup.old, Algorithm::RsaOaep, b"");
     let mut items = vec![request("old", wrapped.clone(), to_key("new")); 60];
     items[10] = request("old", garbage(), to_key("new"));
     items[20] = request("old", wrapped.clone(), to_key("forbidden"));
-    items[30] = request("old", wrapped, to_device(&world.device));
+    items[30] = request("old", wrapped, to_device(&setup.device));
     let results =
-        world.connection.rewrap_batch(&RewrapBatchRequest { items }).await.unwrap().results;
+        setup.connection.rewrap_batch(&RewrapBatchRequest { items }).await.unwrap().results;
     assert_eq!(results.len(), 60);
     for (number, result) in results.into_iter().enumerate() {
         let code = match result.result.unwrap() {
             ItemResult::Rewrapped(RewrapResponse { wrapped, .. }) => {
                 let (key, algorithm) = match number {
-                    30 => (&world.device, Algorithm::RsaOaep256),
-                    _ => (&world.new, algorithms[0].parse().unwrap()),
+                    30 => (&setup.device, Algorithm::RsaOaep256),
+                    _ => (&setup.new, algorithms[0].parse().unwrap()),
                 };
                 assert_eq!(key.unwrap_oaep(&wrapped, algorithm, b"").unwrap(), MATERIAL);
                 Code::Ok
@@ -223,7 +223,7 @@ async fn material_moves(backend: &Backend, algorithms: &[&str]) {
         };
         assert_eq!(code, expected, "item {number}");
     }
-    let none = world.connection.rewrap_batch(&RewrapBatchRequest::default()).await.unwrap_err();
+    let none = setup.connection.rewrap_batch(&RewrapBatchRequest::default()).await.unwrap_err();
     let details = none.status().get_error_details();
     assert_eq!(details.bad_request().unwrap().field_violations[0].field, "items");
 }
@@ -239,39 +239,39 @@ async fn whatever_fails_after_the_source_is_touched_fails_as_an_unwrap_on_sofths
 }
 
 async fn failures_are_alike(backend: &Backend, algorithms: &[&str]) {
-    let world = World::new(backend, algorithms).await;
+    let setup = Setup::new(backend, algorithms).await;
     let unwrap =
         UnwrapRequest { key: "old".into(), wrapped: garbage().into(), ..Default::default() };
-    let uniform = world.reader.unwrap(&unwrap).await.unwrap_err();
+    let uniform = setup.reader.unwrap(&unwrap).await.unwrap_err();
 
-    let good = wrap(&world.old, Algorithm::RsaOaep, b"");
+    let good = wrap(&setup.old, Algorithm::RsaOaep, b"");
     let mut flipped = good.to_vec();
     flipped[255] ^= 1;
     let long = KeyMaterial::copied_from(&[7; 33]);
-    let long = world.old.public_key().wrap(&long, &Parameters::of(Algorithm::RsaOaep)).unwrap();
+    let long = setup.old.public_key().wrap(&long, &Parameters::of(Algorithm::RsaOaep)).unwrap();
     let mut requests = Vec::new();
     for (what, wrapped) in [
         ("random", garbage()),
         ("all ff", vec![0xff; 256]),
         ("a flipped bit", flipped),
         ("another key's", wrap(&RsaKey::shared(2048), Algorithm::RsaOaep, b"").to_vec()),
-        ("another hash", wrap(&world.old, Algorithm::RsaOaep256, b"").to_vec()),
+        ("another hash", wrap(&setup.old, Algorithm::RsaOaep256, b"").to_vec()),
         ("longer material than expected", long),
     ] {
         requests
             .push((format!("{what}, to a key"), request("old", wrapped.clone(), to_key("new"))));
         requests.push((
             format!("{what}, to a device"),
-            request("old", wrapped, to_device(&world.device)),
+            request("old", wrapped, to_device(&setup.device)),
         ));
     }
     for (what, request) in &requests {
-        let answer = world.rewrap(request).await;
+        let answer = setup.rewrap(request).await;
         assert_eq!(answer.comparable(), uniform.comparable(), "{what} on {}", backend.name);
     }
     let items: Vec<_> = requests.iter().map(|(_, request)| request.clone()).collect();
     let results =
-        world.connection.rewrap_batch(&RewrapBatchRequest { items }).await.unwrap().results;
+        setup.connection.rewrap_batch(&RewrapBatchRequest { items }).await.unwrap().results;
     let errors: Vec<_> = results
         .into_iter()
         .map(|result| match result.result.unwrap() {
@@ -283,7 +283,7 @@ async fn failures_are_alike(backend: &Backend, algorithms: &[&str]) {
     assert_eq!(errors[0].message, uniform.status().message());
 
     // Each is counted and has its own record; the operator sees what no caller does.
-    let records = world.site.audit_records();
+    let records = setup.files.audit_records();
     let failed: Vec<_> = records
         .iter()
         .filter(|record| record["operation"] == "rewrap" && record["reason"] == "unwrap_failed")
@@ -292,15 +292,15 @@ async fn failures_are_alike(backend: &Backend, algorithms: &[&str]) {
     let long = failed.iter().filter(|record| record["cause"] == "material_too_long").count();
     assert_eq!(long, 4, "to a key and to a device, alone and in a batch");
     assert!(failed.iter().all(|record| record["target_wrapped_sha256"].is_null()));
-    let counted = world.daemon.metric("claviger_failed_unwraps_total", &["key=\"old\""]);
+    let counted = setup.daemon.metric("claviger_failed_unwraps_total", &["key=\"old\""]);
     assert_eq!(counted.to_string(), (failed.len() + 1).to_string());
-    assert!(!world.daemon.log().contains("replica fails"), "{}", world.daemon.log());
+    assert!(!setup.daemon.log().contains("replica fails"), "{}", setup.daemon.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_is_not_granted_looks_like_one_that_does_not_exist() {
-    let world = World::new(&Backend::software(), OAEP).await;
-    let good = wrap(&world.old, Algorithm::RsaOaep, b"");
+    let setup = Setup::new(&Backend::software(), OAEP).await;
+    let good = wrap(&setup.old, Algorithm::RsaOaep, b"");
     let stranger = RsaKey::generate(2048);
     let cases = [
         ("a source that does not exist", request("no-such-key", good.clone(), to_key("new"))),
@@ -312,7 +312,7 @@ async fn a_target_that_is_not_granted_looks_like_one_that_does_not_exist() {
         ("the source itself", request("old", good.clone(), to_key("old"))),
         ("a target that is disabled", request("old", good.clone(), to_key("disabled"))),
         ("a device that is not listed", request("old", good.clone(), to_device(&stranger))),
-        ("a key of the daemon's as a device", request("old", good.clone(), to_device(&world.new))),
+        ("a key of the daemon's as a device", request("old", good.clone(), to_device(&setup.new))),
         (
             "a version that is absent",
             RewrapRequest {
@@ -325,27 +325,27 @@ async fn a_target_that_is_not_granted_looks_like_one_that_does_not_exist() {
             },
         ),
     ];
-    let first = world.rewrap(&cases[0].1).await;
+    let first = setup.rewrap(&cases[0].1).await;
     assert_eq!(first.code(), Code::PermissionDenied);
     for (what, request) in &cases {
-        assert_eq!(world.rewrap(request).await.comparable(), first.comparable(), "{what}");
+        assert_eq!(setup.rewrap(request).await.comparable(), first.comparable(), "{what}");
     }
     // And as any other operation answers.
     let unwrap = UnwrapRequest { key: "old".into(), ..UnwrapRequest::default() };
-    let denied = world.connection.unwrap(&unwrap).await.unwrap_err();
+    let denied = setup.connection.unwrap(&unwrap).await.unwrap_err();
     assert_eq!(denied.comparable(), first.comparable(), "rewrap is no unwrap");
     let mut request = cases[0].1.clone();
     request.source.as_mut().unwrap().key = "old".into();
-    let denied = world.reader.rewrap(&request).await.unwrap_err();
+    let denied = setup.reader.rewrap(&request).await.unwrap_err();
     assert_eq!(denied.comparable(), first.comparable(), "unwrap is no rewrap");
-    assert_eq!(world.operations(), 0);
-    drop(world.mover);
+    assert_eq!(setup.operations(), 0);
+    drop(setup.mover);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_field_is_named_before_the_source_is_touched() {
-    let world = World::new(&Backend::software(), OAEP).await;
-    let good = wrap(&world.old, Algorithm::RsaOaep, b"");
+    let setup = Setup::new(&Backend::software(), OAEP).await;
+    let good = wrap(&setup.old, Algorithm::RsaOaep, b"");
     let plain = || request("old", good.clone(), to_key("new"));
     let with_source = |change: fn(&mut RewrapSource)| {
         let mut request = plain();
@@ -359,7 +359,7 @@ async fn a_wrong_field_is_named_before_the_source_is_touched() {
         request
     };
     let new = || to_key("new");
-    let device = || to_device(&world.device);
+    let device = || to_device(&setup.device);
     let room = |target: RewrapTarget, max| RewrapRequest {
         target: Some(target),
         max_key_material_len: max,
@@ -390,30 +390,30 @@ async fn a_wrong_field_is_named_before_the_source_is_touched() {
         ("target", room(to(Recipient::Key("small".into()), "RSA-OAEP-512"), Some(127))),
     ];
     for (field, request) in &cases {
-        let answer = world.rewrap(request).await;
+        let answer = setup.rewrap(request).await;
         assert_eq!(answer.code(), Code::InvalidArgument, "{field}: {answer}");
         let details = answer.status().get_error_details();
         let violations =
             &details.bad_request().unwrap_or_else(|| panic!("{field}: {answer}")).field_violations;
         assert_eq!(violations[0].field, *field, "{answer}");
     }
-    assert_eq!(world.operations(), 0);
-    let said = world.rewrap(&cases[16].1).await;
+    assert_eq!(setup.operations(), 0);
+    let said = setup.rewrap(&cases[16].1).await;
     let said = said.status().message().to_owned();
     assert!(said.contains("126 bytes") && said.contains("214"), "{said}");
     assert!(said.contains("max_key_material_len"), "{said}");
 
     // Who says how long the material is at most gets it through.
     let fits = room(to(Recipient::Key("small".into()), "RSA-OAEP-512"), Some(126));
-    assert_eq!(world.rewrap(&fits).await.code(), Code::Ok);
-    assert_eq!(world.operations(), 1);
+    assert_eq!(setup.rewrap(&fits).await.code(), Code::Ok);
+    assert_eq!(setup.operations(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_in_the_place_of_a_public_key_are_not_even_parsed_without_a_grant_for_them() {
-    let world = World::new(&Backend::software(), OAEP).await;
-    let good = wrap(&world.old, Algorithm::RsaOaep, b"");
-    let spki = world.device.public_key().spki();
+    let setup = Setup::new(&Backend::software(), OAEP).await;
+    let good = wrap(&setup.old, Algorithm::RsaOaep, b"");
+    let spki = setup.device.public_key().spki();
     let mut outcomes = [0; 2];
     for round in 0..2000usize {
         let mut bytes = spki.to_vec();
@@ -427,7 +427,7 @@ async fn bytes_in_the_place_of_a_public_key_are_not_even_parsed_without_a_grant_
             _ => bytes.insert(at, dice[1]),
         }
         let target = to(Recipient::PublicKey(bytes.clone().into()), "RSA-OAEP");
-        let answer = world.rewrap(&request("old", good.clone(), target)).await;
+        let answer = setup.rewrap(&request("old", good.clone(), target)).await;
         match answer.code() {
             // Not a bit was changed.
             Code::Ok => {
@@ -440,28 +440,28 @@ async fn bytes_in_the_place_of_a_public_key_are_not_even_parsed_without_a_grant_
     }
     println!("{} whole, {} not granted", outcomes[0], outcomes[1]);
     assert!(outcomes[1] > 1500, "{outcomes:?}");
-    assert_eq!(world.operations(), outcomes[0]);
+    assert_eq!(setup.operations(), outcomes[0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rewrap_spends_the_budgets_of_its_source() {
-    let mut site = Site::new();
+    let mut files = DaemonFiles::new();
     let backend = Backend::software();
-    backend.configure(&mut site);
+    backend.configure(&mut files);
     let (old, new) = (RsaKey::shared(2048), RsaKey::generate(2048));
     for (id, (name, key)) in (1..).zip([("old", &old), ("new", &new)]) {
-        let version = backend.version(&site, 1, key, id);
-        site.key(name, &["RSA-OAEP"], vec![version]);
+        let version = backend.version(&files, 1, key, id);
+        files.key(name, &["RSA-OAEP"], vec![version]);
     }
     let both =
         r#"[{ keys = ["old", "new"], operations = ["unwrap", "rewrap"], to = ["new", "old"] }]"#;
-    let fails = site.caller_with("fails", both);
-    site.limit("fails", "failed_unwraps", "10/h");
-    let hurries = site.caller_with("hurries", both);
-    site.limit("hurries", "rate", "5/h");
-    let daemon = Daemon::start(&mut site);
+    let fails = files.caller_with("fails", both);
+    files.limit("fails", "failed_unwraps", "10/h");
+    let hurries = files.caller_with("hurries", both);
+    files.limit("hurries", "rate", "5/h");
+    let daemon = Daemon::start(&mut files);
     let connect = async |identity: &Identity| {
-        let ca = site.pki.ca_der();
+        let ca = files.pki.ca_der();
         Connection::open(daemon.address(), ca, Some(identity)).await.unwrap()
     };
     let fails = connect(&fails).await;
@@ -499,19 +499,19 @@ async fn a_rewrap_spends_the_budgets_of_its_source() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_record_tells_both_ends_of_a_rewrap() {
-    let world = World::new(&Backend::software(), OAEP).await;
-    let wrapped = wrap(&world.old, Algorithm::RsaOaep, b"");
-    let moved = world.connection.rewrap(&request("old", wrapped.clone(), to_key("new"))).await;
+    let setup = Setup::new(&Backend::software(), OAEP).await;
+    let wrapped = wrap(&setup.old, Algorithm::RsaOaep, b"");
+    let moved = setup.connection.rewrap(&request("old", wrapped.clone(), to_key("new"))).await;
     let moved = moved.unwrap();
-    let to_device_of = request("old", wrapped.clone(), to_device(&world.device));
-    let given = world.connection.rewrap(&to_device_of).await.unwrap();
+    let to_device_of = request("old", wrapped.clone(), to_device(&setup.device));
+    let given = setup.connection.rewrap(&to_device_of).await.unwrap();
     let denied = request("old", wrapped.clone(), to_key("forbidden"));
-    assert_eq!(world.rewrap(&denied).await.code(), Code::PermissionDenied);
+    assert_eq!(setup.rewrap(&denied).await.code(), Code::PermissionDenied);
 
     // The record of a refusal is not waited for.
     let begun = std::time::Instant::now();
     let records = loop {
-        let mut records = world.site.audit_records();
+        let mut records = setup.files.audit_records();
         records.retain(|record| record["operation"] == "rewrap");
         if records.len() == 3 || begun.elapsed().as_secs() > 30 {
             break records;
@@ -530,17 +530,17 @@ async fn one_record_tells_both_ends_of_a_rewrap() {
     }
     let hash = |bytes: &[u8]| serde_json::json!(hex::encode(sha256(bytes)));
     assert_eq!((&to_key["target_key"], &to_key["target_version"]), (&"new".into(), &7.into()));
-    assert_eq!(to_key["target_public_key_sha256"], world.new.public_key_sha256());
+    assert_eq!(to_key["target_public_key_sha256"], setup.new.public_key_sha256());
     assert_eq!(to_key["target_algorithm"], "RSA-OAEP");
     assert_eq!(to_key["target_wrapped_sha256"], hash(&moved.wrapped));
     assert!(to_device["target_key"].is_null() && to_device["target_version"].is_null());
-    assert_eq!(to_device["target_public_key_sha256"], world.device.public_key_sha256());
+    assert_eq!(to_device["target_public_key_sha256"], setup.device.public_key_sha256());
     assert_eq!(to_device["target_algorithm"], "RSA-OAEP-256");
     assert_eq!(to_device["target_wrapped_sha256"], hash(&given.wrapped));
     assert_eq!(
         (&refused["event"], &refused["target_key"]),
         (&"refusal".into(), &"forbidden".into())
     );
-    let text = std::fs::read_to_string(world.site.audit_file()).unwrap();
+    let text = std::fs::read_to_string(setup.files.audit_file()).unwrap();
     assert!(!text.contains(&hex::encode(MATERIAL)) && !text.contains("thirty-two"));
 }

@@ -1,7 +1,7 @@
 //! Signing and verifying: over several versions, of a wrong length, and when a key is out of order.
 
 use claviger_proto::v1::{SignRequest, VerifyRequest};
-use e2e::{Answer, Connection, Daemon, Faults, Identity, RsaKey, Site, Token, Version};
+use e2e::{Answer, Connection, Daemon, DaemonFiles, Faults, Identity, RsaKey, Token, Version};
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -15,18 +15,18 @@ fn version(number: i64, key: &RsaKey, provider: &str, locator: &str) -> Version 
         .with("sign_algorithms", vec!["PS256"])
 }
 
-fn site(versions: Vec<Version>) -> (Site, Identity) {
-    let mut site = Site::new();
-    site.files("files", "keys");
-    site.key(KEY, &[], versions);
-    site.configuration["keys"][KEY].as_table_mut().unwrap().remove("algorithms");
-    let caller = site.caller("signer", &[KEY], &["sign", "verify"]);
-    (site, caller)
+fn files(versions: Vec<Version>) -> (DaemonFiles, Identity) {
+    let mut files = DaemonFiles::new();
+    files.key_folder("files", "keys");
+    files.key(KEY, &[], versions);
+    files.configuration["keys"][KEY].as_table_mut().unwrap().remove("algorithms");
+    let caller = files.caller("signer", &[KEY], &["sign", "verify"]);
+    (files, caller)
 }
 
-async fn start(site: &mut Site, caller: &Identity) -> (Daemon, Connection) {
-    let daemon = Daemon::start(site);
-    let opened = Connection::open(daemon.address(), site.pki.ca_der(), Some(caller)).await;
+async fn start(files: &mut DaemonFiles, caller: &Identity) -> (Daemon, Connection) {
+    let daemon = Daemon::start(files);
+    let opened = Connection::open(daemon.address(), files.pki.ca_der(), Some(caller)).await;
     (daemon, opened.unwrap())
 }
 
@@ -62,14 +62,14 @@ fn assert_logged(daemon: &Daemon, answer: &Answer, text: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signature_of_an_older_version_is_good_though_the_newest_was_never_opened() {
     let [newest, old, oldest] = [2048, 2048, 2048].map(RsaKey::generate);
-    let (mut site, caller) = site(vec![
+    let (mut files, caller) = files(vec![
         version(3, &newest, "files", "nothing.pem"),
         version(2, &old, "files", "old.pem").with("state", "unwrap-only"),
         version(1, &oldest, "files", "oldest.pem").with("state", "unwrap-only"),
     ]);
-    old.write_pem(&site.path("keys/old.pem"));
-    oldest.write_pem(&site.path("keys/oldest.pem"));
-    let (daemon, connection) = start(&mut site, &caller).await;
+    old.write_pem(&files.path("keys/old.pem"));
+    oldest.write_pem(&files.path("keys/oldest.pem"));
+    let (daemon, connection) = start(&mut files, &caller).await;
     for (key, number) in [(&old, 2), (&oldest, 1)] {
         for asked in [None, Some(number)] {
             let answer = connection.verify(&to_verify(asked, signature(key))).await.unwrap();
@@ -93,13 +93,13 @@ async fn a_signature_of_an_older_version_is_good_though_the_newest_was_never_ope
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signature_of_no_versions_length_is_a_wrong_field() {
     let (short, long) = (RsaKey::generate(2048), RsaKey::generate(3072));
-    let (mut site, caller) = site(vec![
+    let (mut files, caller) = files(vec![
         version(2, &long, "files", "long.pem"),
         version(1, &short, "files", "short.pem"),
     ]);
-    short.write_pem(&site.path("keys/short.pem"));
-    long.write_pem(&site.path("keys/long.pem"));
-    let (_daemon, connection) = start(&mut site, &caller).await;
+    short.write_pem(&files.path("keys/short.pem"));
+    long.write_pem(&files.path("keys/long.pem"));
+    let (_daemon, connection) = start(&mut files, &caller).await;
     for (key, number) in [(&short, 1), (&long, 2)] {
         let answer = connection.verify(&to_verify(None, signature(key))).await.unwrap();
         assert_eq!((answer.valid, answer.key_version), (true, number));
@@ -120,20 +120,20 @@ async fn a_signature_of_no_versions_length_is_a_wrong_field() {
 }
 
 /// One key in SoftHSM.
-async fn on_a_token() -> (Token, Faults, Site, Daemon, Connection) {
+async fn on_a_token() -> (Token, Faults, DaemonFiles, Daemon, Connection) {
     let (token, faults) = Token::softhsm().through_fault_module();
     let key = RsaKey::shared(2048);
     token.import(&key, KEY, "01");
-    let (mut site, caller) = site(vec![version(1, &key, "hsm-a", "pkcs11:object=signing")]);
-    site.token("hsm-a", &token);
-    let (daemon, connection) = start(&mut site, &caller).await;
+    let (mut files, caller) = files(vec![version(1, &key, "hsm-a", "pkcs11:object=signing")]);
+    files.token("hsm-a", &token);
+    let (daemon, connection) = start(&mut files, &caller).await;
     connection.sign(&to_sign(None)).await.unwrap_or_else(|e| panic!("{e}\n{}", daemon.log()));
-    (token, faults, site, daemon, connection)
+    (token, faults, files, daemon, connection)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signature_that_was_lost_is_made_once_more_and_counted() {
-    let (_token, faults, _site, daemon, connection) = on_a_token().await;
+    let (_token, faults, _files, daemon, connection) = on_a_token().await;
     let retries = || daemon.count("claviger_retries_total", &["key=\"signing\""]);
     // CKR_SESSION_HANDLE_INVALID.
     faults.on_call(1, "C_Sign", "rv=0xb3");

@@ -9,8 +9,8 @@ use std::process::{Output, Stdio};
 
 use e2e::daemon::claviger;
 use e2e::process::command;
-use e2e::scene::{KEY, MATERIAL};
-use e2e::{Daemon, Scene};
+use e2e::setup::{KEY, MATERIAL};
+use e2e::{Daemon, Setup};
 
 /// A uid that is nobody's, for a client that is not the daemon's own user.
 const STRANGER: u32 = 54_321;
@@ -40,19 +40,19 @@ fn unwrap_as(uid: u32, socket: &Path, wrapped: &[u8]) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// The site's folder let through, a socket in it, and a caller of this uid.
-fn scene_for(uid: u32) -> (Scene, std::path::PathBuf) {
-    let mut scene = Scene::software();
-    fs::set_permissions(scene.site.path("."), Permissions::from_mode(0o755)).unwrap();
-    let socket = scene.site.path("claviger.sock");
-    let listen = scene.site.configuration["server"]["listen"].as_array_mut().unwrap();
+/// The daemon's folder let through, a socket in it, and a caller of this uid.
+fn setup_for(uid: u32) -> (Setup, std::path::PathBuf) {
+    let mut setup = Setup::software();
+    fs::set_permissions(setup.files.path("."), Permissions::from_mode(0o755)).unwrap();
+    let socket = setup.files.path("claviger.sock");
+    let listen = setup.files.configuration["server"]["listen"].as_array_mut().unwrap();
     listen.push(format!("unix:{}", socket.display()).into());
-    let caller = scene.site.configuration["callers"][0].as_table_mut().unwrap();
+    let caller = setup.files.configuration["callers"][0].as_table_mut().unwrap();
     caller.insert(
         "match".into(),
         toml::Table::from_iter([("uid".to_owned(), toml::Value::from(i64::from(uid)))]).into(),
     );
-    (scene, socket)
+    (setup, socket)
 }
 
 fn uid_of_the_client() -> u32 {
@@ -66,12 +66,12 @@ fn stderr(output: &Output) -> String {
 #[test]
 fn a_caller_is_known_by_its_uid_and_on_record_with_it() {
     let uid = uid_of_the_client();
-    let (mut scene, socket) = scene_for(uid);
-    let daemon = scene.start();
-    let output = unwrap_as(uid, &socket, &scene.wrapped);
+    let (mut setup, socket) = setup_for(uid);
+    let daemon = setup.start();
+    let output = unwrap_as(uid, &socket, &setup.wrapped);
     assert!(output.status.success(), "{}\n{}", stderr(&output), daemon.log());
     assert_eq!(output.stdout, MATERIAL);
-    let records = scene.site.audit_records();
+    let records = setup.files.audit_records();
     let record = records.iter().find(|record| record["operation"] == "unwrap").unwrap();
     assert_eq!(record["identity"], format!("uid:{uid}"));
     assert_eq!(record["caller"], "key-connector");
@@ -82,9 +82,9 @@ fn a_caller_is_known_by_its_uid_and_on_record_with_it() {
 #[test]
 fn another_uid_is_nobody() {
     let uid = uid_of_the_client();
-    let (mut scene, socket) = scene_for(uid + 1);
-    let daemon = scene.start();
-    let output = unwrap_as(uid, &socket, &scene.wrapped);
+    let (mut setup, socket) = setup_for(uid + 1);
+    let daemon = setup.start();
+    let output = unwrap_as(uid, &socket, &setup.wrapped);
     assert_eq!(output.status.code(), Some(77), "{}\n{}", stderr(&output), daemon.log());
     assert!(output.stdout.is_empty());
 }
@@ -92,12 +92,12 @@ fn another_uid_is_nobody() {
 #[test]
 fn a_uid_that_is_denied_is_refused() {
     let uid = uid_of_the_client();
-    let (mut scene, socket) = scene_for(uid);
-    let denied = scene.site.path("denied");
+    let (mut setup, socket) = setup_for(uid);
+    let denied = setup.files.path("denied");
     e2e::pki::replace(&denied, &format!("uid:{uid}\n"), 0o600);
-    scene.site.set("server.denied_callers", denied.to_str().unwrap());
-    let daemon = scene.start();
-    let output = unwrap_as(uid, &socket, &scene.wrapped);
+    setup.files.set("server.denied_callers", denied.to_str().unwrap());
+    let daemon = setup.start();
+    let output = unwrap_as(uid, &socket, &setup.wrapped);
     assert_eq!(output.status.code(), Some(77), "{}\n{}", stderr(&output), daemon.log());
     assert!(output.stdout.is_empty());
 }
@@ -105,8 +105,8 @@ fn a_uid_that_is_denied_is_refused() {
 #[test]
 fn root_and_nobody_are_never_callers() {
     for uid in [0, 65_534] {
-        let (scene, _) = scene_for(uid);
-        let exit = Daemon::spawn(&scene.site).wait();
+        let (setup, _) = setup_for(uid);
+        let exit = Daemon::spawn(&setup.files).wait();
         assert_eq!(exit.code, Some(78), "{}", exit.log);
         assert!(exit.log.contains("uid"), "{}", exit.log);
     }
@@ -115,11 +115,11 @@ fn root_and_nobody_are_never_callers() {
 #[test]
 fn a_socket_that_a_killed_daemon_left_behind_is_taken_over() {
     let uid = uid_of_the_client();
-    let (mut scene, socket) = scene_for(uid);
-    assert_eq!(scene.start().kill().signal, Some(9));
+    let (mut setup, socket) = setup_for(uid);
+    assert_eq!(setup.start().kill().signal, Some(9));
     assert!(socket.exists());
-    let daemon = scene.start();
-    let output = unwrap_as(uid, &socket, &scene.wrapped);
+    let daemon = setup.start();
+    let output = unwrap_as(uid, &socket, &setup.wrapped);
     assert!(output.status.success(), "{}\n{}", stderr(&output), daemon.log());
 }
 
@@ -127,8 +127,8 @@ fn a_socket_that_a_killed_daemon_left_behind_is_taken_over() {
 #[test]
 fn grpcs_c_core_is_served_over_the_socket() {
     let uid = uid_of_the_client();
-    let (mut scene, socket) = scene_for(uid);
-    let daemon = scene.start();
+    let (mut setup, socket) = setup_for(uid);
+    let daemon = setup.start();
     let script = "import grpc, sys\n\
         from grpc_health.v1 import health_pb2, health_pb2_grpc\n\
         channel = grpc.insecure_channel('unix:' + sys.argv[1])\n\

@@ -9,14 +9,14 @@ use std::fs;
 use claviger_proto::v1::unwrap_batch_result::Result as ItemResult;
 use claviger_proto::v1::{UnwrapBatchRequest, UnwrapRequest};
 use claviger_provider_api::{Algorithm, KeyMaterial, Parameters, PublicKey};
-use rustls_pki_types::SubjectPublicKeyInfoDer;
-use rustls_pki_types::pem::PemObject;
-use serde_json::json;
 use e2e::daemon::claviger;
 use e2e::pki::replace;
 use e2e::process::{command, run};
-use e2e::scene::{KEY, MATERIAL, wrap};
-use e2e::{Connection, Daemon, RsaKey, Scene, Site, Token, Version};
+use e2e::setup::{KEY, MATERIAL, wrap};
+use e2e::{Connection, Daemon, DaemonFiles, RsaKey, Setup, Token, Version};
+use rustls_pki_types::SubjectPublicKeyInfoDer;
+use rustls_pki_types::pem::PemObject;
+use serde_json::json;
 use toml::{Table, Value};
 use tonic::Code;
 
@@ -27,8 +27,8 @@ fn table<const N: usize>(entries: [(&str, Value); N]) -> Value {
 }
 
 /// Adds the server as the provider `vault-a`.
-fn add_vault(site: &mut Site, server: &Server) {
-    let token = site.path("vault-token");
+fn add_vault(files: &mut DaemonFiles, server: &Server) {
+    let token = files.path("vault-token");
     replace(&token, ROOT, 0o600);
     let token = table([("file", token.to_str().unwrap().into())]);
     let options = table([
@@ -37,7 +37,7 @@ fn add_vault(site: &mut Site, server: &Server) {
         ("auth", table([("token", token)])),
     ]);
     let Value::Table(options) = options else { unreachable!("it was made as one") };
-    site.provider("vault-a", options);
+    files.provider("vault-a", options);
 }
 
 fn in_vault(field: &str) -> Value {
@@ -83,18 +83,18 @@ async fn a_batch_is_one_request_and_each_item_is_a_call_of_its_own(backend: Back
     let server = Server::start(backend).await;
     server.make_key(KEY, 2048).await;
     let public_key = public_key(&server, KEY).await;
-    let mut site = Site::new();
-    add_vault(&mut site, &server);
+    let mut files = DaemonFiles::new();
+    add_vault(&mut files, &server);
     let pin = claviger_provider_api::public_key::sha256(public_key.spki());
     let version = Version::active(1, &RsaKey::shared(2048), "vault-a", "transit/user-keys:1")
         .with("public_key_sha256", hex::encode(pin));
-    site.key(KEY, &["RSA-OAEP-256"], vec![version]);
-    let free = site.caller("free", &[KEY], &["unwrap"]);
-    site.limit("free", "failed_unwraps", "off");
-    let limited = site.caller("limited", &[KEY], &["unwrap"]);
-    site.limit("limited", "failed_unwraps", "3/h");
-    let daemon = Daemon::start(&mut site);
-    let ca = site.pki.ca_der();
+    files.key(KEY, &["RSA-OAEP-256"], vec![version]);
+    let free = files.caller("free", &[KEY], &["unwrap"]);
+    files.limit("free", "failed_unwraps", "off");
+    let limited = files.caller("limited", &[KEY], &["unwrap"]);
+    files.limit("limited", "failed_unwraps", "3/h");
+    let daemon = Daemon::start(&mut files);
+    let ca = files.pki.ca_der();
     let connection = Connection::open(daemon.address(), ca.clone(), Some(&free)).await.unwrap();
 
     let outcomes = codes(&connection, &batch(&public_key, &[7, 50])).await;
@@ -102,7 +102,7 @@ async fn a_batch_is_one_request_and_each_item_is_a_call_of_its_own(backend: Back
         let expected = if matches!(n, 7 | 50) { Code::InvalidArgument } else { Code::Ok };
         assert_eq!(*code, expected, "item {n}");
     }
-    let records = site.audit_records();
+    let records = files.audit_records();
     let of_batch: Vec<_> = records.iter().filter(|r| r["batch_item"].is_number()).collect();
     let items: BTreeSet<u64> = of_batch.iter().filter_map(|r| r["batch_item"].as_u64()).collect();
     assert_eq!((of_batch.len(), items.len()), (64, 64), "one record for each item");
@@ -131,37 +131,37 @@ async fn a_pin_in_vault_opens_a_token_as_soon_as_vault_does(backend: Backend) {
     let (token, faults) = Token::softhsm().through_fault_module();
     let pin = fs::read_to_string(token.pin_file()).unwrap();
     server.set("secret/data/claviger", json!({"data": {"pin": pin}})).await;
-    let mut scene = Scene::on(&token);
-    add_vault(&mut scene.site, &server);
-    scene.site.set("providers.hsm-a.pin", in_vault("pin"));
+    let mut setup = Setup::on(&token);
+    add_vault(&mut setup.files, &server);
+    setup.files.set("providers.hsm-a.pin", in_vault("pin"));
 
     server.set("sys/seal", json!({})).await;
-    let daemon = scene.start();
-    assert_eq!(scene.ask(&daemon).await, Code::Unavailable);
+    let daemon = setup.start();
+    assert_eq!(setup.ask(&daemon).await, Code::Unavailable);
     daemon.wait_for_log("the field \"pin\" of secret/data/claviger through provider vault-a");
     assert_eq!(faults.count("C_Login"), 0);
     server.set("sys/unseal", json!({"key": share})).await;
-    scene.wait_for(&daemon, Code::Ok).await;
+    setup.wait_for(&daemon, Code::Ok).await;
     assert_eq!(faults.count("C_Login"), 1);
     assert!(!daemon.log().contains(pin.trim()), "the PIN is in the log");
 
     // A reload that makes the Vault provider anew makes the token's provider anew, with a process and a
     // login of its own.
-    scene.site.set("providers.vault-a.timeout", "9s");
-    scene.site.write();
+    setup.files.set("providers.vault-a.timeout", "9s");
+    setup.files.write();
     daemon.reload();
     daemon.wait_for_log("configuration reloaded");
-    scene.wait_for(&daemon, Code::Ok).await;
+    setup.wait_for(&daemon, Code::Ok).await;
     assert_eq!(faults.count("C_Login"), 2);
 }
 
 async fn a_pfx_in_vault_is_checked_pinned_and_served(backend: Backend) {
     let server = Server::start(backend).await;
     let key = RsaKey::shared(2048);
-    let mut site = Site::new();
-    add_vault(&mut site, &server);
-    let path = |name: &str| site.path(name).to_str().unwrap().to_owned();
-    key.write_pem(&site.path("key.pem"));
+    let mut files = DaemonFiles::new();
+    add_vault(&mut files, &server);
+    let path = |name: &str| files.path(name).to_str().unwrap().to_owned();
+    key.write_pem(&files.path("key.pem"));
     let (pem, crt, pfx) = (path("key.pem"), path("key.crt"), path("key.pfx"));
     let openssl = |arguments: &str| {
         run(command("openssl").args(arguments.split(' ')));
@@ -169,28 +169,28 @@ async fn a_pfx_in_vault_is_checked_pinned_and_served(backend: Backend) {
     openssl(&format!("req -x509 -new -key {pem} -subj /CN=kc -days 2 -out {crt}"));
     openssl(&format!("pkcs12 -export -inkey {pem} -in {crt} -passout pass:marker -out {pfx}"));
     openssl(&format!("base64 -A -in {pfx} -out {pfx}.b64"));
-    let base64 = fs::read_to_string(site.path("key.pfx.b64")).unwrap();
+    let base64 = fs::read_to_string(files.path("key.pfx.b64")).unwrap();
     let secret = json!({"data": {"pfx": base64, "passphrase": "marker"}});
     server.set("secret/data/claviger", secret).await;
     for name in ["key.pem", "key.pfx", "key.pfx.b64"] {
-        fs::remove_file(site.path(name)).unwrap();
+        fs::remove_file(files.path(name)).unwrap();
     }
     let mut provider = Table::new();
     provider.insert("type".into(), "software".into());
     provider.insert("files".into(), table([("kc.pfx", in_vault("pfx"))]));
     provider.insert("passphrase".into(), in_vault("passphrase"));
-    site.provider("files", provider);
-    site.key(KEY, &["RSA-OAEP"], vec![Version::active(1, &key, "files", "kc.pfx")]);
-    let caller = site.caller("key-connector", &[KEY], &["unwrap"]);
+    files.provider("files", provider);
+    files.key(KEY, &["RSA-OAEP"], vec![Version::active(1, &key, "files", "kc.pfx")]);
+    let caller = files.caller("key-connector", &[KEY], &["unwrap"]);
 
     // Without its pin, for `config pin` to find.
-    let text = site.configuration.to_string();
+    let text = files.configuration.to_string();
     let pinless = text.lines().filter(|line| !line.starts_with("public_key_sha256"));
     let pinless = pinless.collect::<Vec<_>>().join("\n");
-    replace(&site.configuration_file(), &pinless, 0o644);
+    replace(&files.configuration_file(), &pinless, 0o644);
     let config = |what: &str| {
         let mut command = command(claviger());
-        command.args(["config", what, "--config"]).arg(site.configuration_file());
+        command.args(["config", what, "--config"]).arg(files.configuration_file());
         run(&mut command)
     };
     let said = String::from_utf8(config("pin").stdout).unwrap();
@@ -199,8 +199,8 @@ async fn a_pfx_in_vault_is_checked_pinned_and_served(backend: Backend) {
     let note = "providers.files.files.\"kc.pfx\": the field \"pfx\" of secret/data/claviger in provider vault-a was not read";
     assert!(said.contains(note), "{said}");
 
-    let daemon = Daemon::start(&mut site);
-    let connection = Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller)).await;
+    let daemon = Daemon::start(&mut files);
+    let connection = Connection::open(daemon.address(), files.pki.ca_der(), Some(&caller)).await;
     let wrapped = wrap(&key).into();
     let request = UnwrapRequest { key: KEY.into(), wrapped, ..UnwrapRequest::default() };
     let answer = connection.unwrap().unwrap(&request).await.unwrap();

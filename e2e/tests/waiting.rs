@@ -5,10 +5,10 @@ use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
 use e2e::module::BY_LABEL;
 use e2e::pki::replace;
-use e2e::{Daemon, Faults, Module, Scene, Token};
+use e2e::{Daemon, Faults, Module, Setup, Token};
+use rustix::process::{Pid, Signal, kill_process};
 
 fn begin(host: &mut Command) -> std::process::Child {
     host.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the host starts")
@@ -16,7 +16,7 @@ fn begin(host: &mut Command) -> std::process::Child {
 
 /// Hosts start while the HSM is away for so long; each thread does whole cycles of a Key Connector.
 fn away(on: &Counted, away: Duration, threads: &str, cycles: &str) {
-    let module = Module::new(&on.scene, &[&on.daemon]);
+    let module = Module::new(&on.setup, &[&on.daemon]);
     on.token.take_away();
     let host = begin(&mut module.host(BY_LABEL, &["threads", threads, cycles]));
     sleep(away);
@@ -28,7 +28,7 @@ fn away(on: &Counted, away: Duration, threads: &str, cycles: &str) {
 /// A daemon that has opened its key on a token of which every call is counted.
 struct Counted {
     daemon: Daemon,
-    scene: Scene,
+    setup: Setup,
     token: Token,
     faults: Faults,
 }
@@ -36,9 +36,9 @@ struct Counted {
 impl Counted {
     fn new() -> Self {
         let (token, faults) = Token::softhsm().through_fault_module();
-        let mut scene = Scene::on(&token);
-        let daemon = scene.start();
-        Self { daemon, scene, token, faults }
+        let mut setup = Setup::on(&token);
+        let daemon = setup.start();
+        Self { daemon, setup, token, faults }
     }
 }
 
@@ -63,7 +63,7 @@ fn a_thousand_cycles_of_fifty_threads_see_no_error_while_the_hsm_is_away() {
 #[test]
 fn an_hsm_that_stays_away_is_an_error_after_the_timeout_and_costs_it_few_attempts() {
     let on = Counted::new();
-    let module = Module::new(&on.scene, &[&on.daemon]);
+    let module = Module::new(&on.setup, &[&on.daemon]);
     module.act(BY_LABEL, &["sequential", "1"]);
     on.token.take_away();
     let before = on.faults.count("C_Initialize");
@@ -84,19 +84,19 @@ fn an_hsm_that_stays_away_is_an_error_after_the_timeout_and_costs_it_few_attempt
 /// Two daemons; the second one trusts the same CA as the first one and is trusted as it is.
 struct Two {
     daemons: [Daemon; 2],
-    scenes: [Scene; 2],
+    setups: [Setup; 2],
     module: Module,
 }
 
 impl Two {
     fn new() -> Self {
-        let mut scenes = [Scene::software(), Scene::software()];
-        let ca = scenes[0].site.pki.ca_pem();
-        replace(&scenes[1].site.path("clients.pem"), &ca, 0o644);
-        scenes[0].site.pki.server().write(&scenes[1].site.path("."), "server");
-        let daemons = scenes.each_mut().map(Scene::start);
-        let module = Module::new(&scenes[0], &[&daemons[0], &daemons[1]]);
-        Self { daemons, scenes, module }
+        let mut setups = [Setup::software(), Setup::software()];
+        let ca = setups[0].files.pki.ca_pem();
+        replace(&setups[1].files.path("clients.pem"), &ca, 0o644);
+        setups[0].files.pki.server().write(&setups[1].files.path("."), "server");
+        let daemons = setups.each_mut().map(Setup::start);
+        let module = Module::new(&setups[0], &[&daemons[0], &daemons[1]]);
+        Self { daemons, setups, module }
     }
 
     fn host(&self, actions: &[&str]) -> Output {
@@ -129,8 +129,8 @@ fn a_daemon_that_stands_still_costs_the_first_read_of_a_host_little_more_than_a_
 fn a_daemon_that_does_not_trust_the_new_ca_or_has_another_key_is_passed_by() {
     let two = Two::new();
     // The first daemon trusts another CA for its callers: it was forgotten in a rotation.
-    let other = Scene::software();
-    replace(&two.scenes[0].site.path("clients.pem"), &other.site.pki.ca_pem(), 0o644);
+    let other = Setup::software();
+    replace(&two.setups[0].files.path("clients.pem"), &other.files.pki.ca_pem(), 0o644);
     two.daemons[0].reload();
     two.daemons[0].wait_for_log("reload");
     for _ in 0..20 {
@@ -144,9 +144,9 @@ fn a_daemon_that_does_not_trust_the_new_ca_or_has_another_key_is_passed_by() {
 
 #[test]
 fn a_search_that_finds_nothing_says_what_was_asked_for_and_what_is_there() {
-    let mut scene = Scene::software();
-    let daemon = scene.start();
-    let module = Module::new(&scene, &[&daemon]);
+    let mut setup = Setup::software();
+    let daemon = setup.start();
+    let module = Module::new(&setup, &[&daemon]);
     let output = module.host("label:user-key", &["sequential", "1"]).output().unwrap();
     assert!(!output.status.success());
     let log = module.log();
@@ -157,9 +157,9 @@ fn a_search_that_finds_nothing_says_what_was_asked_for_and_what_is_there() {
 
 #[test]
 fn a_configuration_file_that_was_named_and_cannot_be_read_is_told_on_stderr_once() {
-    let mut scene = Scene::software();
-    let daemon = scene.start();
-    let module = Module::new(&scene, &[&daemon]);
+    let mut setup = Setup::software();
+    let daemon = setup.start();
+    let module = Module::new(&setup, &[&daemon]);
     std::fs::remove_file(module.file()).unwrap();
     let output = module.host(BY_LABEL, &["sequential", "1"]).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);

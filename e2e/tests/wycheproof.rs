@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use claviger_proto::v1::UnwrapRequest;
-use e2e::{Backend, Connection, Daemon, RsaKey, Site};
+use e2e::{Backend, Connection, Daemon, DaemonFiles, RsaKey};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -86,8 +86,8 @@ fn assert_pkcs1(counts: &Counts) {
 
 /// One daemon with a key for each group of each family; gives the counts of each family.
 async fn run<const N: usize>(backend: &Backend, families: [Vec<Group>; N]) -> [Counts; N] {
-    let mut site = Site::new();
-    backend.configure(&mut site);
+    let mut files = DaemonFiles::new();
+    backend.configure(&mut files);
     let groups: Vec<(String, &Group)> = families
         .iter()
         .flatten()
@@ -95,17 +95,17 @@ async fn run<const N: usize>(backend: &Backend, families: [Vec<Group>; N]) -> [C
         .map(|(number, group)| (format!("key-{number}"), group))
         .collect();
     for (number, (name, group)) in (0..).zip(&groups) {
-        let version = backend.version(&site, 1, &group.key, number);
-        site.key(name, &[group.algorithm], vec![version]);
+        let version = backend.version(&files, 1, &group.key, number);
+        files.key(name, &[group.algorithm], vec![version]);
     }
     let names: Vec<&str> = groups.iter().map(|(name, _)| name.as_str()).collect();
-    let caller = site.caller("tester", &names, &["unwrap"]);
-    site.limit("tester", "failed_unwraps", "off");
-    site.limit("tester", "rate", "off");
-    let daemon = Daemon::start(&mut site);
-    wait_until_serving(&site, &caller, &names).await;
+    let caller = files.caller("tester", &names, &["unwrap"]);
+    files.limit("tester", "failed_unwraps", "off");
+    files.limit("tester", "rate", "off");
+    let daemon = Daemon::start(&mut files);
+    wait_until_serving(&files, &caller, &names).await;
     let connection =
-        Connection::open(daemon.address(), site.pki.ca_der(), Some(&caller)).await.unwrap();
+        Connection::open(daemon.address(), files.pki.ca_der(), Some(&caller)).await.unwrap();
 
     let mut uniform = None;
     let mut rest = groups.iter();
@@ -187,9 +187,8 @@ async fn judge(
 }
 
 /// The daemon is ready after ten seconds even if some of many keys are still opening.
-async fn wait_until_serving(site: &Site, caller: &e2e::Identity, keys: &[&str]) {
-    let channel =
-        e2e::connection::channel(site.address(), site.pki.ca_der(), Some(caller));
+async fn wait_until_serving(files: &DaemonFiles, caller: &e2e::Identity, keys: &[&str]) {
+    let channel = e2e::connection::channel(files.address(), files.pki.ca_der(), Some(caller));
     let mut health = HealthClient::new(channel.await.unwrap());
     let begun = Instant::now();
     for key in keys {

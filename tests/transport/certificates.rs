@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::world::{
+use crate::setup::{
     CA_NAME, Client, DAY, Files, Identified, KEY_CONNECTOR, SECOND_CALLER, anonymous, checking,
     eventually, handshake, replace,
 };
@@ -115,10 +115,10 @@ pub(crate) fn crl_of(issuer: &Issuer<'_, KeyPair>, revoked: &[u64], lasts: Durat
 #[tokio::test]
 async fn a_good_client_is_known_over_post_quantum_tls_without_resumption() {
     let files = Files::new();
-    let world = files.start();
+    let setup = files.start();
     let config = checking(&files.key_connector(), files.ca.certificate_pem());
     for _ in 0..3 {
-        let stream = handshake(world.address, config.clone()).await.unwrap();
+        let stream = handshake(setup.address, config.clone()).await.unwrap();
         let tls = stream.get_ref().1;
         let group = tls.negotiated_key_exchange_group().unwrap().name();
         assert_eq!(group, rustls::NamedGroup::X25519MLKEM768);
@@ -128,9 +128,9 @@ async fn a_good_client_is_known_over_post_quantum_tls_without_resumption() {
         let mut client = Client::over(stream).await.unwrap();
         assert_eq!(client.ask("/").await.unwrap(), "caller 0");
     }
-    assert_eq!(world.ask(&files.second_caller()).await.unwrap(), "caller 1");
-    assert_eq!(world.stats.handshakes(), 4);
-    world.end().await;
+    assert_eq!(setup.ask(&files.second_caller()).await.unwrap(), "caller 1");
+    assert_eq!(setup.stats.handshakes(), 4);
+    setup.end().await;
 }
 
 #[expect(clippy::too_many_lines, reason = "one list of cases")]
@@ -192,7 +192,7 @@ async fn bad_certificates_are_refused_before_any_request() {
     let revoked_leaf = files.key_connector();
     files.ca.revoke_serial(&revoked_leaf.serial).unwrap();
     files.new_crl();
-    let world = files.start();
+    let setup = files.start();
 
     let issued = |parameters: &CertificateParams| Identified::issued(parameters, &ours);
     let with_usage = |usages: Vec<ExtendedKeyUsagePurpose>| {
@@ -222,8 +222,8 @@ async fn bad_certificates_are_refused_before_any_request() {
         client
     };
     let the_ca_itself = Identified {
-        chain: vec![crate::world::der(files.ca.certificate_pem())],
-        key: crate::world::key(&std::fs::read_to_string(files.at("ca/ca.key")).unwrap()),
+        chain: vec![crate::setup::der(files.ca.certificate_pem())],
+        key: crate::setup::key(&std::fs::read_to_string(files.at("ca/ca.key")).unwrap()),
         serial: String::new(),
     };
     let self_signed = {
@@ -309,60 +309,60 @@ async fn bad_certificates_are_refused_before_any_request() {
         ),
     ];
     for (what, client, reason) in &cases {
-        let before = world.stats.failed(*reason);
-        let outcome = world.ask(client).await;
+        let before = setup.stats.failed(*reason);
+        let outcome = setup.ask(client).await;
         assert!(outcome.is_err(), "{what}: {outcome:?}");
         let failures: Vec<_> = Failure::ALL
             .into_iter()
-            .filter_map(|reason| Some(reason.name()).filter(|_| world.stats.failed(reason) > 0))
+            .filter_map(|reason| Some(reason.name()).filter(|_| setup.stats.failed(reason) > 0))
             .collect();
         eventually(&format!("{what}: {reason:?} of {failures:?}"), || {
-            world.stats.failed(*reason) == before + 1
+            setup.stats.failed(*reason) == before + 1
         })
         .await;
     }
-    assert_eq!((world.served(), world.stats.handshakes()), (0, 0));
-    assert_eq!(world.ask(&middle.client(&good())).await.unwrap(), "caller 0");
-    world.end().await;
+    assert_eq!((setup.served(), setup.stats.handshakes()), (0, 0));
+    assert_eq!(setup.ask(&middle.client(&good())).await.unwrap(), "caller 0");
+    setup.end().await;
 }
 
 #[tokio::test]
 async fn what_is_not_our_tls_is_refused_before_any_request() {
     let files = Files::new();
-    let world = files.start();
+    let setup = files.start();
     let client = files.key_connector();
-    assert!(async { world.connect(anonymous()).await?.ask("/").await }.await.is_err());
-    eventually("no certificate", || world.stats.failed(Failure::NoCertificate) == 1).await;
+    assert!(async { setup.connect(anonymous()).await?.ask("/").await }.await.is_err());
+    eventually("no certificate", || setup.stats.failed(Failure::NoCertificate) == 1).await;
 
     let old = client.config_with(&[&rustls::version::TLS12]);
-    assert!(handshake(world.address, old.into()).await.is_err());
+    assert!(handshake(setup.address, old.into()).await.is_err());
     let mut http1 = client.config_with(&[&rustls::version::TLS13]);
     http1.alpn_protocols = vec![b"http/1.1".to_vec()];
-    assert!(handshake(world.address, http1.into()).await.is_err());
-    eventually("incompatible", || world.stats.failed(Failure::Incompatible) == 2).await;
+    assert!(handshake(setup.address, http1.into()).await.is_err());
+    eventually("incompatible", || setup.stats.failed(Failure::Incompatible) == 2).await;
 
-    let mut plain = tokio::net::TcpStream::connect(world.address).await.unwrap();
+    let mut plain = tokio::net::TcpStream::connect(setup.address).await.unwrap();
     plain.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     let mut answer = Vec::new();
     let _ = plain.read_to_end(&mut answer).await;
     assert!(answer.len() <= 7, "an alert at most: {answer:?}");
-    eventually("plain text", || world.stats.failed(Failure::Protocol) == 1).await;
-    assert_eq!((world.served(), world.stats.handshakes()), (0, 0));
-    world.end().await;
+    eventually("plain text", || setup.stats.failed(Failure::Protocol) == 1).await;
+    assert_eq!((setup.served(), setup.stats.handshakes()), (0, 0));
+    setup.end().await;
 }
 
 #[tokio::test]
 async fn tls_1_2_is_spoken_only_where_it_is_configured() {
     let mut files = Files::new();
     files.config.allow_tls12 = true;
-    let world = files.start();
+    let setup = files.start();
     let config = std::sync::Arc::new(files.key_connector().config_with(&[&rustls::version::TLS12]));
     for _ in 0..2 {
-        let stream = handshake(world.address, config.clone()).await.unwrap();
+        let stream = handshake(setup.address, config.clone()).await.unwrap();
         assert_eq!(stream.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
         assert_eq!(Client::over(stream).await.unwrap().ask("/").await.unwrap(), "caller 0");
     }
-    world.end().await;
+    setup.end().await;
 }
 
 #[tokio::test]
@@ -374,7 +374,7 @@ async fn trusted_certificates_of_nobody_are_not_identified() {
     replace(&crl, second.crl(&[]));
     files.config.client_ca.insert("second".to_owned(), path);
     files.config.crl.push(crl);
-    let world = files.start();
+    let setup = files.start();
     let ours = files.issuer();
     let dns = |name: &str| SanType::DnsName(text(name));
     let cases = [
@@ -396,14 +396,14 @@ async fn trusted_certificates_of_nobody_are_not_identified() {
         ("the URI as a DNS name", vec![dns("key-connector")]),
     ];
     for (what, names) in cases {
-        let answer = world.ask(&Identified::issued(&leaf(names), &ours)).await.unwrap();
+        let answer = setup.ask(&Identified::issued(&leaf(names), &ours)).await.unwrap();
         assert!(answer.starts_with("unidentified"), "{what}: {answer}");
     }
-    let from_the_other_ca = world.ask(&second.client(&good())).await.unwrap();
+    let from_the_other_ca = setup.ask(&second.client(&good())).await.unwrap();
     assert!(from_the_other_ca.starts_with("unidentified"), "{from_the_other_ca}");
-    assert_eq!(world.served(), 0);
-    assert_eq!(world.ask(&files.key_connector()).await.unwrap(), "caller 0");
-    world.end().await;
+    assert_eq!(setup.served(), 0);
+    assert_eq!(setup.ask(&files.key_connector()).await.unwrap(), "caller 0");
+    setup.end().await;
 }
 
 type Change = fn(&mut Files);

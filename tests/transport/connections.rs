@@ -13,7 +13,7 @@ use claviger::pki::ClientName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
-use crate::world::{
+use crate::setup::{
     Client, DAY, Files, KEY_CONNECTOR, eventually, handshake, listen, replace, settings, whoami,
 };
 
@@ -22,28 +22,28 @@ const SECOND: Duration = Duration::from_secs(1);
 #[tokio::test]
 async fn silent_and_slow_handshakes_time_out_and_keep_nobody_waiting() {
     let files = Files::new();
-    let world = files.start_with(
+    let setup = files.start_with(
         ConnectionSettings { max_handshakes: 1, handshake_timeout: SECOND, ..settings() },
         None,
     );
     let silent: Vec<_> =
-        futures::future::try_join_all((0..20).map(|_| TcpStream::connect(world.address)))
+        futures::future::try_join_all((0..20).map(|_| TcpStream::connect(setup.address)))
             .await
             .unwrap();
     let start = Instant::now();
-    assert_eq!(world.ask(&files.key_connector()).await.unwrap(), "caller 0");
+    assert_eq!(setup.ask(&files.key_connector()).await.unwrap(), "caller 0");
     assert!(start.elapsed() < SECOND / 2, "silent peers hold no place: {:?}", start.elapsed());
 
     // The beginning of a ClientHello holds the only place, and no longer than allowed.
-    let mut slow = TcpStream::connect(world.address).await.unwrap();
+    let mut slow = TcpStream::connect(setup.address).await.unwrap();
     slow.write_all(&[22, 3, 1, 2, 0, 1, 0]).await.unwrap();
-    eventually("timeouts", || world.stats.failed(HandshakeFailure::Timeout) == 21).await;
-    assert_eq!(world.ask(&files.key_connector()).await.unwrap(), "caller 0");
+    eventually("timeouts", || setup.stats.failed(HandshakeFailure::Timeout) == 21).await;
+    assert_eq!(setup.ask(&files.key_connector()).await.unwrap(), "caller 0");
     for mut stream in silent.into_iter().chain([slow]) {
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest).await;
     }
-    world.end().await;
+    setup.end().await;
 }
 
 #[tokio::test]
@@ -55,166 +55,166 @@ async fn one_address_that_stalls_handshakes_keeps_no_other_waiting() {
         max_handshakes: 64,
         ..settings()
     };
-    let world = files.start_with(settings, None);
+    let setup = files.start_with(settings, None);
     let mut stalling = Vec::new();
     for _ in 0..300 {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-        let mut stream = socket.connect(world.address).await.unwrap();
+        let mut stream = socket.connect(setup.address).await.unwrap();
         stream.write_all(&[22]).await.unwrap();
         stalling.push(stream);
     }
-    eventually("accepted", || world.stats.accepted() == 300).await;
+    eventually("accepted", || setup.stats.accepted() == 300).await;
     for _ in 0..5 {
         let start = Instant::now();
-        assert_eq!(world.ask(&files.key_connector()).await.unwrap(), "caller 0");
+        assert_eq!(setup.ask(&files.key_connector()).await.unwrap(), "caller 0");
         assert!(start.elapsed() < 2 * SECOND, "starved: {:?}", start.elapsed());
     }
     // Those that stall give way to others of their address.
-    eventually("stalled", || world.stats.failed(HandshakeFailure::Stalled) > 0).await;
+    eventually("stalled", || setup.stats.failed(HandshakeFailure::Stalled) > 0).await;
     drop(stalling);
-    world.end().await;
+    setup.end().await;
 }
 
 #[tokio::test]
 async fn a_connection_beyond_the_cap_is_closed_and_the_next_place_is_used() {
     let files = Files::new();
     let settings = ConnectionSettings { max_connections: 2, ..settings() };
-    let world = files.start_with(settings, None);
+    let setup = files.start_with(settings, None);
     let config = files.key_connector().config();
-    let mut first = world.connect(config.clone()).await.unwrap();
-    let mut second = world.connect(config.clone()).await.unwrap();
+    let mut first = setup.connect(config.clone()).await.unwrap();
+    let mut second = setup.connect(config.clone()).await.unwrap();
     assert_eq!(first.ask("/").await.unwrap(), "caller 0");
     assert_eq!(second.ask("/").await.unwrap(), "caller 0");
     // Connections with a call in flight make no room.
     let busy = [first, second]
         .map(|mut client| tokio::spawn(async move { client.ask("/slow").await.map(|_| client) }));
-    eventually("in flight", || world.served() == 4).await;
-    assert!(handshake(world.address, config.clone()).await.is_err());
-    assert_eq!((world.stats.refused_at_cap(), world.stats.open()), (1, 2));
-    world.release.notify_waiters();
+    eventually("in flight", || setup.served() == 4).await;
+    assert!(handshake(setup.address, config.clone()).await.is_err());
+    assert_eq!((setup.stats.refused_at_cap(), setup.stats.open()), (1, 2));
+    setup.release.notify_waiters();
     let [first, second] = busy.map(|client| async { client.await.unwrap().unwrap() });
     let (first, mut second) = tokio::join!(first, second);
     drop(first);
-    eventually("a free place", || world.stats.open() == 1).await;
-    assert_eq!(world.ask(&files.key_connector()).await.unwrap(), "caller 0");
-    world.transport.configure(ConnectionSettings { max_connections: 1, ..settings });
-    eventually("one left", || world.stats.open() == 1).await;
-    assert!(handshake(world.address, config).await.is_err());
+    eventually("a free place", || setup.stats.open() == 1).await;
+    assert_eq!(setup.ask(&files.key_connector()).await.unwrap(), "caller 0");
+    setup.transport.configure(ConnectionSettings { max_connections: 1, ..settings });
+    eventually("one left", || setup.stats.open() == 1).await;
+    assert!(handshake(setup.address, config).await.is_err());
     assert_eq!(second.ask("/").await.unwrap(), "caller 0");
-    world.end().await;
+    setup.end().await;
 }
 
 #[tokio::test]
 async fn an_identity_that_has_its_share_of_connections_leaves_room_for_others() {
     let files = Files::new();
-    let world =
+    let setup =
         files.start_with(ConnectionSettings { max_connections_per_caller: 3, ..settings() }, None);
     // A certificate that no caller matches has a share too, and no more than one.
     let stranger = files.client(&ClientName::Dns("stranger.example.org".to_owned()), DAY);
     for who in [&stranger, &files.key_connector()] {
         let mut open = Vec::new();
         for _ in 0..3 {
-            let mut client = world.connect(who.config()).await.unwrap();
+            let mut client = setup.connect(who.config()).await.unwrap();
             client.ask("/").await.unwrap();
             open.push(client);
         }
-        let before = world.stats.failed(HandshakeFailure::TooMany);
-        assert!(world.ask(who).await.is_err());
-        eventually("counted", || world.stats.failed(HandshakeFailure::TooMany) == before + 1).await;
-        assert_eq!(world.ask(&files.second_caller()).await.unwrap(), "caller 1");
+        let before = setup.stats.failed(HandshakeFailure::TooMany);
+        assert!(setup.ask(who).await.is_err());
+        eventually("counted", || setup.stats.failed(HandshakeFailure::TooMany) == before + 1).await;
+        assert_eq!(setup.ask(&files.second_caller()).await.unwrap(), "caller 1");
         drop(open.pop());
-        eventually("a free place", || world.stats.open() == 2).await;
-        world.ask(who).await.unwrap();
+        eventually("a free place", || setup.stats.open() == 2).await;
+        setup.ask(who).await.unwrap();
         drop(open);
-        eventually("none", || world.stats.open() == 0).await;
+        eventually("none", || setup.stats.open() == 0).await;
     }
-    world.end().await;
+    setup.end().await;
 }
 
 #[tokio::test]
 async fn a_drain_lets_the_call_in_flight_end_and_takes_no_other() {
     let files = Files::new();
-    let mut world = files.start();
+    let mut setup = files.start();
     let config = files.key_connector().config();
-    let mut client = world.connect(config.clone()).await.unwrap();
-    let mut idle = world.connect(config.clone()).await.unwrap();
+    let mut client = setup.connect(config.clone()).await.unwrap();
+    let mut idle = setup.connect(config.clone()).await.unwrap();
     assert_eq!(idle.ask("/").await.unwrap(), "caller 0");
-    let handshaking = TcpStream::connect(world.address).await.unwrap();
+    let handshaking = TcpStream::connect(setup.address).await.unwrap();
     let slow = tokio::spawn(async move { client.ask("/slow").await.unwrap() });
-    eventually("in flight", || world.served() == 2).await;
-    world.shutdown.take().unwrap().send(()).unwrap();
+    eventually("in flight", || setup.served() == 2).await;
+    setup.shutdown.take().unwrap().send(()).unwrap();
     idle.ended_within(SECOND).await.expect("an idle connection ends at once");
-    assert!(handshake(world.address, config).await.is_err());
-    assert!(!world.task.is_finished());
-    world.release.notify_one();
+    assert!(handshake(setup.address, config).await.is_err());
+    assert!(!setup.task.is_finished());
+    setup.release.notify_one();
     assert_eq!(slow.await.unwrap(), "caller 0");
-    tokio::time::timeout(SECOND, &mut world.task).await.unwrap().unwrap().unwrap();
-    assert_eq!(world.stats.open(), 0);
-    assert_eq!(world.stats.failed(HandshakeFailure::Shutdown), 1);
+    tokio::time::timeout(SECOND, &mut setup.task).await.unwrap().unwrap().unwrap();
+    assert_eq!(setup.stats.open(), 0);
+    assert_eq!(setup.stats.failed(HandshakeFailure::Shutdown), 1);
     drop(handshaking);
 }
 
 #[tokio::test]
 async fn a_drain_cuts_what_does_not_end() {
     let files = Files::new();
-    let mut world =
+    let mut setup =
         files.start_with(ConnectionSettings { drain_timeout: SECOND / 2, ..settings() }, None);
-    let mut client = world.connect(files.key_connector().config()).await.unwrap();
+    let mut client = setup.connect(files.key_connector().config()).await.unwrap();
     let slow = tokio::spawn(async move { client.ask("/slow").await });
-    eventually("in flight", || world.served() == 1).await;
-    world.shutdown.take().unwrap().send(()).unwrap();
-    tokio::time::timeout(2 * SECOND, &mut world.task).await.unwrap().unwrap().unwrap();
+    eventually("in flight", || setup.served() == 1).await;
+    setup.shutdown.take().unwrap().send(()).unwrap();
+    tokio::time::timeout(2 * SECOND, &mut setup.task).await.unwrap().unwrap().unwrap();
     assert!(slow.await.unwrap().is_err());
-    assert_eq!(world.stats.cut(Cut::Shutdown), 1);
+    assert_eq!(setup.stats.cut(Cut::Shutdown), 1);
 }
 
 #[tokio::test]
 async fn an_old_connection_is_asked_to_go_and_its_call_may_end() {
     let files = Files::new();
-    let world =
+    let setup =
         files.start_with(ConnectionSettings { max_connection_age: SECOND, ..settings() }, None);
     let config = files.key_connector().config();
-    let mut idle = world.connect(config.clone()).await.unwrap();
-    let mut busy = world.connect(config).await.unwrap();
+    let mut idle = setup.connect(config.clone()).await.unwrap();
+    let mut busy = setup.connect(config).await.unwrap();
     assert_eq!(idle.ask("/").await.unwrap(), "caller 0");
     let slow = tokio::spawn(async move { busy.ask("/slow").await });
     idle.ended_within(2 * SECOND).await.expect("GOAWAY after about a second");
     tokio::time::sleep(SECOND / 2).await;
-    world.release.notify_one();
+    setup.release.notify_one();
     assert_eq!(slow.await.unwrap().unwrap(), "caller 0");
-    assert_eq!(world.stats.cut(Cut::Age), 0);
-    world.end().await;
+    assert_eq!(setup.stats.cut(Cut::Age), 0);
+    setup.end().await;
 }
 
 #[tokio::test]
 async fn no_connection_outlives_its_certificate() {
     let files = Files::new();
-    let world = files.start();
+    let setup = files.start();
     let name = ClientName::Spiffe(KEY_CONNECTOR.to_owned());
     let client = files.client(&name, 3 * SECOND);
-    let mut connection = world.connect(client.config()).await.unwrap();
+    let mut connection = setup.connect(client.config()).await.unwrap();
     let slow = tokio::spawn(async move { connection.ask("/slow").await });
     let cut = tokio::time::timeout(4 * SECOND, slow).await.expect("cut when it expires");
     assert!(cut.unwrap().is_err());
-    assert_eq!(world.stats.cut(Cut::Expired), 1);
-    world.end().await;
+    assert_eq!(setup.stats.cut(Cut::Expired), 1);
+    setup.end().await;
 }
 
 #[tokio::test]
 async fn a_peer_that_says_nothing_after_tls_is_cut() {
     let files = Files::new();
-    let world =
+    let setup =
         files.start_with(ConnectionSettings { handshake_timeout: SECOND, ..settings() }, None);
     let config = files.key_connector().config();
-    let mut talking = world.connect(config.clone()).await.unwrap();
-    let mut silent = handshake(world.address, config).await.unwrap();
+    let mut talking = setup.connect(config.clone()).await.unwrap();
+    let mut silent = handshake(setup.address, config).await.unwrap();
     let mut rest = Vec::new();
     let read = tokio::time::timeout(3 * SECOND, silent.read_to_end(&mut rest)).await;
     assert!(read.is_ok(), "cut after a second");
-    assert_eq!(world.stats.cut(Cut::Silent), 1);
+    assert_eq!(setup.stats.cut(Cut::Silent), 1);
     assert_eq!(talking.ask("/").await.unwrap(), "caller 0");
-    world.end().await;
+    setup.end().await;
 }
 
 #[tokio::test]
@@ -300,24 +300,24 @@ async fn clients_that_follow_a_goaway_lose_no_call() {
 async fn a_connection_that_is_old_before_its_first_byte_is_still_served() {
     let files = Files::new();
     let age = Duration::from_millis(10);
-    let world =
+    let setup =
         files.start_with(ConnectionSettings { max_connection_age: age, ..settings() }, None);
-    let stream = handshake(world.address, files.key_connector().config()).await.unwrap();
+    let stream = handshake(setup.address, files.key_connector().config()).await.unwrap();
     tokio::time::sleep(10 * age).await;
     assert_eq!(Client::over(stream).await.unwrap().ask("/").await.unwrap(), "caller 0");
-    assert_eq!(world.stats.cut(Cut::Silent), 0);
-    world.end().await;
+    assert_eq!(setup.stats.cut(Cut::Silent), 0);
+    setup.end().await;
 }
 
 #[tokio::test]
 async fn a_client_that_stays_after_its_goaway_is_waited_for_half_a_second() {
     let files = Files::new();
-    let world = files.start();
-    let mut stream = handshake(world.address, files.key_connector().config()).await.unwrap();
+    let setup = files.start();
+    let mut stream = handshake(setup.address, files.key_connector().config()).await.unwrap();
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     stream.read_u8().await.unwrap();
     let start = Instant::now();
-    let ending = tokio::spawn(world.end());
+    let ending = tokio::spawn(setup.end());
     // The PING by which the daemon learns that its first GOAWAY has arrived.
     let mut frames = Vec::new();
     let ping = loop {

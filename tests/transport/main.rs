@@ -5,4 +5,4 @@ mod certificates;
 mod changes;
 mod connections;
 mod openssl;
-mod world;
+mod setup;

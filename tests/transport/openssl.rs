@@ -10,7 +10,7 @@ use claviger::daemon::config;
 use claviger::daemon::transport::tls::TlsState;
 use rustls::CertificateError as E;
 
-use crate::world::{Files, der, replace};
+use crate::setup::{Files, der, replace};
 
 /// What is said of a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

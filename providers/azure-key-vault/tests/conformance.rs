@@ -5,12 +5,12 @@ mod support;
 use azure_key_vault_fake::{Fake, Kind};
 use claviger_conformance::Subject;
 use claviger_provider_api::{Algorithm, Options as _, SignAlgorithm};
-use support::{OAEP, Site, open};
+use support::{OAEP, Setup, open};
 
 async fn whole_suite(bits: usize, algorithms: &[Algorithm], sign_algorithms: &[SignAlgorithm]) {
-    let site = Site::new().await;
-    let kid = site.fake.create("user-keys", bits);
-    let key = open(&site.config, &kid, algorithms, sign_algorithms, None).await.unwrap();
+    let setup = Setup::new().await;
+    let kid = setup.fake.create("user-keys", bits);
+    let key = open(&setup.config, &kid, algorithms, sign_algorithms, None).await.unwrap();
     let signs = if sign_algorithms.is_empty() { "" } else { " that signs" };
     let name = format!("azure-key-vault/rsa-{bits}{signs} (fake)");
     claviger_conformance::run(Subject::new(name, key).without_labels()).await.expect_all_passed();
@@ -39,11 +39,11 @@ async fn a_key_that_unwraps_and_signs_keeps_the_contract() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_managed_hsm_keeps_the_contract() {
     let fake = Fake::start_with(Kind::ManagedHsm, 0, "127.0.0.1").await.unwrap();
-    let mut site = Site::around(fake);
-    site.config.resource = Some("https://managedhsm.azure.net".to_owned());
-    assert!(site.config.is_hardware());
-    let kid = site.fake.create("user-keys", 2048);
-    let key = site.open(&kid, &OAEP).await.unwrap();
+    let mut setup = Setup::around(fake);
+    setup.config.resource = Some("https://managedhsm.azure.net".to_owned());
+    assert!(setup.config.is_hardware());
+    let kid = setup.fake.create("user-keys", 2048);
+    let key = setup.open(&kid, &OAEP).await.unwrap();
     let subject = Subject::new("azure-key-vault/managed hsm (fake)", key).without_labels();
     claviger_conformance::run(subject).await.expect_all_passed();
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use azure_key_vault_fake::{CLIENT_ID, CLIENT_SECRET, IDENTITY_HEADER, TENANT};
 use claviger_azure_key_vault::{Auth, AzureCli, ManagedIdentity};
-use support::{LONG, OAEP, Site, open, round_trip};
+use support::{LONG, OAEP, Setup, open, round_trip};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
@@ -35,13 +35,13 @@ async fn the_environment_says_where_tokens_are_and_decides_nothing_else() {
     if let Ok(kid) = std::env::var("CLAVIGER_TEST_KID") {
         return open_as_child(&kid).await;
     }
-    let site = Site::new().await;
-    let kid = site.fake.create("user-keys", 2048);
+    let setup = Setup::new().await;
+    let kid = setup.fake.create("user-keys", 2048);
     let trap = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let trap_url = format!("https://{}", trap.local_addr().unwrap());
-    let programs = az(&site);
+    let programs = az(&setup);
     let managed = [
-        ("IDENTITY_ENDPOINT".to_owned(), site.fake.identity_endpoint()),
+        ("IDENTITY_ENDPOINT".to_owned(), setup.fake.identity_endpoint()),
         ("IDENTITY_HEADER".to_owned(), IDENTITY_HEADER.to_owned()),
     ];
     let with_az = [("PATH".to_owned(), format!("{}:/usr/bin:/bin", programs.display()))];
@@ -58,25 +58,25 @@ async fn the_environment_says_where_tokens_are_and_decides_nothing_else() {
             .args(["--exact", TEST, "--nocapture"])
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
-            .env("HOME", site.folder.path())
+            .env("HOME", setup.folder.path())
             .envs(ELSEWHERE.map(|name| (name, &trap_url)))
             .env("AZURE_CLIENT_SECRET", "from-the-environment")
             .envs(variables.iter().cloned())
             .env("CLAVIGER_TEST_KID", &kid)
             .env("CLAVIGER_TEST_AUTH", auth)
-            .env("CLAVIGER_TEST_FOLDER", site.folder.path())
+            .env("CLAVIGER_TEST_FOLDER", setup.folder.path())
             .stdin(Stdio::null());
         let output = child.output().await.unwrap();
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         match expected {
             Ok(()) => {
                 assert!(output.status.success(), "{auth}: {said}");
-                assert_eq!(site.fake.asked().len(), 5, "{auth}: {said}");
+                assert_eq!(setup.fake.asked().len(), 5, "{auth}: {said}");
             }
             Err(text) => {
                 assert!(!output.status.success(), "{auth}: {said}");
                 assert!(said.contains("OperatorNeeded") && said.contains(text), "{said}");
-                site.fake.asked();
+                setup.fake.asked();
             }
         }
     }
@@ -101,11 +101,11 @@ async fn open_as_child(kid: &str) {
 }
 
 /// A folder with an `az` that gets its token from the fake, as the real one would from Entra.
-fn az(site: &Site) -> std::path::PathBuf {
-    let folder = site.folder.path().join("programs");
+fn az(setup: &Setup) -> std::path::PathBuf {
+    let folder = setup.folder.path().join("programs");
     std::fs::create_dir(&folder).unwrap();
     let path = folder.join("az");
-    let (origin, ca) = (site.fake.origin(), site.folder.path().join("ca.pem"));
+    let (origin, ca) = (setup.fake.origin(), setup.folder.path().join("ca.pem"));
     let script = format!(
         r#"#!/usr/bin/env python3
 import json, ssl, sys, time, urllib.parse, urllib.request

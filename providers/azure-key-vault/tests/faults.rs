@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use azure_key_vault_fake::{Fake, Fault, Kind};
 use claviger_provider_api::{Algorithm, Cause, ErrorKind, Parameters, WrappingKey};
 use serde_json::json;
-use support::{LONG, OAEP, Site, call, path, round_trip};
+use support::{LONG, OAEP, Setup, call, path, round_trip};
 
 struct Opened {
-    site: Site,
+    setup: Setup,
     kid: String,
     key: Arc<dyn WrappingKey>,
     /// What an unwrap asks for.
@@ -20,16 +20,16 @@ struct Opened {
 }
 
 async fn opened() -> Opened {
-    let site = Site::new().await;
-    let kid = site.fake.create("user-keys", 2048);
-    let key = site.open(&kid, &OAEP).await.unwrap();
-    let get = format!("GET {}", path(&site.fake, &kid));
-    let unwrap = format!("POST {}/unwrapkey", path(&site.fake, &kid));
+    let setup = Setup::new().await;
+    let kid = setup.fake.create("user-keys", 2048);
+    let key = setup.open(&kid, &OAEP).await.unwrap();
+    let get = format!("GET {}", path(&setup.fake, &kid));
+    let unwrap = format!("POST {}/unwrapkey", path(&setup.fake, &kid));
     // The first request brings the challenge; then one for the key, and one canary per algorithm.
     let challenged = format!("401 {get}");
-    assert_eq!(site.fake.asked(), [&*challenged, &*get, &*unwrap, &*unwrap]);
-    assert_eq!(site.fake.tokens_issued(), 1);
-    Opened { site, kid, key, unwrap }
+    assert_eq!(setup.fake.asked(), [&*challenged, &*get, &*unwrap, &*unwrap]);
+    assert_eq!(setup.fake.tokens_issued(), 1);
+    Opened { setup, kid, key, unwrap }
 }
 
 fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Fault {
@@ -43,7 +43,7 @@ fn said(code: &str) -> String {
 
 #[tokio::test]
 async fn each_error_of_azure_has_its_kind_and_is_asked_for_once() {
-    let Opened { site, key, unwrap, .. } = opened().await;
+    let Opened { setup, key, unwrap, .. } = opened().await;
     let throttled = ErrorKind::Throttled { retry_after: None };
     let table = [
         (400, "BadParameter", ErrorKind::UnwrapFailed),
@@ -58,24 +58,24 @@ async fn each_error_of_azure_has_its_kind_and_is_asked_for_once() {
         (504, "GatewayTimeout", ErrorKind::Unavailable),
     ];
     for (status, code, kind) in table {
-        site.fake.fault(answer(status, &[], &said(code)));
+        setup.fake.fault(answer(status, &[], &said(code)));
         let error = round_trip(&*key, LONG).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{code}: {error}");
         let text = format!("unwrapKey: HTTP {status} {code}: said by the fake");
         assert!(error.to_string().starts_with(&text), "{error}");
         assert!(error.backend_request_id().is_some_and(|id| id.len() == 36), "{code}");
-        assert_eq!(site.fake.asked(), [unwrap.as_str()], "{code}");
+        assert_eq!(setup.fake.asked(), [unwrap.as_str()], "{code}");
     }
     assert!(round_trip(&*key, LONG).await.unwrap().is_some_and(|id| id.len() == 36));
 }
 
 #[tokio::test]
 async fn an_answer_that_is_too_long_is_cut_off_and_is_unavailable() {
-    let Opened { site, key, .. } = opened().await;
+    let Opened { setup, key, .. } = opened().await;
     // Good JSON, but for its length: the SDK would read all of it.
     let long = json!({ "padding": "x".repeat(2 << 20) }).to_string();
     for status in [200, 403] {
-        site.fake.fault(answer(status, &[], &long));
+        setup.fake.fault(answer(status, &[], &long));
         let error = round_trip(&*key, LONG).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{status}: {error}");
         assert!(error.to_string().contains("longer than 1048576 bytes"), "{status}: {error}");
@@ -85,19 +85,19 @@ async fn an_answer_that_is_too_long_is_cut_off_and_is_unavailable() {
 
 #[tokio::test]
 async fn an_empty_secret_file_is_named_as_one() {
-    let site = Site::new().await;
-    let kid = site.fake.create("user-keys", 2048);
-    site.write_secret("");
-    let error = site.open(&kid, &OAEP).await.unwrap_err();
+    let setup = Setup::new().await;
+    let kid = setup.fake.create("user-keys", 2048);
+    setup.write_secret("");
+    let error = setup.open(&kid, &OAEP).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
     assert_eq!(error.cause(), Some(Cause::SecretFile), "{error}");
 }
 
 #[tokio::test]
 async fn the_delay_that_azure_names_is_passed_on() {
-    let Opened { site, key, .. } = opened().await;
+    let Opened { setup, key, .. } = opened().await;
     let body = r#"{"error":{"code":"Throttled","message":"Request was not processed because too many requests were received. Reason: VaultRequestTypeLimitReached"}}"#;
-    site.fake.fault(answer(429, &[("Retry-After", "7")], body));
+    setup.fake.fault(answer(429, &[("Retry-After", "7")], body));
     let error = round_trip(&*key, LONG).await.unwrap_err();
     let retry_after = Some(Duration::from_secs(7));
     assert_eq!(error.kind(), ErrorKind::Throttled { retry_after }, "{error}");
@@ -105,7 +105,7 @@ async fn the_delay_that_azure_names_is_passed_on() {
 
 #[tokio::test]
 async fn what_is_no_answer_of_azure_is_unavailable_and_is_not_tried_again() {
-    let Opened { site, key, unwrap, .. } = opened().await;
+    let Opened { setup, key, unwrap, .. } = opened().await;
     let html = "<html>bad gateway</html>";
     let faults = [
         Fault::Cut,
@@ -116,26 +116,26 @@ async fn what_is_no_answer_of_azure_is_unavailable_and_is_not_tried_again() {
         answer(200, &[], ""),
     ];
     for fault in faults {
-        site.fake.fault(fault.clone());
+        setup.fake.fault(fault.clone());
         let error = round_trip(&*key, LONG).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{fault:?}: {error}");
-        assert_eq!(site.fake.asked(), [unwrap.as_str()], "{fault:?}");
+        assert_eq!(setup.fake.asked(), [unwrap.as_str()], "{fault:?}");
         round_trip(&*key, LONG).await.unwrap();
-        assert_eq!(site.fake.asked(), [unwrap.as_str()], "{fault:?}");
+        assert_eq!(setup.fake.asked(), [unwrap.as_str()], "{fault:?}");
     }
 }
 
 #[tokio::test]
 async fn a_redirect_is_refused_and_never_followed() {
-    let Opened { site, key, unwrap, .. } = opened().await;
+    let Opened { setup, key, unwrap, .. } = opened().await;
     let elsewhere = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let location = format!("https://{}/", elsewhere.local_addr().unwrap());
     for status in [301, 302, 307, 308] {
-        site.fake.fault(answer(status, &[("Location", &location)], ""));
+        setup.fake.fault(answer(status, &[("Location", &location)], ""));
         let error = round_trip(&*key, LONG).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{status}: {error}");
         assert!(error.to_string().contains("never followed"), "{status}: {error}");
-        assert_eq!(site.fake.asked(), [unwrap.as_str()], "{status}");
+        assert_eq!(setup.fake.asked(), [unwrap.as_str()], "{status}");
     }
     let followed = tokio::time::timeout(Duration::from_millis(100), elsewhere.accept()).await;
     assert!(followed.is_err(), "the redirect was followed");
@@ -143,45 +143,45 @@ async fn a_redirect_is_refused_and_never_followed() {
 
 #[tokio::test]
 async fn the_callers_deadline_holds_while_azure_is_slow() {
-    let Opened { site, key, .. } = opened().await;
-    site.fake.fault(Fault::Slow(Duration::from_secs(20)));
+    let Opened { setup, key, .. } = opened().await;
+    setup.fake.fault(Fault::Slow(Duration::from_secs(20)));
     let begun = Instant::now();
     let error = round_trip(&*key, Duration::from_millis(300)).await.unwrap_err();
     let took = begun.elapsed();
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
     assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(15), "{took:?}");
-    site.fake.asked();
+    setup.fake.asked();
     let error = round_trip(&*key, Duration::ZERO).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded, "{error}");
-    assert!(site.fake.asked().is_empty(), "Azure was asked after the deadline");
+    assert!(setup.fake.asked().is_empty(), "Azure was asked after the deadline");
     round_trip(&*key, LONG).await.unwrap();
 }
 
 #[tokio::test]
 async fn the_configured_limits_hold_where_no_deadline_is_earlier() {
-    let Opened { mut site, kid, .. } = opened().await;
+    let Opened { mut setup, kid, .. } = opened().await;
     let (short, long) = (Duration::from_millis(300), LONG);
     for (attempt, operation) in [(short, long), (short, short)] {
-        site.config.connect_timeout.0 = short;
-        site.config.attempt_timeout.0 = attempt;
-        site.config.operation_timeout.0 = operation;
+        setup.config.connect_timeout.0 = short;
+        setup.config.attempt_timeout.0 = attempt;
+        setup.config.operation_timeout.0 = operation;
         // The challenge is not among the requests that are let in, and so is not slow.
-        site.fake.fault(Fault::Slow(Duration::from_mins(1)));
-        let error = site.open(&kid, &OAEP).await.unwrap_err();
+        setup.fake.fault(Fault::Slow(Duration::from_mins(1)));
+        let error = setup.open(&kid, &OAEP).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     }
 }
 
 #[tokio::test]
 async fn a_bad_value_is_the_values_fault_and_bad_shapes_never_leave() {
-    let Opened { site, key, unwrap, .. } = opened().await;
+    let Opened { setup, key, unwrap, .. } = opened().await;
     assert!(key.failure_needs_check());
     let parameters = Parameters::of(Algorithm::RsaOaep);
     let mut value = vec![0x55; 256];
     value[0] = 0;
     let error = key.unwrap_key(&value, &parameters, call(LONG)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::UnwrapFailed, "{error}");
-    assert_eq!(site.fake.asked(), [unwrap.as_str()]);
+    assert_eq!(setup.fake.asked(), [unwrap.as_str()]);
     for bad in [vec![], vec![1; 255], vec![1; 257], vec![0xff; 256]] {
         let error = key.unwrap_key(&bad, &parameters, call(LONG)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::UnwrapFailed, "{error}");
@@ -189,12 +189,12 @@ async fn a_bad_value_is_the_values_fault_and_bad_shapes_never_leave() {
     let labelled = Parameters { label: b"tenant", ..parameters };
     let error = key.unwrap_key(&value, &labelled, call(LONG)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
-    assert!(site.fake.asked().is_empty(), "Azure was asked");
+    assert!(setup.fake.asked().is_empty(), "Azure was asked");
 }
 
 #[tokio::test]
 async fn an_answer_about_another_key_is_never_believed() {
-    let Opened { site, kid, key, .. } = opened().await;
+    let Opened { setup, kid, key, .. } = opened().await;
     let other = kid.replace(&kid[kid.len() - 4..], "0000");
     for changed in [
         json!({ "kid": other }),
@@ -202,35 +202,35 @@ async fn an_answer_about_another_key_is_never_believed() {
         json!({ "kid": null }),
         json!({ "value": null }),
     ] {
-        site.fake.fault(Fault::Changed(changed.clone()));
+        setup.fake.fault(Fault::Changed(changed.clone()));
         let error = round_trip(&*key, LONG).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Internal, "{changed}: {error}");
     }
     // A canary that comes back as something else, or not at all.
-    site.fake.fault(Fault::Changed(json!({ "value": "AAAA" })));
+    setup.fake.fault(Fault::Changed(json!({ "value": "AAAA" })));
     let error = key.check().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
-    site.fake.fault(answer(400, &[], &said("BadParameter")));
+    setup.fake.fault(answer(400, &[], &said("BadParameter")));
     let error = key.check().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     key.check().await.unwrap();
     // The key itself.
-    site.fake.fault(Fault::Changed(json!({ "key": { "kid": other, "kty": "RSA" } })));
-    let error = site.open(&kid, &OAEP).await.unwrap_err();
+    setup.fake.fault(Fault::Changed(json!({ "key": { "kid": other, "kty": "RSA" } })));
+    let error = setup.open(&kid, &OAEP).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
 }
 
 #[tokio::test]
 async fn an_algorithm_that_does_not_work_is_found_when_the_key_is_opened() {
-    let Opened { site, kid, .. } = opened().await;
+    let Opened { setup, kid, .. } = opened().await;
     for (status, code, kind, expected) in [
         (400, "BadParameter", ErrorKind::OperatorNeeded, "take it off the list"),
         (403, "Forbidden", ErrorKind::OperatorNeeded, "HTTP 403"),
         (500, "InternalServerError", ErrorKind::Unavailable, "InternalServerError"),
     ] {
-        site.fake.fault(Fault::Changed(json!({})));
-        site.fake.fault(answer(status, &[], &said(code)));
-        let error = site.open(&kid, &OAEP).await.unwrap_err();
+        setup.fake.fault(Fault::Changed(json!({})));
+        setup.fake.fault(answer(status, &[], &said(code)));
+        let error = setup.open(&kid, &OAEP).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
         assert!(error.to_string().contains(expected), "{error}");
         assert!(error.backend_request_id().is_some(), "{error}");
@@ -239,7 +239,7 @@ async fn an_algorithm_that_does_not_work_is_found_when_the_key_is_opened() {
 
 #[tokio::test]
 async fn only_a_certificate_of_the_configured_ca_for_the_right_name_is_trusted() {
-    let Opened { site, .. } = opened().await;
+    let Opened { setup, .. } = opened().await;
     for (other, case) in [
         (Fake::start().await.unwrap(), "another CA"),
         (
@@ -248,11 +248,11 @@ async fn only_a_certificate_of_the_configured_ca_for_the_right_name_is_trusted()
         ),
     ] {
         let kid = other.create("user-keys", 2048);
-        let mut config = site.config.clone();
+        let mut config = setup.config.clone();
         config.vault = other.origin().to_owned();
         if case == "another name" {
-            std::fs::write(site.folder.path().join("other.pem"), other.ca_pem()).unwrap();
-            config.ca = Some(site.folder.path().join("other.pem"));
+            std::fs::write(setup.folder.path().join("other.pem"), other.ca_pem()).unwrap();
+            config.ca = Some(setup.folder.path().join("other.pem"));
         }
         let error = support::open(&config, &kid, &OAEP, &[], None).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{case}: {error}");
@@ -263,26 +263,26 @@ async fn only_a_certificate_of_the_configured_ca_for_the_right_name_is_trusted()
 
 #[tokio::test]
 async fn a_ca_file_that_cannot_be_used_is_refused_in_words() {
-    let Opened { mut site, kid, .. } = opened().await;
+    let Opened { mut setup, kid, .. } = opened().await;
     let torn = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
-    let path = site.folder.path().join("bad.pem");
+    let path = setup.folder.path().join("bad.pem");
     for (text, expected) in [("", "holds no certificate"), (torn, "cannot be used")] {
         std::fs::write(&path, text).unwrap();
-        site.config.ca = Some(path.clone());
-        let error = site.open(&kid, &OAEP).await.unwrap_err();
+        setup.config.ca = Some(path.clone());
+        let error = setup.open(&kid, &OAEP).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
         assert!(error.to_string().contains(expected), "{text:?}: {error}");
         assert!(error.to_string().contains("bad.pem"), "{error}");
     }
     std::fs::remove_file(&path).unwrap();
-    let error = site.open(&kid, &OAEP).await.unwrap_err();
+    let error = setup.open(&kid, &OAEP).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
 }
 
 #[tokio::test]
 async fn a_backend_that_is_down_is_unavailable() {
-    let Opened { site, kid, key, .. } = opened().await;
-    let Site { fake, folder, config } = site;
+    let Opened { setup, kid, key, .. } = opened().await;
+    let Setup { fake, folder, config } = setup;
     drop(fake);
     let error = support::open(&config, &kid, &OAEP, &[], None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");

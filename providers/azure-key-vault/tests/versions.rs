@@ -5,59 +5,59 @@ mod support;
 use azure_key_vault_fake::Fault;
 use claviger_provider_api::{Algorithm, Cause, ErrorKind, SignAlgorithm};
 use serde_json::json;
-use support::{LONG, OAEP, Site, open, path, round_trip};
+use support::{LONG, OAEP, Setup, open, path, round_trip};
 
 #[tokio::test]
 async fn a_rotated_key_is_found_by_its_public_key() {
-    let site = Site::new().await;
-    let first = site.fake.create("user-keys", 2048);
-    let bare = format!("{}/keys/user-keys", site.fake.origin());
-    let opened = site.open(&bare, &OAEP).await.unwrap();
+    let setup = Setup::new().await;
+    let first = setup.fake.create("user-keys", 2048);
+    let bare = format!("{}/keys/user-keys", setup.fake.origin());
+    let opened = setup.open(&bare, &OAEP).await.unwrap();
     let pin = opened.public_key().sha256();
     // More than a page of younger versions, in an order that says nothing.
-    (0..26).for_each(|_| drop(site.fake.create("user-keys", 2048)));
-    let latest = site.fake.create("user-keys", 2048);
+    (0..26).for_each(|_| drop(setup.fake.create("user-keys", 2048)));
+    let latest = setup.fake.create("user-keys", 2048);
     // What is open stays what it was.
     round_trip(&*opened, LONG).await.unwrap();
-    site.fake.asked();
-    let found = open(&site.config, &bare, &OAEP, &[], Some(pin)).await.unwrap();
+    setup.fake.asked();
+    let found = open(&setup.config, &bare, &OAEP, &[], Some(pin)).await.unwrap();
     assert_eq!(found.public_key().sha256(), pin);
     assert!(format!("{found:?}").contains(&first), "{found:?}");
     round_trip(&*found, LONG).await.unwrap();
-    let asked = site.fake.asked();
+    let asked = setup.fake.asked();
     let pages = asked.iter().filter(|asked| asked.ends_with("/keys/user-keys/versions")).count();
     assert_eq!(pages, 2, "{asked:?}");
-    let unwrap = format!("POST {}/unwrapkey", path(&site.fake, &first));
+    let unwrap = format!("POST {}/unwrapkey", path(&setup.fake, &first));
     assert_eq!(asked.last(), Some(&unwrap));
     // Without a pin, or with its own, the latest is meant and nothing is looked for.
-    let newest = site.open(&bare, &OAEP).await.unwrap();
+    let newest = setup.open(&bare, &OAEP).await.unwrap();
     assert!(format!("{newest:?}").contains(&latest), "{newest:?}");
     let pin = newest.public_key().sha256();
-    site.fake.asked();
-    open(&site.config, &bare, &OAEP, &[], Some(pin)).await.unwrap();
-    let asked = site.fake.asked();
+    setup.fake.asked();
+    open(&setup.config, &bare, &OAEP, &[], Some(pin)).await.unwrap();
+    let asked = setup.fake.asked();
     assert!(!asked.iter().any(|asked| asked.contains("versions")), "{asked:?}");
 }
 
 #[tokio::test]
 async fn a_version_of_another_type_stops_no_search_for_the_pinned_key() {
-    let site = Site::new().await;
-    let bare = format!("{}/keys/user-keys", site.fake.origin());
-    site.fake.create("user-keys", 2048);
-    let pinned = site.fake.create("user-keys", 2048);
-    let pin = site.open(&pinned, &OAEP).await.unwrap().public_key().sha256();
+    let setup = Setup::new().await;
+    let bare = format!("{}/keys/user-keys", setup.fake.origin());
+    setup.fake.create("user-keys", 2048);
+    let pinned = setup.fake.create("user-keys", 2048);
+    let pin = setup.open(&pinned, &OAEP).await.unwrap().public_key().sha256();
     // Many, so that some are met whatever the order among equally old ones is.
-    (0..5).for_each(|_| drop(site.fake.create_elliptic("user-keys")));
-    let found = open(&site.config, &bare, &OAEP, &[], Some(pin)).await.unwrap();
+    (0..5).for_each(|_| drop(setup.fake.create_elliptic("user-keys")));
+    let found = open(&setup.config, &bare, &OAEP, &[], Some(pin)).await.unwrap();
     assert!(format!("{found:?}").contains(&pinned), "{found:?}");
     round_trip(&*found, LONG).await.unwrap();
     // The latest is what an open without a pin means, and the pinned one may be nowhere.
-    let error = site.open(&bare, &OAEP).await.unwrap_err();
+    let error = setup.open(&bare, &OAEP).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
     assert_eq!(error.cause(), Some(Cause::KeyUnfit), "{error}");
     assert!(error.to_string().contains("of the type \"EC\""), "{error}");
     assert!(error.backend_request_id().is_some(), "{error}");
-    let error = open(&site.config, &bare, &OAEP, &[], Some([7; 32])).await.unwrap_err();
+    let error = open(&setup.config, &bare, &OAEP, &[], Some([7; 32])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
     assert!(error.to_string().contains("of the type \"EC\""), "{error}");
     assert!(error.to_string().contains("none of its 6 other versions"), "{error}");
@@ -65,42 +65,42 @@ async fn a_version_of_another_type_stops_no_search_for_the_pinned_key() {
 
 #[tokio::test]
 async fn a_key_tells_whether_azure_would_hand_it_out() {
-    let site = Site::new().await;
-    let kid = site.fake.create("user-keys", 2048);
+    let setup = Setup::new().await;
+    let kid = setup.fake.create("user-keys", 2048);
     for exportable in [false, true] {
-        site.fake.change(&kid, &json!({ "attributes": { "exportable": exportable } }));
-        let key = site.open(&kid, &OAEP).await.unwrap();
+        setup.fake.change(&kid, &json!({ "attributes": { "exportable": exportable } }));
+        let key = setup.open(&kid, &OAEP).await.unwrap();
         assert_eq!(key.extractable(), Some(exportable));
     }
 }
 
 #[tokio::test]
 async fn a_pinned_key_that_is_nowhere_needs_an_operator() {
-    let site = Site::new().await;
-    let kid = site.fake.create("user-keys", 2048);
-    site.fake.create("user-keys", 2048);
-    let bare = format!("{}/keys/user-keys", site.fake.origin());
-    let error = open(&site.config, &bare, &OAEP, &[], Some([7; 32])).await.unwrap_err();
+    let setup = Setup::new().await;
+    let kid = setup.fake.create("user-keys", 2048);
+    setup.fake.create("user-keys", 2048);
+    let bare = format!("{}/keys/user-keys", setup.fake.origin());
+    let error = open(&setup.config, &bare, &OAEP, &[], Some([7; 32])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
     assert_eq!(error.cause(), Some(Cause::AnotherKey), "{error}");
     assert_eq!(error.another_key().unwrap().pinned, [7; 32]);
     assert!(error.to_string().contains("its 1 other versions"), "{error}");
     // A version that is named is opened as it is; the daemon compares it with the pin.
-    let key = open(&site.config, &kid, &OAEP, &[], Some([7; 32])).await.unwrap();
+    let key = open(&setup.config, &kid, &OAEP, &[], Some([7; 32])).await.unwrap();
     assert!(format!("{key:?}").contains(&kid), "{key:?}");
 }
 
 #[tokio::test]
 async fn a_next_page_elsewhere_is_not_asked_for() {
-    let site = Site::new().await;
-    site.fake.create("user-keys", 2048);
-    site.fake.create("user-keys", 2048);
+    let setup = Setup::new().await;
+    setup.fake.create("user-keys", 2048);
+    setup.fake.create("user-keys", 2048);
     let elsewhere = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let next = format!("https://{}/keys/user-keys/versions", elsewhere.local_addr().unwrap());
-    site.fake.fault(Fault::Changed(json!({})));
-    site.fake.fault(Fault::Changed(json!({ "nextLink": next })));
-    let bare = format!("{}/keys/user-keys", site.fake.origin());
-    let error = open(&site.config, &bare, &OAEP, &[], Some([7; 32])).await.unwrap_err();
+    setup.fake.fault(Fault::Changed(json!({})));
+    setup.fake.fault(Fault::Changed(json!({ "nextLink": next })));
+    let bare = format!("{}/keys/user-keys", setup.fake.origin());
+    let error = open(&setup.config, &bare, &OAEP, &[], Some([7; 32])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
     assert!(error.to_string().contains("not the vault"), "{error}");
     let went = tokio::time::timeout(std::time::Duration::from_millis(100), elsewhere.accept());
@@ -109,14 +109,14 @@ async fn a_next_page_elsewhere_is_not_asked_for() {
 
 #[tokio::test]
 async fn a_disabled_key_needs_an_operator_and_comes_back_when_it_is_enabled() {
-    let site = Site::new().await;
-    let kid = site.fake.create("user-keys", 2048);
-    let key = site.open(&kid, &OAEP).await.unwrap();
-    site.fake.enable(&kid, false);
+    let setup = Setup::new().await;
+    let kid = setup.fake.create("user-keys", 2048);
+    let key = setup.open(&kid, &OAEP).await.unwrap();
+    setup.fake.enable(&kid, false);
     for error in [
         round_trip(&*key, LONG).await.unwrap_err(),
         key.check().await.unwrap_err(),
-        site.open(&kid, &OAEP).await.unwrap_err(),
+        setup.open(&kid, &OAEP).await.unwrap_err(),
     ] {
         assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
         assert!(error.to_string().contains("enable"), "{error}");
@@ -124,31 +124,31 @@ async fn a_disabled_key_needs_an_operator_and_comes_back_when_it_is_enabled() {
     let error = round_trip(&*key, LONG).await.unwrap_err();
     assert!(error.to_string().contains("403 Forbidden (KeyDisabled)"), "{error}");
     assert!(error.backend_request_id().is_some(), "{error}");
-    site.fake.enable(&kid, true);
+    setup.fake.enable(&kid, true);
     round_trip(&*key, LONG).await.unwrap();
     key.check().await.unwrap();
 }
 
 #[tokio::test]
 async fn an_expired_key_still_unwraps_and_no_longer_signs() {
-    let site = Site::new().await;
-    let kid = site.fake.create("user-keys", 2048);
-    site.fake.change(&kid, &json!({ "attributes": { "exp": 1_000_000_000 } }));
-    let key = site.open(&kid, &OAEP).await.unwrap();
+    let setup = Setup::new().await;
+    let kid = setup.fake.create("user-keys", 2048);
+    setup.fake.change(&kid, &json!({ "attributes": { "exp": 1_000_000_000 } }));
+    let key = setup.open(&kid, &OAEP).await.unwrap();
     round_trip(&*key, LONG).await.unwrap();
     let signing = &[SignAlgorithm::Ps256];
-    let error = open(&site.config, &kid, &[], signing, None).await.unwrap_err();
+    let error = open(&setup.config, &kid, &[], signing, None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
     assert!(error.to_string().contains("expired"), "{error}");
 }
 
 #[tokio::test]
 async fn keys_that_may_not_do_it_are_refused_in_words() {
-    let site = Site::new().await;
-    let unwrapping = site.fake.create("unwrapping", 2048);
-    site.fake.change(&unwrapping, &json!({ "key_ops": ["unwrapKey", "wrapKey"] }));
-    let signing = site.fake.create("signing", 2048);
-    site.fake.change(&signing, &json!({ "key_ops": ["sign", "verify"] }));
+    let setup = Setup::new().await;
+    let unwrapping = setup.fake.create("unwrapping", 2048);
+    setup.fake.change(&unwrapping, &json!({ "key_ops": ["unwrapKey", "wrapKey"] }));
+    let signing = setup.fake.create("signing", 2048);
+    setup.fake.change(&signing, &json!({ "key_ops": ["sign", "verify"] }));
     let (none, ps256) = (&[][..], &[SignAlgorithm::Ps256][..]);
     let table = [
         (&unwrapping, none, ps256, "do not have \"sign\""),
@@ -157,14 +157,14 @@ async fn keys_that_may_not_do_it_are_refused_in_words() {
         (&unwrapping, &[Algorithm::RsaOaep384], &[], "cannot unwrap RSA-OAEP-384"),
     ];
     for (kid, algorithms, sign_algorithms, expected) in table {
-        let error = open(&site.config, kid, algorithms, sign_algorithms, None).await.unwrap_err();
+        let error = open(&setup.config, kid, algorithms, sign_algorithms, None).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
         assert!(error.to_string().contains(expected), "{expected}: {error}");
     }
-    open(&site.config, &signing, none, ps256, None).await.unwrap();
+    open(&setup.config, &signing, none, ps256, None).await.unwrap();
     // Taken away later.
-    let key = site.open(&unwrapping, &OAEP).await.unwrap();
-    site.fake.change(&unwrapping, &json!({ "key_ops": ["wrapKey"] }));
+    let key = setup.open(&unwrapping, &OAEP).await.unwrap();
+    setup.fake.change(&unwrapping, &json!({ "key_ops": ["wrapKey"] }));
     let error = round_trip(&*key, LONG).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
     assert!(error.to_string().contains("KeyOperationForbidden"), "{error}");
@@ -172,26 +172,26 @@ async fn keys_that_may_not_do_it_are_refused_in_words() {
 
 #[tokio::test]
 async fn what_is_not_there_or_no_rsa_key_needs_an_operator() {
-    let site = Site::new().await;
-    let kid = site.fake.create("user-keys", 2048);
-    let origin = site.fake.origin();
+    let setup = Setup::new().await;
+    let kid = setup.fake.create("user-keys", 2048);
+    let origin = setup.fake.origin();
     for locator in
         [format!("{origin}/keys/none"), format!("{origin}/keys/user-keys/{}", "0".repeat(32))]
     {
-        let error = site.open(&locator, &OAEP).await.unwrap_err();
+        let error = setup.open(&locator, &OAEP).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
         assert!(error.to_string().contains("look at the locator"), "{error}");
         assert!(error.backend_request_id().is_some(), "{error}");
     }
     let elliptic = json!({ "key": { "kid": kid, "kty": "EC", "crv": "P-256" } });
-    site.fake.fault(Fault::Changed(elliptic));
-    let error = site.open(&kid, &OAEP).await.unwrap_err();
+    setup.fake.fault(Fault::Changed(elliptic));
+    let error = setup.open(&kid, &OAEP).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
     assert_eq!(error.cause(), Some(Cause::KeyUnfit), "{error}");
     assert!(error.to_string().contains("\"EC\""), "{error}");
     // Deleted while it was open.
-    let key = site.open(&kid, &OAEP).await.unwrap();
-    site.fake.remove("user-keys");
+    let key = setup.open(&kid, &OAEP).await.unwrap();
+    setup.fake.remove("user-keys");
     let error = round_trip(&*key, LONG).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
     assert!(error.to_string().contains("KeyNotFound"), "{error}");

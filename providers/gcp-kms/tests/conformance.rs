@@ -7,20 +7,20 @@ use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
 use claviger_conformance::Subject;
 use claviger_provider_api::{Algorithm, PublicKey, SignAlgorithm};
 use gcp_kms_fake::Algorithm as Version;
-use support::{KEY, Site};
+use support::{KEY, Setup};
 
 async fn whole_suite(name: &str, version: Version, algorithm: Algorithm) {
-    let site = Site::new();
-    let version = site.fake.create_version(KEY, version);
-    let key = site.open(&version, &[algorithm], &[]).await.unwrap();
+    let setup = Setup::new();
+    let version = setup.fake.create_version(KEY, version);
+    let key = setup.open(&version, &[algorithm], &[]).await.unwrap();
     let subject = Subject::new(format!("gcp-kms/{name} (fake)"), key).without_labels();
     claviger_conformance::run(subject).await.expect_all_passed();
 }
 
 async fn whole_suite_of_signing(name: &str, version: Version, algorithm: SignAlgorithm) {
-    let site = Site::new();
-    let version = site.fake.create_version(KEY, version);
-    let key = site.open(&version, &[], &[algorithm]).await.unwrap();
+    let setup = Setup::new();
+    let version = setup.fake.create_version(KEY, version);
+    let key = setup.open(&version, &[], &[algorithm]).await.unwrap();
     let subject = Subject::new(format!("gcp-kms/{name} that signs (fake)"), key).without_labels();
     claviger_conformance::run(subject).await.expect_all_passed();
 }
@@ -54,10 +54,10 @@ async fn keys_that_sign_keep_the_contract() {
 async fn an_imported_key_keeps_the_contract() {
     let private = PrivateDecryptingKey::generate(KeySize::Rsa3072).unwrap();
     let pkcs8: Pkcs8V1Der<'_> = private.as_der().unwrap();
-    let site = Site::new();
+    let setup = Setup::new();
     let version = Version::DecryptOaep3072Sha256;
-    let version = site.fake.import_version(KEY, version, pkcs8.as_ref());
-    let key = site.open(&version, &[Algorithm::RsaOaep256], &[]).await.unwrap();
+    let version = setup.fake.import_version(KEY, version, pkcs8.as_ref());
+    let key = setup.open(&version, &[Algorithm::RsaOaep256], &[]).await.unwrap();
     let spki = private.public_key().as_der().unwrap();
     assert_eq!(key.public_key().sha256(), PublicKey::from_spki(spki.as_ref()).unwrap().sha256());
     let subject = Subject::new("gcp-kms/rsa-3072-sha256 imported (fake)", key).without_labels();

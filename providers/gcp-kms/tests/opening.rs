@@ -4,16 +4,16 @@ mod support;
 
 use claviger_provider_api::{Algorithm, ErrorKind, SignAlgorithm};
 use gcp_kms_fake::{Algorithm as Version, Fault, VersionState, WrongCrc};
-use support::{KEY, LONG, Site, round_trip};
+use support::{KEY, LONG, Setup, round_trip};
 
 #[tokio::test]
 async fn an_algorithm_that_the_version_cannot_do_is_refused_with_what_to_write() {
     use Algorithm::{Rsa15, RsaOaep, RsaOaep256, RsaOaep384};
     use SignAlgorithm::{Ps256, Rs256};
-    let site = Site::new();
-    let unwraps = site.fake.create_version(KEY, Version::DecryptOaep2048Sha256);
-    let signs = site.fake.create_version(&format!("{KEY}-sign"), Version::SignPss2048Sha256);
-    let other = site.fake.create_version(&format!("{KEY}-ec"), Version::EcSignP256Sha256);
+    let setup = Setup::new();
+    let unwraps = setup.fake.create_version(KEY, Version::DecryptOaep2048Sha256);
+    let signs = setup.fake.create_version(&format!("{KEY}-sign"), Version::SignPss2048Sha256);
+    let other = setup.fake.create_version(&format!("{KEY}-ec"), Version::EcSignP256Sha256);
     let (unwrap, sign) = ("algorithms = [\"RSA-OAEP-256\"]", "sign_algorithms = [\"PS256\"]");
     let none: &[SignAlgorithm] = &[];
     let table: [(&str, &[Algorithm], &[SignAlgorithm], &str); 8] = [
@@ -27,31 +27,31 @@ async fn an_algorithm_that_the_version_cannot_do_is_refused_with_what_to_write()
         (&other, &[RsaOaep256], none, "EC_SIGN_P256_SHA256, which is of no use here"),
     ];
     for (locator, algorithms, sign_algorithms, expected) in table {
-        let error = site.open(locator, algorithms, sign_algorithms).await.unwrap_err();
+        let error = setup.open(locator, algorithms, sign_algorithms).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
         assert!(error.to_string().contains(expected), "{error}");
-        assert_eq!(site.fake.asked(), ["token", "getPublicKey"], "{error}");
+        assert_eq!(setup.fake.asked(), ["token", "getPublicKey"], "{error}");
     }
     // `config pin` asks for the public key alone.
-    let key = site.open(&unwraps, &[], &[]).await.unwrap();
-    assert_eq!(site.fake.asked(), ["token", "getPublicKey"]);
+    let key = setup.open(&unwraps, &[], &[]).await.unwrap();
+    assert_eq!(setup.fake.asked(), ["token", "getPublicKey"]);
     assert_eq!((key.public_key().modulus_bits(), key.extractable()), (2048, Some(false)));
     key.check().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_version_that_is_not_enabled_says_so_and_serves_again_once_it_is() {
-    let (site, version, key) = Site::with_key().await;
+    let (setup, version, key) = Setup::with_key().await;
     for (state, name) in [
         (VersionState::Disabled, "DISABLED"),
         (VersionState::DestroyScheduled, "DESTROY_SCHEDULED"),
         (VersionState::Destroyed, "DESTROYED"),
         (VersionState::PendingImport, "PENDING_IMPORT"),
     ] {
-        site.fake.set_state(&version, state);
+        setup.fake.set_state(&version, state);
         let error = round_trip(&*key, LONG).await.unwrap_err();
         let checked = key.check().await.unwrap_err();
-        let opened = site.open(&version, &[Algorithm::RsaOaep256], &[]).await.unwrap_err();
+        let opened = setup.open(&version, &[Algorithm::RsaOaep256], &[]).await.unwrap_err();
         for error in [error, checked, opened] {
             assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
             let text = error.to_string();
@@ -59,38 +59,38 @@ async fn a_version_that_is_not_enabled_says_so_and_serves_again_once_it_is() {
             assert!(text.contains("enable or restore it"), "{text}");
         }
     }
-    site.fake.set_state(&version, VersionState::Enabled);
+    setup.fake.set_state(&version, VersionState::Enabled);
     round_trip(&*key, LONG).await.unwrap();
     key.check().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_version_that_is_not_there_or_not_ours_needs_an_operator() {
-    let (site, version, key) = Site::with_key().await;
+    let (setup, version, key) = Setup::with_key().await;
     let missing = version.replace("Versions/1", "Versions/7");
-    let error = site.open(&missing, &[Algorithm::RsaOaep256], &[]).await.unwrap_err();
+    let error = setup.open(&missing, &[Algorithm::RsaOaep256], &[]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
     assert!(error.to_string().contains("look at the locator"), "{error}");
     assert!(error.backend_request_id().is_some(), "{error}");
-    site.fake.deny(true);
+    setup.fake.deny(true);
     let error = round_trip(&*key, LONG).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
     let text = error.to_string();
     assert!(text.contains("useToDecrypt") && text.contains("cryptoKeyDecrypter"), "{text}");
-    let error = site.open(&version, &[Algorithm::RsaOaep256], &[]).await.unwrap_err();
+    let error = setup.open(&version, &[Algorithm::RsaOaep256], &[]).await.unwrap_err();
     assert!(error.to_string().contains("publicKeyViewer"), "{error}");
-    site.fake.deny(false);
+    setup.fake.deny(false);
     round_trip(&*key, LONG).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_public_key_that_may_not_be_the_versions_is_never_believed() {
-    let (site, version, key) = Site::with_key().await;
-    site.fake.set_wrong_crc(Some(WrongCrc::Pem));
-    let error = site.open(&version, &[Algorithm::RsaOaep256], &[]).await.unwrap_err();
+    let (setup, version, key) = Setup::with_key().await;
+    setup.fake.set_wrong_crc(Some(WrongCrc::Pem));
+    let error = setup.open(&version, &[Algorithm::RsaOaep256], &[]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
     assert!(error.to_string().contains("checksum"), "{error}");
-    site.fake.set_wrong_crc(None);
+    setup.fake.set_wrong_crc(None);
     let other = version.replace("Versions/1", "Versions/2");
     for (fields, kind) in [
         (serde_json::json!({ "name": other }), ErrorKind::Internal),
@@ -98,12 +98,12 @@ async fn a_public_key_that_may_not_be_the_versions_is_never_believed() {
         (serde_json::json!({ "pemCrc32c": null }), ErrorKind::Unavailable),
         (serde_json::json!({ "algorithm": null }), ErrorKind::Unavailable),
     ] {
-        site.fake.next(Fault::Changed(fields.clone()));
-        let error = site.open(&version, &[Algorithm::RsaOaep256], &[]).await.unwrap_err();
+        setup.fake.next(Fault::Changed(fields.clone()));
+        let error = setup.open(&version, &[Algorithm::RsaOaep256], &[]).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{fields}: {error}");
     }
     // What KMS rules out: another key under the same name.
-    site.fake.swap_key(&version);
+    setup.fake.swap_key(&version);
     let error = key.check().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
     assert!(error.to_string().contains("another key there now"), "{error}");

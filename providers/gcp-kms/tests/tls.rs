@@ -11,7 +11,7 @@ use gcp_kms_fake::{Algorithm as Version, Fake};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use support::{KEY, LONG, Site, round_trip};
+use support::{KEY, LONG, Setup, round_trip};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -62,46 +62,46 @@ fn write(folder: &Path, text: &str) -> PathBuf {
 #[tokio::test]
 async fn only_a_certificate_of_the_configured_ca_for_the_right_name_is_trusted() {
     let (ours, theirs) = (ca(), ca());
-    let mut site = Site::new();
-    let version = site.fake.create_version(KEY, Version::DecryptOaep2048Sha256);
-    site.config.ca = Some(write(site.folder.path(), &ours.pem()));
-    site.config.endpoint = Some(door(&site.fake, &ours, "127.0.0.1").await);
-    let key = site.open(&version, &[Algorithm::RsaOaep256], &[]).await.unwrap();
+    let mut setup = Setup::new();
+    let version = setup.fake.create_version(KEY, Version::DecryptOaep2048Sha256);
+    setup.config.ca = Some(write(setup.folder.path(), &ours.pem()));
+    setup.config.endpoint = Some(door(&setup.fake, &ours, "127.0.0.1").await);
+    let key = setup.open(&version, &[Algorithm::RsaOaep256], &[]).await.unwrap();
     round_trip(&*key, LONG).await.unwrap();
-    site.fake.asked();
+    setup.fake.asked();
 
     let unwrap = [Algorithm::RsaOaep256];
     for (endpoint, case) in [
-        (door(&site.fake, &theirs, "127.0.0.1").await, "another CA"),
-        (door(&site.fake, &ours, "cloudkms.googleapis.com").await, "another name"),
+        (door(&setup.fake, &theirs, "127.0.0.1").await, "another CA"),
+        (door(&setup.fake, &ours, "cloudkms.googleapis.com").await, "another name"),
     ] {
-        site.config.endpoint = Some(endpoint);
-        let error = site.open(&version, &unwrap, &[]).await.unwrap_err();
+        setup.config.endpoint = Some(endpoint);
+        let error = setup.open(&version, &unwrap, &[]).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{case}: {error}");
         assert!(error.to_string().contains("certificate"), "{case}: {error}");
-        assert_eq!(site.fake.asked(), ["token"], "{case}: something was sent");
+        assert_eq!(setup.fake.asked(), ["token"], "{case}: something was sent");
     }
     // The system's CAs do not know ours.
-    site.config.ca = None;
-    site.config.endpoint = Some(door(&site.fake, &ours, "127.0.0.1").await);
-    let error = site.open(&version, &unwrap, &[]).await.unwrap_err();
+    setup.config.ca = None;
+    setup.config.endpoint = Some(door(&setup.fake, &ours, "127.0.0.1").await);
+    let error = setup.open(&version, &unwrap, &[]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
 }
 
 #[tokio::test]
 async fn a_ca_file_that_cannot_be_used_is_refused_in_words() {
-    let mut site = Site::new();
-    let version = site.fake.create_version(KEY, Version::DecryptOaep2048Sha256);
+    let mut setup = Setup::new();
+    let version = setup.fake.create_version(KEY, Version::DecryptOaep2048Sha256);
     let torn = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
     let no_certificate = "-----BEGIN CERTIFICATE-----\nAAEC\n-----END CERTIFICATE-----\n";
     for text in ["", "text", torn, no_certificate] {
-        site.config.ca = Some(write(site.folder.path(), text));
-        let error = site.open(&version, &[], &[]).await.unwrap_err();
+        setup.config.ca = Some(write(setup.folder.path(), text));
+        let error = setup.open(&version, &[], &[]).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
         assert!(error.to_string().contains("ca.pem cannot be used"), "{text:?}: {error}");
     }
-    site.config.ca = Some(site.folder.path().join("none.pem"));
-    let error = site.open(&version, &[], &[]).await.unwrap_err();
+    setup.config.ca = Some(setup.folder.path().join("none.pem"));
+    let error = setup.open(&version, &[], &[]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
-    assert!(site.fake.asked().is_empty(), "something was sent");
+    assert!(setup.fake.asked().is_empty(), "something was sent");
 }

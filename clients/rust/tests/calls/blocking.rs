@@ -15,13 +15,13 @@ use crate::daemon::Daemon;
 use crate::daemon::Pki;
 
 /// A daemon that runs beside the test, and the test's certificate.
-struct Site {
+struct Setup {
     runtime: Runtime,
     pki: Pki,
     daemon: Daemon,
 }
 
-impl Site {
+impl Setup {
     fn new() -> Self {
         Self::with_max_age(None)
     }
@@ -48,8 +48,8 @@ impl Site {
 
 #[test]
 fn every_call_has_its_blocking_counterpart() {
-    let site = Site::new();
-    let client = Client::connect(&site.config()).unwrap();
+    let setup = Setup::new();
+    let client = Client::connect(&setup.config()).unwrap();
     let wrapped = client.wrap("a", b"material", &WrapOptions::default()).unwrap();
     let again = client.unwrap_key("a", &wrapped.wrapped, &UnwrapOptions::default()).unwrap();
     assert_eq!(*again.key_material, b"material");
@@ -75,16 +75,16 @@ fn every_call_has_its_blocking_counterpart() {
     assert_eq!(client.list_keys(2, None).unwrap().next.as_deref(), Some("2"));
     assert_eq!(client.health(Some("down")).unwrap(), Health::NotServing);
     client.with_request_id("order 66").unwrap().key("a").unwrap();
-    assert_eq!(site.daemon.seen().request_id, "order 66");
+    assert_eq!(setup.daemon.seen().request_id, "order 66");
     let hasty = client.with_timeout(Duration::from_millis(200));
     assert_eq!(hasty.key("slow").unwrap_err().code, Code::DeadlineExceeded);
-    assert_eq!(site.daemon.seen().handshakes, 1);
+    assert_eq!(setup.daemon.seen().handshakes, 1);
 }
 
 #[test]
 fn threads_share_one_connection_and_do_not_wait_for_each_others_calls() {
-    let site = Site::new();
-    let client = site.client();
+    let setup = Setup::new();
+    let client = setup.client();
     client.key("a").unwrap();
     let (ended, slow_ended) = mpsc::channel();
     let slow = client.with_timeout(Duration::from_secs(10));
@@ -108,36 +108,36 @@ fn threads_share_one_connection_and_do_not_wait_for_each_others_calls() {
     }
     assert!(slow_ended.try_recv().is_err(), "the slow call still runs");
     assert_eq!(slow.join().unwrap(), Code::DeadlineExceeded);
-    assert_eq!(site.daemon.seen().handshakes, 1);
+    assert_eq!(setup.daemon.seen().handshakes, 1);
 }
 
 #[test]
 fn an_idle_connection_is_replaced_before_a_call() {
-    let site = Site::new();
-    let config = Config { max_idle: Duration::from_millis(50), ..site.config() };
+    let setup = Setup::new();
+    let config = Config { max_idle: Duration::from_millis(50), ..setup.config() };
     let client = Client::new(&config).unwrap();
     for _ in 0..3 {
         client.key("a").unwrap();
         thread::sleep(Duration::from_millis(100));
     }
-    assert_eq!((site.daemon.seen().handshakes, site.daemon.seen().calls), (3, 3));
+    assert_eq!((setup.daemon.seen().handshakes, setup.daemon.seen().calls), (3, 3));
 }
 
 #[test]
 fn a_connection_that_ended_between_calls_fails_no_call_and_costs_none() {
-    let site = Site::with_max_age(Some(Duration::from_millis(20)));
-    let client = site.client();
+    let setup = Setup::with_max_age(Some(Duration::from_millis(20)));
+    let client = setup.client();
     for n in 1..=10 {
         client.key("a").unwrap();
-        assert_eq!(site.daemon.seen().calls, n);
+        assert_eq!(setup.daemon.seen().calls, n);
         thread::sleep(Duration::from_millis(40));
     }
-    assert!(site.daemon.seen().handshakes > 5, "{}", site.daemon.seen().handshakes);
+    assert!(setup.daemon.seen().handshakes > 5, "{}", setup.daemon.seen().handshakes);
 }
 
 #[test]
 fn a_daemon_that_restarts_between_or_during_calls_is_not_noticed() {
-    let Site { runtime, pki, daemon } = Site::new();
+    let Setup { runtime, pki, daemon } = Setup::new();
     let patience = Duration::from_mins(1);
     let config = daemon.config(pki.client(pki.ca_file()));
     let client = Client::new(&Config { wait: true, timeout: patience, ..config }).unwrap();
@@ -159,8 +159,8 @@ fn a_daemon_that_restarts_between_or_during_calls_is_not_noticed() {
 #[ignore = "long: scripts/test --all"]
 fn a_blocking_call_costs_little_more_than_an_asynchronous_one() {
     const CALLS: u32 = 200;
-    let site = Site::new();
-    let config = site.config();
+    let setup = Setup::new();
+    let config = setup.config();
     let blocking = Client::new(&config).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let asynchronous = AsyncClient::new(&config).unwrap();

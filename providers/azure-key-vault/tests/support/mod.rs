@@ -21,13 +21,13 @@ pub(crate) const OAEP: [Algorithm; 2] = [Algorithm::RsaOaep, Algorithm::RsaOaep2
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 
 /// A fake, a folder with its CA and the secret, and a configuration for it.
-pub(crate) struct Site {
+pub(crate) struct Setup {
     pub(crate) fake: Fake,
     pub(crate) folder: tempfile::TempDir,
     pub(crate) config: Config,
 }
 
-impl Site {
+impl Setup {
     pub(crate) async fn new() -> Self {
         Self::around(Fake::start().await.unwrap())
     }

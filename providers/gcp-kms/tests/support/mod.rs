@@ -22,13 +22,13 @@ pub(crate) const KEY: &str =
 pub(crate) const LONG: Duration = Duration::from_mins(1);
 
 /// A fake, a folder with the key of its service account, and a configuration for both.
-pub(crate) struct Site {
+pub(crate) struct Setup {
     pub(crate) fake: Fake,
     pub(crate) folder: tempfile::TempDir,
     pub(crate) config: Config,
 }
 
-impl Site {
+impl Setup {
     pub(crate) fn new() -> Self {
         let fake = Fake::start();
         let folder = tempfile::tempdir().unwrap();
@@ -37,13 +37,13 @@ impl Site {
         Self { fake, folder, config }
     }
 
-    /// A site with a version that unwraps RSA-OAEP-256, opened.
+    /// A fake with a version that unwraps RSA-OAEP-256, opened.
     pub(crate) async fn with_key() -> (Self, String, Arc<dyn WrappingKey>) {
-        let site = Self::new();
-        let version = site.fake.create_version(KEY, Version::DecryptOaep2048Sha256);
-        let key = site.open(&version, &[Algorithm::RsaOaep256], &[]).await.unwrap();
-        assert_eq!(site.fake.asked(), ["token", "getPublicKey", "asymmetricDecrypt"]);
-        (site, version, key)
+        let setup = Self::new();
+        let version = setup.fake.create_version(KEY, Version::DecryptOaep2048Sha256);
+        let key = setup.open(&version, &[Algorithm::RsaOaep256], &[]).await.unwrap();
+        assert_eq!(setup.fake.asked(), ["token", "getPublicKey", "asymmetricDecrypt"]);
+        (setup, version, key)
     }
 
     /// Opens a key with a provider of its own.

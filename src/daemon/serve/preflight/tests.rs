@@ -10,7 +10,7 @@ use rcgen::{
 };
 
 /// `good.toml` in a folder with everything that it names, and more.
-struct Place {
+struct Setup {
     folder: tempfile::TempDir,
     text: String,
 }
@@ -38,7 +38,7 @@ fn crl(issuer: &Issuer<'static, KeyPair>) -> rcgen::CertificateRevocationList {
     .unwrap()
 }
 
-impl Place {
+impl Setup {
     fn new() -> Self {
         let text = include_str!("../../config/testdata/good.toml")
             .replace("off = true", "file = \"audit.jsonl\"")
@@ -48,21 +48,21 @@ impl Place {
                 "locator = \"other.pem\" }]",
                 "locator = \"other.pem\" }]\ncertificate = \"other.crt\"",
             );
-        let place = Self { folder: tempfile::tempdir().unwrap(), text };
+        let setup = Self { folder: tempfile::tempdir().unwrap(), text };
         let (ca, issuer) = authority("clients");
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        place.write("server.crt", params.signed_by(&key, &issuer).unwrap().pem());
-        place.write("server.key", key.serialize_pem());
-        place.write("clients.pem", ca);
-        place.write("clients.crl", crl(&issuer).pem().unwrap());
-        place.write("denied", "# nobody\n");
-        place.write("pin", "1234");
-        place.write("libhsm.so", "");
-        std::fs::create_dir(place.folder.path().join("keys")).unwrap();
+        setup.write("server.crt", params.signed_by(&key, &issuer).unwrap().pem());
+        setup.write("server.key", key.serialize_pem());
+        setup.write("clients.pem", ca);
+        setup.write("clients.crl", crl(&issuer).pem().unwrap());
+        setup.write("denied", "# nobody\n");
+        setup.write("pin", "1234");
+        setup.write("libhsm.so", "");
+        std::fs::create_dir(setup.folder.path().join("keys")).unwrap();
         let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
-        place.write("other.crt", params.self_signed(&key).unwrap().pem());
-        place
+        setup.write("other.crt", params.self_signed(&key).unwrap().pem());
+        setup
     }
 
     fn write(&self, name: &str, content: impl AsRef<[u8]>) {
@@ -82,12 +82,12 @@ impl Place {
 
 #[test]
 fn good_files_pass_in_both_forms() {
-    let place = Place::new();
-    assert_eq!(place.checked(), Ok(Vec::new()));
+    let setup = Setup::new();
+    assert_eq!(setup.checked(), Ok(Vec::new()));
     let (ca, issuer) = authority("clients");
-    place.write("clients.pem", ca);
-    place.write("clients.crl", crl(&issuer).der());
-    assert_eq!(place.checked(), Ok(Vec::new()));
+    setup.write("clients.pem", ca);
+    setup.write("clients.crl", crl(&issuer).der());
+    assert_eq!(setup.checked(), Ok(Vec::new()));
 }
 
 #[test]
@@ -145,40 +145,40 @@ fn each_bad_file_is_named_by_its_field() {
         ),
     ];
     for (file, content, expected) in cases {
-        let place = Place::new();
-        place.write(file, content);
-        let said = place.checked().unwrap_err();
+        let setup = Setup::new();
+        setup.write(file, content);
+        let said = setup.checked().unwrap_err();
         assert!(said.starts_with(expected), "{file}: {said}");
         assert_eq!(said.lines().count(), 1, "{file}: {said}");
     }
-    let place = Place::new();
-    place.write("clients.crl", crl(&other_issuer).pem().unwrap());
-    assert!(place.checked().unwrap_err().contains("there is no CRL of CN=clients"));
+    let setup = Setup::new();
+    setup.write("clients.crl", crl(&other_issuer).pem().unwrap());
+    assert!(setup.checked().unwrap_err().contains("there is no CRL of CN=clients"));
 }
 
 #[test]
 fn a_secret_that_others_may_read_and_a_file_that_is_missing_are_refused() {
     for (file, field) in [("pin", "providers.hsm-a.pin"), ("server.key", "server.tls.private_key")]
     {
-        let place = Place::new();
-        let path = place.folder.path().join(file);
+        let setup = Setup::new();
+        let path = setup.folder.path().join(file);
         std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        let said = place.checked().unwrap_err();
+        let said = setup.checked().unwrap_err();
         assert!(said.contains(&format!(": {field}: refused {file}: mode 644")), "{said}");
         std::fs::remove_file(&path).unwrap();
-        let said = place.checked().unwrap_err();
+        let said = setup.checked().unwrap_err();
         assert!(said.contains(&format!(": {field}: cannot read {file}: No such file")), "{said}");
     }
 }
 
 #[test]
 fn a_module_and_a_folder_of_keys_that_are_missing_are_both_named() {
-    let mut place = Place::new();
+    let mut setup = Setup::new();
     let pin = format!("public_key_sha256 = \"{}\"", "33".repeat(32));
-    place.text = place.text.replace("certificate = \"other.crt\"", &pin);
-    std::fs::remove_file(place.folder.path().join("libhsm.so")).unwrap();
-    std::fs::remove_dir(place.folder.path().join("keys")).unwrap();
-    let said = place.checked().unwrap_err();
+    setup.text = setup.text.replace("certificate = \"other.crt\"", &pin);
+    std::fs::remove_file(setup.folder.path().join("libhsm.so")).unwrap();
+    std::fs::remove_dir(setup.folder.path().join("keys")).unwrap();
+    let said = setup.checked().unwrap_err();
     let expected = [
         "claviger.toml:22: providers.hsm-a.module: cannot read libhsm.so: No such file or directory (os error 2)",
         "claviger.toml:29: providers.files.directory: cannot read keys: No such file or directory (os error 2)",
@@ -188,45 +188,45 @@ fn a_module_and_a_folder_of_keys_that_are_missing_are_both_named() {
 
 #[test]
 fn a_certificate_for_another_key_than_the_pin_prints_both() {
-    let mut place = Place::new();
+    let mut setup = Setup::new();
     let pin = format!("certificate = \"other.crt\"\npublic_key_sha256 = \"{}\"", "33".repeat(32));
-    place.text = place.text.replace("certificate = \"other.crt\"", &pin);
-    let said = place.checked().unwrap_err();
+    setup.text = setup.text.replace("certificate = \"other.crt\"", &pin);
+    let said = setup.checked().unwrap_err();
     assert!(said.contains("keys.other.versions[0].certificate: other.crt is for the public key"));
     assert!(said.ends_with(&format!("and public_key_sha256 is {}", "33".repeat(32))), "{said}");
 }
 
 #[test]
 fn a_state_directory_that_serve_would_refuse_is_named() {
-    let place = Place::new();
-    let path = place.folder.path().join("state");
-    assert_eq!(place.checked(), Ok(Vec::new()));
+    let setup = Setup::new();
+    let path = setup.folder.path().join("state");
+    assert_eq!(setup.checked(), Ok(Vec::new()));
     assert!(!path.exists(), "made by a check");
-    place.write("state", "");
+    setup.write("state", "");
     assert_eq!(
-        place.checked(),
+        setup.checked(),
         Err("claviger.toml:4: server.state_dir: state: is not a directory".to_owned())
     );
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
     std::fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
     assert_eq!(
-        place.checked(),
+        setup.checked(),
         Err("claviger.toml:4: server.state_dir: state: mode 777 lets others write; chmod 700 it"
             .to_owned())
     );
     std::fs::set_permissions(&path, Permissions::from_mode(0o700)).unwrap();
-    assert_eq!(place.checked(), Ok(Vec::new()));
+    assert_eq!(setup.checked(), Ok(Vec::new()));
 }
 
 #[test]
 fn an_audit_file_that_serve_would_refuse_is_named() {
-    let place = Place::new();
+    let setup = Setup::new();
     let said = |content: &str, mode: u32| {
-        place.write("audit.jsonl", content);
-        let path = place.folder.path().join("audit.jsonl");
+        setup.write("audit.jsonl", content);
+        let path = setup.folder.path().join("audit.jsonl");
         std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-        let said = place.checked();
+        let said = setup.checked();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
         said
     };
@@ -241,22 +241,22 @@ fn an_audit_file_that_serve_would_refuse_is_named() {
         let said = said(content, mode).unwrap_err();
         assert!(said.contains(start) && said.contains(expected), "{said}");
     }
-    let path = place.folder.path().join("audit.jsonl");
+    let path = setup.folder.path().join("audit.jsonl");
     std::fs::remove_file(&path).unwrap();
     std::os::unix::fs::symlink("elsewhere", &path).unwrap();
-    let said = place.checked().unwrap_err();
+    let said = setup.checked().unwrap_err();
     assert!(said.contains(start) && said.contains("is a symbolic link"), "{said}");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn what_cannot_be_made_is_named_before_anybody_tries() {
-    let mut place = Place::new();
-    place.text = place
+    let mut setup = Setup::new();
+    setup.text = setup
         .text
         .replace("state_dir = \"state\"", "state_dir = \"/proc/x\"")
         .replace("\"audit.jsonl\"", "\"/proc/audit\"");
-    let said = place.checked().unwrap_err();
+    let said = setup.checked().unwrap_err();
     let expected = "cannot be made: /proc: only the kernel makes files there";
     let lines: Vec<_> = said.lines().collect();
     assert_eq!(lines.len(), 2, "{said}");
@@ -267,27 +267,27 @@ fn what_cannot_be_made_is_named_before_anybody_tries() {
 
 #[test]
 fn an_audit_file_in_a_state_directory_that_serve_will_make_is_good() {
-    let mut place = Place::new();
-    place.text = place.text.replace("\"audit.jsonl\"", "\"state/audit.jsonl\"");
-    assert_eq!(place.checked(), Ok(Vec::new()));
-    place.text = place.text.replace("\"state/audit.jsonl\"", "\"logs/audit.jsonl\"");
-    assert!(place.checked().unwrap_err().contains(": audit.file: "));
+    let mut setup = Setup::new();
+    setup.text = setup.text.replace("\"audit.jsonl\"", "\"state/audit.jsonl\"");
+    assert_eq!(setup.checked(), Ok(Vec::new()));
+    setup.text = setup.text.replace("\"state/audit.jsonl\"", "\"logs/audit.jsonl\"");
+    assert!(setup.checked().unwrap_err().contains(": audit.file: "));
 }
 
 #[test]
 fn serve_asks_for_its_own_files_and_not_for_those_of_a_backend() {
-    let mut place = Place::new();
+    let mut setup = Setup::new();
     let pin = format!("public_key_sha256 = \"{}\"", "33".repeat(32));
-    place.text = place.text.replace("certificate = \"other.crt\"", &pin);
-    std::fs::remove_file(place.folder.path().join("libhsm.so")).unwrap();
-    std::fs::remove_file(place.folder.path().join("pin")).unwrap();
-    assert!(place.checked().is_err());
-    let path = place.folder.path().join("claviger.toml");
+    setup.text = setup.text.replace("certificate = \"other.crt\"", &pin);
+    std::fs::remove_file(setup.folder.path().join("libhsm.so")).unwrap();
+    std::fs::remove_file(setup.folder.path().join("pin")).unwrap();
+    assert!(setup.checked().is_err());
+    let path = setup.folder.path().join("claviger.toml");
     let rest = check_for_start(&Config::load(&path).unwrap(), false).unwrap();
     let fields: Vec<_> = rest.iter().map(|error| error.field.as_str()).collect();
     assert_eq!(fields, ["providers.hsm-a.module", "providers.hsm-a.pin"], "it starts, and warns");
-    std::fs::remove_file(place.folder.path().join("server.key")).unwrap();
-    place.write("state", "");
+    std::fs::remove_file(setup.folder.path().join("server.key")).unwrap();
+    setup.write("state", "");
     let said = check_for_start(&Config::load(&path).unwrap(), false).unwrap_err().to_string();
     let fields: Vec<_> = said.lines().filter_map(|line| line.split(": ").nth(1)).collect();
     let all = [
@@ -301,22 +301,22 @@ fn serve_asks_for_its_own_files_and_not_for_those_of_a_backend() {
 
 #[test]
 fn a_line_of_the_denied_callers_that_is_no_entry_is_named_and_keeps_no_daemon_from_starting() {
-    let mut place = Place::new();
+    let mut setup = Setup::new();
     let pin = format!("public_key_sha256 = \"{}\"", "33".repeat(32));
-    place.text = place.text.replace("certificate = \"other.crt\"", &pin);
-    let path = place.folder.path().join("denied");
-    place.write("denied", "uid:1000\nuid:\n");
+    setup.text = setup.text.replace("certificate = \"other.crt\"", &pin);
+    let path = setup.folder.path().join("denied");
+    setup.write("denied", "uid:1000\nuid:\n");
     std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-    let said = place.checked().unwrap_err();
+    let said = setup.checked().unwrap_err();
     assert!(said.contains(": server.denied_callers: denied, line 2: "), "{said}");
-    let config = Config::load(&place.folder.path().join("claviger.toml")).unwrap();
+    let config = Config::load(&setup.folder.path().join("claviger.toml")).unwrap();
     let told = check_for_start(&config, false).unwrap();
     assert_eq!(told.len(), 1, "{told:?}");
-    place.write("denied", "uid:1000\n");
+    setup.write("denied", "uid:1000\n");
     std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-    assert_eq!(place.checked(), Ok(Vec::new()));
+    assert_eq!(setup.checked(), Ok(Vec::new()));
     std::fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
-    let said = place.checked().unwrap_err();
+    let said = setup.checked().unwrap_err();
     assert!(said.contains("refused denied: mode 666 lets others write it"), "{said}");
 }
 
@@ -329,14 +329,14 @@ fn a_file_in_a_folder_that_others_can_write_is_refused() {
         ("denied", "server.denied_callers"),
         ("pin", "providers.hsm-a.pin"),
     ] {
-        let mut place = Place::new();
-        let open = place.folder.path().join("open");
+        let mut setup = Setup::new();
+        let open = setup.folder.path().join("open");
         std::fs::create_dir(&open).unwrap();
-        std::fs::rename(place.folder.path().join(file), open.join(file)).unwrap();
-        place.text = place.text.replace(&format!("\"{file}\""), &format!("\"open/{file}\""));
-        assert_eq!(place.checked(), Ok(Vec::new()), "{file}");
+        std::fs::rename(setup.folder.path().join(file), open.join(file)).unwrap();
+        setup.text = setup.text.replace(&format!("\"{file}\""), &format!("\"open/{file}\""));
+        assert_eq!(setup.checked(), Ok(Vec::new()), "{file}");
         std::fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
-        let said = place.checked().unwrap_err();
+        let said = setup.checked().unwrap_err();
         let expected = format!(": {field}: refused open/{file}: the folder open has mode 777");
         assert!(said.contains(&expected), "{said}");
     }
@@ -344,13 +344,13 @@ fn a_file_in_a_folder_that_others_can_write_is_refused() {
 
 #[test]
 fn a_state_directory_below_a_folder_that_others_can_write_is_named() {
-    let mut place = Place::new();
-    let open = place.folder.path().join("open");
+    let mut setup = Setup::new();
+    let open = setup.folder.path().join("open");
     std::fs::create_dir_all(open.join("state")).unwrap();
-    place.text = place.text.replace("state_dir = \"state\"", "state_dir = \"open/state\"");
-    assert_eq!(place.checked(), Ok(Vec::new()));
+    setup.text = setup.text.replace("state_dir = \"state\"", "state_dir = \"open/state\"");
+    assert_eq!(setup.checked(), Ok(Vec::new()));
     std::fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
-    let said = place.checked().unwrap_err();
+    let said = setup.checked().unwrap_err();
     assert!(
         said.contains(": server.state_dir: open/state: the folder open has mode 777"),
         "{said}"

@@ -8,56 +8,56 @@ use tonic::Code;
 
 use crate::connection::{Answer, Connection};
 use crate::daemon::Daemon;
-use crate::remote::{Remote, Which};
+use crate::daemon_files::DaemonFiles;
 use crate::rsa_key::RsaKey;
-use crate::scene::{KEY, MATERIAL, Scene};
-use crate::site::Site;
+use crate::setup::{KEY, MATERIAL, Setup};
+use crate::test_service::{ServiceKind, TestService};
 
 /// The provider's name in the configuration.
 pub const PROVIDER: &str = "remote";
 
 /// A service, a proxy before it, and a daemon before that.
 #[derive(Debug)]
-pub struct Stage {
+pub struct FaultSetup {
     /// The daemon; it ends first.
     pub daemon: Daemon,
     /// Between daemon and service.
     pub proxy: FaultProxy,
     /// The service.
-    pub remote: Remote,
+    pub service: TestService,
     /// One key and one caller.
-    pub scene: Scene,
+    pub base: Setup,
 }
 
-impl Stage {
+impl FaultSetup {
     /// Sets everything up, and proves that it works.
-    pub async fn set(which: Which) -> Self {
-        let remote = Remote::start(which).await;
-        let proxy = remote.proxy().await;
-        let mut site = Site::new();
-        remote.configure(&mut site, PROVIDER, Some(&proxy)).await;
+    pub async fn set(kind: ServiceKind) -> Self {
+        let service = TestService::start(kind).await;
+        let proxy = service.proxy().await;
+        let mut files = DaemonFiles::new();
+        service.configure(&mut files, PROVIDER, Some(&proxy)).await;
         let key = RsaKey::shared(2048);
-        let place = remote.import(&key, KEY, Some(&proxy)).await.swap_remove(0);
-        let mut scene = Scene::at(site, key, PROVIDER, &place.locator, place.algorithms[0]);
-        let daemon = scene.start();
-        let stage = Self { daemon, proxy, remote, scene };
-        stage.wait_until_well().await;
-        stage
+        let stored = service.import(&key, KEY, Some(&proxy)).await.swap_remove(0);
+        let mut base = Setup::at(files, key, PROVIDER, &stored.locator, stored.algorithms[0]);
+        let daemon = base.start();
+        let setup = Self { daemon, proxy, service, base };
+        setup.wait_until_well().await;
+        setup
     }
 
     /// Connects as the caller.
     pub async fn connect(&self) -> Connection {
-        self.scene.connect(&self.daemon).await
+        self.base.connect(&self.daemon).await
     }
 
     /// Requests of the service's that unwrap.
     pub fn unwraps(&self) -> Pattern {
-        self.remote.which.service().unwraps()
+        self.service.kind.api().unwraps()
     }
 
     /// Requests of the service's that unwrap the caller's value, and no canary.
     pub fn unwraps_of_value(&self) -> Pattern {
-        self.remote.which.service().unwraps_of(&self.scene.wrapped)
+        self.service.kind.api().unwraps_of(&self.base.wrapped)
     }
 
     /// From now on this happens to requests that match.
@@ -70,7 +70,7 @@ impl Stage {
     pub async fn ask(&self, connection: &Connection) -> (usize, Result<(), Answer>) {
         let of_value = self.unwraps_of_value();
         let before = self.proxy.count(&of_value);
-        let outcome = connection.unwrap(&self.scene.request()).await;
+        let outcome = connection.unwrap(&self.base.request()).await;
         let outcome = outcome.map(|answer| {
             assert_eq!(&*answer.key_material, MATERIAL, "never a wrong answer");
         });
@@ -85,12 +85,12 @@ impl Stage {
 
     /// Waits until unwrapping works and the key's health says so.
     pub async fn wait_until_well(&self) {
-        self.scene.wait_for(&self.daemon, Code::Ok).await;
-        self.scene.wait_for_key_health(&self.daemon, Health::Serving).await;
+        self.base.wait_for(&self.daemon, Code::Ok).await;
+        self.base.wait_for_key_health(&self.daemon, Health::Serving).await;
     }
 
     /// The request to unwrap another value of the key's.
     pub fn request_for(&self, wrapped: &[u8]) -> UnwrapRequest {
-        UnwrapRequest { wrapped: wrapped.to_vec().into(), ..self.scene.request() }
+        UnwrapRequest { wrapped: wrapped.to_vec().into(), ..self.base.request() }
     }
 }

@@ -14,13 +14,13 @@ use crate::pki::{Identity, Pki, replace};
 use crate::rsa_key::RsaKey;
 use crate::token::Token;
 
-/// One daemon's place in the file system.
+/// The files of one daemon.
 #[derive(Debug)]
-pub struct Site {
+pub struct DaemonFiles {
     folder: TempDir,
     /// Who issues certificates here.
     pub pki: Pki,
-    /// The configuration, to be changed by tests as they like; [`Site::write`] makes a file of it.
+    /// The configuration, to be changed by tests; [`DaemonFiles::write`] makes a file of it.
     pub configuration: Table,
     environment: Vec<(OsString, OsString)>,
 }
@@ -59,33 +59,33 @@ impl Version {
     }
 }
 
-impl Site {
-    /// A site with a CA and a server certificate of its own, a state directory, an audit file, and
+impl DaemonFiles {
+    /// A folder with a CA, a server certificate, a state directory, an audit file, and
     /// free ports on loopback. Providers, keys and callers are still to come.
-    #[expect(clippy::new_without_default, reason = "each call makes another site")]
+    #[expect(clippy::new_without_default, reason = "each call makes another folder")]
     pub fn new() -> Self {
-        let folder = tempfile::Builder::new().prefix("claviger-site-").tempdir();
+        let folder = tempfile::Builder::new().prefix("claviger-daemon-").tempdir();
         let folder = folder.expect("the temporary folder is writable");
-        let mut site =
+        let mut files =
             Self { folder, pki: Pki::new(), configuration: Table::new(), environment: Vec::new() };
-        fs::create_dir(site.path("state")).expect("a fresh folder is writable");
-        replace(&site.path("clients.pem"), &site.pki.ca_pem(), 0o644);
-        let (certificate, private_key) = site.pki.server().write(site.folder.path(), "server");
-        site.set("server.state_dir", path_value(&site.path("state")));
-        site.set("server.tls.certificate", path_value(&certificate));
-        site.set("server.tls.private_key", path_value(&private_key));
-        site.set("server.tls.client_ca.clients", path_value(&site.path("clients.pem")));
-        site.set("audit.file", path_value(&site.audit_file()));
-        site.choose_ports();
-        site
+        fs::create_dir(files.path("state")).expect("a fresh folder is writable");
+        replace(&files.path("clients.pem"), &files.pki.ca_pem(), 0o644);
+        let (certificate, private_key) = files.pki.server().write(files.folder.path(), "server");
+        files.set("server.state_dir", path_value(&files.path("state")));
+        files.set("server.tls.certificate", path_value(&certificate));
+        files.set("server.tls.private_key", path_value(&private_key));
+        files.set("server.tls.client_ca.clients", path_value(&files.path("clients.pem")));
+        files.set("audit.file", path_value(&files.audit_file()));
+        files.choose_ports();
+        files
     }
 
-    /// A path in the site's folder.
+    /// A path in the daemon's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Writes a file into the site's folder, by rename; gives its path, as a configuration names it.
+    /// Writes a file into the folder, by rename; gives its path, as a configuration names it.
     pub fn file(&self, name: &str, content: &str, mode: u32) -> String {
         let path = self.path(name);
         replace(&path, content, mode);
@@ -129,10 +129,10 @@ impl Site {
         self.set(&format!("providers.{name}"), options);
     }
 
-    /// Adds a folder of the site's, which it makes, as a provider of keys in files.
-    pub fn files(&mut self, name: &str, folder: &str) {
+    /// Adds a folder inside the daemon's, which it makes, as a provider of keys in files.
+    pub fn key_folder(&mut self, name: &str, folder: &str) {
         let path = self.path(folder);
-        fs::create_dir(&path).expect("the site's folder is writable");
+        fs::create_dir(&path).expect("the files's folder is writable");
         fs::set_permissions(&path, Permissions::from_mode(0o700)).expect("it is ours");
         let options = [("type", "software".into()), ("directory", path_value(&path))];
         let options = options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
@@ -228,7 +228,7 @@ impl Site {
     /// stand in for the one that runs.
     pub fn next_daemon_is_another(&mut self) {
         let state = self.path("second-state");
-        fs::create_dir(&state).expect("the site's folder is writable");
+        fs::create_dir(&state).expect("the files's folder is writable");
         self.set("server.state_dir", path_value(&state));
         self.set("audit.file", path_value(&self.path("second-audit.jsonl")));
         self.choose_ports();

@@ -55,7 +55,7 @@ pub(crate) struct Files {
 }
 
 /// A running transport.
-pub(crate) struct World {
+pub(crate) struct Setup {
     pub(crate) transport: Transport,
     pub(crate) tls: Arc<TlsState>,
     pub(crate) address: SocketAddr,
@@ -155,13 +155,13 @@ impl Files {
         Issuer::from_ca_cert_pem(self.ca.certificate_pem(), key).unwrap()
     }
 
-    pub(crate) fn start(&self) -> World {
+    pub(crate) fn start(&self) -> Setup {
         self.start_with(settings(), None)
     }
 
-    pub(crate) fn start_with(&self, settings: ConnectionSettings, denied: Option<&Path>) -> World {
+    pub(crate) fn start_with(&self, settings: ConnectionSettings, denied: Option<&Path>) -> Setup {
         let tls = TlsState::open(&self.config, false).unwrap();
-        World::start(tls, settings, denied, self.config.client_ca.len() > 1)
+        Setup::start(tls, settings, denied, self.config.client_ca.len() > 1)
     }
 }
 
@@ -194,7 +194,7 @@ fn callers(several_cas: bool) -> Callers {
     Callers::new(&list, several_cas)
 }
 
-impl World {
+impl Setup {
     fn start(
         tls: Arc<TlsState>,
         settings: ConnectionSettings,

@@ -1,4 +1,4 @@
-//! The services that are asked over HTTP: each started, given keys, and put into a site's
+//! The services that are asked over HTTP: each started, given keys, and put into a daemon's
 //! configuration, directly or behind the fault proxy. One more service is one more entry here.
 
 use azure_key_vault_fake::{CLIENT_ID, CLIENT_SECRET, TENANT};
@@ -9,8 +9,8 @@ use test_backends::ministack::{Ministack, REGION};
 use test_backends::vault;
 use toml::{Table, Value};
 
+use crate::daemon_files::{DaemonFiles, Version};
 use crate::rsa_key::RsaKey;
-use crate::site::{Site, Version};
 
 /// What the daemon may do in a Transit engine of the tests.
 const TRANSIT_POLICY: &str = r#"
@@ -24,9 +24,9 @@ const KEY_RING: &str = "projects/test-project/locations/europe-west3/keyRings/cl
 const CONNECT_TIMEOUT: &str = "10s";
 const REQUEST_TIMEOUT: &str = "30s";
 
-/// Which service.
+/// Which service it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
+pub enum ServiceKind {
     /// AWS KMS: ministack.
     Aws,
     /// Azure Key Vault: a fake.
@@ -39,7 +39,7 @@ pub enum Which {
     Vault,
 }
 
-impl Which {
+impl ServiceKind {
     /// Those that every run of the tests has.
     pub const USUAL: [Self; 4] = [Self::Aws, Self::Azure, Self::Google, Self::OpenBao];
     /// All of them.
@@ -57,7 +57,7 @@ impl Which {
     }
 
     /// Whose words it speaks.
-    pub fn service(self) -> Service {
+    pub fn api(self) -> Service {
         match self {
             Self::Aws => Service::Aws,
             Self::Azure => Service::Azure,
@@ -69,9 +69,9 @@ impl Which {
 
 /// A running service. It ends when dropped.
 #[derive(Debug)]
-pub struct Remote {
+pub struct TestService {
     /// Which one.
-    pub which: Which,
+    pub kind: ServiceKind,
     server: Server,
 }
 
@@ -85,14 +85,14 @@ enum Server {
 
 /// Where a service keeps a key, and what the key can there.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct StoredKey {
     /// The best known first.
     pub algorithms: Vec<Algorithm>,
     /// As a configuration names it.
     pub locator: String,
 }
 
-impl Place {
+impl StoredKey {
     /// The algorithms' names.
     pub fn names(&self) -> Vec<&'static str> {
         self.algorithms.iter().map(|algorithm| algorithm.name()).collect()
@@ -104,34 +104,41 @@ impl Place {
     }
 }
 
-impl Remote {
+impl TestService {
     /// Starts it and waits until it is well.
-    pub async fn start(which: Which) -> Self {
-        let server = match which {
-            Which::Aws => Server::Aws(Ministack::start().await),
-            Which::Azure => {
+    pub async fn start(kind: ServiceKind) -> Self {
+        let server = match kind {
+            ServiceKind::Aws => Server::Aws(Ministack::start().await),
+            ServiceKind::Azure => {
                 let fake = azure_key_vault_fake::Fake::start().await;
                 Server::Azure(fake.expect("loopback has a free port"))
             }
-            Which::Google => Server::Google(gcp_kms_fake::Fake::start()),
-            Which::OpenBao => Server::Vault(vault::Server::start(vault::Backend::OpenBao).await),
-            Which::Vault => Server::Vault(vault::Server::start(vault::Backend::Vault).await),
+            ServiceKind::Google => Server::Google(gcp_kms_fake::Fake::start()),
+            ServiceKind::OpenBao => {
+                Server::Vault(vault::Server::start(vault::Backend::OpenBao).await)
+            }
+            ServiceKind::Vault => Server::Vault(vault::Server::start(vault::Backend::Vault).await),
         };
-        Self { which, server }
+        Self { kind, server }
     }
 
     /// Imports a key; gives each place where it now lies, as it is named `via` the proxy.
-    pub async fn import(&self, key: &RsaKey, name: &str, via: Option<&FaultProxy>) -> Vec<Place> {
+    pub async fn import(
+        &self,
+        key: &RsaKey,
+        name: &str,
+        via: Option<&FaultProxy>,
+    ) -> Vec<StoredKey> {
         match &self.server {
             Server::Aws(server) => {
                 let algorithms = vec![Algorithm::RsaOaep256, Algorithm::RsaOaep];
-                vec![Place { algorithms, locator: server.import(key.pkcs8()).await }]
+                vec![StoredKey { algorithms, locator: server.import(key.pkcs8()).await }]
             }
             Server::Azure(fake) => {
                 let algorithms = vec![Algorithm::RsaOaep256, Algorithm::RsaOaep, Algorithm::Rsa15];
                 let kid = fake.import(name, key.pkcs8());
                 let locator = kid.replace(fake.origin(), &origin(fake.origin(), via));
-                vec![Place { algorithms, locator }]
+                vec![StoredKey { algorithms, locator }]
             }
             // A key version has one algorithm for ever.
             Server::Google(fake) => google_algorithms(key)
@@ -139,15 +146,15 @@ impl Remote {
                 .map(|(algorithm, at_google)| {
                     let crypto_key = format!("{KEY_RING}/cryptoKeys/{name}-{}", algorithm.name());
                     let locator = fake.import_version(&crypto_key, at_google, key.pkcs8());
-                    Place { algorithms: vec![algorithm], locator }
+                    StoredKey { algorithms: vec![algorithm], locator }
                 })
                 .collect(),
             Server::Vault(server) => {
                 server.import(name, key.pkcs8()).await;
                 let mut algorithms = vec![Algorithm::RsaOaep256];
                 // OpenBao ignores the field that asks for it.
-                algorithms.extend((self.which == Which::Vault).then_some(Algorithm::Rsa15));
-                vec![Place { algorithms, locator: format!("transit/{name}:1") }]
+                algorithms.extend((self.kind == ServiceKind::Vault).then_some(Algorithm::Rsa15));
+                vec![StoredKey { algorithms, locator: format!("transit/{name}:1") }]
             }
         }
     }
@@ -155,17 +162,17 @@ impl Remote {
     /// What the service itself makes of `material` under a key of its own, where it wraps at all.
     pub async fn wrap(
         &self,
-        place: &Place,
+        stored: &StoredKey,
         algorithm: Algorithm,
         material: &[u8],
     ) -> Option<Vec<u8>> {
-        if !place.algorithms.contains(&algorithm) {
+        if !stored.algorithms.contains(&algorithm) {
             return None;
         }
         match &self.server {
-            Server::Aws(server) => Some(server.wrap(&place.locator, algorithm, material).await),
+            Server::Aws(server) => Some(server.wrap(&stored.locator, algorithm, material).await),
             Server::Vault(server) if algorithm == Algorithm::RsaOaep256 => {
-                let name = place.locator.strip_prefix("transit/")?.strip_suffix(":1")?;
+                let name = stored.locator.strip_prefix("transit/")?.strip_suffix(":1")?;
                 Some(server.wrap(name, material).await)
             }
             Server::Azure(_) | Server::Google(_) | Server::Vault(_) => None,
@@ -183,11 +190,16 @@ impl Remote {
     }
 
     /// Adds it as a provider, with credentials of its own that may unwrap and nothing else.
-    pub async fn configure(&self, site: &mut Site, provider: &str, via: Option<&FaultProxy>) {
+    pub async fn configure(
+        &self,
+        files: &mut DaemonFiles,
+        provider: &str,
+        via: Option<&FaultProxy>,
+    ) {
         let mut options = Table::new();
         let mut set = |name: &str, value: Value| drop(options.insert(name.into(), value));
         if let Some(ca) = via.and_then(FaultProxy::ca_pem) {
-            set("ca", site.file(&format!("{provider}-ca.pem"), ca, 0o644).into());
+            set("ca", files.file(&format!("{provider}-ca.pem"), ca, 0o644).into());
         }
         set("connect_timeout", CONNECT_TIMEOUT.into());
         match &self.server {
@@ -197,8 +209,8 @@ impl Remote {
                 set("endpoint", origin(&server.endpoint, via).into());
                 set("attempt_timeout", REQUEST_TIMEOUT.into());
                 set("operation_timeout", REQUEST_TIMEOUT.into());
-                write_aws_credentials(site, provider, "AKIDFIRST");
-                let file = |name: &str| secret_file(site, &format!("{provider}-{name}"));
+                write_aws_credentials(files, provider, "AKIDFIRST");
+                let file = |name: &str| secret_file(files, &format!("{provider}-{name}"));
                 let credentials =
                     [("access_key_id", file("id")), ("secret_access_key", file("key"))];
                 set("credentials", table(credentials));
@@ -213,15 +225,15 @@ impl Remote {
                 if via.is_none() {
                     set(
                         "ca",
-                        site.file(&format!("{provider}-ca.pem"), fake.ca_pem(), 0o644).into(),
+                        files.file(&format!("{provider}-ca.pem"), fake.ca_pem(), 0o644).into(),
                     );
                 }
                 let secret = format!("{provider}-secret");
-                site.file(&secret, CLIENT_SECRET, 0o600);
+                files.file(&secret, CLIENT_SECRET, 0o600);
                 let application = [
                     ("tenant_id", TENANT.into()),
                     ("client_id", CLIENT_ID.into()),
-                    ("secret", secret_file(site, &secret)),
+                    ("secret", secret_file(files, &secret)),
                 ];
                 set("auth", table([("client_secret", table(application))]));
             }
@@ -230,8 +242,8 @@ impl Remote {
                 set("endpoint", origin(fake.endpoint(), via).into());
                 set("timeout", REQUEST_TIMEOUT.into());
                 let account = format!("{provider}-account.json");
-                site.file(&account, &fake.service_account(), 0o600);
-                set("credentials", secret_file(site, &account));
+                files.file(&account, &fake.service_account(), 0o600);
+                set("credentials", secret_file(files, &account));
             }
             Server::Vault(server) => {
                 set("type", "vault-transit".into());
@@ -239,22 +251,22 @@ impl Remote {
                 set("timeout", REQUEST_TIMEOUT.into());
                 let (role_id, secret_id) = server.approle(TRANSIT_POLICY, "1h", "24h").await;
                 let secret_id_file = format!("{provider}-secret-id");
-                site.file(&secret_id_file, &secret_id, 0o600);
+                files.file(&secret_id_file, &secret_id, 0o600);
                 let role = [
                     ("role_id", Value::from(role_id)),
-                    ("secret_id", secret_file(site, &secret_id_file)),
+                    ("secret_id", secret_file(files, &secret_id_file)),
                 ];
                 set("auth", table([("approle", table(role))]));
             }
         }
-        site.provider(provider, options);
+        files.provider(provider, options);
     }
 
     /// The ministack, to be asked as an administrator.
     pub fn aws(&self) -> &Ministack {
         match &self.server {
             Server::Aws(server) => server,
-            _ => panic!("{} is not AWS", self.which.name()),
+            _ => panic!("{} is not AWS", self.kind.name()),
         }
     }
 
@@ -262,7 +274,7 @@ impl Remote {
     pub fn vault(&self) -> &vault::Server {
         match &self.server {
             Server::Vault(server) => server,
-            _ => panic!("{} is no Vault", self.which.name()),
+            _ => panic!("{} is no Vault", self.kind.name()),
         }
     }
 
@@ -270,7 +282,7 @@ impl Remote {
     pub fn google(&self) -> &gcp_kms_fake::Fake {
         match &self.server {
             Server::Google(fake) => fake,
-            _ => panic!("{} is not Google", self.which.name()),
+            _ => panic!("{} is not Google", self.kind.name()),
         }
     }
 
@@ -278,7 +290,7 @@ impl Remote {
     pub fn azure(&self) -> &azure_key_vault_fake::Fake {
         match &self.server {
             Server::Azure(fake) => fake,
-            _ => panic!("{} is not Azure", self.which.name()),
+            _ => panic!("{} is not Azure", self.kind.name()),
         }
     }
 }
@@ -298,15 +310,15 @@ fn origin(own: &str, via: Option<&FaultProxy>) -> String {
     via.map_or_else(|| own.to_owned(), FaultProxy::url)
 }
 
-/// The access key that [`Remote::configure`] names, or another one in its place.
-pub fn write_aws_credentials(site: &Site, provider: &str, id: &str) {
-    site.file(&format!("{provider}-key"), "secret-access-key", 0o600);
-    site.file(&format!("{provider}-id"), id, 0o600);
+/// The access key that [`TestService::configure`] names, or another one in its place.
+pub fn write_aws_credentials(files: &DaemonFiles, provider: &str, id: &str) {
+    files.file(&format!("{provider}-key"), "secret-access-key", 0o600);
+    files.file(&format!("{provider}-id"), id, 0o600);
 }
 
-/// `{ file = "…" }` for a file of the site's folder.
-pub fn secret_file(site: &Site, name: &str) -> Value {
-    let path = site.path(name);
+/// `{ file = "…" }` for a file of the daemon's folder.
+pub fn secret_file(files: &DaemonFiles, name: &str) -> Value {
+    let path = files.path(name);
     table([("file", path.to_str().expect("temporary paths are UTF-8").into())])
 }
 

@@ -1,4 +1,5 @@
-//! What most tests begin with: a site with one key, `user-keys`, and one caller who may use it.
+//! What most tests begin with: a daemon's files with one key, `user-keys`, and one caller who may
+//! use it.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,9 +11,9 @@ use tonic::Code;
 
 use crate::connection::Connection;
 use crate::daemon::Daemon;
+use crate::daemon_files::{DaemonFiles, Version};
 use crate::pki::Identity;
 use crate::rsa_key::RsaKey;
-use crate::site::{Site, Version};
 use crate::token::Token;
 
 /// The key's name.
@@ -20,11 +21,11 @@ pub const KEY: &str = "user-keys";
 /// What is wrapped under it.
 pub const MATERIAL: [u8; 32] = *b"thirty-two bytes of key material";
 
-/// A site with one key and one caller.
+/// A daemon's files with one key and one caller.
 #[derive(Debug)]
-pub struct Scene {
-    /// The daemon's place.
-    pub site: Site,
+pub struct Setup {
+    /// The daemon's files.
+    pub files: DaemonFiles,
     /// The RSA key behind [`KEY`].
     pub key: RsaKey,
     /// Who may wrap, unwrap and read.
@@ -33,48 +34,48 @@ pub struct Scene {
     pub wrapped: Vec<u8>,
 }
 
-impl Scene {
+impl Setup {
     /// The key lies in a file.
     pub fn software() -> Self {
-        let mut site = Site::new();
+        let mut files = DaemonFiles::new();
         let key = RsaKey::shared(2048);
-        site.files("files", "keys");
-        key.write_pem(&site.path("keys/user-keys.pem"));
-        Self::of(site, key, "files", "user-keys.pem")
+        files.key_folder("files", "keys");
+        key.write_pem(&files.path("keys/user-keys.pem"));
+        Self::of(files, key, "files", "user-keys.pem")
     }
 
     /// The key lies in `token`, as `pkcs11:object=user-keys`, imported now.
     pub fn on(token: &Token) -> Self {
         let key = RsaKey::shared(2048);
         token.import(&key, KEY, "01");
-        let mut site = Site::new();
-        site.token("hsm-a", token);
-        Self::of(site, key, "hsm-a", "pkcs11:object=user-keys")
+        let mut files = DaemonFiles::new();
+        files.token("hsm-a", token);
+        Self::of(files, key, "hsm-a", "pkcs11:object=user-keys")
     }
 
-    fn of(site: Site, key: RsaKey, provider: &str, locator: &str) -> Self {
-        Self::at(site, key, provider, locator, Algorithm::RsaOaep)
+    fn of(files: DaemonFiles, key: RsaKey, provider: &str, locator: &str) -> Self {
+        Self::at(files, key, provider, locator, Algorithm::RsaOaep)
     }
 
-    /// The key lies at `locator` of a provider that the site has, and lists one algorithm.
+    /// The key lies at `locator` of a provider that the configuration has, and lists one algorithm.
     pub fn at(
-        mut site: Site,
+        mut files: DaemonFiles,
         key: RsaKey,
         provider: &str,
         locator: &str,
         algorithm: Algorithm,
     ) -> Self {
         let version = Version::active(1, &key, provider, locator);
-        site.key(KEY, &[algorithm.name()], vec![version]);
-        let caller = site.caller("key-connector", &[KEY], &["wrap", "unwrap", "read"]);
-        site.limit("key-connector", "failed_unwraps", "off");
+        files.key(KEY, &[algorithm.name()], vec![version]);
+        let caller = files.caller("key-connector", &[KEY], &["wrap", "unwrap", "read"]);
+        files.limit("key-connector", "failed_unwraps", "off");
         let wrapped = wrap_with(&key, algorithm);
-        Self { site, key, caller, wrapped }
+        Self { files, key, caller, wrapped }
     }
 
     /// Starts the daemon and waits until it is ready.
     pub fn start(&mut self) -> Daemon {
-        Daemon::start(&mut self.site)
+        Daemon::start(&mut self.files)
     }
 
     /// Connects as the caller.
@@ -84,7 +85,7 @@ impl Scene {
 
     /// Connects as somebody else of the same CA.
     pub async fn connect_as(&self, daemon: &Daemon, identity: &Identity) -> Connection {
-        Connection::open(daemon.address(), self.site.pki.ca_der(), Some(identity))
+        Connection::open(daemon.address(), self.files.pki.ca_der(), Some(identity))
             .await
             .unwrap_or_else(|error| panic!("no connection: {error}\n{}", daemon.log()))
     }
@@ -94,7 +95,7 @@ impl Scene {
         let mut deaf = Vec::new();
         for _ in 0..connections {
             let config =
-                crate::connection::client_config(self.site.pki.ca_der(), Some(&self.caller));
+                crate::connection::client_config(self.files.pki.ca_der(), Some(&self.caller));
             deaf.push(crate::connection::deaf(daemon.address(), config.unwrap()).await.unwrap());
         }
         deaf
@@ -102,7 +103,7 @@ impl Scene {
 
     /// The Rust client's configuration for the caller, who takes every UNAVAILABLE for an answer.
     pub fn client_config(&self, daemon: &Daemon) -> Config {
-        client_config(&self.site, daemon, &self.caller)
+        client_config(&self.files, daemon, &self.caller)
     }
 
     /// The Rust client as the caller.
@@ -171,28 +172,28 @@ impl Scene {
     }
 }
 
-/// The Rust client's configuration for a caller of the site, who takes every UNAVAILABLE for an
+/// The Rust client's configuration for a caller of the daemon, who takes every UNAVAILABLE for an
 /// answer.
-pub fn client_config(site: &Site, daemon: &Daemon, caller: &Identity) -> Config {
-    let (certificate, private_key) = caller.write(&site.path("."), "caller");
-    let ca = site.path("caller-ca.pem");
-    crate::pki::replace(&ca, &site.pki.ca_pem(), 0o644);
+pub fn client_config(files: &DaemonFiles, daemon: &Daemon, caller: &Identity) -> Config {
+    let (certificate, private_key) = caller.write(&files.path("."), "caller");
+    let ca = files.path("caller-ca.pem");
+    crate::pki::replace(&ca, &files.pki.ca_pem(), 0o644);
     let endpoint = format!("https://localhost:{}", daemon.address().port());
     let config = Config::new(&[endpoint], Some(&ca), Some(&certificate), Some(&private_key))
         .expect("an address and three files");
     Config { patience: Duration::ZERO, ..config }
 }
 
-/// The configuration file of `claviger --client` for a caller of the site.
-pub fn client_file(site: &Site, daemon: &Daemon, caller: &Identity) -> PathBuf {
-    let (certificate, private_key) = caller.write(&site.path("."), "caller");
-    let [ca, certificate, private_key] =
-        [site.path("clients.pem"), certificate, private_key].map(|path| path.display().to_string());
+/// The configuration file of `claviger --client` for a caller of the daemon.
+pub fn client_file(files: &DaemonFiles, daemon: &Daemon, caller: &Identity) -> PathBuf {
+    let (certificate, private_key) = caller.write(&files.path("."), "caller");
+    let [ca, certificate, private_key] = [files.path("clients.pem"), certificate, private_key]
+        .map(|path| path.display().to_string());
     let endpoint = format!("https://localhost:{}", daemon.address().port());
     let text = format!(
         "endpoint = '{endpoint}'\nca = '{ca}'\ncertificate = '{certificate}'\nprivate_key = '{private_key}'\n"
     );
-    let path = site.path("client.toml");
+    let path = files.path("client.toml");
     std::fs::write(&path, text).unwrap();
     path
 }
