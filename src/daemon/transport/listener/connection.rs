@@ -20,10 +20,11 @@ use tower::util::{Oneshot, ServiceExt};
 
 use super::authority::AnyAuthority;
 use super::calls::{AnswerBody, Answering, Calls, StreamTasks};
-use super::connections::{Command, Registration, Signal};
+use super::connections::Registration;
 use super::entrance::Entered;
 use super::lifetime::Lifetime;
 use super::refusal::Refusal;
+use super::signal::{Command, Signal};
 use super::stats::{Cut, HandshakeFailure};
 use super::stream::Lingering;
 use super::{Answer, ConnectionSettings, Shared};

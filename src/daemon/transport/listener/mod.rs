@@ -6,7 +6,8 @@
 //!   how long it may take; `refusal`, why it never began
 //! - [`entrance`]: who is let in; `handshakes`: permits for handshakes, shared among the sources of
 //!   connections
-//! - `connections`: all that are open, to drain them, cut them, and verify them again
+//! - `connections`: all that are open, to drain them, cut them, and verify them again; `signal`, how
+//!   one is told
 //! - [`calls`]: the calls of one connection, in flight until their answers have left
 //! - [`stats`]: what happened, counted
 
@@ -20,6 +21,7 @@ mod handshakes;
 pub mod inherited;
 mod lifetime;
 mod refusal;
+mod signal;
 pub mod stats;
 mod stream;
 
@@ -46,7 +48,7 @@ use crate::daemon::config;
 use crate::daemon::transport::denied::DeniedCallers;
 use crate::daemon::transport::descriptors::Descriptors;
 use crate::daemon::transport::tls::TlsState;
-use connections::Command;
+use signal::Command;
 
 /// How often files are looked at: what changes in them acts within two of these.
 const POLL: Duration = Duration::from_millis(400);
