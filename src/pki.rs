@@ -7,36 +7,34 @@
 mod database;
 mod error;
 mod given;
+mod leaf;
 mod over_key;
 mod renewal;
 mod request;
+mod revocation;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use claviger_files::NewMode;
-use claviger_files::pem::{self, Beside};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    PublicKeyData, RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Name};
 use zeroize::Zeroizing;
 
-use crate::spiffe;
 pub use database::IssuedRecord;
 use database::{Database, Locked};
 pub use error::PkiError;
 use error::{io, write_new};
 use given::CaFiles;
 pub use given::GivenCa;
+use leaf::Leaf;
 pub use over_key::{OverKey, SignWithKey};
 pub use request::CertificateRequest;
 
@@ -185,82 +183,9 @@ impl Ca {
         self.sign(&Leaf::client(name)?, &request.public_key, validity)
     }
 
-    /// Revokes a certificate by its serial number: hexadecimal digits, colons allowed. The CRL has
-    /// to be made again to say so. Gives false if it was revoked before.
-    pub fn revoke_serial(&self, serial: &str) -> Result<bool, PkiError> {
-        let wanted = serial.replace(':', "").to_ascii_lowercase();
-        let locked = Locked::open(&self.directory)?;
-        let mut database = locked.read()?;
-        let record = database.issued.iter_mut().find(|record| record.serial == wanted);
-        let record = record.ok_or_else(|| {
-            PkiError::Invalid(format!("this CA has issued no certificate with the serial {serial}"))
-        })?;
-        if record.revoked_at.is_some() {
-            return Ok(false);
-        }
-        record.revoked_at = Some(OffsetDateTime::now_utc().unix_timestamp());
-        locked.write(&database)?;
-        Ok(true)
-    }
-
-    /// Revokes a certificate, given in PEM.
-    pub fn revoke_certificate(&self, pem: &[u8]) -> Result<bool, PkiError> {
-        let chain = pem::certificates(pem, Beside::Keys)
-            .map_err(|error| PkiError::Invalid(error.to_string()))?;
-        let (_, certificate) = X509Certificate::from_der(&chain[0])
-            .map_err(|_| PkiError::Invalid("this certificate is not X.509".to_owned()))?;
-        self.revoke_serial(&hex::encode(certificate.raw_serial()))
-    }
-
     /// Everything that was issued, oldest first.
     pub fn issued(&self) -> Result<Vec<IssuedRecord>, PkiError> {
         Ok(Locked::open(&self.directory)?.read()?.issued)
-    }
-
-    /// Makes a new CRL with every revoked certificate that has not ended by itself, and puts it into
-    /// `ca.crl`. `validity` becomes that of later lists too; without one, a list lasts as long as
-    /// the one before, and the first one [`DEFAULT_CRL_VALIDITY`].
-    pub fn write_crl(&self, validity: Option<Duration>) -> Result<(PathBuf, Duration), PkiError> {
-        let path = self.directory.join("ca.crl");
-        let before = Locked::open(&self.directory)?.read()?.crl_seconds.map(Duration::from_secs);
-        let validity = validity.or(before).unwrap_or(DEFAULT_CRL_VALIDITY);
-        let crl = self.crl(validity)?;
-        claviger_files::replace(&path, crl.as_bytes(), NewMode::Exactly(0o644))
-            .map_err(io(&path))?;
-        Ok((path, validity))
-    }
-
-    /// Makes a new CRL, PEM, with every revoked certificate that has not ended by itself.
-    pub fn crl(&self, validity: Duration) -> Result<String, PkiError> {
-        let locked = Locked::open(&self.directory)?;
-        let mut database = locked.read()?;
-        database.crl_number += 1;
-        database.crl_seconds = Some(validity.as_secs());
-        locked.write(&database)?;
-        let now = OffsetDateTime::now_utc();
-        let revoked =
-            database.issued.iter().filter(|record| record.not_after > now.unix_timestamp());
-        let revoked_certs = revoked
-            .filter_map(|record| {
-                let revocation_time =
-                    OffsetDateTime::from_unix_timestamp(record.revoked_at?).ok()?;
-                Some(RevokedCertParams {
-                    serial_number: SerialNumber::from(hex::decode(&record.serial).ok()?),
-                    revocation_time,
-                    reason_code: None,
-                    invalidity_date: None,
-                })
-            })
-            .collect();
-        let parameters = CertificateRevocationListParams {
-            this_update: now - BACKDATED,
-            next_update: later(now, validity)?,
-            crl_number: SerialNumber::from(database.crl_number),
-            issuing_distribution_point: None,
-            revoked_certs,
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        Ok(parameters.signed_by(&self.issuer)?.pem()?)
     }
 
     fn issue(&self, leaf: &Leaf, validity: Duration) -> Result<Issued, PkiError> {
@@ -303,49 +228,6 @@ impl Ca {
         });
         locked.write(&database)?;
         Ok(signed)
-    }
-}
-
-/// What a certificate that is no CA's says.
-struct Leaf {
-    label: String,
-    names: Vec<SanType>,
-    usage: ExtendedKeyUsagePurpose,
-}
-
-impl Leaf {
-    fn server(names: &[String]) -> Result<Self, PkiError> {
-        let Some(first) = names.first() else {
-            return Err(PkiError::Invalid("a server needs at least one name".to_owned()));
-        };
-        let sans = names.iter().map(|name| match name.parse::<IpAddr>() {
-            Ok(address) => Ok(SanType::IpAddress(address)),
-            Err(_) => dns_san(name),
-        });
-        let names = sans.collect::<Result<_, _>>()?;
-        Ok(Self { label: first.clone(), names, usage: ExtendedKeyUsagePurpose::ServerAuth })
-    }
-
-    fn client(name: &ClientName) -> Result<Self, PkiError> {
-        let (label, san) = match name {
-            ClientName::Spiffe(id) if spiffe::is_id(id) => {
-                let san = SanType::URI(id.as_str().try_into()?);
-                (id.rsplit('/').next().unwrap_or(id), san)
-            }
-            ClientName::Spiffe(id) => {
-                return Err(PkiError::Invalid(format!(
-                    "{id:?} is no SPIFFE ID; write spiffe://trust-domain/path in plain characters"
-                )));
-            }
-            ClientName::Dns(name) if name.contains('*') => {
-                return Err(PkiError::Invalid(format!(
-                    "{name:?}: a wildcard does not identify a client"
-                )));
-            }
-            ClientName::Dns(name) => (name.as_str(), dns_san(name)?),
-        };
-        let usage = ExtendedKeyUsagePurpose::ClientAuth;
-        Ok(Self { label: label.to_owned(), names: vec![san], usage })
     }
 }
 
@@ -397,14 +279,6 @@ fn name(common_name: &str, organisation: Option<&str>) -> DistinguishedName {
     }
     name.push(DnType::CommonName, common_name);
     name
-}
-
-fn dns_san(name: &str) -> Result<SanType, PkiError> {
-    let character = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_' | b'*');
-    if name.is_empty() || name.len() > 253 || !name.bytes().all(character) {
-        return Err(PkiError::Invalid(format!("{name:?} is neither a DNS name nor an IP address")));
-    }
-    Ok(SanType::DnsName(name.to_ascii_lowercase().try_into()?))
 }
 
 fn set_validity(parameters: &mut CertificateParams, validity: Duration) -> Result<(), PkiError> {

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use claviger_files::pem::{self, Beside};
 use x509_parser::prelude::CertificateRevocationList;
 
 use super::*;
