@@ -9,6 +9,7 @@
 //! - [`material`]: [`KeyMaterial`], [`Digest`], [`Signature`]: what goes in and comes out
 //! - [`canary`]: values whose unwrapping proves that a key works
 //! - [`secret`]: PINs and passphrases, and the files and stores they are read from
+//! - [`checks`]: the checks around each operation of a key
 //! - [`opened_key`]: what every key does the same way around what only its backend can do
 //! - [`provider`]: what a provider is; [`options`]: options that several have
 //! - [`foreign`]: what a server or a library said, made fit for one line of a log
@@ -21,6 +22,7 @@
 pub mod algorithm;
 pub mod canary;
 pub mod cause;
+pub mod checks;
 pub mod error;
 pub mod foreign;
 #[cfg(feature = "http")]

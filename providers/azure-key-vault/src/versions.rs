@@ -2,7 +2,7 @@
 
 use azure_core::time::OffsetDateTime;
 use azure_security_keyvault_keys::models::{Key, KeyClientGetKeyOptions, KeyProperties, KeyType};
-use claviger_provider_api::opened_key::{daemon_call, in_own_time};
+use claviger_provider_api::checks::{daemon_call, in_own_time};
 use claviger_provider_api::{AnotherKey, Cause, Error, ErrorKind, OpenKey, PublicKey};
 use futures::TryStreamExt;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use claviger_provider_api::opened_key::{daemon_call, in_own_time};
+use claviger_provider_api::checks::{daemon_call, in_own_time};
 use claviger_provider_api::{
     BackendKey, Call, Digest, Error, Hash, KeyMaterial, OpenKey, OpenedKey, Parameters, PublicKey,
     SignAlgorithm, Signature, Unwrapped, WrappingKey,

@@ -1,6 +1,6 @@
 //! What is known of an open key, and what is checked before and after its token is asked.
 
-use claviger_provider_api::opened_key::{
+use claviger_provider_api::checks::{
     check_algorithm, check_digest, check_signature, label_not_taken,
 };
 use claviger_provider_api::{

@@ -5,7 +5,7 @@ use std::sync::mpsc::TrySendError;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use claviger_provider_api::opened_key::check_deadline;
+use claviger_provider_api::checks::check_deadline;
 use claviger_provider_api::{
     Algorithms, Call, CallerSlot, Cause, Digest, Error, ErrorKind, KeyMaterial, Parameters,
     PublicKey, SignAlgorithm, SignAlgorithms, Signature, Unwrapped, WrappingKey,

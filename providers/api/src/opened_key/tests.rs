@@ -1,6 +1,7 @@
 //! The checks around a backend: what they refuse, and what becomes of the backend's errors.
 
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::{
@@ -9,6 +10,7 @@ use aws_lc_rs::rsa::{
 
 use super::*;
 use crate::algorithm::Hash;
+use crate::key::CallerSlot;
 use crate::material::KeyMaterial;
 
 const OAEP: Algorithm = Algorithm::RsaOaep256;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use claviger_provider_api::opened_key::check_deadline;
+use claviger_provider_api::checks::check_deadline;
 use claviger_provider_api::{
     Algorithm, Algorithms, Call, Cause, Digest, Error, ErrorKind, KeyMaterial, OpenKey, Parameters,
     PublicKey, SignAlgorithm, SignAlgorithms, Signature, Unwrapped, WrappingKey,
