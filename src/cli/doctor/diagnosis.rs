@@ -21,69 +21,27 @@ pub(super) struct Trouble {
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Diagnosis {
-    /// The token refused the PIN just now.
-    WrongPin,
-    /// A PIN was refused before, and a login is not tried.
-    LatchedPin,
-    /// The token says that its PIN is locked, or is at the next failure.
-    LockedPin,
-    /// A login cannot be recorded, so none is tried.
-    StateDirectory,
-    /// A file with a secret cannot be read, or others could read it.
-    SecretFile,
-    /// The module is there, and no such token in it.
-    TokenAbsent,
-    /// The module cannot be loaded.
-    ModuleUnusable,
-    /// No such key in the backend.
-    KeyAbsent,
-    /// The backend keeps the key from being used.
-    KeyDisabled,
-    /// Several keys match the locator.
-    KeyAmbiguous,
-    /// The key is of another kind, or was made for something else.
-    KeyUnfit,
-    /// Another public key than the pinned one.
-    AnotherKey,
-    /// No pin to compare with.
+    /// What the provider named as the cause.
+    Of(Cause),
+    /// The version has no `public_key_sha256` to compare with.
     NotPinned,
-    /// The backend would hand the key out, and that was not allowed.
-    ExtractableRefused,
-    /// A listed algorithm that the backend does not do with this key.
-    AlgorithmNotOffered,
     /// A canary did not come back.
     CanaryFailed,
-    /// Expired, revoked, wrong or missing credentials.
-    CredentialsRefused,
-    /// Good credentials that may not do this.
-    NotPermitted,
-    /// The server's certificate, or ours, is not trusted.
-    WrongCa,
-    /// Vault or OpenBao waits to be unsealed.
-    Sealed,
-    /// No connection.
-    Unreachable,
-    /// The backend was reached, and cannot serve now.
-    BackendFailing,
-    /// No room now.
+    /// The backend has no room now: a quota is used up, or all sessions are taken.
     Throttled,
-    /// Silence.
-    NoAnswer,
-    /// An operator must act, for a reason that is only in words.
+    /// An operator must act, and only the provider's sentence says why.
     OperatorNeeded,
-    /// The backend answered with success, and with something that cannot be right.
-    WrongAnswer,
     /// A bug.
     Internal,
 }
 
-use Diagnosis::{
-    AlgorithmNotOffered, AnotherKey, BackendFailing, CanaryFailed, CredentialsRefused,
-    ExtractableRefused, Internal, KeyAbsent, KeyAmbiguous, KeyDisabled, KeyUnfit, LatchedPin,
-    LockedPin, ModuleUnusable, NoAnswer, NotPermitted, NotPinned, OperatorNeeded, Sealed,
-    SecretFile, StateDirectory, Throttled, TokenAbsent, Unreachable, WrongAnswer, WrongCa,
-    WrongPin,
+use Cause::{
+    AlgorithmNotOffered, AnotherKey, BackendFailing, CredentialsRefused, ExtractableRefused,
+    KeyAbsent, KeyAmbiguous, KeyDisabled, KeyUnfit, ModuleUnusable, NoAnswer, NotPermitted,
+    PinLatched, PinLocked, PinWrong, Sealed, SecretFile, StateDirectory, TokenAbsent, Unreachable,
+    WrongAnswer, WrongCa,
 };
+use Diagnosis::{CanaryFailed, Internal, NotPinned, Of, OperatorNeeded, Throttled};
 
 impl Trouble {
     /// What a provider's error means.
@@ -101,7 +59,7 @@ impl Trouble {
             Some(pin) if pin == found => return None,
             Some(pin) => {
                 let pin = hex::encode(pin);
-                (AnotherKey, format!("found public_key_sha256 {found_hex}, pinned is {pin}"))
+                (Of(AnotherKey), format!("found public_key_sha256 {found_hex}, pinned is {pin}"))
             }
             None => (NotPinned, format!("found public_key_sha256 {found_hex}, and none is pinned")),
         };
@@ -113,7 +71,7 @@ impl Trouble {
     pub(super) fn silent(limit: Duration) -> Self {
         let said = format!("its provider said nothing for {limit:?}");
         let kind = ErrorKind::Unavailable;
-        Self { diagnosis: NoAnswer, said, backend_request_id: None, kind }
+        Self { diagnosis: Of(NoAnswer), said, backend_request_id: None, kind }
     }
 
     /// Whether the backend had no room.
@@ -144,63 +102,44 @@ impl Diagnosis {
     /// What an error of this kind and cause means. The cause counts, where the provider told one.
     fn of(kind: ErrorKind, cause: Option<Cause>) -> Self {
         match (cause, kind) {
-            (Some(Cause::PinWrong), _) => WrongPin,
-            (Some(Cause::PinLatched), _) => LatchedPin,
-            (Some(Cause::PinLocked), _) => LockedPin,
-            (Some(Cause::StateDirectory), _) => StateDirectory,
-            (Some(Cause::SecretFile), _) => SecretFile,
-            (Some(Cause::TokenAbsent), _) => TokenAbsent,
-            (Some(Cause::ModuleUnusable), _) => ModuleUnusable,
-            (Some(Cause::KeyAbsent), _) => KeyAbsent,
-            (Some(Cause::KeyDisabled), _) => KeyDisabled,
-            (Some(Cause::KeyAmbiguous), _) => KeyAmbiguous,
-            (Some(Cause::KeyUnfit), _) => KeyUnfit,
-            (Some(Cause::AnotherKey), _) => AnotherKey,
-            (Some(Cause::ExtractableRefused), _) => ExtractableRefused,
-            (Some(Cause::AlgorithmNotOffered), _) => AlgorithmNotOffered,
-            (Some(Cause::CredentialsRefused), _) => CredentialsRefused,
-            (Some(Cause::NotPermitted), _) => NotPermitted,
-            (Some(Cause::WrongCa), _) => WrongCa,
-            (Some(Cause::Sealed), _) => Sealed,
-            (Some(Cause::BackendFailing), _) => BackendFailing,
-            (Some(Cause::WrongAnswer), _) => WrongAnswer,
-            (Some(Cause::NoAnswer), _) | (None, ErrorKind::DeadlineExceeded) => NoAnswer,
+            (Some(cause), _) => Of(cause),
+            (None, ErrorKind::DeadlineExceeded) => Of(NoAnswer),
+            (None, ErrorKind::Unavailable) => Of(Unreachable),
             (None, ErrorKind::UnwrapFailed) => CanaryFailed,
             (None, ErrorKind::Throttled { .. }) => Throttled,
-            (None, ErrorKind::Internal) => Internal,
-            (Some(Cause::Unreachable), _) | (None, ErrorKind::Unavailable) => Unreachable,
             (None, ErrorKind::OperatorNeeded) => OperatorNeeded,
+            (None, ErrorKind::Internal) => Internal,
         }
     }
 
     /// The word, in machines' hands.
     pub(super) fn name(self) -> &'static str {
         match self {
-            WrongPin => "wrong-pin",
-            LatchedPin => "latched-pin",
-            LockedPin => "locked-pin",
-            StateDirectory => "state-directory",
-            SecretFile => "secret-file",
-            TokenAbsent => "token-absent",
-            ModuleUnusable => "module-unusable",
-            KeyAbsent => "key-absent",
-            KeyDisabled => "key-disabled",
-            KeyAmbiguous => "key-ambiguous",
-            KeyUnfit => "key-unfit",
-            AnotherKey => "another-key",
+            Of(PinWrong) => "wrong-pin",
+            Of(PinLatched) => "latched-pin",
+            Of(PinLocked) => "locked-pin",
+            Of(StateDirectory) => "state-directory",
+            Of(SecretFile) => "secret-file",
+            Of(TokenAbsent) => "token-absent",
+            Of(ModuleUnusable) => "module-unusable",
+            Of(KeyAbsent) => "key-absent",
+            Of(KeyDisabled) => "key-disabled",
+            Of(KeyAmbiguous) => "key-ambiguous",
+            Of(KeyUnfit) => "key-unfit",
+            Of(AnotherKey) => "another-key",
             NotPinned => "not-pinned",
-            ExtractableRefused => "extractable-refused",
-            AlgorithmNotOffered => "algorithm-not-offered",
+            Of(ExtractableRefused) => "extractable-refused",
+            Of(AlgorithmNotOffered) => "algorithm-not-offered",
             CanaryFailed => "canary-failed",
-            CredentialsRefused => "credentials-refused",
-            NotPermitted => "not-permitted",
-            WrongCa => "wrong-ca",
-            Sealed => "sealed",
-            Unreachable => "unreachable",
-            BackendFailing => "backend-failing",
-            WrongAnswer => "wrong-answer",
+            Of(CredentialsRefused) => "credentials-refused",
+            Of(NotPermitted) => "not-permitted",
+            Of(WrongCa) => "wrong-ca",
+            Of(Sealed) => "sealed",
+            Of(Unreachable) => "unreachable",
+            Of(BackendFailing) => "backend-failing",
+            Of(WrongAnswer) => "wrong-answer",
             Throttled => "throttled",
-            NoAnswer => "no-answer",
+            Of(NoAnswer) => "no-answer",
             OperatorNeeded => "operator-needed",
             Internal => "internal",
         }
@@ -211,19 +150,19 @@ impl Diagnosis {
         const YES: Option<bool> = Some(true);
         const NO: Option<bool> = Some(false);
         match self {
-            TokenAbsent | ModuleUnusable | WrongCa | Unreachable | NoAnswer => {
+            Of(TokenAbsent | ModuleUnusable | WrongCa | Unreachable | NoAnswer) => {
                 [NO, None, None, None]
             }
-            SecretFile | StateDirectory => [None, NO, None, None],
-            WrongPin | LatchedPin | LockedPin | CredentialsRefused | Sealed => {
+            Of(SecretFile | StateDirectory) => [None, NO, None, None],
+            Of(PinWrong | PinLatched | PinLocked | CredentialsRefused | Sealed) => {
                 [YES, NO, None, None]
             }
-            Throttled | BackendFailing => [YES, None, None, None],
-            NotPermitted => [YES, YES, None, None],
-            KeyAbsent | KeyAmbiguous => [YES, YES, NO, None],
-            KeyDisabled | KeyUnfit | ExtractableRefused | AlgorithmNotOffered | CanaryFailed
-            | WrongAnswer => [YES, YES, YES, NO],
-            AnotherKey | NotPinned => [YES; 4],
+            Throttled | Of(BackendFailing) => [YES, None, None, None],
+            Of(NotPermitted) => [YES, YES, None, None],
+            Of(KeyAbsent | KeyAmbiguous) => [YES, YES, NO, None],
+            Of(KeyDisabled | KeyUnfit | ExtractableRefused | AlgorithmNotOffered | WrongAnswer)
+            | CanaryFailed => [YES, YES, YES, NO],
+            Of(AnotherKey) | NotPinned => [YES; 4],
             OperatorNeeded | Internal => [None; 4],
         }
     }
@@ -231,68 +170,72 @@ impl Diagnosis {
     /// What to do about it.
     pub(super) fn advice(self) -> &'static str {
         match self {
-            WrongPin => {
+            Of(PinWrong) => {
                 "put the right PIN into its file; it is tried once, and only if it is another one. \
                  If this one is right, look at the token's own retry counter and run `claviger pin \
                  clear`"
             }
-            LatchedPin => {
+            Of(PinLatched) => {
                 "nothing logs in until an operator acts: look at the token's own retry counter, then do \
                  what the sentence says"
             }
-            LockedPin => "unlock the PIN, or log in once by hand, with the vendor's tools",
-            StateDirectory => {
+            Of(PinLocked) => "unlock the PIN, or log in once by hand, with the vendor's tools",
+            Of(StateDirectory) => {
                 "set server.state_dir to a directory of the daemon's user with room on its disk, and \
                  run this as that user"
             }
-            SecretFile => "put the secret there, readable by the daemon's user and nobody else",
-            TokenAbsent => {
+            Of(SecretFile) => "put the secret there, readable by the daemon's user and nobody else",
+            Of(TokenAbsent) => {
                 "connect the token, start its service, or correct `token` and the module's \
                  environment; `pkcs11-tool --module MODULE -L` lists what is there"
             }
-            ModuleUnusable => {
+            Of(ModuleUnusable) => {
                 "install the vendor's library, start its service, or correct `module` and its environment"
             }
-            KeyAbsent => "correct the locator, or restore the key in its backend",
-            KeyDisabled => "enable the key in its backend, or set this version's state to disabled",
-            KeyAmbiguous => "name the key more closely in the locator, such as by its id as well",
-            KeyUnfit => "make or import an RSA key for this use, and name that",
-            AnotherKey => {
+            Of(KeyAbsent) => "correct the locator, or restore the key in its backend",
+            Of(KeyDisabled) => {
+                "enable the key in its backend, or set this version's state to disabled"
+            }
+            Of(KeyAmbiguous) => {
+                "name the key more closely in the locator, such as by its id as well"
+            }
+            Of(KeyUnfit) => "make or import an RSA key for this use, and name that",
+            Of(AnotherKey) => {
                 "find out who changed what before you touch the pin: this replica never serves"
             }
             NotPinned => {
                 "run `claviger config pin`, and confirm the hash with the person who made the key"
             }
-            ExtractableRefused => {
+            Of(ExtractableRefused) => {
                 "import the key sensitive and not extractable, or set allow_extractable = true if that \
                  is meant"
             }
-            AlgorithmNotOffered => {
+            Of(AlgorithmNotOffered) => {
                 "take the algorithm off the version's list, or keep the key in another backend"
             }
             CanaryFailed => "look at the key's attributes and at the backend's own log",
-            CredentialsRefused => {
+            Of(CredentialsRefused) => {
                 "renew the credentials at their source; the daemon reads them again by itself"
             }
-            NotPermitted => {
+            Of(NotPermitted) => {
                 "allow these credentials to read the key and to unwrap (or sign) with it; the \
                  backend's page in docs/backends has the least policy"
             }
-            WrongCa => "correct `ca`, or renew the server's certificate",
-            Sealed => "unseal it; the daemon goes on by itself",
-            Unreachable => {
+            Of(WrongCa) => "correct `ca`, or renew the server's certificate",
+            Of(Sealed) => "unseal it; the daemon goes on by itself",
+            Of(Unreachable) => {
                 "look at the address, the network and the backend's own health; safe to repeat"
             }
-            BackendFailing => {
+            Of(BackendFailing) => {
                 "it was reached and cannot serve now: look at the backend's own log and health; safe \
                  to repeat"
             }
-            WrongAnswer => {
+            Of(WrongAnswer) => {
                 "what lies between changed the answer, or the backend is broken: look at proxies and \
                  at the backend's own log; nothing of it is used"
             }
             Throttled => "run it again later; see who else uses the quota, or the token's sessions",
-            NoAnswer => {
+            Of(NoAnswer) => {
                 "see whether the backend hangs; run it again, with a longer --timeout if it is only \
                  slow"
             }
@@ -312,38 +255,38 @@ mod tests {
             DeadlineExceeded, Internal as Bug, OperatorNeeded as Operator, Unavailable,
         };
         for (kind, cause, diagnosis) in [
-            (Operator, Some(Cause::KeyDisabled), KeyDisabled),
-            (Operator, Some(Cause::SecretFile), SecretFile),
-            (Operator, Some(Cause::AnotherKey), AnotherKey),
+            (Operator, Some(KeyDisabled), Of(KeyDisabled)),
+            (Operator, Some(SecretFile), Of(SecretFile)),
+            (Operator, Some(AnotherKey), Of(AnotherKey)),
             (Operator, None, OperatorNeeded),
-            (Unavailable, Some(Cause::TokenAbsent), TokenAbsent),
-            (Unavailable, Some(Cause::Sealed), Sealed),
-            (Unavailable, Some(Cause::BackendFailing), BackendFailing),
-            (Unavailable, None, Unreachable),
-            (DeadlineExceeded, None, NoAnswer),
+            (Unavailable, Some(TokenAbsent), Of(TokenAbsent)),
+            (Unavailable, Some(Sealed), Of(Sealed)),
+            (Unavailable, Some(BackendFailing), Of(BackendFailing)),
+            (Unavailable, None, Of(Unreachable)),
+            (DeadlineExceeded, None, Of(NoAnswer)),
             (ErrorKind::Throttled { retry_after: None }, None, Throttled),
             (ErrorKind::UnwrapFailed, None, CanaryFailed),
-            (Bug, Some(Cause::WrongAnswer), WrongAnswer),
+            (Bug, Some(WrongAnswer), Of(WrongAnswer)),
             (Bug, None, Internal),
         ] {
             assert_eq!(Diagnosis::of(kind, cause), diagnosis);
         }
         // The service was reached, and a login went no further than that.
-        assert_eq!(BackendFailing.steps()[0], Some(true));
+        assert_eq!(Of(BackendFailing).steps()[0], Some(true));
     }
 
     #[test]
     fn a_pin_that_does_not_match_prints_what_was_found() {
         assert!(Trouble::of_pin([7; 32], Some([7; 32])).is_none());
         let mismatch = Trouble::of_pin([7; 32], Some([8; 32])).unwrap();
-        assert_eq!((mismatch.diagnosis, mismatch.exit() as u8), (AnotherKey, 78));
+        assert_eq!((mismatch.diagnosis, mismatch.exit() as u8), (Of(AnotherKey), 78));
         let found = format!("found public_key_sha256 {}", "07".repeat(32));
         assert!(mismatch.said.contains(&found), "{}", mismatch.said);
         // A provider may have found it out itself, and say more.
         let reason = "alias/a points to arn:… now".to_owned();
         let source = claviger_provider_api::AnotherKey { found: [7; 32], pinned: [8; 32], reason };
         let told = Trouble::of(&Error::new(ErrorKind::OperatorNeeded, source));
-        assert_eq!((told.diagnosis, told.exit() as u8), (AnotherKey, 78));
+        assert_eq!((told.diagnosis, told.exit() as u8), (Of(AnotherKey), 78));
         assert!(told.said.contains("alias/a") && told.said.contains(&found), "{}", told.said);
         let none = Trouble::of_pin([7; 32], None).unwrap();
         assert!(none.diagnosis == NotPinned && none.said.contains(&found), "{}", none.said);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use claviger_provider_api::{
-    Algorithm, Call, CallerSlot, Canary, Error, OpenKey, Parameters, Provider, SignAlgorithm,
-    WrappingKey,
+    Algorithm, Call, CallerSlot, Canary, Cause, Error, OpenKey, Parameters, Provider,
+    SignAlgorithm, WrappingKey,
 };
 
 use super::diagnosis::{Diagnosis, Trouble};
@@ -68,7 +68,7 @@ impl Finding {
 
     /// Whether the key that lies there is not the pinned one.
     pub(super) fn holds_another_key(&self) -> bool {
-        self.troubles.iter().any(|trouble| trouble.diagnosis == Diagnosis::AnotherKey)
+        self.troubles.iter().any(|trouble| trouble.diagnosis == Diagnosis::Of(Cause::AnotherKey))
     }
 }
 
@@ -100,7 +100,7 @@ pub(super) async fn examine(
         },
         Err(error) => {
             let trouble = Trouble::of(&error);
-            let the_rest_may_work = trouble.diagnosis == Diagnosis::AlgorithmNotOffered;
+            let the_rest_may_work = trouble.diagnosis == Diagnosis::Of(Cause::AlgorithmNotOffered);
             troubles.push(trouble);
             if the_rest_may_work {
                 as_configured = false;
