@@ -10,12 +10,6 @@
 //! it takes to find that value. Values in Huffman code are left alone: no such client sends one.
 //! What cannot be followed is passed on as it is.
 
-use std::io;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
 /// The client's HTTP/2 preface: RFC 9113, section 3.4.
 const PREFACE: usize = 24;
 const FRAME_HEAD: usize = 9;
@@ -27,64 +21,10 @@ const NAME: &[u8] = b":authority";
 /// The index of that name in the static table (RFC 7541, appendix A).
 const NAME_INDEX: u32 = 1;
 
-/// A stream whose peer may name a path as authority.
-pub(super) struct AnyAuthority<I> {
-    io: I,
-    frames: Frames,
-}
-
-impl<I> AnyAuthority<I> {
-    pub(super) fn new(io: I) -> Self {
-        Self { io, frames: Frames::default() }
-    }
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for AnyAuthority<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let outcome = pin!(&mut self.io).poll_read(context, buffer);
-        self.frames.pass(&mut buffer.filled_mut()[before..]);
-        outcome
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for AnyAuthority<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        pin!(&mut self.io).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        pin!(&mut self.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        pin!(&mut self.io).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        pin!(&mut self.io).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-}
-
-/// Where in the frames the stream is.
+/// Replaces each `%` in the authority of the requests of one connection. It knows where in the
+/// frames the stream is.
 #[derive(Debug)]
-struct Frames {
+pub(super) struct AnyAuthority {
     /// Bytes that hold no header field: the preface, other frames, padding.
     skip: usize,
     /// Bytes of header fields, then of padding.
@@ -97,7 +37,7 @@ struct Frames {
     field: Field,
 }
 
-impl Default for Frames {
+impl Default for AnyAuthority {
     fn default() -> Self {
         Self {
             skip: PREFACE,
@@ -111,8 +51,9 @@ impl Default for Frames {
     }
 }
 
-impl Frames {
-    fn pass(&mut self, mut bytes: &mut [u8]) {
+impl AnyAuthority {
+    /// Passes the next bytes that the client has sent.
+    pub(super) fn pass(&mut self, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
             let taken = if self.skip > 0 {
                 let taken = self.skip.min(bytes.len());
@@ -301,9 +242,9 @@ mod tests {
     fn passed(frames: &[Vec<u8>]) -> Vec<u8> {
         let bytes = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frames.concat()].concat();
         let mut whole = bytes.clone();
-        Frames::default().pass(&mut whole);
+        AnyAuthority::default().pass(&mut whole);
         for size in [1, 2, 7, 30] {
-            let (mut parts, mut frames) = (bytes.clone(), Frames::default());
+            let (mut parts, mut frames) = (bytes.clone(), AnyAuthority::default());
             parts.chunks_mut(size).for_each(|part| frames.pass(part));
             assert_eq!(parts, whole, "{size}");
         }

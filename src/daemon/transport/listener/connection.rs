@@ -28,7 +28,7 @@ use super::signal::{Command, Signal};
 use super::stats::{Cut, HandshakeFailure};
 use super::stream::Lingering;
 use super::{Answer, ConnectionSettings, Shared};
-use crate::daemon::transport::caller::Peer;
+use crate::daemon::transport::caller::{Peer, PeerAddress};
 
 /// A dead peer is noticed after both together; idle connections cost one small frame a minute.
 const PING_INTERVAL: Duration = Duration::from_mins(1);
@@ -92,7 +92,7 @@ pub(super) async fn serve_unix<S: Answer>(
         refusal.record(&shared.entrance, peer.address);
         return;
     }
-    let opened = open(&shared, &registration, AnyAuthority::new(stream), peer, service);
+    let opened = open(&shared, &registration, stream, peer, service);
     serve(&shared, &registration, opened).await;
 }
 
@@ -154,7 +154,9 @@ fn open<I: AsyncRead + AsyncWrite + Send + Unpin + 'static, S: Answer>(
     let settings = shared.settings.load();
     let heard = Arc::new(AtomicBool::new(false));
     let lifetime = Lifetime::new(&settings, &peer);
-    let io = TokioIo::new(Lingering::new(io, heard.clone()));
+    let is_unix = matches!(peer.address, PeerAddress::Unix { .. });
+    let authority = is_unix.then(AnyAuthority::default);
+    let io = TokioIo::new(Lingering::new(io, heard.clone(), authority));
     let calls = registration.calls.clone();
     let tasks = StreamTasks { calls: calls.clone(), stats: shared.entrance.stats.clone() };
     let service = OfConnection { peer, calls, service };

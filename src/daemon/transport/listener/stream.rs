@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::authority::AnyAuthority;
+
 /// The client's HTTP/2 preface: RFC 9113, section 3.4.
 const PREFACE: u8 = 24;
 /// How long a peer may take to close after us.
@@ -24,13 +26,15 @@ pub(super) struct Lingering<I> {
     io: I,
     bytes: u8,
     heard: Arc<AtomicBool>,
+    /// For a peer that may name a path as authority.
+    authority: Option<AnyAuthority>,
     closed: Option<Pin<Box<Sleep>>>,
 }
 
 impl<I> Lingering<I> {
-    /// Sets `heard` when the peer has begun.
-    pub(super) fn new(io: I, heard: Arc<AtomicBool>) -> Self {
-        Self { io, bytes: 0, heard, closed: None }
+    /// Sets `heard` when the peer has begun; what it sends passes through `authority`.
+    pub(super) fn new(io: I, heard: Arc<AtomicBool>, authority: Option<AnyAuthority>) -> Self {
+        Self { io, bytes: 0, heard, authority, closed: None }
     }
 }
 
@@ -48,6 +52,9 @@ impl<I: AsyncRead + Unpin> AsyncRead for Lingering<I> {
             if self.bytes >= PREFACE {
                 self.heard.store(true, Ordering::Relaxed);
             }
+        }
+        if let Some(authority) = &mut self.authority {
+            authority.pass(&mut buffer.filled_mut()[before..]);
         }
         outcome
     }
