@@ -29,7 +29,8 @@ use crate::public_key::PublicKey;
 /// | a signature that does not verify | `Internal`; it is not given out |
 ///
 /// An error keeps the backend's request id through all of this, and what a server said stays one
-/// line without control characters ([`crate::foreign::printable`]).
+/// line without control characters ([`crate::foreign::printable`]). `Debug` shows the public key and
+/// nothing of where the private half lives: neither a path nor a name in the backend.
 #[async_trait]
 pub trait WrappingKey: fmt::Debug + Send + Sync {
     /// The public half. Wrapping and verifying happen on it, in software, for every backend.

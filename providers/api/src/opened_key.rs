@@ -334,9 +334,10 @@ impl<B: BackendKey> WrappingKey for OpenedKey<B> {
     }
 }
 
+/// Without the name: it may be the path of a file.
 impl<B> fmt::Debug for OpenedKey<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OpenedKey({}, {:?})", self.name, self.public_key)
+        write!(f, "OpenedKey({:?})", self.public_key)
     }
 }
 

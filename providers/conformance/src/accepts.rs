@@ -13,6 +13,7 @@ const MAX_LABEL: usize = 1024;
 
 pub(crate) async fn run(cases: &mut Cases) {
     cases.case("the key declares something and its check succeeds", declared).await;
+    cases.case("Debug shows no path", debug).await;
     for algorithm in cases.subject().algorithms() {
         cases
             .case(format!("{algorithm}: material of every size unwraps"), move |s| async move {
@@ -47,6 +48,13 @@ async fn declared(subject: Arc<Subject>) -> Outcome {
     }
     subject.expect_service().await?;
     subject.expect_well("on a fresh key").await
+}
+
+/// Where the private half lives is in the configuration, and is not for logs: no file's path, no ARN,
+/// no resource name.
+async fn debug(subject: Arc<Subject>) -> Outcome {
+    let shown = format!("{:?}", subject.key());
+    if shown.contains('/') { Err(format!("Debug shows {shown}")) } else { Ok(()) }
 }
 
 async fn sizes(subject: &Subject, algorithm: Algorithm) -> Outcome {

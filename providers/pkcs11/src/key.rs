@@ -1,5 +1,6 @@
 //! A key in a token, open: what the daemon calls.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::mpsc::TrySendError;
 use std::time::{Duration, Instant};
@@ -26,7 +27,6 @@ use crate::token_key::TokenKey;
 const CHECK_LIMIT: Duration = Duration::from_secs(30);
 
 /// An open key. Its token stays logged in until the last key on it is dropped.
-#[derive(Debug)]
 pub(crate) struct Key {
     on_token: Arc<TokenKey>,
     token: TokenHandle,
@@ -71,6 +71,12 @@ impl Key {
             // A session thread drops a job, unanswered, only after its deadline.
             Ok(Err(_)) | Err(_) => Err(late()),
         }
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({:?})", self.facts.public_key)
     }
 }
 

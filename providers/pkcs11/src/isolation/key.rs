@@ -1,5 +1,6 @@
 //! An open key whose private half is used in another process.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -21,7 +22,6 @@ use crate::facts::Facts;
 const CHECK_LIMIT: Duration = Duration::from_secs(30);
 
 /// An open key. It stays open when its process is started anew.
-#[derive(Debug)]
 pub(crate) struct Key {
     parent: Arc<Parent>,
     /// What opens it in a new process.
@@ -150,6 +150,12 @@ impl Key {
                 None => return outcome,
             }
         }
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({:?})", self.facts.public_key)
     }
 }
 
