@@ -28,6 +28,7 @@ enum Verdict {
 }
 use Verdict::{Good, NotLoaded, Refused, Revoked, Stale, Unknown};
 
+/// What every section of extensions is appended to.
 const CONFIG: &str = "
 [ca]
 default_ca = ours
@@ -55,111 +56,86 @@ commonName = supplied
 [req]
 distinguished_name = dn
 [dn]
-
-[root]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign, cRLSign
-[root_length_0]
-basicConstraints = critical, CA:TRUE, pathlen:0
-keyUsage = critical, keyCertSign, cRLSign
-[root_without_sign]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, cRLSign
-[root_any_policy]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign, cRLSign
-inhibitAnyPolicy = critical, 0
-policyConstraints = critical, inhibitPolicyMapping:0
-[root_explicit_policy]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign, cRLSign
-policyConstraints = critical, requireExplicitPolicy:0
-[root_uri]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign, cRLSign
-nameConstraints = critical, permitted;URI:example.org
-[root_uri_below]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign, cRLSign
-nameConstraints = critical, permitted;URI:.example.org
-[root_uri_excluded]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign, cRLSign
-nameConstraints = critical, excluded;URI:example.org
-[root_directory]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign, cRLSign
-nameConstraints = critical, permitted;dirName:permitted
-[root_directory_excluded]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign, cRLSign
-nameConstraints = critical, excluded;dirName:permitted
 [permitted]
 O = Bank
-[middle]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, keyCertSign, cRLSign
-[middle_without_sign]
-basicConstraints = critical, CA:TRUE
-keyUsage = critical, cRLSign
-[leaf]
-basicConstraints = critical, CA:FALSE
-keyUsage = critical, digitalSignature
-extendedKeyUsage = clientAuth
-subjectAltName = URI:spiffe://example.org/kc
-[leaf_below]
-basicConstraints = critical, CA:FALSE
-keyUsage = critical, digitalSignature
-extendedKeyUsage = clientAuth
-subjectAltName = URI:spiffe://a.example.org/kc
-[leaf_without_signature]
-basicConstraints = critical, CA:FALSE
-keyUsage = critical, keyEncipherment
-extendedKeyUsage = clientAuth
-subjectAltName = URI:spiffe://example.org/kc
-[leaf_of_1]
-basicConstraints = critical, CA:FALSE
-keyUsage = critical, digitalSignature
-extendedKeyUsage = clientAuth
-subjectAltName = URI:spiffe://example.org/kc
-crlDistributionPoints = URI:http://crl.example.org/1.crl
-
 [full]
 authorityKeyIdentifier = keyid
-[shard_1]
-issuingDistributionPoint = critical, @name_1
-[shard_2]
-issuingDistributionPoint = critical, @name_2
-[users]
-issuingDistributionPoint = critical, @only_users
-[users_of_1]
-issuingDistributionPoint = critical, @only_users_of_1
-[cas]
-issuingDistributionPoint = critical, @only_cas
-[compromised]
-issuingDistributionPoint = critical, @some_reasons
-[not_compromised]
-issuingDistributionPoint = critical, @other_reasons
-[indirect]
-issuingDistributionPoint = critical, @of_others
-[name_1]
-fullname = URI:http://crl.example.org/1.crl
-[name_2]
-fullname = URI:http://crl.example.org/2.crl
-[only_users]
-onlyuser = TRUE
-[only_users_of_1]
-fullname = URI:http://crl.example.org/1.crl
-onlyuser = TRUE
-[only_cas]
-onlyCA = TRUE
-[some_reasons]
-onlysomereasons = keyCompromise, CACompromise
-[other_reasons]
-onlysomereasons = affiliationChanged, superseded, cessationOfOperation, certificateHold, privilegeWithdrawn, AACompromise
-[of_others]
-indirectCRL = TRUE
 ";
+
+/// Sections for CAs that sign certificates: what follows `CA:TRUE`, and further extensions.
+const CAS: [(&str, &str, &str); 10] = [
+    ("root", "", ""),
+    ("root_length_0", ", pathlen:0", ""),
+    (
+        "root_any_policy",
+        "",
+        "inhibitAnyPolicy = critical, 0\npolicyConstraints = critical, inhibitPolicyMapping:0",
+    ),
+    ("root_explicit_policy", "", "policyConstraints = critical, requireExplicitPolicy:0"),
+    ("root_uri", "", "nameConstraints = critical, permitted;URI:example.org"),
+    ("root_uri_below", "", "nameConstraints = critical, permitted;URI:.example.org"),
+    ("root_uri_excluded", "", "nameConstraints = critical, excluded;URI:example.org"),
+    ("root_directory", "", "nameConstraints = critical, permitted;dirName:permitted"),
+    ("root_directory_excluded", "", "nameConstraints = critical, excluded;dirName:permitted"),
+    ("middle", "", ""),
+];
+/// Sections for CAs that may not sign certificates.
+const WITHOUT_SIGN: [&str; 2] = ["root_without_sign", "middle_without_sign"];
+
+/// Sections for clients: the usage, the trust domain, and further extensions.
+const LEAVES: [(&str, &str, &str, &str); 4] = [
+    ("leaf", "digitalSignature", "example.org", ""),
+    ("leaf_below", "digitalSignature", "a.example.org", ""),
+    ("leaf_without_signature", "keyEncipherment", "example.org", ""),
+    (
+        "leaf_of_1",
+        "digitalSignature",
+        "example.org",
+        "crlDistributionPoints = URI:http://crl.example.org/1.crl",
+    ),
+];
+
+/// Sections for lists: the issuing distribution point.
+const LISTS: [(&str, &str); 8] = [
+    ("shard_1", "fullname = URI:http://crl.example.org/1.crl"),
+    ("shard_2", "fullname = URI:http://crl.example.org/2.crl"),
+    ("users", "onlyuser = TRUE"),
+    ("users_of_1", "fullname = URI:http://crl.example.org/1.crl\nonlyuser = TRUE"),
+    ("cas", "onlyCA = TRUE"),
+    ("compromised", "onlysomereasons = keyCompromise, CACompromise"),
+    (
+        "not_compromised",
+        "onlysomereasons = affiliationChanged, superseded, cessationOfOperation, certificateHold, privilegeWithdrawn, AACompromise",
+    ),
+    ("indirect", "indirectCRL = TRUE"),
+];
+
+/// The configuration of openssl, with all sections.
+fn openssl_config() -> String {
+    let mut text = CONFIG.to_owned();
+    let mut section = |name: &str, lines: &[&str]| {
+        let _ = write!(text, "[{name}]\n{}\n", lines.join("\n"));
+    };
+    for (name, length, more) in CAS {
+        let is_ca = format!("basicConstraints = critical, CA:TRUE{length}");
+        section(name, &[&is_ca, "keyUsage = critical, keyCertSign, cRLSign", more]);
+    }
+    for name in WITHOUT_SIGN {
+        section(name, &["basicConstraints = critical, CA:TRUE", "keyUsage = critical, cRLSign"]);
+    }
+    for (name, usage, domain, more) in LEAVES {
+        let usage = format!("keyUsage = critical, {usage}");
+        let name_of_client = format!("subjectAltName = URI:spiffe://{domain}/kc");
+        let is_leaf = "basicConstraints = critical, CA:FALSE";
+        section(name, &[is_leaf, &usage, "extendedKeyUsage = clientAuth", &name_of_client, more]);
+    }
+    for (name, point) in LISTS {
+        let at = format!("issuingDistributionPoint = critical, @{name}_point");
+        section(name, &[&at]);
+        section(&format!("{name}_point"), &[point]);
+    }
+    text
+}
 
 /// A CA of `openssl ca`, in a folder of its own.
 struct Authority {
@@ -170,7 +146,7 @@ impl Authority {
     /// A self-signed CA with the extensions of a section.
     fn new(section: &str) -> Self {
         let ca = Self { folder: tempfile::tempdir().unwrap() };
-        ca.write("openssl.cnf", CONFIG);
+        ca.write("openssl.cnf", &openssl_config());
         ca.write("index.txt", "");
         ca.write("index.txt.attr", "unique_subject = no\n");
         ca.write("serial", "1000\n");
