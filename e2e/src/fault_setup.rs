@@ -32,6 +32,11 @@ pub struct FaultSetup {
 impl FaultSetup {
     /// Sets everything up, and proves that it works.
     pub async fn set(kind: ServiceKind) -> Self {
+        Self::set_with(kind, |_| {}).await
+    }
+
+    /// As [`FaultSetup::set`], with what `configure` changes.
+    pub async fn set_with(kind: ServiceKind, configure: impl FnOnce(&mut DaemonFiles)) -> Self {
         let service = TestService::start(kind).await;
         let proxy = service.proxy().await;
         let mut files = DaemonFiles::new();
@@ -39,6 +44,7 @@ impl FaultSetup {
         let key = RsaKey::shared(2048);
         let stored = service.import(&key, KEY, Some(&proxy)).await.swap_remove(0);
         let mut base = Setup::at(files, key, PROVIDER, &stored.locator, stored.algorithms[0]);
+        configure(&mut base.files);
         let daemon = base.start();
         let setup = Self { daemon, proxy, service, base };
         setup.wait_until_well().await;

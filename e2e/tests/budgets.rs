@@ -316,6 +316,80 @@ async fn leaving_early_costs_as_much_as_staying_and_keeps_its_place_in_flight() 
     assert_eq!((of("DEADLINE_EXCEEDED"), of("CANCELLED")), (2, 2));
 }
 
+/// A session that is made anew after a failure, and not after a success, tells by the time of the next
+/// call which it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_without_its_caller_has_its_session_made_anew_whatever_came_of_it() {
+    let (mut site, _backend, faults, key, caller) = in_a_token();
+    site.set("providers.backend.sessions", 1);
+    let daemon = Daemon::start(&mut site);
+    let ca = site.pki.ca_der();
+    let connection = Connection::open(daemon.address(), ca, Some(&caller)).await.unwrap();
+    let opened = || faults.count("C_OpenSession");
+    connection.unwrap(&good(&key)).await.unwrap();
+    let before = opened();
+    connection.unwrap(&good(&key)).await.unwrap();
+    assert_eq!(opened(), before, "after a success whose caller waited it is kept");
+    let path = "/claviger.v1.KeyService/Unwrap";
+    for (number, leaves) in (1..).zip(["by its deadline", "before its deadline"]) {
+        faults.on_next(1, "C_Decrypt", "sleep=1500");
+        let body = frame(&good(&key).encode_to_vec());
+        if leaves == "by its deadline" {
+            let answer = connection.call(path, body, &[("grpc-timeout", "400m")]).await.unwrap();
+            assert_eq!(answer.code(), Code::DeadlineExceeded, "{answer}");
+        } else {
+            let call = connection.call(path, body, &[]);
+            assert!(tokio::time::timeout(Duration::from_millis(400), call).await.is_err());
+        }
+        let begun = Instant::now();
+        while daemon.count("claviger_abandoned_total", &[]) < number {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{}", daemon.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let before = opened();
+        connection.unwrap(&good(&key)).await.unwrap();
+        assert_eq!(opened(), before + 1, "{leaves}\n{}", daemon.log());
+        connection.unwrap(&good(&key)).await.unwrap();
+        assert_eq!(opened(), before + 1, "{leaves}: once");
+    }
+    let records = site.audit_records();
+    assert_eq!(records.iter().filter(|record| record["ended"] == "ok").count(), 2);
+}
+
+/// The process of the module ends, and no token has answered what was asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_on_which_the_module_ends_counts_until_the_token_answers_it() {
+    let (mut site, _backend, faults, key, caller) = in_a_token();
+    let daemon = Daemon::start(&mut site);
+    let ca = site.pki.ca_der();
+    let connection = Connection::open(daemon.address(), ca, Some(&caller)).await.unwrap();
+    let value = good(&key);
+    let spent = || {
+        let output = command(claviger())
+            .args(["--json", "budget", "show", "key-connector", "user-keys", "--config"])
+            .arg(site.configuration_file())
+            .output()
+            .unwrap();
+        let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (shown["spent"]["failed"].as_u64(), shown["spent"]["unanswered"].as_u64())
+    };
+    faults.on_every("C_Decrypt", "crash");
+    let answer = connection.unwrap(&value).await.unwrap_err();
+    assert!(matches!(answer.code(), Code::Unavailable | Code::DeadlineExceeded), "{answer}");
+    let begun = Instant::now();
+    while spent() != (Some(1), Some(1)) {
+        assert!(begun.elapsed() < Duration::from_mins(1), "{}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    faults.clear();
+    let begun = Instant::now();
+    while connection.unwrap(&value).await.is_err() {
+        assert!(begun.elapsed() < Duration::from_mins(1), "{}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(spent(), (Some(0), Some(0)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_sees_a_budget_and_gives_it_back_and_the_audit_log_says_so() {
     let (mut files, _backend, _faults, key, caller) = in_a_token();

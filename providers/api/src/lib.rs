@@ -7,10 +7,12 @@
 //! - [`algorithm`]: what can be done with a key: [`Algorithm`], [`SignAlgorithm`]
 //! - [`public_key`]: [`PublicKey`]; wrapping and verifying live here, in software, for every backend
 //! - [`material`]: [`KeyMaterial`], [`Digest`], [`Signature`]: what goes in and comes out
+//! - [`caller_left`]: whether an operation still has its caller
 //! - [`canary`]: values whose unwrapping proves that a key works
 //! - [`secret`]: PINs and passphrases, and the files and stores they are read from
 //! - [`checks`]: the checks around each operation of a key
 //! - [`opened_key`]: what every key does the same way around what only its backend can do
+//! - [`login`]: logins of providers to tokens, for the audit log
 //! - [`provider`]: what a provider is; [`options`]: options that several have
 //! - [`foreign`]: what a server or a library said, made fit for one line of a log
 //! - `http` (feature): the HTTP client of providers that speak to a service themselves
@@ -20,6 +22,7 @@
 //!   set of [`Cause`]s
 
 pub mod algorithm;
+pub mod caller_left;
 pub mod canary;
 pub mod cause;
 pub mod checks;
@@ -28,6 +31,7 @@ pub mod foreign;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod key;
+pub mod login;
 pub mod material;
 pub mod opened_key;
 pub mod options;
@@ -43,6 +47,7 @@ pub use canary::Canary;
 pub use cause::Cause;
 pub use error::{AnotherKey, Error, ErrorKind};
 pub use key::{BatchItem, Call, CallerSlot, OpenKey, Parameters, Unwrapped, WrappingKey};
+pub use login::{Login, LoginListener, Logins};
 pub use material::{Digest, KeyMaterial, Signature};
 pub use opened_key::{BackendKey, OpenedKey};
 pub use options::Timeout;

@@ -127,6 +127,11 @@ impl HttpClient for Fence {
     }
 }
 
+/// A request that was sent and had no answer in its time.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {} ms (attempt_timeout)", .0.as_millis())]
+pub(crate) struct NoAnswer(pub(crate) Duration);
+
 /// HTTP with answers of limited length: the SDK itself reads any length into memory.
 #[derive(Debug)]
 pub(crate) struct Limited {
@@ -166,9 +171,8 @@ impl HttpClient for Limited {
             Ok(AsyncRawResponse::from_bytes(status, headers, whole))
         };
         tokio::time::timeout(self.attempt_timeout, asking).await.unwrap_or_else(|_| {
-            let limit = self.attempt_timeout.as_millis();
-            let reason = format!("no answer within {limit} ms (attempt_timeout)");
-            Err(azure_core::Error::with_message(SdkErrorKind::Io, reason))
+            let late = NoAnswer(self.attempt_timeout);
+            Err(azure_core::Error::new(SdkErrorKind::Io, late))
         })
     }
 }

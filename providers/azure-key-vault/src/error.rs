@@ -10,6 +10,8 @@ use claviger_provider_api::foreign::{capped, causes, chain_line, printable};
 use claviger_provider_api::{Cause, Error, ErrorKind, tls};
 use serde::Deserialize;
 
+use crate::client::NoAnswer;
+
 /// What was asked of the vault: the same status means different things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -224,6 +226,9 @@ impl LoginFailure {
 fn of_transport(error: &azure_core::Error) -> (ErrorKind, Option<Cause>) {
     if tls::holds_certificate_error(error) {
         return (ErrorKind::OperatorNeeded, Some(Cause::WrongCa));
+    }
+    if causes(error).find_map(|cause| cause.downcast_ref::<NoAnswer>()).is_some() {
+        return (ErrorKind::Unavailable, Some(Cause::NoAnswer));
     }
     let mut sdk = causes(error).filter_map(|cause| cause.downcast_ref::<azure_core::Error>());
     sdk.find_map(|error| match error.kind() {

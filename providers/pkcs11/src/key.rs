@@ -19,7 +19,7 @@ use crate::config::Oaep;
 use crate::facts::Facts;
 use crate::job::Job;
 use crate::operation::Operation;
-use crate::reply::Reply;
+use crate::reply::{Local, Reply};
 use crate::token::TokenHandle;
 use crate::token_key::TokenKey;
 
@@ -64,7 +64,7 @@ impl Key {
     async fn run(&self, operation: Operation, call: Call) -> Result<Zeroizing<Vec<u8>>, Error> {
         let late = || Error::new(ErrorKind::DeadlineExceeded, "the deadline passed");
         check_deadline(call)?;
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Local::new();
         self.submit(operation, call.caller, call.deadline, Box::new(reply))?;
         match tokio::time::timeout_at(call.answer_by().into(), answer).await {
             Ok(Ok(outcome)) => outcome,

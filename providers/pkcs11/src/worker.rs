@@ -21,7 +21,8 @@ const NO_SESSION_PAUSE: Duration = Duration::from_millis(100);
 struct Held {
     epoch: LoginEpoch,
     session: OpenSession,
-    /// After an error it may be stuck in an operation: it closes once its caller has the answer.
+    /// After an error it may be stuck in an operation, and after any outcome of an operation without its
+    /// caller it would tell which: it closes once the answer was sent.
     spent: bool,
 }
 
@@ -51,6 +52,11 @@ fn serve(state: &TokenState) {
         });
         let throttled =
             matches!(&outcome, Err(error) if matches!(error.kind(), ErrorKind::Throttled { .. }));
+        // Of a caller that has left, the time of the next call must not tell how this one ended.
+        let is_abandoned = reply.caller_has_left() || Instant::now() >= deadline;
+        if let Some(held) = &mut held {
+            held.spent |= is_abandoned;
+        }
         // The caller may have gone meanwhile; then the result is zeroed here.
         reply.send(outcome);
         // Closing a session is another call over the network: before the answer, it would make a

@@ -99,6 +99,11 @@ impl Scrape {
         for key in &keys {
             sample_counter(&mut repeated, &[("key", &*key.name)], load(&key.repeated_failures))?;
         }
+        let help = "Unwraps whose backend was asked and gave no verdict: failures until it does";
+        let mut unanswered = counter(encoder, "unanswered_unwraps", help)?;
+        for key in &keys {
+            sample_counter(&mut unanswered, &[("key", &*key.name)], load(&key.unanswered_unwraps))?;
+        }
         let help = "Values that no grant of their caller lists: no backend was asked";
         let mut unlisted = counter(encoder, "values_not_granted", help)?;
         for key in &keys {

@@ -204,7 +204,9 @@ impl Budget {
             let admission = self.lock().admit(&value, has_waited);
             match admission {
                 Admission::Begin => {
-                    return Ok(Start::Begun(StartedUnwrap { budget: self, value, missed: false }));
+                    let (missed, is_unanswered) = (false, false);
+                    let started = StartedUnwrap { budget: self, value, missed, is_unanswered };
+                    return Ok(Start::Begun(started));
                 }
                 Admission::FailedBefore { alarm } => return Ok(Start::FailedBefore { alarm }),
                 Admission::Refuse { retry_after } => {
@@ -336,12 +338,14 @@ impl State {
 }
 
 /// An unwrap in flight. Dropped without a verdict it costs nothing, unless [`StartedUnwrap::missed`]
-/// was called: then the value counts as one that no backend has answered.
+/// or [`StartedUnwrap::not_answered`] was called: then the value counts as one that no backend has
+/// answered.
 #[derive(Debug)]
 pub struct StartedUnwrap<'a> {
     budget: &'a Budget,
     value: ValueId,
     missed: bool,
+    is_unanswered: bool,
 }
 
 impl StartedUnwrap<'_> {
@@ -353,6 +357,17 @@ impl StartedUnwrap<'_> {
     /// Whether a key did not unwrap the value.
     pub fn has_missed(&self) -> bool {
         self.missed
+    }
+
+    /// A backend was asked and gave no answer in its time. From here on only an answer spares the
+    /// budget.
+    pub fn not_answered(&mut self) {
+        self.is_unanswered = true;
+    }
+
+    /// Whether a backend was asked and gave no answer in its time.
+    pub fn is_unanswered(&self) -> bool {
+        self.is_unanswered
     }
 
     /// The value was not at fault.
@@ -392,7 +407,8 @@ impl StartedUnwrap<'_> {
 
 impl Drop for StartedUnwrap<'_> {
     fn drop(&mut self) {
-        let verdict = if self.missed { Verdict::Unanswered } else { Verdict::Spared };
+        let counts = self.missed || self.is_unanswered;
+        let verdict = if counts { Verdict::Unanswered } else { Verdict::Spared };
         self.budget.end(&self.value, verdict);
     }
 }

@@ -1,11 +1,14 @@
 //! The calls in flight to one process.
 
 use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use claviger_provider_api::{self as api, Error, ErrorKind};
+use claviger_provider_api::caller_left::caller_has_left;
+use claviger_provider_api::{self as api, Cause, Error, ErrorKind};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
@@ -169,15 +172,18 @@ impl Link {
         }
     }
 
-    /// Fails everything that waits, and all that comes.
+    /// Fails everything that waits, and all that comes. Of an operation that was asked for it is not
+    /// known what would have come of it.
     pub(super) fn end(&self, reason: &str) {
         let mut calls = self.calls();
         calls.ended = Some(reason.to_owned());
         let waiting = std::mem::take(&mut calls.waiting);
         calls.per_caller.clear();
         drop(calls);
-        for reply in waiting.into_values().filter_map(|waiting| waiting.reply) {
-            drop(reply.send(Err(unavailable(reason.to_owned()))));
+        for Waiting { reply, caller, .. } in waiting.into_values() {
+            let cause = caller.map(|_| Cause::NoAnswer);
+            let error = unavailable(reason.to_owned()).with_cause(cause);
+            reply.map(|reply| reply.send(Err(error)));
         }
     }
 
@@ -264,11 +270,26 @@ impl Calls {
 
 impl Ticket<'_> {
     async fn wait(mut self, deadline: Instant) -> Result<Reply, Error> {
-        match tokio::time::timeout_at(deadline.into(), &mut self.answer).await {
+        match tokio::time::timeout_at(deadline.into(), self.answer()).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(unavailable("the module's process is gone")),
             Err(_) => Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed")),
         }
+    }
+
+    /// The answer. Lets the process know when the caller leaves.
+    fn answer(
+        &mut self,
+    ) -> impl Future<Output = Result<Result<Reply, Error>, oneshot::error::RecvError>> {
+        let mut is_told = false;
+        poll_fn(move |context| {
+            if !is_told && caller_has_left() {
+                is_told = true;
+                // A process that is gone has nothing to make anew.
+                let _ = self.link.send(Request::CallerLeft(self.id));
+            }
+            Pin::new(&mut self.answer).poll(context)
+        })
     }
 }
 

@@ -5,14 +5,14 @@
 use std::fmt;
 use std::time::Duration;
 
-use claviger_provider_api::{Cause, Error, ErrorKind};
+use claviger_provider_api::{self as api, Cause, Error, ErrorKind};
 use zeroize::Zeroize;
 
 /// From the daemon.
 #[derive(Clone, PartialEq, prost::Message)]
 #[prost(skip_debug)]
 pub(super) struct ToChild {
-    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub(super) request: Option<Request>,
 }
 
@@ -28,11 +28,14 @@ pub(super) enum Request {
     Close(u32),
     #[prost(message, tag = "4")]
     Call(Call),
-    /// The caller that waited for the call with this number is gone.
+    /// Nothing waits for the answer to the call with this number any more.
     #[prost(uint64, tag = "5")]
     Cancel(u64),
     #[prost(message, tag = "6")]
     Pin(Pin),
+    /// The caller of the call with this number has left. The answer is waited for.
+    #[prost(uint64, tag = "7")]
+    CallerLeft(u64),
 }
 
 /// The first message.
@@ -142,7 +145,7 @@ pub(super) enum PinOutcome {
 #[derive(Clone, PartialEq, prost::Message)]
 #[prost(skip_debug)]
 pub(super) struct FromChild {
-    #[prost(oneof = "Event", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Event", tags = "1, 2, 3, 4, 5")]
     pub(super) event: Option<Event>,
 }
 
@@ -159,6 +162,9 @@ pub(super) enum Event {
     /// The PIN lies in Vault, and the child has no way there.
     #[prost(message, tag = "4")]
     PinWanted(PinWanted),
+    /// The token was asked for a login.
+    #[prost(message, tag = "5")]
+    Login(Login),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -181,6 +187,17 @@ pub(super) struct Taken {
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub(super) struct PinWanted {}
+
+/// An [`api::Login`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Login {
+    #[prost(string, tag = "1")]
+    pub(super) token: String,
+    #[prost(string, tag = "2")]
+    pub(super) serial: String,
+    #[prost(string, optional, tag = "3")]
+    pub(super) error: Option<String>,
+}
 
 /// To an `Open` or a `Call`.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -324,6 +341,20 @@ impl FromChild {
         {
             bytes.zeroize();
         }
+    }
+}
+
+impl From<&api::Login> for Login {
+    fn from(login: &api::Login) -> Self {
+        let api::Login { token, serial, error } = login.clone();
+        Self { token, serial, error }
+    }
+}
+
+impl From<Login> for api::Login {
+    fn from(login: Login) -> Self {
+        let Login { token, serial, error } = login;
+        Self { token, serial, error }
     }
 }
 

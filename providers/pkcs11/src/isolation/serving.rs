@@ -30,10 +30,20 @@ pub(super) struct Serving {
     provider: Mutex<Option<Arc<Provider>>>,
     /// By the daemon's numbers.
     keys: Mutex<HashMap<u32, Arc<Key>>>,
-    /// Calls that were not answered yet, and whether their callers are gone.
-    calls: Mutex<HashMap<u64, bool>>,
+    /// Calls that were not answered yet.
+    calls: Mutex<HashMap<u64, Asker>>,
     outbox: Arc<Outbox<UnixStream>>,
     pin: Arc<PinOfDaemon>,
+}
+
+/// Where the one who asked is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    Waits,
+    /// The daemon waits for the answer, its caller does not.
+    CallerLeft,
+    /// Nothing waits for the answer.
+    Gone,
 }
 
 /// What does not go to a session thread.
@@ -64,6 +74,11 @@ impl Serving {
         // The daemon counts what a caller has in flight: whatever it sends has room here.
         config.queue = Some(config.most_in_flight());
         let provider = Provider::in_this_process(name, Arc::new(config), state_dir);
+        let to_daemon = Arc::clone(&outbox);
+        provider.logins().tell_to(Box::new(move |login| {
+            // A daemon that is gone records nothing.
+            let _ = to_daemon.send(&FromChild::from(Event::Login(login.into())));
+        }));
         Self {
             provider: Mutex::new(Some(Arc::new(provider))),
             keys: Mutex::default(),
@@ -79,16 +94,19 @@ impl Serving {
             Request::Call(call) => return self.call(call),
             Request::Open(open) => return Some(Rare::Open(open)),
             Request::Close(number) => drop(lock(&self.keys).remove(&number)),
-            Request::Cancel(id) => {
-                if let Some(is_gone) = lock(&self.calls).get_mut(&id) {
-                    *is_gone = true;
-                }
-            }
+            Request::Cancel(id) => self.note(id, Asker::Gone),
+            Request::CallerLeft(id) => self.note(id, Asker::CallerLeft),
             Request::Pin(pin) => self.pin.deliver(pin),
             // It came once, before all else.
             Request::Start(_) => {}
         }
         None
+    }
+
+    fn note(&self, id: u64, asker: Asker) {
+        if let Some(noted) = lock(&self.calls).get_mut(&id) {
+            *noted = asker;
+        }
     }
 
     /// Closes all keys.
@@ -114,7 +132,7 @@ impl Serving {
             self.answer(id, 0, failure(&Error::new(ErrorKind::Internal, text)));
             return None;
         };
-        lock(&self.calls).insert(id, false);
+        lock(&self.calls).insert(id, Asker::Waits);
         let deadline = Instant::now() + Duration::from_micros(remaining);
         let remote = Remote { serving: Arc::clone(self), id, key: Arc::clone(&key) };
         // A queue that is closed drops what it does not take, which answers it.
@@ -185,7 +203,11 @@ pub(super) async fn serve_rare(serving: Arc<Serving>, mut rare: mpsc::UnboundedR
 
 impl Reply for Remote {
     fn is_gone(&self) -> bool {
-        lock(&self.serving.calls).get(&self.id).copied().unwrap_or(true)
+        self.asker() == Asker::Gone
+    }
+
+    fn caller_has_left(&self) -> bool {
+        self.asker() != Asker::Waits
     }
 
     fn send(self: Box<Self>, outcome: reply::Outcome) {
@@ -201,6 +223,10 @@ impl Reply for Remote {
 }
 
 impl Remote {
+    fn asker(&self) -> Asker {
+        lock(&self.serving.calls).get(&self.id).copied().unwrap_or(Asker::Gone)
+    }
+
     /// Whether it was not answered until now.
     fn done(&self) -> bool {
         lock(&self.serving.calls).remove(&self.id).is_some()

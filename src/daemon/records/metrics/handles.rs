@@ -58,6 +58,7 @@ pub struct KeyMetrics {
     pub(in crate::daemon) retries: AtomicU64,
     pub(in crate::daemon) unwraps_alarms: AtomicU64,
     pub(in crate::daemon) repeated_failures: AtomicU64,
+    pub(in crate::daemon) unanswered_unwraps: AtomicU64,
     pub(in crate::daemon) values_not_granted: AtomicU64,
     pub(in crate::daemon) abandoned: AtomicU64,
 }
@@ -77,6 +78,7 @@ impl KeyMetrics {
             retries: AtomicU64::new(0),
             unwraps_alarms: AtomicU64::new(0),
             repeated_failures: AtomicU64::new(0),
+            unanswered_unwraps: AtomicU64::new(0),
             values_not_granted: AtomicU64::new(0),
             abandoned: AtomicU64::new(0),
         }
@@ -107,6 +109,11 @@ impl KeyMetrics {
     /// Counts a value that failed before and was answered from memory.
     pub fn failed_again(&self) {
         add(&self.repeated_failures, 1);
+    }
+
+    /// Counts an unwrap whose backend was asked and gave no verdict.
+    pub fn unanswered_unwrap(&self) {
+        add(&self.unanswered_unwraps, 1);
     }
 
     /// Counts a value that no grant of its caller lists.

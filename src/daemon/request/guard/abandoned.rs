@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use claviger_provider_api::caller_left::without_caller;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -132,12 +133,13 @@ impl<F: Future<Output: Send> + Send + 'static> Drop for RunsOn<F> {
         }
         self.progress.left.store(Left::at(self.deadline) as u8, Ordering::Relaxed);
         // What it gives, key material too, is dropped, which zeroes it.
-        self.abandoned.adopt(async move { drop(work.await) });
+        self.abandoned.adopt(without_caller(async move { drop(work.await) }));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use claviger_provider_api::caller_left::caller_has_left;
     use tokio::sync::oneshot;
 
     use super::*;
@@ -159,7 +161,9 @@ mod tests {
             if reaches_a_key {
                 progress.reaches_a_key();
             }
+            assert!(!caller_has_left());
             let _ = waits.await;
+            assert!(caller_has_left(), "keys are told");
             let _ = ends.send(());
         };
         (go_on, ended, work)

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use claviger_provider_api::public_key::sha256;
 use claviger_provider_api::{
-    Algorithm, Call, ErrorKind, KeyMaterial, Parameters, Unwrapped, WrappingKey,
+    Algorithm, Call, Cause, ErrorKind, KeyMaterial, Parameters, Unwrapped, WrappingKey,
 };
 
 use super::abandoned::Progress;
@@ -59,7 +59,8 @@ impl Guard {
         let work = self.abandoned.run_on(Arc::clone(&progress), context.deadline, async move {
             let record =
                 OperationRecord::new(&guard, &owned, Operation::Unwrap, &call.key, batch_item);
-            let mut record = record.with(progress);
+            let batch = call.batch.as_ref().map(|(batch, _)| &**batch);
+            let mut record = record.with(progress).of_batch(batch);
             let outcome = try_unwrap(&mut record, &call).await;
             record.finish(outcome).await
         });
@@ -123,15 +124,11 @@ pub(super) async fn conclude<T>(
             granted.key.metrics.failed_unwrap();
             budget.failed().await
         }
-        // What has missed by now is not known to be the backend's fault; and a backend that was asked
-        // and never answers may have been given a value that a success would have cost nothing.
-        Err(Failure::DeadlineExceeded)
-            if budget.has_missed() || record.context().call().is_unanswered() =>
-        {
+        Err(failure) if is_undecided(failure, &budget) => {
             record.spent();
+            granted.key.metrics.unanswered_unwrap();
             budget.unanswered().await
         }
-        Err(Failure::Exhausted { .. }) if budget.has_missed() => budget.unanswered().await,
         Err(_) => {
             budget.spared();
             false
@@ -144,6 +141,14 @@ pub(super) async fn conclude<T>(
         record.alarm(Alarm::FailedUnwrapsUsedUp);
     }
     outcome
+}
+
+/// Whether it is still open what the value is. A backend that was asked and never answered may have
+/// been given one that a success would have cost nothing; and what has missed by now is not known to
+/// be the backend's fault.
+fn is_undecided(failure: &Failure, budget: &StartedUnwrap<'_>) -> bool {
+    let was_cut_short = matches!(failure, Failure::DeadlineExceeded | Failure::Exhausted { .. });
+    budget.is_unanswered() || (budget.has_missed() && was_cut_short)
 }
 
 /// All that decides what an unwrap gives: the same again gives the same again.
@@ -200,7 +205,7 @@ async fn over_candidates<'a>(
             }
         };
         let repairs = replica.key().map_or(0, |key| key.repairs());
-        match attempt(record, call, candidate, replica).await {
+        match attempt(record, call, candidate, replica, budget).await {
             Ok(material) => return Ok((material, candidate.version.number)),
             Err(kind @ (ErrorKind::UnwrapFailed | ErrorKind::Unavailable)) => {
                 if kind == ErrorKind::UnwrapFailed {
@@ -222,7 +227,7 @@ async fn over_candidates<'a>(
     }
     let mut may_retry = true;
     for miss in misses {
-        match attribute(record, call, &miss, &mut may_retry).await {
+        match attribute(record, call, &miss, &mut may_retry, budget).await {
             Ok(material) => return Ok((material, miss.candidate.version.number)),
             Err(Failure::UnwrapFailed) => {}
             Err(failure) => unreachable = Some(failure),
@@ -243,6 +248,7 @@ async fn attribute(
     call: &UnwrapCall,
     miss: &Miss<'_>,
     may_retry: &mut bool,
+    budget: &mut StartedUnwrap<'_>,
 ) -> Result<KeyMaterial, Failure> {
     let Some(key) = miss.replica.key() else { return Err(Failure::Unavailable) };
     let lost = miss.kind == ErrorKind::Unavailable;
@@ -261,7 +267,7 @@ async fn attribute(
     }
     *may_retry = false;
     let repairs = key.repairs();
-    match attempt(record, call, miss.candidate, miss.replica).await {
+    match attempt(record, call, miss.candidate, miss.replica, budget).await {
         Ok(material) => {
             record.retried();
             Ok(material)
@@ -281,6 +287,7 @@ async fn attempt(
     call: &UnwrapCall,
     candidate: Candidate<'_>,
     replica: &Arc<Replica>,
+    budget: &mut StartedUnwrap<'_>,
 ) -> Result<KeyMaterial, ErrorKind> {
     let Some(key) = replica.key() else { return Err(ErrorKind::Unavailable) };
     let key_call = call_of_key(&**key, record.context().call())?;
@@ -309,6 +316,12 @@ async fn attempt(
         }
         Err(error) => {
             record.backend_failed(&error);
+            let is_late = error.kind() == ErrorKind::DeadlineExceeded;
+            if error.cause() == Some(Cause::NoAnswer)
+                || (is_late && record.context().call().is_unanswered())
+            {
+                budget.not_answered();
+            }
             if matches!(error.kind(), ErrorKind::Throttled { .. }) {
                 record.throttled(was_another_asked);
             }
