@@ -24,7 +24,7 @@ pub(crate) struct Found {
 
 /// A version, and what it is if it is a key that can be used, or why it is none.
 struct Described {
-    /// With its version.
+    /// With its version, where it is known.
     locator: Locator,
     found: Result<Found, Error>,
 }
@@ -43,12 +43,12 @@ pub(crate) async fn find(
     locator: &Locator,
     open: &OpenKey<'_>,
 ) -> Result<Found, Error> {
-    let latest = read(backend, locator).await?;
+    let latest = read_or_disabled(backend, locator).await?;
     let pin = open.public_key_sha256.filter(|_| locator.version.is_none());
     let Some(pin) = pin.filter(|pin| !latest.is_pinned(*pin)) else { return latest.found };
     let versions = older_versions(backend, locator, &latest.locator).await?;
     for version in &versions {
-        let older = read(backend, &locator.with_version(version)).await?;
+        let older = read_or_disabled(backend, &locator.with_version(version)).await?;
         if older.is_pinned(pin) {
             return older.found;
         }
@@ -92,6 +92,16 @@ impl Found {
             }
         }
         Ok(())
+    }
+}
+
+/// As [`read`]; a version that the vault does not show while it is disabled is none that can be used.
+async fn read_or_disabled(backend: &Backend, locator: &Locator) -> Result<Described, Error> {
+    match read(backend, locator).await {
+        Err(error) if error.cause() == Some(Cause::KeyDisabled) => {
+            Ok(Described { locator: locator.clone(), found: Err(error) })
+        }
+        outcome => outcome,
     }
 }
 
