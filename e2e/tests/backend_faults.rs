@@ -4,9 +4,13 @@
 use std::time::{Duration, Instant};
 
 use claviger_client::Health;
-use claviger_proto::v1::UnwrapRequest;
+use claviger_proto::v1::{UnwrapBatchRequest, UnwrapRequest, unwrap_batch_result};
 use e2e::connection::frame;
-use e2e::{Connection, FaultSetup, Load, ServiceKind};
+use e2e::daemon::claviger;
+use e2e::fault_setup::PROVIDER;
+use e2e::process::command;
+use e2e::setup::KEY;
+use e2e::{Connection, DaemonFiles, FaultSetup, Load, ServiceKind};
 use fault_proxy::{Answer, Fault, Pattern, Shown, Times};
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -57,6 +61,8 @@ on_each_service!(
     whoever_shows_another_certificate_is_told_nothing,
     a_redirect_is_refused_and_never_followed,
     a_slow_service_costs_its_callers_their_deadline_and_no_more,
+    a_value_without_an_answer_counts_as_failed_until_there_is_one,
+    a_refused_batch_is_one_line_of_the_log,
 );
 
 /// The ways in which an answer can be none.
@@ -260,6 +266,89 @@ async fn a_slow_service_costs_its_callers_their_deadline_and_no_more(kind: Servi
         assert!(most < Duration::from_secs(10), "{name}: {most:?} at most");
         setup.heal().await;
     }
+}
+
+/// A value that a service never answers may be one whose failure an attacker wants for nothing.
+async fn a_value_without_an_answer_counts_as_failed_until_there_is_one(kind: ServiceKind) {
+    let setup = FaultSetup::set_with(kind, |files| {
+        files.limit("key-connector", "failed_unwraps", "2/h");
+        let limits = match kind {
+            ServiceKind::Aws | ServiceKind::Azure => {
+                &["connect_timeout", "attempt_timeout", "operation_timeout"][..]
+            }
+            ServiceKind::Google | ServiceKind::OpenBao | ServiceKind::Vault => &["connect_timeout", "timeout"],
+        };
+        for limit in limits {
+            files.set(&format!("providers.{PROVIDER}.{limit}"), "2s");
+        }
+    })
+    .await;
+    let connection = setup.connect().await;
+    let failed = || budget(&setup.base.files);
+    let silence = Fault::Delay(Duration::from_mins(1));
+
+    // One whose caller waits for it, and one whose caller leaves.
+    setup.fault(setup.unwraps_of_value(), Times::Always, silence.clone());
+    let (sent, outcome) = setup.ask(&connection).await;
+    assert_eq!((sent, outcome.unwrap_err().code()), (2, Code::Unavailable), "asked, and once more");
+    assert_eq!(failed(), (1, 1), "{}", setup.daemon.log());
+    let [other, third] = [(); 2].map(|()| setup.base.wrap_again());
+    setup.fault(kind.service().unwraps_of(&other), Times::Always, silence);
+    let request = setup.request_for(&other);
+    let (code, _) = with_deadline(&connection, &request, "300m").await;
+    assert_eq!(code, Code::DeadlineExceeded);
+    let begun = Instant::now();
+    while failed() != (2, 2) {
+        assert!(begun.elapsed() < Duration::from_mins(1), "{}", setup.daemon.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let unanswered = setup.daemon.count("claviger_unanswered_unwraps_total", &[]);
+    assert_eq!(unanswered, 2);
+    let refused = connection.unwrap(&setup.request_for(&third)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+
+    // What counts may be asked again, and what unwraps then is taken back.
+    setup.heal().await;
+    assert_eq!(failed(), (1, 1));
+    connection.unwrap(&request).await.unwrap();
+    assert_eq!(failed(), (0, 0));
+    connection.unwrap(&setup.request_for(&third)).await.unwrap();
+}
+
+/// What `claviger budget show` says: how many values count, and how many of them had no answer.
+fn budget(files: &DaemonFiles) -> (u64, u64) {
+    let output = command(claviger())
+        .args(["--json", "budget", "show", "key-connector", KEY, "--config"])
+        .arg(files.configuration_file())
+        .output()
+        .unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let count = |name: &str| shown["spent"][name].as_u64().unwrap();
+    (count("failed"), count("unanswered"))
+}
+
+async fn a_refused_batch_is_one_line_of_the_log(kind: ServiceKind) {
+    const ITEMS: usize = 8;
+    let setup = FaultSetup::set(kind).await;
+    let connection = setup.connect().await;
+    let items = (0..ITEMS).map(|_| setup.request_for(&setup.base.wrap_again())).collect();
+    let refusal = Fault::Answer(Answer::redirect(302, "https://localhost/"));
+    setup.fault(Pattern::any(), Times::Always, refusal);
+    let batch = connection.unwrap_batch(&UnwrapBatchRequest { items }).await.unwrap();
+    assert_eq!(batch.results.len(), ITEMS);
+    for result in batch.results {
+        let Some(unwrap_batch_result::Result::Error(error)) = result.result else {
+            panic!("something was unwrapped")
+        };
+        assert_eq!(error.code, Code::FailedPrecondition as i32, "{error:?}");
+    }
+    let log = setup.daemon.log();
+    let lines = log.lines().filter(|line| line.contains("backend: ")).count();
+    assert_eq!(lines, 1, "{log}");
+    let records = setup.base.files.audit_records();
+    let of_items = records.iter().filter(|record| record["batch_item"].is_u64());
+    assert_eq!(of_items.count(), ITEMS, "each has its record");
 }
 
 /// One unwrap with a deadline: the code, and when it came.

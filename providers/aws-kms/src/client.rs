@@ -89,8 +89,7 @@ impl Backend {
         let Session { client, number, .. } = self.session();
         match call(client).await {
             Err(failure) if failure.is_renewable() => {
-                tracing::warn!(error = %failure.into_error(), "AWS refused the credentials; asking for new ones");
-                let Session { client, number, .. } = self.renewed(number).await;
+                let Session { client, number, .. } = self.renewed(number, failure).await;
                 let answer = call(client).await.map_err(Failure::after_renewal)?;
                 self.count_repair(number);
                 Ok(answer)
@@ -101,12 +100,14 @@ impl Backend {
 
     /// A client that asks for credentials anew, unless another call made one since `number`. The
     /// connections stay.
-    async fn renewed(&self, number: u64) -> Session {
+    async fn renewed(&self, number: u64, refused: Failure) -> Session {
         let _one_at_a_time = self.renewing.lock().await;
         let session = self.session();
         if session.number != number {
             return session;
         }
+        let error = refused.into_error();
+        tracing::warn!(%error, "AWS refused the credentials; asking for new ones");
         let config = session.client.config().to_builder();
         let config = config.identity_cache(fresh_cache(self.credential_timeout)).build();
         let mut current = self.session.write().unwrap_or_else(PoisonError::into_inner);

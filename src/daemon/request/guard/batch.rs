@@ -1,6 +1,7 @@
 //! The items of one `UnwrapBatch` on their way: those that wait for the same key at the same moment go
 //! to it in one request, where its backend has such a request.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -12,9 +13,11 @@ use claviger_provider_api::{
 use futures::StreamExt;
 use futures::stream::{FuturesOrdered, FuturesUnordered};
 use tokio::sync::oneshot;
+use tonic::Code;
 
 use super::UnwrapCall;
 use super::abandoned::{Abandoned, Progress};
+use crate::daemon::config;
 use crate::daemon::request::call::CallContext;
 use crate::daemon::status::Failure;
 
@@ -22,8 +25,13 @@ use crate::daemon::status::Failure;
 pub struct Batch {
     /// None once the items are no longer driven together.
     waiting: Mutex<Option<Vec<Waiting>>>,
+    /// How items have failed.
+    failed: Mutex<HashSet<FailedAlike>>,
     abandoned: Arc<Abandoned>,
 }
+
+/// Items that fail alike: the key's name, the replica that was asked, the code.
+type FailedAlike = (Box<str>, Option<config::Replica>, Code);
 
 /// What `work` gives. An item of a batch is given up at its deadline, whatever it waits for, so that it
 /// fails alone; any other call ends with its answer.
@@ -52,7 +60,18 @@ struct Waiting {
 impl Batch {
     /// A batch without items; its requests run to their ends as other operations do.
     pub(super) fn new(abandoned: Arc<Abandoned>) -> Self {
-        Self { waiting: Mutex::new(Some(Vec::new())), abandoned }
+        Self { waiting: Mutex::new(Some(Vec::new())), failed: Mutex::default(), abandoned }
+    }
+
+    /// Whether no other item has failed alike.
+    pub(super) fn is_first_to_fail(
+        &self,
+        key: &str,
+        replica: Option<&config::Replica>,
+        code: Code,
+    ) -> bool {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.insert((key.into(), replica.cloned(), code))
     }
 
     /// Brings all items to their ends, at the same time; gives what became of them in their order.

@@ -7,8 +7,8 @@ use claviger_provider_api::Error;
 use futures::future::Either;
 use tonic::Code;
 
-use super::Guard;
 use super::abandoned::{Left, Progress};
+use super::{Batch, Guard};
 use crate::daemon::config::Operation;
 use crate::daemon::keys::keyring::{Key, Version};
 use crate::daemon::keys::replica::{Fault, Replica};
@@ -26,6 +26,8 @@ pub(super) struct OperationRecord<'a> {
     started: Instant,
     name: &'a str,
     batch_item: Option<u32>,
+    /// The batch whose item it is.
+    batch: Option<&'a Batch>,
     /// Of an operation that may run on without its caller.
     progress: Option<Arc<Progress>>,
     key: Option<&'a Key>,
@@ -66,6 +68,7 @@ impl<'a> OperationRecord<'a> {
             started: Instant::now(),
             name,
             batch_item,
+            batch: None,
             progress: None,
             key: None,
             version: None,
@@ -85,6 +88,13 @@ impl<'a> OperationRecord<'a> {
     #[must_use]
     pub(super) fn with(mut self, progress: Arc<Progress>) -> Self {
         self.progress = Some(progress);
+        self
+    }
+
+    /// An item of this batch: what fails alike in it is one line of the log.
+    #[must_use]
+    pub(super) fn of_batch(mut self, batch: Option<&'a Batch>) -> Self {
+        self.batch = batch;
         self
     }
 
@@ -232,13 +242,16 @@ impl<'a> OperationRecord<'a> {
             },
             Written::NotTaken(error) => error,
         };
-        let request_id = &*self.context.request_id;
-        tracing::error!(request_id, %error, "refused to answer: the audit record is not durable");
+        if !self.is_logged(Failure::NotRecorded.code()) {
+            let request_id = &*self.context.request_id;
+            tracing::error!(request_id, %error, "refused to answer: the audit record is not durable");
+        }
         Err(Failure::NotRecorded)
     }
 
-    /// What a backend said goes into the log under the call's request id. A value that does not
-    /// unwrap is the caller's matter, and easy to cause: not by default.
+    /// What a backend said goes into the log under the call's request id, once for the items of a batch
+    /// that fail alike. A value that does not unwrap is the caller's matter, and easy to cause: not by
+    /// default.
     fn log(&self, code: Code) {
         let backend_request_id = self.backend_request_id.as_deref();
         let error = match &self.backend_error {
@@ -259,15 +272,23 @@ impl<'a> OperationRecord<'a> {
                     "backend: {error}"
                 );
             }
+            _ if self.is_logged(code) => {}
             _ => tracing::warn!(
                 request_id,
                 caller,
                 operation,
                 key,
+                batch_item = self.batch_item,
                 backend_request_id,
                 "backend: {error}"
             ),
         }
+    }
+
+    /// Whether an item of the same batch that failed alike is in the log.
+    fn is_logged(&self, code: Code) -> bool {
+        let replica = self.replica.as_ref().map(|replica| &replica.specification.place);
+        self.batch.is_some_and(|batch| !batch.is_first_to_fail(self.name, replica, code))
     }
 
     /// Records a refusal that nothing was looked up for.

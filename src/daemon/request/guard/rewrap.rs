@@ -78,7 +78,8 @@ impl Guard {
         let work = self.abandoned.run_on(Arc::clone(&progress), context.deadline, async move {
             let name = &call.source.key;
             let record = OperationRecord::new(&guard, &owned, Operation::Rewrap, name, batch_item);
-            let mut record = record.with(progress);
+            let batch = call.source.batch.as_ref().map(|(batch, _)| &**batch);
+            let mut record = record.with(progress).of_batch(batch);
             let outcome = try_rewrap(&guard, &mut record, &call).await;
             record.finish(outcome).await
         });
