@@ -91,6 +91,42 @@ async fn a_wrong_pin_is_sent_once_over_twenty_restarts_and_ten_reloads() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_login_to_a_token_is_an_audit_record_whether_it_succeeds_or_not() {
+    for isolation in ["process", "none"] {
+        let (token, faults, mut scene) = wrong_pin();
+        scene.site.set("providers.hsm-a.isolation", isolation);
+        let daemon = scene.start();
+        let of_event = |event: &str| {
+            let mut records = scene.site.audit_records();
+            records.retain(|record| record["event"] == event);
+            records
+        };
+        let begun = Instant::now();
+        while of_event("pin-latch").is_empty() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{isolation}: {}", daemon.log());
+            sleep(Duration::from_millis(50));
+        }
+        token.write_pin(PIN);
+        scene.wait_for(&daemon, Code::Ok).await;
+        assert_eq!(daemon.terminate().code, Some(0));
+        assert_eq!(faults.count("C_Login"), 2);
+        let logins = of_event("login");
+        let outcomes: Vec<_> = logins.iter().map(|login| login["outcome"].clone()).collect();
+        assert_eq!(outcomes, ["failed", "ok"], "{isolation}: {logins:#?}");
+        let latched = &of_event("pin-latch")[0];
+        assert_eq!(latched["state"], "shut");
+        for login in &logins {
+            assert_eq!(login["provider"], "hsm-a");
+            assert_eq!((&login["token"], &login["label"]), (&latched["token"], &latched["label"]));
+            assert!(!login["token"].as_str().unwrap().is_empty(), "{login}");
+        }
+        let error = logins[0]["error"].as_str().unwrap();
+        assert!(error.contains("CKR_PIN_INCORRECT"), "{error}");
+        assert!(logins[1]["error"].is_null());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_pin_is_tried_after_one_that_was_refused_and_none_after_two() {
     let (token, faults, mut setup) = wrong_pin();
     let daemon = setup.start();

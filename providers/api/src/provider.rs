@@ -9,6 +9,7 @@ use async_trait::async_trait;
 
 use crate::error::Error;
 use crate::key::{OpenKey, WrappingKey};
+use crate::login::LoginListener;
 use crate::secret::{SecretSource, SecretStore};
 
 /// Checks path and field of a secret: what is wrong, and what to write instead.
@@ -61,6 +62,10 @@ pub trait Options: Any + fmt::Debug + Send + Sync {
 pub trait Provider: fmt::Debug + Send + Sync {
     /// Opens a key: looks it up, logs in, checks its type, proves each listed algorithm.
     async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error>;
+
+    /// Tells each login to a token to `listener` from now on; without effect where there are no tokens.
+    /// Called before the first key is opened; the first listener stays.
+    fn tell_logins(&self, _listener: LoginListener) {}
 
     /// The secrets that others may read through it, if it holds any.
     fn secret_store(&self) -> Option<Arc<dyn SecretStore>> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::{Error, ErrorKind, Logins};
 
 use crate::config::Config;
 use crate::find_token::find_token;
@@ -15,7 +15,11 @@ use crate::token_state::{Limits, Settings, TokenState};
 use crate::{recovery, worker};
 
 /// Joins the token that `config` names, or connects to it: finds its slot, logs in, starts its threads.
-pub(crate) fn connect(config: &Config, state_dir: Option<PathBuf>) -> Result<TokenHandle, Error> {
+pub(crate) fn connect(
+    config: &Config,
+    state_dir: Option<PathBuf>,
+    logins: Arc<Logins>,
+) -> Result<TokenHandle, Error> {
     let settings = Settings {
         name: config.token.clone(),
         credentials: Credentials {
@@ -44,7 +48,7 @@ pub(crate) fn connect(config: &Config, state_dir: Option<PathBuf>) -> Result<Tok
         return Ok(TokenHandle::new(token, settings));
     }
     let settings = Arc::new(settings);
-    let state = Arc::new(TokenState::new(lease, &found, Arc::clone(&settings), config));
+    let state = Arc::new(TokenState::new(lease, &found, Arc::clone(&settings), config, logins));
     state.log_in()?;
     let workers = worker::start(&state, sessions(config, &found.info))?;
     let checks = recovery::start(&state, workers)?;

@@ -49,7 +49,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use claviger_provider_api::{Cause, Error, ErrorKind, OpenKey, WrappingKey};
+use claviger_provider_api::{Cause, Error, ErrorKind, Logins, OpenKey, WrappingKey};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -87,6 +87,7 @@ enum Place {
 struct Here {
     config: Arc<Config>,
     state_dir: Option<PathBuf>,
+    logins: Arc<Logins>,
     /// Keys open one after the other, so that a module that hangs holds one thread, not one per try.
     opening: Arc<tokio::sync::Mutex<()>>,
 }
@@ -113,7 +114,7 @@ impl Provider {
         config: Arc<Config>,
         state_dir: Option<PathBuf>,
     ) -> Self {
-        let here = Here { config, state_dir, opening: Arc::default() };
+        let here = Here { config, state_dir, logins: Arc::default(), opening: Arc::default() };
         Self { name: name.to_owned(), place: Place::Here(here) }
     }
 
@@ -126,6 +127,14 @@ impl Provider {
         };
         tracing::info!(provider = self.name, locator = open.locator, "key open");
         Ok(key)
+    }
+
+    /// Where it tells its logins.
+    pub(crate) fn logins(&self) -> &Logins {
+        match &self.place {
+            Place::OwnProcess(parent) => parent.logins(),
+            Place::Here(here) => &here.logins,
+        }
     }
 
     /// What confines the module's process; empty before it has started, and where it has none.
@@ -152,6 +161,7 @@ impl Here {
         let request = Request {
             config: Arc::clone(&self.config),
             state_dir: self.state_dir.clone(),
+            logins: Arc::clone(&self.logins),
             locator: open.locator.parse().map_err(operator)?,
             algorithms: open.algorithms.to_vec(),
             sign_algorithms: open.sign_algorithms.to_vec(),

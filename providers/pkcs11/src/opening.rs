@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use claviger_provider_api::{
-    Algorithm, Algorithms, Canary, Cause, Error, ErrorKind, KeyMaterial, OpenKey, Parameters,
-    PublicKey, SignAlgorithm, Signature,
+    Algorithm, Algorithms, Canary, Cause, Error, ErrorKind, KeyMaterial, Logins, OpenKey,
+    Parameters, PublicKey, SignAlgorithm, Signature,
 };
 use cryptoki::object::ObjectHandle;
 use zeroize::Zeroizing;
@@ -26,6 +26,7 @@ use crate::uri::Locator;
 pub(crate) struct Request {
     pub(crate) config: Arc<Config>,
     pub(crate) state_dir: Option<PathBuf>,
+    pub(crate) logins: Arc<Logins>,
     pub(crate) locator: Locator,
     pub(crate) algorithms: Vec<Algorithm>,
     pub(crate) sign_algorithms: Vec<SignAlgorithm>,
@@ -33,8 +34,8 @@ pub(crate) struct Request {
 
 /// Opens a key. Blocks in the module. A failure leaves nothing behind.
 pub(crate) fn open(request: Request) -> Result<Key, Error> {
-    let Request { config, state_dir, locator, algorithms, sign_algorithms } = request;
-    let token = connect(&config, state_dir)?;
+    let Request { config, state_dir, logins, locator, algorithms, sign_algorithms } = request;
+    let token = connect(&config, state_dir, logins)?;
     let state = token.state();
     let wanted = Wanted {
         locator,

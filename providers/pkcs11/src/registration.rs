@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use claviger_provider_api::{
-    self as api, Error, OpenKey, Options, ProviderType, SecretSource, WrappingKey,
+    self as api, Error, LoginListener, OpenKey, Options, ProviderType, SecretSource, WrappingKey,
 };
 
 use crate::{Config, Provider};
@@ -55,5 +55,9 @@ impl Options for Config {
 impl api::Provider for Provider {
     async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
         Self::open(self, open).await
+    }
+
+    fn tell_logins(&self, listener: LoginListener) {
+        self.logins().tell_to(listener);
     }
 }

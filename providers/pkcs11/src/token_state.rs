@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use claviger_provider_api::queue::FairQueue;
-use claviger_provider_api::{Error, ErrorKind};
+use claviger_provider_api::{self as api, Error, ErrorKind, Logins};
 
 use crate::config::{Config, Login, TokenName, User};
 use crate::find_token::{FoundToken, find_token};
@@ -36,6 +36,8 @@ pub(crate) struct TokenState {
     last_restart: Mutex<Option<Instant>>,
     /// As first configured; they hold for as long as the token is in use.
     limits: Limits,
+    /// Of the provider that connected to the token.
+    logins: Arc<Logins>,
     /// The jobs of all keys.
     pub(crate) queue: FairQueue<Job>,
     lease: Lease,
@@ -69,6 +71,7 @@ impl TokenState {
         found: &FoundToken,
         settings: Arc<Settings>,
         config: &Config,
+        logins: Arc<Logins>,
     ) -> Self {
         let epoch = LoginEpoch { number: 0, slot: found.slot, generation: lease.generation() };
         Self {
@@ -80,6 +83,7 @@ impl TokenState {
             repairs: AtomicU64::new(0),
             last_restart: Mutex::new(None),
             limits: Limits::of(config),
+            logins,
             queue: FairQueue::new(config.queue()),
             lease,
         }
@@ -207,8 +211,9 @@ impl TokenState {
         let (slot, identity) = (token.slot, &token.info.identity);
         let session = OpenSession::open(self.module(), slot, credentials.user == User::So)?;
         if credentials.login != Login::None && !session.is_logged_in()? {
-            log_in(&session, &token.info, credentials)
-                .inspect_err(|_| remember(self.module().path(), name, identity))?;
+            let outcome = log_in(&session, &token.info, credentials);
+            self.tell(identity, &outcome);
+            outcome.inspect_err(|_| remember(self.module().path(), name, identity))?;
         }
         let mut found = lock(&self.found);
         let generation = session.generation();
@@ -217,6 +222,17 @@ impl TokenState {
         drop(found);
         *anchor = Some(session);
         Ok(())
+    }
+
+    /// Tells of a login that the token was asked for.
+    fn tell(&self, token: &TokenIdentity, outcome: &Result<(), LoginFault>) {
+        let error = match outcome {
+            Ok(()) => None,
+            Err(LoginFault::Made(error)) => Some(error.to_string()),
+            Err(LoginFault::NotMade(_)) => return,
+        };
+        let (token, serial) = (token.label.clone(), token.serial.clone());
+        self.logins.tell(&api::Login { token, serial, error });
     }
 
     /// The settings in force: the oldest that is held. A configuration that is refused later

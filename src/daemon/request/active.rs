@@ -14,7 +14,7 @@ use crate::daemon::config::{self, Config, State};
 use crate::daemon::keys::keyring::{Key, Keyring, Version};
 use crate::daemon::keys::replica::{Replica, Specification};
 use crate::daemon::keys::replicas::Replicas;
-use crate::daemon::records::audit::Audit;
+use crate::daemon::records::audit::{Audit, Event};
 use crate::daemon::records::metrics::Metrics;
 use crate::daemon::request::budget::Budget;
 use crate::daemon::request::failed_unwraps::{CallerAndKey, FailedUnwraps};
@@ -126,6 +126,13 @@ impl ActiveConfig {
         let before = previous.active.map(|active| &active.replicas.providers);
         let providers = backends::make(configs, state_dir, before)
             .map_err(|(name, error)| BuildError::Provider { name, error })?;
+        for (name, (_, provider)) in &providers {
+            let (name, audit) = (name.clone(), Arc::clone(previous.audit));
+            provider.tell_logins(Box::new(move |login| {
+                // It is in the queue, and no call waits for it.
+                drop(audit.event(&Event::Login { provider: &name, login }));
+            }));
+        }
         let mut replicas = HashMap::new();
         let mut keyring = Keyring::default();
         for (name, key) in &config.keys {

@@ -49,6 +49,9 @@ pub(super) struct Daemon {
     pub(super) reloading: Arc<tokio::sync::Mutex<()>>,
 }
 
+/// A token, by its serial number and its label.
+type Token = (String, String);
+
 impl Daemon {
     /// Makes everything that can refuse, before any port opens.
     pub(super) fn start(config: Config, options: &Options) -> Result<Self, ServeError> {
@@ -138,16 +141,16 @@ impl Daemon {
     }
 
     /// Records which tokens failed logins began or ceased to keep shut; gives those that are.
-    async fn record_pin_latches(&self, before: HashSet<String>) -> HashSet<String> {
+    async fn record_pin_latches(&self, before: HashSet<Token>) -> HashSet<Token> {
         let Some(state_dir) = self.config.load().server.state_dir.clone() else { return before };
         let listed = tokio::task::spawn_blocking(move || latched_tokens(&state_dir)).await;
         // What cannot be read is in the metrics and the log already.
         let Ok(Ok(tokens)) = listed else { return before };
-        let shut: HashSet<String> =
-            tokens.into_iter().filter(|token| token.is_shut).map(|token| token.serial).collect();
-        for token in shut.symmetric_difference(&before) {
-            let is_shut = shut.contains(token);
-            drop(self.audit.event(&Event::PinLatch { token, is_shut }));
+        let shut = tokens.into_iter().filter(|token| token.is_shut);
+        let shut: HashSet<Token> = shut.map(|token| (token.serial, token.label)).collect();
+        for changed in shut.symmetric_difference(&before) {
+            let (is_shut, (token, label)) = (shut.contains(changed), changed);
+            drop(self.audit.event(&Event::PinLatch { token, label, is_shut }));
         }
         shut
     }

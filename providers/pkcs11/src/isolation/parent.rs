@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use claviger_provider_api::{Error, ErrorKind, OpenKey};
+use claviger_provider_api::{Error, ErrorKind, Logins, OpenKey};
 use tokio::sync::{oneshot, watch};
 
 use super::key::Key;
@@ -35,6 +35,7 @@ pub(super) struct Shared {
     pub(super) config: Arc<Config>,
     pub(super) state_dir: Option<PathBuf>,
     pub(super) running: watch::Sender<Running>,
+    pub(super) logins: Logins,
     /// Open keys, by number, to be opened again in a new process.
     keys: Mutex<BTreeMap<u32, Weak<Key>>>,
     /// What confines the process that runs, or ran last.
@@ -56,6 +57,7 @@ impl Parent {
             config,
             state_dir,
             running: watch::Sender::new(Running::default()),
+            logins: Logins::default(),
             keys: Mutex::default(),
             measures: Mutex::default(),
         };
@@ -76,6 +78,11 @@ impl Parent {
         let key = Arc::new(Key::new(Arc::clone(self), request, &opened, link.number)?);
         self.shared.keys().insert(number, Arc::downgrade(&key));
         Ok(key)
+    }
+
+    /// Where the process's logins are told.
+    pub(crate) fn logins(&self) -> &Logins {
+        &self.shared.logins
     }
 
     /// What confines the process; empty before it has started.

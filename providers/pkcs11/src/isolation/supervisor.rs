@@ -220,6 +220,7 @@ fn take(shared: &Shared, link: &Arc<Link>, event: Event) {
     match event {
         Event::Answer(answer) => link.answered(answer),
         Event::Log(log) => emit(&shared.name, &log),
+        Event::Login(login) => shared.logins.tell(&login.into()),
         Event::PinWanted(_) => {
             let source = shared.config.pin.clone();
             let link = Arc::clone(link);

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use claviger_provider_api::Login;
+
 use super::line::Line;
 use super::record::{BACKEND_TEXT, IDENTITY, NAME};
 
@@ -43,10 +45,19 @@ pub enum Event<'a> {
         /// Why it does not serve; none: it serves.
         error: Option<&'a str>,
     },
+    /// A provider asked a token for a login.
+    Login {
+        /// The provider's name in the configuration.
+        provider: &'a str,
+        /// Which token, and what it said.
+        login: &'a Login,
+    },
     /// Failed logins began or ceased to keep a token shut.
     PinLatch {
         /// The token's serial number.
         token: &'a str,
+        /// Its label; empty where only the serial number is on record.
+        label: &'a str,
         /// Whether no PIN is tried until an operator acts.
         is_shut: bool,
     },
@@ -167,8 +178,16 @@ impl Event<'_> {
                 line.plain("state", if error.is_some() { "fails" } else { "serves" });
                 line.some_text("error", *error, BACKEND_TEXT);
             }
-            Self::PinLatch { token, is_shut } => {
+            Self::Login { provider, login: Login { token, serial, error } } => {
+                line.text("provider", provider, NAME);
+                line.text("token", serial, NAME);
+                line.text("label", token, NAME);
+                line.plain("outcome", if error.is_some() { "failed" } else { "ok" });
+                line.some_text("error", error.as_deref(), BACKEND_TEXT);
+            }
+            Self::PinLatch { token, label, is_shut } => {
                 line.text("token", token, NAME);
+                line.some_text("label", Some(*label).filter(|label| !label.is_empty()), NAME);
                 line.plain("state", if *is_shut { "shut" } else { "open" });
             }
             Self::PinCleared { token, uid } => {
@@ -193,6 +212,7 @@ impl Event<'_> {
             Self::Trust(_) => "trust",
             Self::Alarm { .. } => "alarm",
             Self::Replica { .. } => "replica",
+            Self::Login { .. } => "login",
             Self::PinLatch { .. } => "pin-latch",
             Self::PinCleared { .. } => "pin-cleared",
             Self::BudgetReset { .. } => "budget-reset",
