@@ -129,9 +129,9 @@ impl Setup {
 
     /// [`MATERIAL`], wrapped once more: another value each time.
     pub fn wrap_again(&self) -> Vec<u8> {
-        let algorithms = &self.site.configuration["keys"][KEY]["algorithms"];
+        let algorithms = &self.files.configuration["keys"][KEY]["algorithms"];
         let algorithm = algorithms[0].as_str().and_then(|name| name.parse().ok());
-        wrap_with(&self.key, algorithm.expect("the site lists one"))
+        wrap_with(&self.key, algorithm.expect("the key lists one"))
     }
 
     /// The request to unwrap what is wrapped.

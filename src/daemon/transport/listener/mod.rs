@@ -25,6 +25,8 @@ mod signal;
 pub mod stats;
 mod stream;
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,6 +47,7 @@ pub use inherited::Inherited;
 pub use stats::{ConnectionStats, Cut, HandshakeFailure};
 
 use crate::daemon::config;
+use crate::daemon::transport::caller::Peer;
 use crate::daemon::transport::denied::DeniedCallers;
 use crate::daemon::transport::descriptors::Descriptors;
 use crate::daemon::transport::tls::TlsState;
@@ -300,6 +303,8 @@ impl Shared {
 
     fn look_at_peers(&self) {
         let trust = self.tls.as_ref().map(|tls| tls.load().trust().clone());
+        // One line for all connections of an identity, of which there may be thousands.
+        let mut cut: HashMap<(Cut, Option<String>), (Arc<Peer>, u64)> = HashMap::new();
         for (signal, peer) in self.entrance.connections.identified() {
             let refused = match (&peer.certificate, &trust) {
                 (Some(certificate), Some(trust)) => trust
@@ -314,8 +319,12 @@ impl Shared {
             } else {
                 Cut::NotTrusted
             };
-            tracing::info!(?peer, reason = reason.name(), "connection cut");
+            let of_one = (reason, peer.identity().map(Cow::into_owned));
+            cut.entry(of_one).or_insert((peer, 0)).1 += 1;
             signal.send(Command::Cut(reason));
+        }
+        for ((reason, _), (peer, connections)) in cut {
+            tracing::info!(?peer, reason = reason.name(), connections, "connections cut");
         }
     }
 
