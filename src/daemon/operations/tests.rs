@@ -243,29 +243,41 @@ async fn bare_connections_without_end_from_the_probes_own_address_keep_no_probe_
     let authorise: Authorise = Arc::new(|_| false);
     let running = Running::start(Some(Arc::new(move || Arc::clone(&config))), authorise).await;
     let address = running.address;
-    let flood = std::thread::spawn(move || {
-        let mut held = std::collections::VecDeque::new();
-        let begun = Instant::now();
-        let mut connections = 0;
-        while begun.elapsed() < Duration::from_secs(3) {
-            held.push_back(std::net::TcpStream::connect(address));
-            connections += 1;
-            if held.len() > 400 {
-                held.pop_front();
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        connections
-    });
+    let floods = [(); 2].map(|()| std::thread::spawn(move || flood(address)));
     let (begun, mut slowest) = (Instant::now(), Duration::ZERO);
     let mut probes = 0;
-    while begun.elapsed() < Duration::from_secs(3) {
+    while begun.elapsed() < FLOOD {
         let start = Instant::now();
         assert_eq!(pki.get(&running, "/livez", None).await.0, 200);
         slowest = slowest.max(start.elapsed());
         probes += 1;
     }
-    let connections = flood.join().unwrap();
-    assert!(connections > 1000 && probes > 10, "{connections} connections, {probes} probes");
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    let connections: u32 = floods.into_iter().map(|flood| flood.join().unwrap()).sum();
+    println!(
+        "{} bare connections a second; {probes} probes answered, the slowest after {slowest:?}",
+        connections / FLOOD.as_secs() as u32
+    );
+    assert!(connections > 3000 && probes > 10, "{connections} connections, {probes} probes");
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+}
+
+const FLOOD: Duration = Duration::from_secs(3);
+
+/// Connects 1,500 times a second, as far as the machine can, and keeps the last 200; how many there
+/// were.
+fn flood(address: SocketAddr) -> u32 {
+    let mut held = std::collections::VecDeque::new();
+    let begun = Instant::now();
+    for number in 0.. {
+        let due = begun + number * Duration::from_micros(666);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        if begun.elapsed() >= FLOOD {
+            return number;
+        }
+        held.push_back(std::net::TcpStream::connect(address));
+        if held.len() > 200 {
+            held.pop_front();
+        }
+    }
+    unreachable!("the time ends before the numbers do")
 }

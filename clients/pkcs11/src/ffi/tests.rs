@@ -146,3 +146,48 @@ fn structures_that_the_host_has_packed_are_read_and_written() {
         assert_eq!(read.kind, 5);
     }
 }
+
+#[test]
+fn parameters_and_arguments_that_the_host_has_packed_are_read() {
+    let mut label = *b"label";
+    let oaep = CK_RSA_PKCS_OAEP_PARAMS {
+        hashAlg: 1,
+        mgf: 2,
+        source: 3,
+        pSourceData: label.as_mut_ptr().cast(),
+        ulSourceDataLen: 5,
+    };
+    let pss = CK_RSA_PKCS_PSS_PARAMS { hashAlg: 4, mgf: 5, sLen: 6 };
+    let arguments = CK_C_INITIALIZE_ARGS {
+        CreateMutex: None,
+        DestroyMutex: None,
+        LockMutex: None,
+        UnlockMutex: None,
+        flags: 7,
+        pReserved: null_mut(),
+    };
+    let (mut first, mut second, mut third) = (Vec::new(), Vec::new(), Vec::new());
+    let length = |of: usize| of as CK_ULONG;
+    // SAFETY: each pointer leads to a structure of its length, which lives to the end.
+    unsafe {
+        let oaep = off_by_one(&[oaep], &mut first).cast_const().cast();
+        let oaep =
+            parameter(CKM_RSA_PKCS_OAEP, oaep, length(size_of::<CK_RSA_PKCS_OAEP_PARAMS>()));
+        assert!(matches!(
+            oaep,
+            Ok(Parameter::Oaep { hash: 1, mgf: 2, source: 3, label: b"label" })
+        ));
+        let pss = off_by_one(&[pss], &mut second).cast_const().cast();
+        let pss = parameter(CKM_RSA_PKCS_PSS, pss, length(size_of::<CK_RSA_PKCS_PSS_PARAMS>()));
+        assert!(matches!(pss, Ok(Parameter::Pss { hash: 4, mgf: 5, salt_len: 6 })));
+        let arguments = off_by_one(&[arguments], &mut third).cast_const().cast();
+        assert_eq!(initialize_arguments(arguments).unwrap().flags, 7);
+    }
+    let mut place = Vec::new();
+    let place = off_by_one(&[0 as CK_ULONG], &mut place);
+    // SAFETY: there is room for one value.
+    unsafe {
+        assert_eq!(write(place, 9), Ok(()));
+        assert_eq!(read(place.cast_const()), Ok(9));
+    }
+}
