@@ -276,7 +276,9 @@ async fn a_value_without_an_answer_counts_as_failed_until_there_is_one(kind: Ser
             ServiceKind::Aws | ServiceKind::Azure => {
                 &["connect_timeout", "attempt_timeout", "operation_timeout"][..]
             }
-            ServiceKind::Google | ServiceKind::OpenBao | ServiceKind::Vault => &["connect_timeout", "timeout"],
+            ServiceKind::Google | ServiceKind::OpenBao | ServiceKind::Vault => {
+                &["connect_timeout", "timeout"]
+            }
         };
         for limit in limits {
             files.set(&format!("providers.{PROVIDER}.{limit}"), "2s");
@@ -293,7 +295,7 @@ async fn a_value_without_an_answer_counts_as_failed_until_there_is_one(kind: Ser
     assert_eq!((sent, outcome.unwrap_err().code()), (2, Code::Unavailable), "asked, and once more");
     assert_eq!(failed(), (1, 1), "{}", setup.daemon.log());
     let [other, third] = [(); 2].map(|()| setup.base.wrap_again());
-    setup.fault(kind.service().unwraps_of(&other), Times::Always, silence);
+    setup.fault(kind.api().unwraps_of(&other), Times::Always, silence);
     let request = setup.request_for(&other);
     let (code, _) = with_deadline(&connection, &request, "300m").await;
     assert_eq!(code, Code::DeadlineExceeded);

@@ -172,7 +172,8 @@ impl AnotherCaller {
         let (address, ca, request) = (daemon.address(), setup.files.pki.ca_der(), setup.request());
         let (sender, took) = mpsc::channel();
         std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let connection = Connection::open(address, ca, Some(&identity)).await.unwrap();
                 loop {

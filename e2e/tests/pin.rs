@@ -93,11 +93,11 @@ async fn a_wrong_pin_is_sent_once_over_twenty_restarts_and_ten_reloads() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_login_to_a_token_is_an_audit_record_whether_it_succeeds_or_not() {
     for isolation in ["process", "none"] {
-        let (token, faults, mut scene) = wrong_pin();
-        scene.site.set("providers.hsm-a.isolation", isolation);
-        let daemon = scene.start();
+        let (token, faults, mut setup) = wrong_pin();
+        setup.files.set("providers.hsm-a.isolation", isolation);
+        let daemon = setup.start();
         let of_event = |event: &str| {
-            let mut records = scene.site.audit_records();
+            let mut records = setup.files.audit_records();
             records.retain(|record| record["event"] == event);
             records
         };
@@ -107,7 +107,7 @@ async fn each_login_to_a_token_is_an_audit_record_whether_it_succeeds_or_not() {
             sleep(Duration::from_millis(50));
         }
         token.write_pin(PIN);
-        scene.wait_for(&daemon, Code::Ok).await;
+        setup.wait_for(&daemon, Code::Ok).await;
         assert_eq!(daemon.terminate().code, Some(0));
         assert_eq!(faults.count("C_Login"), 2);
         let logins = of_event("login");

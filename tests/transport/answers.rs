@@ -185,11 +185,8 @@ async fn where_there_is_no_room_the_oldest_idle_connection_of_the_peer_with_most
 async fn bare_connections_of_ones_own_address_keep_nobody_from_a_handshake() {
     let files = Files::new();
     // More than arrive between a client's connection and its first byte.
-    let settings = ConnectionSettings {
-        max_connections: 1000,
-        max_connections_per_caller: 300,
-        ..settings()
-    };
+    let settings =
+        ConnectionSettings { max_connections: 1000, max_connections_per_caller: 300, ..settings() };
     let setup = files.start_with(settings, None);
     let address = setup.address;
     let flood = tokio::spawn(async move {

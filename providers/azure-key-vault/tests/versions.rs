@@ -65,12 +65,12 @@ async fn a_version_of_another_type_stops_no_search_for_the_pinned_key() {
 
 #[tokio::test]
 async fn a_latest_version_that_is_disabled_stops_no_search_for_the_pinned_key() {
-    let site = Site::new().await;
-    let bare = format!("{}/keys/user-keys", site.fake.origin());
-    let pinned = site.fake.create("user-keys", 2048);
-    let pin = site.open(&pinned, &OAEP).await.unwrap().public_key().sha256();
-    let latest = site.fake.create("user-keys", 2048);
-    site.fake.enable(&latest, false);
+    let setup = Setup::new().await;
+    let bare = format!("{}/keys/user-keys", setup.fake.origin());
+    let pinned = setup.fake.create("user-keys", 2048);
+    let pin = setup.open(&pinned, &OAEP).await.unwrap().public_key().sha256();
+    let latest = setup.fake.create("user-keys", 2048);
+    setup.fake.enable(&latest, false);
     let body = json!({ "error": {
         "code": "Forbidden",
         "message": "Operation get is not allowed on a disabled key.",
@@ -80,14 +80,14 @@ async fn a_latest_version_that_is_disabled_stops_no_search_for_the_pinned_key() 
     for is_hidden in [false, true] {
         if is_hidden {
             let (headers, body) = (Vec::new(), body.to_string());
-            site.fake.fault(Fault::Answer { status: 403, headers, body });
+            setup.fake.fault(Fault::Answer { status: 403, headers, body });
         }
-        let found = open(&site.config, &bare, &OAEP, &[], Some(pin)).await.unwrap();
+        let found = open(&setup.config, &bare, &OAEP, &[], Some(pin)).await.unwrap();
         assert!(format!("{found:?}").contains(&pinned), "{found:?}");
         round_trip(&*found, LONG).await.unwrap();
     }
     // Without another one that is pinned it is what the locator means, and must be enabled.
-    let error = site.open(&bare, &OAEP).await.unwrap_err();
+    let error = setup.open(&bare, &OAEP).await.unwrap_err();
     assert_eq!(error.cause(), Some(Cause::KeyDisabled), "{error}");
 }
 

@@ -3,8 +3,8 @@
 use std::ptr::{null, null_mut};
 
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_MECHANISM, CK_RSA_PKCS_OAEP_PARAMS, CK_UNAVAILABLE_INFORMATION,
-    CKM_RSA_PKCS_OAEP, CKM_RSA_PKCS_PSS, CKR_ATTRIBUTE_TYPE_INVALID,
+    CK_ATTRIBUTE, CK_MECHANISM, CK_RSA_PKCS_OAEP_PARAMS, CK_RSA_PKCS_PSS_PARAMS,
+    CK_UNAVAILABLE_INFORMATION, CKM_RSA_PKCS_OAEP, CKM_RSA_PKCS_PSS, CKR_ATTRIBUTE_TYPE_INVALID,
 };
 
 use super::*;
@@ -167,22 +167,32 @@ fn parameters_and_arguments_that_the_host_has_packed_are_read() {
         pReserved: null_mut(),
     };
     let (mut first, mut second, mut third) = (Vec::new(), Vec::new(), Vec::new());
-    let length = |of: usize| of as CK_ULONG;
-    // SAFETY: each pointer leads to a structure of its length, which lives to the end.
-    unsafe {
-        let oaep = off_by_one(&[oaep], &mut first).cast_const().cast();
-        let oaep =
-            parameter(CKM_RSA_PKCS_OAEP, oaep, length(size_of::<CK_RSA_PKCS_OAEP_PARAMS>()));
-        assert!(matches!(
-            oaep,
-            Ok(Parameter::Oaep { hash: 1, mgf: 2, source: 3, label: b"label" })
-        ));
-        let pss = off_by_one(&[pss], &mut second).cast_const().cast();
-        let pss = parameter(CKM_RSA_PKCS_PSS, pss, length(size_of::<CK_RSA_PKCS_PSS_PARAMS>()));
-        assert!(matches!(pss, Ok(Parameter::Pss { hash: 4, mgf: 5, salt_len: 6 })));
-        let arguments = off_by_one(&[arguments], &mut third).cast_const().cast();
-        assert_eq!(initialize_arguments(arguments).unwrap().flags, 7);
-    }
+    let of = |kind, parameter: *mut c_void, length: usize| {
+        let mechanism = CK_MECHANISM {
+            mechanism: kind,
+            pParameter: parameter,
+            ulParameterLen: length as CK_ULONG,
+        };
+        let mut memory = Vec::new();
+        // SAFETY: each pointer leads to a structure of its length, which lives to the end.
+        unsafe { super::mechanism(off_by_one(&[mechanism], &mut memory)) }
+            .unwrap()
+            .unwrap()
+            .parameter
+    };
+    let length = size_of::<CK_RSA_PKCS_OAEP_PARAMS>();
+    assert!(matches!(
+        of(CKM_RSA_PKCS_OAEP, off_by_one(&[oaep], &mut first).cast(), length),
+        Parameter::Oaep { hash: 1, mgf: 2, source: 3, label: b"label" }
+    ));
+    let length = size_of::<CK_RSA_PKCS_PSS_PARAMS>();
+    assert!(matches!(
+        of(CKM_RSA_PKCS_PSS, off_by_one(&[pss], &mut second).cast(), length),
+        Parameter::Pss { hash: 4, mgf: 5, salt_len: 6 }
+    ));
+    let arguments = off_by_one(&[arguments], &mut third).cast_const().cast();
+    // SAFETY: it leads to a structure that lives to the end.
+    assert_eq!(unsafe { initialize_arguments(arguments) }.unwrap().flags, 7);
     let mut place = Vec::new();
     let place = off_by_one(&[0 as CK_ULONG], &mut place);
     // SAFETY: there is room for one value.
