@@ -209,6 +209,23 @@ fn percentiles(took: &mut [Duration]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_fail_write_sixty_lines_a_minute_and_one_that_says_so() {
+    let mut setup = Setup::software();
+    std::fs::remove_file(setup.files.path("keys/user-keys.pem")).unwrap();
+    let daemon = setup.start();
+    let connection = setup.connect(&daemon).await;
+    for _ in 0..200 {
+        assert_eq!(setup.ask_over(&connection).await, Code::FailedPrecondition);
+    }
+    let log = daemon.log();
+    let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    // A minute may end in between.
+    assert!((60..=120).contains(&count("backend: ")), "{log}");
+    assert!((1..=2).contains(&count("are left out for up to a minute")), "{log}");
+    assert_eq!(daemon.terminate().code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_takes_a_second_at_most_whatever_idle_clients_do() {
     let mut setup = Setup::software();
     let daemon = setup.start();

@@ -21,6 +21,7 @@ use crate::daemon::request::failed_unwraps::{CallerAndKey, FailedUnwraps};
 use crate::daemon::request::in_flight::CallerCalls;
 use crate::daemon::request::policy::{self, Caller, Granted};
 use crate::daemon::transport::caller::{CallerIndex, Callers, Peer, Unidentified};
+use crate::daemon::transport::log_limit::LogLimit;
 
 /// What a version takes in a message without its certificate: the public key (RSA-8192) and the
 /// names of all algorithms.
@@ -28,6 +29,9 @@ const MAX_VERSION_BYTES: usize = 1300;
 
 /// In the place of a key's name: no key has it.
 const LISTING: &str = "";
+
+/// Lines of the log a minute about the calls of one caller.
+const LOG_LINES: u32 = 60;
 
 /// The callers and keys in force: what a call needs.
 #[derive(Debug)]
@@ -324,7 +328,8 @@ fn build_caller(
     let name: Arc<str> = caller.name.as_str().into();
     let before = around.previous.active.and_then(|active| active.calls.get(&name)).map(Arc::clone);
     let calls = before.unwrap_or_else(|| Arc::new(CallerCalls::new(around.most_calls)));
-    Arc::new(Caller { name, slot: policy::slot(index), grants, readable, listing, calls })
+    let (slot, log_limit) = (policy::slot(index), LogLimit::per_minute(LOG_LINES));
+    Arc::new(Caller { name, slot, grants, readable, listing, calls, log_limit })
 }
 
 fn build_budget(

@@ -10,6 +10,7 @@ use crate::daemon::keys::keyring::Key;
 use crate::daemon::request::budget::Budget;
 use crate::daemon::request::in_flight::CallerCalls;
 use crate::daemon::status::Failure;
+use crate::daemon::transport::log_limit::LogLimit;
 
 /// One configured caller.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct Caller {
     pub listing: Arc<Budget>,
     /// Its calls in flight and waiting; kept over reloads.
     pub calls: Arc<CallerCalls>,
+    /// How many lines of the log its calls may cause.
+    pub log_limit: LogLimit,
 }
 
 /// What one caller may do with one key: the sum of its grants.

@@ -4,6 +4,7 @@
 //! - [`tls`]: the server's certificate, client CAs, CRLs, read again when they change on disk
 //! - [`caller`]: which caller of the configuration a peer is
 //! - [`denied`]: the list of callers that are refused whatever their certificate says
+//! - [`log_limit`]: how many lines of the log peers can cause
 //! - [`descriptors`]: how many file descriptors there may be, and who leaves the last ones to whom
 
 pub mod caller;
@@ -11,4 +12,5 @@ pub mod denied;
 pub mod descriptors;
 mod file_stamp;
 pub mod listener;
+pub mod log_limit;
 pub mod tls;

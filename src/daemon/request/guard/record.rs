@@ -16,6 +16,7 @@ use crate::daemon::records::audit::{Alarm, AuditError, Event, Record, RewrapTarg
 use crate::daemon::request::call::CallContext;
 use crate::daemon::request::policy::Granted;
 use crate::daemon::status::{Exhausted, Failure};
+use crate::daemon::transport::log_limit::LogLine;
 
 /// One operation on its way: what will be recorded of it, whatever becomes of it. Each outcome of a
 /// step has its method.
@@ -242,7 +243,7 @@ impl<'a> OperationRecord<'a> {
             },
             Written::NotTaken(error) => error,
         };
-        if !self.is_logged(Failure::NotRecorded.code()) {
+        if self.may_log(Failure::NotRecorded.code()) {
             let request_id = &*self.context.request_id;
             tracing::error!(request_id, %error, "refused to answer: the audit record is not durable");
         }
@@ -272,7 +273,7 @@ impl<'a> OperationRecord<'a> {
                     "backend: {error}"
                 );
             }
-            _ if self.is_logged(code) => {}
+            _ if !self.may_log(code) => {}
             _ => tracing::warn!(
                 request_id,
                 caller,
@@ -285,10 +286,24 @@ impl<'a> OperationRecord<'a> {
         }
     }
 
-    /// Whether an item of the same batch that failed alike is in the log.
-    fn is_logged(&self, code: Code) -> bool {
+    /// Whether a failure gets a line of the log: not where an item of the same batch that failed alike
+    /// has one, nor where the caller has had its lines for now.
+    fn may_log(&self, code: Code) -> bool {
         let replica = self.replica.as_ref().map(|replica| &replica.specification.place);
-        self.batch.is_some_and(|batch| !batch.is_first_to_fail(self.name, replica, code))
+        if self.batch.is_some_and(|batch| !batch.is_first_to_fail(self.name, replica, code)) {
+            return false;
+        }
+        let caller = &self.context.caller;
+        match caller.log_limit.count() {
+            LogLine::Written => return true,
+            LogLine::FirstLeftOut => tracing::warn!(
+                caller = &*caller.name,
+                "more lines about calls of this caller are left out for up to a minute; the audit log \
+                 has or counts each call"
+            ),
+            LogLine::LeftOut => {}
+        }
+        false
     }
 
     /// Records a refusal that nothing was looked up for.

@@ -15,11 +15,15 @@ use super::HandshakeFailure;
 use super::connections::{Connections, Full, Registration};
 use super::handshakes::{Handshakes, Source};
 use super::refusal::Refusal;
-use super::stats::{ConnectionStats, LogLimit};
+use super::stats::ConnectionStats;
 use crate::daemon::transport::descriptors::{Descriptors, Room};
+use crate::daemon::transport::log_limit::LogLimit;
 
 /// How long accepting rests when the system has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Lines of the log a minute about connections that were refused, of all peers together.
+const LOG_LINES: u32 = 30;
 
 /// How many connections are let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +63,7 @@ impl Entrance {
             connections: Connections::new(Arc::clone(&stats)),
             handshakes: Handshakes::new(handshakes),
             stats,
-            log_limit: LogLimit::new(),
+            log_limit: LogLimit::per_minute(LOG_LINES),
             descriptors,
         }
     }

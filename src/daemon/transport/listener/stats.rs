@@ -1,7 +1,6 @@
 //! What happens to connections, counted: plain atomics that metrics read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 /// What happened to connections since the start.
 #[derive(Debug, Default)]
@@ -217,30 +216,6 @@ impl ConnectionStats {
     }
 }
 
-/// Lets a few log lines a minute through, so that strangers cannot fill the log.
-#[derive(Debug)]
-pub(super) struct LogLimit {
-    window: std::sync::Mutex<(Instant, u32)>,
-}
-
-impl LogLimit {
-    const PER_MINUTE: u32 = 30;
-
-    pub(super) fn new() -> Self {
-        Self { window: std::sync::Mutex::new((Instant::now(), 0)) }
-    }
-
-    /// Whether this line may be written.
-    pub(super) fn allows(&self) -> bool {
-        let mut window = self.window.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if window.0.elapsed() > Duration::from_mins(1) {
-            *window = (Instant::now(), 0);
-        }
-        window.1 = window.1.saturating_add(1);
-        window.1 <= Self::PER_MINUTE
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,11 +237,5 @@ mod tests {
         words.sort_unstable();
         words.dedup();
         assert_eq!(words.len(), HandshakeFailure::ALL.len());
-    }
-
-    #[test]
-    fn strangers_get_thirty_lines_a_minute() {
-        let limit = LogLimit::new();
-        assert_eq!((0..1000).filter(|_| limit.allows()).count(), 30);
     }
 }
