@@ -25,7 +25,6 @@ async fn every_form_of_a_locator_opens_the_same_key() {
     for locator in [id, &arn, "alias/user-keys", &alias_arn] {
         let key = open(&config, locator, &OAEP, &[]).await.unwrap();
         assert!(round_trip(&*key, LONG).await.unwrap().is_some(), "{locator}: no request id");
-        assert!(format!("{key:?}").contains(&arn), "{locator}: {key:?}");
         found.push(key.public_key().sha256());
     }
     found.dedup();
