@@ -23,4 +23,6 @@ pub mod records;
 pub mod request;
 pub mod serve;
 pub mod status;
+#[cfg(test)]
+mod threat_model;
 pub mod transport;
