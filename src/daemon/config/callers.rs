@@ -3,88 +3,72 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::grants::grants;
-use super::reader::{Fields, Node};
+use super::reader::Node;
 use super::{Caller, Identity, Key, Limits, Listen, Match, Server, values};
 
 /// What callers are checked against.
 pub(super) struct Around<'a> {
-    /// None where `[server]` itself is wrong; then what depends on it is not judged.
-    pub(super) server: Option<&'a Server>,
-    /// The keys, right or wrong.
-    pub(super) keys: &'a BTreeMap<String, Option<Key>>,
+    pub(super) server: &'a Server,
+    pub(super) keys: &'a BTreeMap<String, Key>,
+}
+
+/// What may occur once in a whole configuration, and where it occurred first.
+#[derive(Default)]
+struct Seen {
+    names: HashMap<String, String>,
+    identities: HashMap<Match, String>,
 }
 
 /// `[[callers]]`, in the file's order.
 pub(super) fn callers(node: &Node<'_>, around: &Around<'_>) -> Vec<Caller> {
     let items = node.items("[[callers]], one for each caller").unwrap_or_default();
-    let mut names = HashMap::new();
-    let mut identities = HashMap::new();
-    let mut callers = Vec::new();
-    for item in &items {
-        callers.extend(caller(item, around, &mut names, &mut identities));
+    let mut seen = Seen::default();
+    items.iter().map(|item| caller(item, around, &mut seen)).collect()
+}
+
+fn caller(node: &Node<'_>, around: &Around<'_>, seen: &mut Seen) -> Caller {
+    let node = node.with_fields(&["name", "match", "grants", "limits"]);
+    let name_node = node.required("name", "write name = \"…\"");
+    let name = name_node.parsed(values::name);
+    if let Some(name) = &name
+        && let Some(first) = seen.names.insert(name.clone(), name_node.path().to_owned())
+    {
+        name_node.error(format_args!("{name:?} is the name at {first} too; write another"));
     }
-    callers
+    let write = "write match = { spiffe = \"spiffe://…\" }, { dns = \"…\" } or { uid = … }";
+    Caller {
+        name: name.unwrap_or_default(),
+        matches: matches(&node.required("match", write), around.server, seen),
+        grants: grants(&node.optional("grants"), around.keys),
+        limits: limits(&node.optional("limits")),
+    }
 }
 
-fn caller(
-    node: &Node<'_>,
-    around: &Around<'_>,
-    names: &mut HashMap<String, String>,
-    identities: &mut HashMap<Match, String>,
-) -> Option<Caller> {
-    let fields = node.fields(&["name", "match", "grants", "limits"])?;
-    let name = fields.required("name", "write name = \"…\"").and_then(|node| {
-        let name = node.parsed(values::name)?;
-        if let Some(first) = names.insert(name.clone(), node.path().to_owned()) {
-            node.error(format_args!("{name:?} is the name at {first} too; write another"));
-        }
-        Some(name)
-    });
-    let matches = fields
-        .required(
-            "match",
-            "write match = { spiffe = \"spiffe://…\" }, { dns = \"…\" } or { uid = … }",
-        )
-        .and_then(|node| matches(&node, around, identities));
-    let grants = match fields.optional("grants") {
-        None => Some(Vec::new()),
-        Some(node) => grants(&node, around),
-    };
-    let limits = fields.optional("limits").map_or(Some(Limits::default()), |node| limits(&node));
-    Some(Caller { name: name?, matches: matches?, grants: grants?, limits: limits? })
-}
-
-fn matches(
-    node: &Node<'_>,
-    around: &Around<'_>,
-    identities: &mut HashMap<Match, String>,
-) -> Option<Vec<Match>> {
+fn matches(node: &Node<'_>, server: &Server, seen: &mut Seen) -> Vec<Match> {
     let one_or_many = if node.is_table() {
         vec![node.clone()]
     } else {
-        node.items("{ spiffe = \"spiffe://…\" }, { dns = \"…\" }, { uid = … }, or a list of them")?
+        let wanted = "{ spiffe = \"spiffe://…\" }, { dns = \"…\" }, { uid = … }, or a list of them";
+        let write = ": nobody would be this caller; write { spiffe = \"spiffe://…\" }";
+        node.some_items(wanted, write).unwrap_or_default()
     };
-    if one_or_many.is_empty() {
-        node.error("is empty: nobody would be this caller; write { spiffe = \"spiffe://…\" }");
-        return None;
-    }
     let mut matches = Vec::new();
     for node in &one_or_many {
-        let Some(found) = one_match(node, around) else { continue };
-        let first = identities.insert(effective(&found, around), node.path().to_owned());
-        if let Some(first) = first {
+        let Some(found) = one_match(node, server) else { continue };
+        let path = node.path().to_owned();
+        if let Some(first) = seen.identities.insert(effective(&found, server), path) {
             node.error(format_args!(
                 "is the same identity as {first}; exactly one caller may match: leave one of them out"
             ));
         }
         matches.push(found);
     }
-    (matches.len() == one_or_many.len()).then_some(matches)
+    matches
 }
 
 /// With one bundle of client CAs, naming it and leaving it out is the same.
-fn effective(found: &Match, around: &Around<'_>) -> Match {
-    let bundles = around.server.and_then(|server| server.tls.as_ref()).map(|tls| &tls.client_ca);
+fn effective(found: &Match, server: &Server) -> Match {
+    let bundles = server.tls.as_ref().map(|tls| &tls.client_ca);
     let only =
         bundles.filter(|bundles| bundles.len() == 1).and_then(|bundles| bundles.keys().next());
     let is_certificate = !matches!(found.identity, Identity::Uid(_));
@@ -92,33 +76,27 @@ fn effective(found: &Match, around: &Around<'_>) -> Match {
     Match { identity: found.identity.clone(), ca }
 }
 
-fn one_match(node: &Node<'_>, around: &Around<'_>) -> Option<Match> {
-    const ONE: &str =
-        "write exactly one of spiffe, dns and uid; several identities are a list: [{ … }, { … }]";
-    let fields = node.fields(&["spiffe", "dns", "uid", "ca"])?;
-    let given = |name: &&str| node.field(name).is_some();
+fn one_match(node: &Node<'_>, server: &Server) -> Option<Match> {
+    let node = node.with_fields(&["spiffe", "dns", "uid", "ca"]);
+    let given = |kind: &&str| node.field(kind).is_some();
     let kinds: Vec<&str> = ["spiffe", "dns", "uid"].into_iter().filter(given).collect();
     let [kind] = kinds.as_slice() else {
         let count = if kinds.is_empty() { "has no identity" } else { "has several identities" };
-        node.error(format_args!("{count}; {ONE}"));
+        node.error(format_args!("{count}; write exactly one of spiffe, dns and uid; several identities are a list: [{{ … }}, {{ … }}]"));
         return None;
     };
-    let kind_node = fields.optional(kind)?;
-    let ca_node = fields.optional("ca");
     let identity = match *kind {
-        "spiffe" => kind_node.parsed(values::spiffe_id),
-        "dns" => kind_node.parsed(values::dns_name),
-        _ => uid(&kind_node),
+        "spiffe" => node.optional(kind).parsed(values::spiffe_id),
+        "dns" => node.optional(kind).parsed(values::dns_name),
+        _ => uid(&node.optional(kind)),
     };
+    let ca_node = node.field("ca");
     let ca = match &ca_node {
         None => None,
         Some(node) => Some(node.string()?.to_owned()),
     };
     let found = Match { identity: identity?, ca };
-    match around.server {
-        Some(server) => check_reachable(node, &found, ca_node.as_ref(), server).then_some(found),
-        None => Some(found),
-    }
+    check_reachable(&node, &found, ca_node.as_ref(), server).then_some(found)
 }
 
 fn uid(node: &Node<'_>) -> Option<Identity> {
@@ -160,7 +138,8 @@ fn check_reachable(
     };
     let names: Vec<&str> = tls.client_ca.keys().map(String::as_str).collect();
     match (&found.ca, ca_node) {
-        (Some(ca), Some(node)) if !tls.client_ca.contains_key(ca) => {
+        // A placeholder has no bundles.
+        (Some(ca), Some(node)) if !names.is_empty() && !tls.client_ca.contains_key(ca) => {
             node.error(format_args!(
                 "{ca:?} is not in server.tls.client_ca; write {}",
                 values::alternatives(&names)
@@ -178,16 +157,15 @@ fn check_reachable(
     }
 }
 
-fn limits(node: &Node<'_>) -> Option<Limits> {
-    let fields = node.fields(&["rate", "failed_unwraps", "unwraps_alarm"])?;
+fn limits(node: &Node<'_>) -> Limits {
+    let node = node.with_fields(&["rate", "failed_unwraps", "unwraps_alarm"]);
     let default = Limits::default();
-    let read = |fields: &Fields<'_>, name, default| {
-        fields.optional(name).map_or(Some(default), |node| node.parsed(values::rate))
-    };
-    let rate = read(&fields, "rate", default.rate);
-    let failed_unwraps = read(&fields, "failed_unwraps", default.failed_unwraps);
+    let rate = node.parsed_or("rate", default.rate, values::rate);
     // Where a rate says how much is usual, nothing has to be guessed.
-    let usual = default.unwraps_alarm.filter(|_| rate == Some(None));
-    let unwraps_alarm = read(&fields, "unwraps_alarm", usual);
-    Some(Limits { rate: rate?, failed_unwraps: failed_unwraps?, unwraps_alarm: unwraps_alarm? })
+    let usual = default.unwraps_alarm.filter(|_| rate.is_none());
+    Limits {
+        rate,
+        failed_unwraps: node.parsed_or("failed_unwraps", default.failed_unwraps, values::rate),
+        unwraps_alarm: node.parsed_or("unwraps_alarm", usual, values::rate),
+    }
 }

@@ -25,8 +25,8 @@ pub struct ConfigError {
 }
 
 impl ConfigErrors {
-    /// More are counted, not printed.
-    pub(super) const MOST_PRINTED: usize = 50;
+    /// The number of errors that are printed; more are counted.
+    pub const MOST_PRINTED: usize = 50;
 
     /// An error of the file as a whole.
     pub(crate) fn of_file(path: PathBuf, message: String) -> Self {

@@ -1,14 +1,13 @@
 //! The configuration file itself: where it is, who may write it, and what `serve` asks of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use claviger_files::{FileError, Protection};
 use claviger_provider_api::public_key::sha256;
-use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, ConfigErrors};
-use super::reader::{Node, Report, joined};
+use super::reader::{self, Node, joined};
 use super::{Config, State};
 
 /// Where the configuration is unless `--config` or the environment names another file.
@@ -47,8 +46,7 @@ impl Config {
         if unpinned.peek().is_none() {
             return Ok(());
         }
-        let text = self.text();
-        let paths = text.as_deref().map(|text| version_paths(&self.path, text)).unwrap_or_default();
+        let paths = self.paths_of_versions();
         let error = |(key, number): (&str, u32)| {
             let known = paths.get(&(key.to_owned(), number)).cloned();
             let version = known.unwrap_or_else(|| version_path(key, number));
@@ -60,7 +58,7 @@ impl Config {
         };
         let errors =
             ConfigErrors { path: self.path.clone(), errors: unpinned.map(error).collect() };
-        Err(errors.at_lines_of(text.as_deref()))
+        Err(errors.at_lines_of(self.text().as_deref()))
     }
 
     /// The file's text, if it is still the one that was parsed.
@@ -71,17 +69,19 @@ impl Config {
     /// The line in the file where a version's table begins, from 1, if that file is still the one that
     /// was parsed.
     pub fn line_of_version(&self, key: &str, number: u32) -> Option<usize> {
-        let text = self.text()?;
-        let path = version_paths(&self.path, &text).remove(&(key.to_owned(), number))?;
-        let report = Report::new(&self.path, &text);
-        let (root, _) = DeTable::parse_recoverable(&text);
-        let root = DeValue::Table(root.into_inner());
-        Node::root(&report, &root).lines().get(path.as_str()).copied()
+        self.places_of_versions().remove(&(key.to_owned(), number)).map(|(_, line)| line)
     }
 
-    /// The dotted path of a version in the file, if that is still the one that was parsed.
+    /// The dotted paths of the versions in the file, if that is still the one that was parsed.
     pub(crate) fn paths_of_versions(&self) -> BTreeMap<(String, u32), String> {
-        self.text().map(|text| version_paths(&self.path, &text)).unwrap_or_default()
+        let places = self.places_of_versions().into_iter();
+        places.map(|(version, (path, _))| (version, path)).collect()
+    }
+
+    fn places_of_versions(&self) -> BTreeMap<(String, u32), (String, usize)> {
+        let text = self.text();
+        let places = text.map(|text| reader::read(&self.path, &text, places_of_versions));
+        places.and_then(Result::ok).unwrap_or_default()
     }
 }
 
@@ -89,10 +89,7 @@ impl ConfigErrors {
     /// The same errors with the lines that their fields have in `text`, in its order.
     pub(crate) fn at_lines_of(mut self, text: Option<&str>) -> Self {
         let Some(text) = text else { return self };
-        let report = Report::new(&self.path, text);
-        let (root, _) = DeTable::parse_recoverable(text);
-        let root = DeValue::Table(root.into_inner());
-        let lines = Node::root(&report, &root).lines();
+        let lines = reader::read(&self.path, text, lines).unwrap_or_default();
         for ConfigError { line, field, .. } in &mut self.errors {
             // A field that is missing belongs to the table it is missing in.
             let parent = || field.rsplit_once('.').and_then(|(parent, _)| lines.get(parent));
@@ -103,24 +100,37 @@ impl ConfigErrors {
     }
 }
 
+/// The lines of all values in the file, by their paths.
+fn lines(root: &Node<'_>) -> HashMap<String, usize> {
+    let mut lines = HashMap::new();
+    let mut waiting = vec![root.clone()];
+    while let Some(node) = waiting.pop() {
+        lines.insert(node.path().to_owned(), node.line());
+        waiting.extend(node.elements());
+        if node.is_table() {
+            waiting.extend(node.entries().into_iter().map(|(_, node)| node));
+        }
+    }
+    lines
+}
+
 /// The path of a version by its number, where its place in the file is not known.
 pub(crate) fn version_path(key: &str, number: u32) -> String {
     format!("{}.versions[version = {number}]", joined("keys", key))
 }
 
-fn version_paths(path: &Path, text: &str) -> BTreeMap<(String, u32), String> {
-    let report = Report::new(path, text);
-    let (root, _) = DeTable::parse_recoverable(text);
-    let root = DeValue::Table(root.into_inner());
-    let mut paths = BTreeMap::new();
-    for (key, node) in Node::root(&report, &root).field("keys").iter().flat_map(Node::entries) {
-        for version in node.field("versions").iter().flat_map(Node::elements) {
-            if let Some(number) = version.field("version").and_then(|number| number.number()) {
-                paths.insert((key.to_owned(), number), version.path().to_owned());
+/// Path and line of each version.
+fn places_of_versions(root: &Node<'_>) -> BTreeMap<(String, u32), (String, usize)> {
+    let mut places = BTreeMap::new();
+    for (key, node) in root.optional("keys").entries() {
+        for version in node.optional("versions").elements() {
+            if let Some(number) = version.optional("version").number() {
+                let place = (version.path().to_owned(), version.line());
+                places.insert((key.to_owned(), number), place);
             }
         }
     }
-    paths
+    places
 }
 
 /// Reads the file, as [`Protection::Trusted`] says, from folders that others cannot write.

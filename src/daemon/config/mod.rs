@@ -9,8 +9,6 @@
 //! - `reader`, `values`, `error`: values with their places, what one may look like, what is wrong
 //! - `changes`: what differs between two configurations
 
-#[cfg(all(test, feature = "all-providers"))]
-mod bad;
 mod callers;
 mod changes;
 mod error;
@@ -22,8 +20,6 @@ mod parse;
 mod providers;
 mod reader;
 mod server;
-#[cfg(all(test, feature = "all-providers"))]
-mod tests;
 mod values;
 
 use std::collections::BTreeMap;
@@ -130,7 +126,7 @@ pub struct Tls {
     pub client_ca: BTreeMap<String, PathBuf>,
     /// CRLs, PEM or DER. If there is one, every client CA needs one.
     pub crl: Vec<PathBuf>,
-    /// How long after `nextUpdate` a CRL still opens the door. Default: 72 h.
+    /// How long after `nextUpdate` a CRL is still accepted. Default: 72 h.
     pub crl_grace: Duration,
     /// `min_version = "1.2"` allows TLS 1.2; default "1.3".
     pub allow_tls12: bool,

@@ -11,21 +11,15 @@ use super::reader::Node;
 use super::{Grant, Key, Operation, PublicKeys, State};
 
 /// Reports lists of values that mean nothing beside the caller's other grants.
-pub(super) fn check(
-    items: &[Node<'_>],
-    grants: &[Option<Grant>],
-    keys: &BTreeMap<String, Option<Key>>,
-) {
-    let read =
-        || items.iter().zip(grants).filter_map(|(node, grant)| Some((node, grant.as_ref()?)));
-    let narrow = || read().filter(|(_, grant)| grant.wrapped_sha256.is_some());
-    if narrow().next().is_none() {
+pub(super) fn check(items: &[Node<'_>], grants: &[Grant], keys: &BTreeMap<String, Key>) {
+    let (narrow, wide): (Vec<_>, Vec<_>) =
+        items.iter().zip(grants).partition(|(_, grant)| grant.wrapped_sha256.is_some());
+    if narrow.is_empty() {
         return;
     }
-    let wide = read().filter(|(_, grant)| grant.wrapped_sha256.is_none());
-    let wide = Wide::new(wide.map(|(node, grant)| (node.path(), grant)).collect(), keys);
+    let wide = Wide::new(wide.iter().map(|(node, grant)| (node.path(), *grant)).collect(), keys);
     let mut reached = HashMap::new();
-    for (node, grant) in narrow() {
+    for (node, grant) in narrow {
         let covered = grant.keys.iter().find_map(|key| {
             reached
                 .entry(key.as_str())
@@ -63,7 +57,7 @@ struct Reached<'a> {
 }
 
 impl<'a> Wide<'a> {
-    fn new(grants: Vec<(&'a str, &'a Grant)>, keys: &'a BTreeMap<String, Option<Key>>) -> Self {
+    fn new(grants: Vec<(&'a str, &'a Grant)>, keys: &'a BTreeMap<String, Key>) -> Self {
         let mut by_key: HashMap<&str, Vec<usize>> = HashMap::new();
         for (index, (_, grant)) in grants.iter().enumerate() {
             for key in &grant.keys {
@@ -72,8 +66,7 @@ impl<'a> Wide<'a> {
         }
         let mut pinned = HashMap::new();
         for (name, key) in keys {
-            let versions = key.iter().flat_map(|key| &key.versions);
-            let in_use = versions.filter(|version| version.state != State::Disabled);
+            let in_use = key.versions.iter().filter(|version| version.state != State::Disabled);
             pinned.extend(
                 in_use.filter_map(|v| Some((v.public_key_sha256.as_ref()?, name.as_str()))),
             );

@@ -7,62 +7,77 @@ use claviger_provider_api::{ProviderType, SecretSource, VaultField};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
-use super::reader::{Node, joined, nearest, unknown_field};
+use super::reader::{Node, joined, unknown_field};
 use super::{Provider, values};
 use crate::daemon::backends::{self, PROVIDERS, ProviderConfig, check_secret, provider_types};
 
-/// `[providers]`. None for a provider that is there but wrong, so that keys in it are not blamed.
-pub(super) fn providers(node: &Node<'_>) -> BTreeMap<String, Option<Provider>> {
-    let mut providers = BTreeMap::new();
-    for (name, node) in node.entries() {
-        if let Err(message) = values::name(name) {
-            node.error(message);
-        }
-        let provider = provider(&node);
-        providers.insert(name.to_owned(), provider);
-    }
-    for (name, node) in node.entries() {
-        check_stores(name, &node, &providers);
-    }
-    providers
+/// `[providers]`.
+pub(super) struct Providers<'a> {
+    /// The section, which names those that are wrong as well: keys in them are not blamed.
+    node: &'a Node<'a>,
+    /// The providers with which nothing is wrong.
+    pub(super) good: BTreeMap<String, Provider>,
 }
 
-/// Secrets in Vault are read through a provider that is there, that can, and that needs none itself.
-fn check_stores(name: &str, node: &Node<'_>, providers: &BTreeMap<String, Option<Provider>>) {
-    let Some(Some(provider)) = providers.get(name) else { return };
-    let secrets = provider.config.provider_type().secrets.iter();
-    for (option, node) in secrets.flat_map(|option| options(node, option)) {
-        let Some(SecretSource::Vault(vault)) = provider.secrets.get(&option) else { continue };
-        let Some(node) = node.field("vault") else { continue };
-        if provider.config.is_secret_store() {
-            node.error("would make this provider need Vault in order to log in to Vault; write { file = \"…\" } or { credential = \"…\" }");
-            continue;
+impl<'a> Providers<'a> {
+    pub(super) fn read(node: &'a Node<'a>) -> Self {
+        let entries = node.entries();
+        let mut providers = Self { node, good: BTreeMap::new() };
+        for (name, node) in &entries {
+            if let Err(message) = values::name(name) {
+                node.error(message);
+            }
+            providers.good.extend(provider(node).map(|provider| ((*name).to_owned(), provider)));
         }
-        if let Some(node) = node.field("provider")
-            && let Some((name, Some(store))) = named(&node, providers)
-            && !store.config.is_secret_store()
-        {
-            let kind = store.config.type_name();
-            node.error(format_args!("{name:?} is of type {kind:?}, which holds no secrets of others; name a provider of type \"vault-transit\""));
+        for (name, node) in &entries {
+            providers.check_stores(name, node);
         }
-        if let Err(message) = check_secret(&vault.path, &vault.field) {
-            node.error(message);
+        providers
+    }
+
+    /// The name of a provider, if there is one.
+    pub(super) fn named<'n>(&self, node: &Node<'n>) -> Option<&'n str> {
+        let name = node.string()?;
+        if self.node.field(name).is_none() {
+            node.names_no("provider", self.node.names(), format_args!("add [providers.{name}]"));
+            return None;
+        }
+        Some(name)
+    }
+
+    /// Secrets in Vault are read through a provider that is there, that can, and that needs none
+    /// itself.
+    fn check_stores(&self, name: &str, node: &Node<'_>) {
+        let Some(provider) = self.good.get(name) else { return };
+        let secrets = provider.config.provider_type().secrets.iter();
+        for (option, node) in secrets.flat_map(|option| options(node, option)) {
+            let Some(SecretSource::Vault(vault)) = provider.secrets.get(&option) else { continue };
+            let node = node.optional("vault");
+            if provider.config.is_secret_store() {
+                node.error("would make this provider need Vault in order to log in to Vault; write { file = \"…\" } or { credential = \"…\" }");
+                continue;
+            }
+            let store_node = node.optional("provider");
+            let store = self.named(&store_node).and_then(|name| self.good.get(name));
+            if let Some(store) = store.filter(|store| !store.config.is_secret_store()) {
+                let (name, kind) = (&vault.provider, store.config.type_name());
+                store_node.error(format_args!("{name:?} is of type {kind:?}, which holds no secrets of others; name a provider of type \"vault-transit\""));
+            }
+            if let Err(message) = check_secret(&vault.path, &vault.field) {
+                node.error(message);
+            }
         }
     }
 }
 
 fn provider(node: &Node<'_>) -> Option<Provider> {
     let table = node.table()?;
-    let provider_type = match table.get("type").map(Spanned::get_ref) {
-        Some(DeValue::String(name)) => provider_type(&node.field("type")?, name),
-        Some(_) => node.field("type")?.string().and(None),
-        None => {
-            let names: Vec<&str> = compiled().collect();
-            node.missing("type", format_args!("write type = {}", values::alternatives(&names)));
-            None
-        }
-    };
-    let required = node.field("required").map_or(Some(false), |node| node.boolean());
+    let names: Vec<&str> = provider_types().map(|provider_type| provider_type.name).collect();
+    let here = values::alternatives(&names);
+    let type_node = node.required("type", &format!("write type = {here}"));
+    let type_name = type_node.string();
+    let provider_type = type_name.and_then(|name| provider_type(&type_node, name, &here));
+    let required = node.flag("required", false);
     let provider_type = provider_type?;
     let secrets = secrets(node, provider_type)?;
     let config = own_options(node, table, provider_type)?;
@@ -71,16 +86,11 @@ fn provider(node: &Node<'_>) -> Option<Provider> {
         return None;
     }
     let files = files(node, provider_type);
-    Some(Provider { required: required?, config, secrets, files })
+    Some(Provider { required, config, secrets, files })
 }
 
-fn compiled() -> impl Iterator<Item = &'static str> {
-    provider_types().map(|provider_type| provider_type.name)
-}
-
-fn provider_type(node: &Node<'_>, name: &str) -> Option<&'static ProviderType> {
-    let names: Vec<&str> = compiled().collect();
-    let here = values::alternatives(&names);
+/// The type of this name; `here` are the names of those in this build.
+fn provider_type(node: &Node<'_>, name: &str, here: &str) -> Option<&'static ProviderType> {
     if let Some(built) = provider_types().find(|built| built.name == name) {
         return Some(built);
     }
@@ -153,9 +163,9 @@ fn vault_field(node: &Node<'_>) -> Option<VaultField> {
         node.error(format_args!("is no field of a secret in Vault; {write}"));
         return None;
     }
-    let fields = node.fields(&["provider", "path", "field"])?;
+    let node = node.with_fields(&["provider", "path", "field"]);
     let text = |name| {
-        let node = fields.required(name, write)?;
+        let node = node.required(name, write);
         let text = node.text();
         if text.is_none() {
             node.error("is no string; write one");
@@ -248,22 +258,6 @@ fn own_error(node: &Node<'_>, table: &DeTable<'_>, error: &toml::de::Error) {
         _ => (path, message.lines().collect::<Vec<_>>().join(" ")),
     };
     node.report().error(at, &field, message);
-}
-
-/// The provider that `node` names, if there is one.
-pub(super) fn named<'p>(
-    node: &Node<'_>,
-    providers: &'p BTreeMap<String, Option<Provider>>,
-) -> Option<(&'p str, Option<&'p Provider>)> {
-    let name = node.string()?;
-    if let Some((name, provider)) = providers.get_key_value(name) {
-        return Some((name, provider.as_ref()));
-    }
-    match nearest(name, providers.keys().map(String::as_str)) {
-        Some(near) => node.error(format_args!("{name:?} is no provider; did you mean {near:?}?")),
-        None => node.error(format_args!("{name:?} is no provider; add [providers.{name}]")),
-    }
-    None
 }
 
 #[cfg(all(test, feature = "software", not(feature = "pkcs11")))]

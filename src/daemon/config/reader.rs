@@ -1,9 +1,13 @@
 //! Values of the file with their places, read one field at a time so that every error is found.
 //!
-//! Serde would stop at the first one and would not know the dotted path.
+//! Serde would stop at the first one and would not know the dotted path. Here a value that is missing
+//! or wrong is reported, and a placeholder goes on in its place: a [`Node`] without a value, from which
+//! nothing is read and of which nothing more is reported. A reader of one value gives `None` where it
+//! reported; a reader of a table gives the table, with placeholders that pass every later check.
+//! Placeholders end in [`read`]: what was read leaves it only if nothing was reported.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +15,32 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::error::{ConfigError, ConfigErrors};
+
+/// Reads `text`, the file at `path`, with `from_root`: what that made, or everything that is wrong.
+pub(super) fn read<T>(
+    path: &Path,
+    text: &str,
+    from_root: impl FnOnce(&Node<'_>) -> T,
+) -> Result<T, ConfigErrors> {
+    let report = Report::new(path, text);
+    let (root, syntax) = DeTable::parse_recoverable(text);
+    let mut lines = HashSet::new();
+    for error in &syntax {
+        let offset = error.span().map_or(0, |span| span.start);
+        // One slip makes the parser stumble several times.
+        if lines.insert(report.line(offset)) {
+            let message = error.message().lines().collect::<Vec<_>>().join(" ");
+            report.error(offset, "", format_args!("this is not TOML: {message}"));
+        }
+    }
+    let root = DeValue::Table(root.into_inner());
+    let root = Node { report: &report, value: Some(&root), offset: 0, path: String::new() };
+    let made = syntax.is_empty().then(|| from_root(&root));
+    match (made, report.take_errors()) {
+        (Some(made), errors) if errors.is_empty() => Ok(made),
+        (_, errors) => Err(ConfigErrors { path: path.to_owned(), errors }),
+    }
+}
 
 /// Where errors are collected, and where lines begin.
 pub(super) struct Report {
@@ -20,7 +50,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(path: &Path, text: &str) -> Self {
+    fn new(path: &Path, text: &str) -> Self {
         let folder = path.parent().unwrap_or(Path::new(""));
         let folder = std::path::absolute(folder).unwrap_or_else(|_| {
             // An empty path has no absolute form: the file lies in the working directory.
@@ -33,7 +63,7 @@ impl Report {
     }
 
     /// The line, from 1, of a byte.
-    pub(super) fn line(&self, offset: usize) -> usize {
+    fn line(&self, offset: usize) -> usize {
         self.line_starts.partition_point(|start| *start <= offset)
     }
 
@@ -43,19 +73,14 @@ impl Report {
         self.errors.borrow_mut().push(error);
     }
 
-    /// Whether so many errors were found that nobody will read a suggestion.
-    pub(super) fn is_long(&self) -> bool {
-        self.errors.borrow().len() >= ConfigErrors::MOST_PRINTED
-    }
-
     /// A path of the file: a relative one is taken from the file's folder.
     pub(super) fn resolve(&self, path: &str) -> PathBuf {
         self.folder.join(path)
     }
 
     /// The errors in the file's order.
-    pub(super) fn into_errors(self) -> Vec<ConfigError> {
-        let mut errors = self.errors.into_inner();
+    fn take_errors(&self) -> Vec<ConfigError> {
+        let mut errors = self.errors.take();
         errors.sort_by_key(|error| error.line);
         errors
     }
@@ -65,30 +90,45 @@ impl Report {
 #[derive(Clone)]
 pub(super) struct Node<'a> {
     report: &'a Report,
-    value: &'a DeValue<'a>,
+    /// None for a placeholder.
+    value: Option<&'a DeValue<'a>>,
     offset: usize,
     path: String,
 }
 
-/// A table whose fields are all known.
-pub(super) struct Fields<'a> {
-    node: Node<'a>,
-}
-
 impl<'a> Node<'a> {
-    /// The file as a whole.
-    pub(super) fn root(report: &'a Report, value: &'a DeValue<'a>) -> Self {
-        Self { report, value, offset: 0, path: String::new() }
-    }
-
+    /// Reports this value, unless it is a placeholder.
     pub(super) fn error(&self, message: impl Display) {
-        self.report.error(self.offset, &self.path, message);
+        if self.value.is_some() {
+            self.report.error(self.offset, &self.path, message);
+        }
     }
 
-    /// An error of a field of this table that is not there.
+    /// Reports a field of this table that is not there.
     pub(super) fn missing(&self, field: &str, write: impl Display) {
-        let message = format_args!("is missing; {write}");
-        self.report.error(self.offset, &joined(&self.path, field), message);
+        if self.is_table() {
+            let message = format_args!("is missing; {write}");
+            self.report.error(self.offset, &joined(&self.path, field), message);
+        }
+    }
+
+    /// Reports this string, which names none of the `known` things of this kind; `add` is what to do
+    /// where no name is near it.
+    pub(super) fn names_no<'n>(
+        &self,
+        kind: &str,
+        known: impl IntoIterator<Item = &'n str>,
+        add: impl Display,
+    ) {
+        let name = self.text().unwrap_or_default();
+        // To look at every name for every error would be quadratic, and more errors are not printed.
+        let is_long = self.report.errors.borrow().len() >= ConfigErrors::MOST_PRINTED;
+        match if is_long { None } else { nearest(name, known) } {
+            Some(near) => {
+                self.error(format_args!("{name:?} is no {kind}; did you mean {near:?}?"));
+            }
+            None => self.error(format_args!("{name:?} is no {kind}; {add}")),
+        }
     }
 
     pub(super) fn report(&self) -> &'a Report {
@@ -103,39 +143,71 @@ impl<'a> Node<'a> {
         self.offset
     }
 
-    /// A field of a table whose other fields are read elsewhere.
-    pub(super) fn field(&self, name: &str) -> Option<Node<'a>> {
-        let (key, value) = self.value.as_table()?.get_key_value(name)?;
-        Some(entry(self.report, &self.path, key.get_ref(), key.span().start, value))
+    pub(super) fn line(&self) -> usize {
+        self.report.line(self.offset)
     }
 
-    fn wrong_type(&self, wanted: &str) {
-        self.error(format_args!("is {}; write {wanted}", described(self.value)));
-    }
-
-    /// A table with these fields and no others.
-    pub(super) fn fields(&self, known: &[&str]) -> Option<Fields<'a>> {
-        let table = self.table()?;
-        for (name, _) in table {
+    /// This table, whose fields other than these are reported.
+    pub(super) fn with_fields(&self, known: &[&str]) -> Self {
+        let table = self.table();
+        for (name, _) in table.into_iter().flatten() {
             if !known.contains(&name.get_ref().as_ref()) {
                 let field = joined(&self.path, name.get_ref());
                 let message = unknown_field(name.get_ref(), known);
                 self.report.error(name.span().start, &field, message);
             }
         }
-        Some(Fields { node: self.clone() })
+        Self { value: table.and(self.value), ..self.clone() }
+    }
+
+    /// A field of a table, if it is there.
+    pub(super) fn field(&self, name: &str) -> Option<Self> {
+        let (key, value) = self.value?.as_table()?.get_key_value(name)?;
+        Some(entry(self.report, &self.path, key.get_ref(), key.span().start, value))
+    }
+
+    /// A field that may be left out.
+    pub(super) fn optional(&self, name: &str) -> Self {
+        self.field(name).unwrap_or_else(|| Self { value: None, ..self.clone() })
+    }
+
+    /// A field that must be there; `write` says what to write where it is not.
+    pub(super) fn required(&self, name: &str, write: &str) -> Self {
+        if self.field(name).is_none() {
+            self.missing(name, write);
+        }
+        self.optional(name)
+    }
+
+    /// A field that is true or false.
+    pub(super) fn flag(&self, name: &str, default: bool) -> bool {
+        self.optional(name).boolean().unwrap_or(default)
+    }
+
+    /// A field that `parse` understands, as [`Node::parsed`].
+    pub(super) fn parsed_or<T>(
+        &self,
+        name: &str,
+        default: T,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> T {
+        self.optional(name).parsed(parse).unwrap_or(default)
+    }
+
+    /// What was found, or a report that another type belongs here.
+    fn wanted<T>(&self, wanted: &str, found: Option<T>) -> Option<T> {
+        if let (Some(value), None) = (self.value, &found) {
+            self.error(format_args!("is {}; write {wanted}", described(value)));
+        }
+        found
     }
 
     pub(super) fn table(&self) -> Option<&'a DeTable<'a>> {
-        let table = self.value.as_table();
-        if table.is_none() {
-            self.wrong_type("a table");
-        }
-        table
+        self.wanted("a table", self.value.and_then(DeValue::as_table))
     }
 
     /// A table from names to values, in the file's order.
-    pub(super) fn entries(&self) -> Vec<(&'a str, Node<'a>)> {
+    pub(super) fn entries(&self) -> Vec<(&'a str, Self)> {
         let mut entries: Vec<_> = self.table().into_iter().flatten().collect();
         entries.sort_by_key(|(name, _)| name.span().start);
         let report = self.report;
@@ -146,69 +218,83 @@ impl<'a> Node<'a> {
         entries.into_iter().map(named).collect()
     }
 
+    /// The names of a table; none where it is something else, which is reported elsewhere.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
+        let table = self.value.and_then(DeValue::as_table);
+        table.into_iter().flatten().map(|(name, _)| name.get_ref().as_ref())
+    }
+
     /// An array; `wanted` says what to write where it is something else.
-    pub(super) fn items(&self, wanted: &str) -> Option<Vec<Node<'a>>> {
-        if !self.value.is_array() {
-            self.wrong_type(wanted);
-            return None;
+    pub(super) fn items(&self, wanted: &str) -> Option<Vec<Self>> {
+        let is_array = self.value.is_some_and(DeValue::is_array);
+        self.wanted(wanted, is_array.then(|| self.elements()))
+    }
+
+    /// An array that has elements; `write` says what to write where it has none.
+    pub(super) fn some_items(&self, wanted: &str, write: impl Display) -> Option<Vec<Self>> {
+        let items = self.items(wanted)?;
+        if items.is_empty() {
+            self.error(format_args!("is empty{write}"));
         }
-        Some(self.elements())
+        Some(items).filter(|items| !items.is_empty())
+    }
+
+    /// What `read` makes of each element of an array.
+    pub(super) fn list<T>(
+        &self,
+        wanted: &str,
+        read: impl FnMut(&Self) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        all(self.items(wanted)?.iter().map(read))
     }
 
     /// The elements of an array; none where it is something else, which is reported elsewhere.
-    pub(super) fn elements(&self) -> Vec<Node<'a>> {
-        let element = |(index, value): (usize, &'a Spanned<DeValue<'a>>)| Node {
+    pub(super) fn elements(&self) -> Vec<Self> {
+        let element = |(index, value): (usize, &'a Spanned<DeValue<'a>>)| Self {
             report: self.report,
-            value: value.get_ref(),
+            value: Some(value.get_ref()),
             offset: value.span().start,
             path: format!("{}[{index}]", self.path),
         };
-        self.value.as_array().into_iter().flatten().enumerate().map(element).collect()
+        let array = self.value.and_then(DeValue::as_array);
+        array.into_iter().flatten().enumerate().map(element).collect()
     }
 
     /// The text of a string; none where it is something else, which is reported elsewhere.
     pub(super) fn text(&self) -> Option<&'a str> {
-        self.value.as_str()
+        self.value.and_then(DeValue::as_str)
     }
 
     pub(super) fn is_table(&self) -> bool {
-        self.value.is_table()
+        self.value.is_some_and(DeValue::is_table)
     }
 
     pub(super) fn string(&self) -> Option<&'a str> {
-        let string = self.value.as_str();
-        if string.is_none() {
-            self.wrong_type("a string");
-        }
-        string
+        self.wanted("a string", self.text())
     }
 
     /// A string that `parse` understands; its error is what to report. It says after a semicolon
     /// what to write, which is true of a value that is no string as well.
     pub(super) fn parsed<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        let Some(text) = self.value.as_str() else {
+        let Some(text) = self.text() else {
             let error = parse("").err().unwrap_or_default();
             let write = error.split_once("; ").map_or("write a string", |(_, write)| write);
-            self.error(format_args!("is {}; {write}", described(self.value)));
+            if let Some(value) = self.value {
+                self.error(format_args!("is {}; {write}", described(value)));
+            }
             return None;
         };
         parse(text).map_err(|message| self.error(message)).ok()
     }
 
     pub(super) fn boolean(&self) -> Option<bool> {
-        let boolean = self.value.as_bool();
-        if boolean.is_none() {
-            self.wrong_type("true or false");
-        }
-        boolean
+        self.wanted("true or false", self.value.and_then(DeValue::as_bool))
     }
 
     /// A whole number from `min` to `max`.
     pub(super) fn integer(&self, min: u32, max: u32) -> Option<u32> {
-        let Some(integer) = self.value.as_integer() else {
-            self.wrong_type("a whole number");
-            return None;
-        };
+        let integer = self.value.and_then(DeValue::as_integer);
+        let integer = self.wanted("a whole number", integer)?;
         let number = self.number().filter(|number| (min..=max).contains(number));
         if number.is_none() {
             self.error(format_args!("is {integer}; write a number from {min} to {max}"));
@@ -218,22 +304,8 @@ impl<'a> Node<'a> {
 
     /// A whole number below 2^32; none where it is something else, which is reported elsewhere.
     pub(super) fn number(&self) -> Option<u32> {
-        let integer = self.value.as_integer()?;
+        let integer = self.value?.as_integer()?;
         u32::from_str_radix(integer.as_str(), integer.radix()).ok()
-    }
-
-    /// The lines of this value and of all inside it, by their paths.
-    pub(super) fn lines(&self) -> HashMap<String, usize> {
-        let mut lines = HashMap::new();
-        let mut waiting = vec![self.clone()];
-        while let Some(node) = waiting.pop() {
-            lines.insert(node.path.clone(), self.report.line(node.offset));
-            waiting.extend(node.elements());
-            if node.is_table() {
-                waiting.extend(node.entries().into_iter().map(|(_, node)| node));
-            }
-        }
-        lines
     }
 
     /// A path; a relative one is taken from the file's folder.
@@ -247,23 +319,10 @@ impl<'a> Node<'a> {
     }
 }
 
-impl<'a> Fields<'a> {
-    pub(super) fn node(&self) -> &Node<'a> {
-        &self.node
-    }
-
-    pub(super) fn optional(&self, name: &str) -> Option<Node<'a>> {
-        self.node.field(name)
-    }
-
-    /// A field that must be there; `write` says what to write where it is not.
-    pub(super) fn required(&self, name: &str, write: &str) -> Option<Node<'a>> {
-        let found = self.optional(name);
-        if found.is_none() {
-            self.node.missing(name, write);
-        }
-        found
-    }
+/// All of them, each of which is read first; none if one is none.
+pub(super) fn all<T>(read: impl IntoIterator<Item = Option<T>>) -> Option<Vec<T>> {
+    let read: Vec<Option<T>> = read.into_iter().collect();
+    read.into_iter().collect()
 }
 
 fn entry<'a>(
@@ -278,7 +337,7 @@ fn entry<'a>(
         DeValue::Table(_) | DeValue::Array(_) => key_offset,
         _ => value.span().start,
     };
-    Node { report, value: value.get_ref(), offset, path: joined(path, name) }
+    Node { report, value: Some(value.get_ref()), offset, path: joined(path, name) }
 }
 
 /// `path.name`, with the name quoted where TOML would quote it.
@@ -314,29 +373,11 @@ pub(super) fn unknown_field(name: &str, known: &[&str]) -> String {
 }
 
 /// The name that was probably meant: about a third of its letters may differ.
-pub(super) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
-    let most = match name.chars().count() {
-        0..=2 => 0,
-        letters => letters.min(63).div_ceil(3),
-    };
-    let with_distance = known.into_iter().map(|candidate| (distance(name, candidate), candidate));
-    with_distance.min().filter(|(distance, _)| *distance <= most).map(|(_, candidate)| candidate)
-}
-
-/// The number of letters to add, drop or change (Levenshtein); long names are far from all others.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    if a.chars().count().abs_diff(b.len()) > 21 {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, letter) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, other) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(letter != *other);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
+fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    let letters = name.chars().count();
+    let most = if letters <= 2 { 0 } else { letters.min(63).div_ceil(3) };
+    // Each letter more or less is a difference, whatever the others are.
+    let as_long = known.into_iter().filter(|near| near.chars().count().abs_diff(letters) <= most);
+    let with_distance = as_long.map(|near| (strsim::levenshtein(name, near), near));
+    with_distance.min().filter(|(distance, _)| *distance <= most).map(|(_, near)| near)
 }

@@ -1,23 +1,26 @@
 //! `[server]`, `[server.tls]`, `[operations]`, `[audit]` and `[log]`.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::reader::{Fields, Node};
+use super::reader::{Node, all};
 use super::{Audit, Checkpoints, Listen, Log, Operations, Server, Tls, values};
 
 /// The longest path of a Unix socket in bytes: `sun_path` with its final zero is 108 long on
 /// Linux and 104 elsewhere.
 const MAX_SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
+/// A placeholder: on loopback, and on a port that overlaps with none.
+const ANY_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
 /// `[server]`.
-pub(super) fn server(node: &Node<'_>) -> Option<Server> {
-    let fields = node.fields(&[
+pub(super) fn server(node: &Node<'_>) -> Server {
+    let node = node.with_fields(&[
         "listen",
         "state_dir",
         "denied_callers",
@@ -32,68 +35,49 @@ pub(super) fn server(node: &Node<'_>) -> Option<Server> {
         "max_connection_age",
         "drain_delay",
         "drain_timeout",
-    ])?;
-    let at_least_one = |name, default| {
-        fields.optional(name).map_or(Some(default), |node| node.integer(1, 1 << 24))
-    };
-    let listen_node = fields.required("listen", "write listen = [\"0.0.0.0:8443\"]");
-    let listen = listen_node.as_ref().and_then(listen);
-    let tls = fields.optional("tls").map(|node| tls(&node));
-    if let (Some(node), Some(listen), None) = (&listen_node, &listen, &tls)
-        && listen.iter().any(|listen| matches!(listen, Listen::Tcp(_)))
-    {
-        node.error(
+    ]);
+    let at_least_one = |name, default| node.optional(name).integer(1, 1 << 24).unwrap_or(default);
+    let limit = |name, default| at_least_one(name, default) as usize;
+    let listen_node = node.required("listen", "write listen = [\"0.0.0.0:8443\"]");
+    let listen = listen(&listen_node);
+    let tls = node.field("tls").map(|node| tls(&node));
+    let is_tcp = |listen: &Listen| matches!(listen, Listen::Tcp(_));
+    if tls.is_none() && listen.iter().flatten().any(is_tcp) {
+        listen_node.error(
             "has a TCP address, and there is no [server.tls]; add certificate, private_key and client_ca there, or listen on \"unix:…\" only",
         );
     }
-    let path = |name| fields.optional(name).map_or(Some(None), |node| node.file_path().map(Some));
-    let state_dir = path("state_dir");
-    let denied_callers = path("denied_callers");
-    let reflection = fields.optional("reflection").map_or(Some(true), |node| node.boolean());
     let max_connections = at_least_one("max_connections", 16_384);
-    let quarter = (max_connections.unwrap_or_default() / 4).max(16);
-    let max_connections_per_caller = at_least_one("max_connections_per_caller", quarter);
-    let max_concurrent_calls = at_least_one("max_concurrent_calls", 1024);
-    let max_streams_per_connection = at_least_one("max_streams_per_connection", 128);
-    let max_handshakes = at_least_one("max_handshakes", 256);
-    let handshake_timeout = duration(&fields, "handshake_timeout", Duration::from_secs(5));
-    let max_connection_age = duration(&fields, "max_connection_age", Duration::from_hours(1));
-    let drain_delay = match fields.optional("drain_delay") {
-        None => Some(Duration::ZERO),
-        Some(node) => node.parsed(values::duration),
-    };
-    let drain_timeout = match fields.optional("drain_timeout") {
-        None => Some(Duration::from_secs(30)),
-        Some(node) => node.parsed(values::duration),
-    };
-    Some(Server {
-        listen: listen?,
-        state_dir: state_dir?,
-        denied_callers: denied_callers?,
-        tls: tls.map_or(Some(None), |tls| tls.map(Some))?,
-        reflection: reflection?,
-        max_connections: max_connections? as usize,
-        max_connections_per_caller: max_connections_per_caller? as usize,
-        max_concurrent_calls: max_concurrent_calls? as usize,
-        max_streams_per_connection: max_streams_per_connection?,
-        max_handshakes: max_handshakes? as usize,
-        handshake_timeout: handshake_timeout?,
-        max_connection_age: max_connection_age?,
-        drain_delay: drain_delay?,
-        drain_timeout: drain_timeout?,
-    })
+    let quarter = (max_connections / 4).max(16);
+    Server {
+        // A placeholder has both kinds, as callers need one or the other.
+        listen: listen
+            .unwrap_or_else(|| vec![Listen::Tcp(ANY_ADDRESS), Listen::Unix(PathBuf::new())]),
+        state_dir: node.optional("state_dir").file_path(),
+        denied_callers: node.optional("denied_callers").file_path(),
+        tls,
+        reflection: node.flag("reflection", true),
+        max_connections: max_connections as usize,
+        max_connections_per_caller: limit("max_connections_per_caller", quarter),
+        max_concurrent_calls: limit("max_concurrent_calls", 1024),
+        max_streams_per_connection: at_least_one("max_streams_per_connection", 128),
+        max_handshakes: limit("max_handshakes", 256),
+        handshake_timeout: time_limit(&node, "handshake_timeout", Duration::from_secs(5)),
+        max_connection_age: time_limit(&node, "max_connection_age", Duration::from_hours(1)),
+        drain_delay: node.parsed_or("drain_delay", Duration::ZERO, values::duration),
+        drain_timeout: node.parsed_or("drain_timeout", Duration::from_secs(30), values::duration),
+    }
 }
 
-fn duration(fields: &Fields<'_>, name: &str, default: Duration) -> Option<Duration> {
-    fields.optional(name).map_or(Some(default), |node| node.parsed(values::positive_duration))
+fn time_limit(node: &Node<'_>, name: &str, default: Duration) -> Duration {
+    node.parsed_or(name, default, values::positive_duration)
 }
 
 fn listen(node: &Node<'_>) -> Option<Vec<Listen>> {
-    let items = node.items("a list such as [\"0.0.0.0:8443\"]")?;
-    if items.is_empty() {
-        node.error("is empty; write at least one address, such as \"0.0.0.0:8443\"");
-        return None;
-    }
+    let items = node.some_items(
+        "a list such as [\"0.0.0.0:8443\"]",
+        "; write at least one address, such as \"0.0.0.0:8443\"",
+    )?;
     let mut seen = HashMap::new();
     let mut sockets = Vec::new();
     for item in &items {
@@ -112,7 +96,7 @@ fn listen(node: &Node<'_>) -> Option<Vec<Listen>> {
 
 /// The socket among those that takes this address too: the system lets only one listen. IPv4 and
 /// IPv6 may share a port.
-pub(super) fn overlapping(address: SocketAddr, sockets: &[Listen]) -> Option<SocketAddr> {
+fn overlapping(address: SocketAddr, sockets: &[Listen]) -> Option<SocketAddr> {
     let tcp = sockets.iter().filter_map(|socket| match socket {
         Listen::Tcp(other) => Some(*other),
         Listen::Unix(_) => None,
@@ -143,50 +127,23 @@ fn socket(node: &Node<'_>, text: &str) -> Option<Listen> {
     Some(Listen::Unix(path))
 }
 
-fn tls(node: &Node<'_>) -> Option<Tls> {
-    let fields = node.fields(&[
-        "certificate",
-        "private_key",
-        "client_ca",
-        "crl",
-        "crl_grace",
-        "min_version",
-    ])?;
-    let certificate = fields
-        .required("certificate", "write the path of the server's certificate chain (PEM)")
-        .and_then(|node| node.file_path());
-    let private_key = fields
-        .required("private_key", "write the path of the certificate's private key (PEM)")
-        .and_then(|node| node.file_path());
-    let client_ca = fields
-        .required("client_ca", "write client_ca = { clients = \"…/clients.pem\" }")
-        .and_then(|node| client_ca(&node));
-    let crl = match fields.optional("crl") {
-        None => Some(Vec::new()),
-        Some(node) => node
-            .items("a list of paths")
-            .and_then(|items| items.iter().map(Node::file_path).collect()),
-    };
-    let crl_grace = match fields.optional("crl_grace") {
-        None => Some(Duration::from_hours(72)),
-        Some(node) => node.parsed(values::duration),
-    };
-    let allow_tls12 = match fields.optional("min_version") {
-        None => Some(false),
-        Some(node) => node.parsed(|version| match version {
+fn tls(node: &Node<'_>) -> Tls {
+    let known = ["certificate", "private_key", "client_ca", "crl", "crl_grace", "min_version"];
+    let node = node.with_fields(&known);
+    let path = |name, write| node.required(name, write).file_path().unwrap_or_default();
+    let bundles = "write client_ca = { clients = \"…/clients.pem\" }";
+    Tls {
+        certificate: path("certificate", "write the path of the server's certificate chain (PEM)"),
+        private_key: path("private_key", "write the path of the certificate's private key (PEM)"),
+        client_ca: client_ca(&node.required("client_ca", bundles)).unwrap_or_default(),
+        crl: node.optional("crl").list("a list of paths", Node::file_path).unwrap_or_default(),
+        crl_grace: node.parsed_or("crl_grace", Duration::from_hours(72), values::duration),
+        allow_tls12: node.parsed_or("min_version", false, |version| match version {
             "1.2" => Ok(true),
             "1.3" => Ok(false),
             _ => Err(format!("{version:?} is not known; write \"1.3\" or \"1.2\"")),
         }),
-    };
-    Some(Tls {
-        certificate: certificate?,
-        private_key: private_key?,
-        client_ca: client_ca?,
-        crl: crl?,
-        crl_grace: crl_grace?,
-        allow_tls12: allow_tls12?,
-    })
+    }
 }
 
 fn client_ca(node: &Node<'_>) -> Option<BTreeMap<String, PathBuf>> {
@@ -194,32 +151,52 @@ fn client_ca(node: &Node<'_>) -> Option<BTreeMap<String, PathBuf>> {
         node.error("has no name; write client_ca = { clients = \"…/clients.pem\" }");
         return None;
     }
-    let mut bundles = BTreeMap::new();
-    let mut entries = 0;
-    for (name, bundle) in node.entries() {
-        entries += 1;
-        let good_name = values::name(name).map_err(|message| bundle.error(message)).ok();
-        bundles.extend(good_name.zip(bundle.file_path()));
-    }
-    if entries == 0 {
+    let bundles = all(node.entries().iter().map(|(name, bundle)| {
+        let name = values::name(name).map_err(|message| bundle.error(message)).ok();
+        name.zip(bundle.file_path())
+    }))?;
+    if bundles.is_empty() {
         node.error("is empty: nobody could connect; name at least one bundle of client CAs");
     }
-    (entries > 0 && bundles.len() == entries).then_some(bundles)
+    Some(bundles.into_iter().collect())
 }
 
-/// `[operations]`, without its readers' names checked.
-pub(super) fn operations(node: &Node<'_>) -> Option<Operations> {
-    let fields = node.fields(&["listen", "readers"])?;
-    let listen = fields
-        .required("listen", "write listen = \"127.0.0.1:9443\"")
-        .and_then(|node| node.parsed(operations_address));
-    let readers = match fields.optional("readers") {
-        None => Some(Vec::new()),
-        Some(node) => node
-            .items("a list of callers' names")
-            .and_then(|items| items.iter().map(|item| item.string().map(str::to_owned)).collect()),
+/// `[operations]`; `callers` is the section that names who may read.
+pub(super) fn operations(node: &Node<'_>, server: &Server, callers: &Node<'_>) -> Operations {
+    let node = node.with_fields(&["listen", "readers"]);
+    let listen_node = node.required("listen", "write listen = \"127.0.0.1:9443\"");
+    let listen = listen_node.parsed(operations_address).unwrap_or(ANY_ADDRESS);
+    if !listen.ip().is_loopback() && server.tls.is_none() {
+        listen_node.error("is not on loopback, where /metrics needs TLS; add [server.tls], or write \"127.0.0.1:9443\"");
+    }
+    match overlapping(listen, &server.listen) {
+        Some(same) if same == listen => {
+            listen_node.error("is in server.listen too; write another port");
+        }
+        Some(other) => listen_node
+            .error(format_args!("overlaps with {other} in server.listen; write another port")),
+        None => {}
+    }
+    Operations { listen, readers: readers(&node.optional("readers"), callers) }
+}
+
+fn readers(node: &Node<'_>, callers: &Node<'_>) -> Vec<String> {
+    // A caller that is wrong itself still has its name.
+    let names = callers.elements();
+    let names = names.iter().filter_map(|caller| caller.field("name")?.text());
+    let names: HashSet<&str> = names.collect();
+    let mut seen = HashSet::new();
+    let reader = |item: &Node<'_>| {
+        let reader = item.string()?.to_owned();
+        if !seen.insert(reader.clone()) {
+            item.error("is listed a second time; leave it out");
+        } else if !names.contains(reader.as_str()) {
+            let add = "add [[callers]] with this name, or leave it out";
+            item.names_no("caller", names.iter().copied(), add);
+        }
+        Some(reader)
     };
-    Some(Operations { listen: listen?, readers: readers? })
+    node.list("a list of callers' names", reader).unwrap_or_default()
 }
 
 fn operations_address(text: &str) -> Result<SocketAddr, String> {
@@ -232,79 +209,64 @@ fn operations_address(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// `[audit]`.
-pub(super) fn audit(node: &Node<'_>) -> Option<Audit> {
+pub(super) fn audit(node: &Node<'_>) -> Audit {
     const WRITE: &str =
         "write file = \"/var/log/claviger/audit.jsonl\", or off = true to go without";
-    let fields = node.fields(&["file", "off", "group_readable", "checkpoints"])?;
-    let file = fields.optional("file").map(|node| match node.string() {
-        Some("-" | "stdout" | "stderr" | "/dev/stdout" | "/dev/stderr") => {
-            node.error(NO_STREAM);
-            None
-        }
-        Some(_) => node.file_path(),
-        None => None,
-    });
-    let boolean = |name| fields.optional(name).map_or(Some(false), |node| node.boolean());
-    let (off, group_reads) = (boolean("off"), boolean("group_readable"));
-    let checkpoints = match fields.optional("checkpoints") {
-        None => Some(None),
-        Some(node) => checkpoints(&node).map(Some),
-    };
-    match (file, off?) {
-        (None, true) => Some(Audit::Off),
-        (Some(path), false) => {
-            Some(Audit::File { path: path?, group_reads: group_reads?, checkpoints: checkpoints? })
-        }
-        (Some(_), true) => {
-            node.error("has a file and off = true; leave one of them out");
-            None
-        }
-        (None, false) => {
-            node.missing("file", WRITE);
-            None
-        }
+    let node = node.with_fields(&["file", "off", "group_readable", "checkpoints"]);
+    let file = node.field("file").map(|file| audit_file(&file).unwrap_or_default());
+    // A placeholder contradicts neither a file nor its lack.
+    let off = node.field("off").is_some_and(|off| off.boolean().unwrap_or(file.is_none()));
+    let group_reads = node.flag("group_readable", false);
+    let checkpoints = node.field("checkpoints").map(|node| checkpoints(&node));
+    match (file, off) {
+        (Some(path), false) => return Audit::File { path, group_reads, checkpoints },
+        (Some(_), true) => node.error("has a file and off = true; leave one of them out"),
+        (None, false) => node.missing("file", WRITE),
+        (None, true) => {}
     }
+    Audit::Off
+}
+
+fn audit_file(node: &Node<'_>) -> Option<PathBuf> {
+    if let "-" | "stdout" | "stderr" | "/dev/stdout" | "/dev/stderr" = node.string()? {
+        node.error("is no file: a record is on the disk before its answer leaves, which no stream can promise; write file = \"/var/log/claviger/audit.jsonl\" and have your collector read that");
+        return None;
+    }
+    node.file_path()
 }
 
 /// `audit.checkpoints`.
-fn checkpoints(node: &Node<'_>) -> Option<Checkpoints> {
-    let fields = node.fields(&["origin", "key", "file", "every"])?;
-    let origin = fields
-        .required("origin", "write the log's name, such as \"claviger.example.org/audit\"")
-        .and_then(|node| node.parsed(values::checkpoint_origin));
-    let key = fields
-        .required(
-            "key",
-            "write the path of an Ed25519 key; `openssl genpkey -algorithm ed25519` makes one",
-        )
-        .and_then(|node| node.file_path());
-    let file = fields
-        .required("file", "write the path of a second file, best on another disk")
-        .and_then(|node| node.file_path());
-    let every = duration(&fields, "every", Duration::from_mins(10));
-    Some(Checkpoints { origin: origin?, key: key?, file: file?, every: every? })
+fn checkpoints(node: &Node<'_>) -> Checkpoints {
+    let node = node.with_fields(&["origin", "key", "file", "every"]);
+    let path = |name, write| node.required(name, write).file_path().unwrap_or_default();
+    let origin = "write the log's name, such as \"claviger.example.org/audit\"";
+    let key = "write the path of an Ed25519 key; `openssl genpkey -algorithm ed25519` makes one";
+    Checkpoints {
+        origin: node
+            .required("origin", origin)
+            .parsed(values::checkpoint_origin)
+            .unwrap_or_default(),
+        key: path("key", key),
+        file: path("file", "write the path of a second file, best on another disk"),
+        every: time_limit(&node, "every", Duration::from_mins(10)),
+    }
 }
 
-/// What an audit log cannot be.
-const NO_STREAM: &str = "is no file: a record is on the disk before its answer leaves, which no stream can promise; write file = \"/var/log/claviger/audit.jsonl\" and have your collector read that";
-
 /// `[log]`.
-pub(super) fn log(node: &Node<'_>) -> Option<Log> {
-    let fields = node.fields(&["format", "filter"])?;
-    let json = fields.optional("format").map_or(Some(false), |node| {
-        node.parsed(|format| match format {
+pub(super) fn log(node: &Node<'_>) -> Log {
+    let node = node.with_fields(&["format", "filter"]);
+    Log {
+        json: node.parsed_or("format", false, |format| match format {
             "text" => Ok(false),
             "json" => Ok(true),
             _ => Err(format!("{format:?} is not known; write \"text\" or \"json\"")),
-        })
-    });
-    let filter = fields.optional("filter").map_or(Some("info".to_owned()), |node| {
-        node.parsed(|filter| match EnvFilter::try_new(filter) {
-            Ok(_) => Ok(filter.to_owned()),
-            Err(error) => Err(format!(
-                "{filter:?} is no filter ({error}); write \"info\" or \"claviger=debug,warn\""
-            )),
-        })
-    });
-    Some(Log { json: json?, filter: filter? })
+        }),
+        filter: node.parsed_or("filter", "info".to_owned(), |filter| {
+            EnvFilter::try_new(filter).map(|_| filter.to_owned()).map_err(|error| {
+                format!(
+                    "{filter:?} is no filter ({error}); write \"info\" or \"claviger=debug,warn\""
+                )
+            })
+        }),
+    }
 }

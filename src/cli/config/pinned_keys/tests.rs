@@ -10,7 +10,7 @@ use claviger_provider_api::{AnotherKey, ErrorKind};
 use super::*;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-const GOOD: &str = include_str!("../../../daemon/config/testdata/good.toml");
+const GOOD: &str = include_str!("../../../../tests/config/good.toml");
 
 fn public_key() -> Vec<u8> {
     let private = PrivateDecryptingKey::generate(KeySize::Rsa2048).unwrap();

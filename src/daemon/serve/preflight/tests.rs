@@ -40,7 +40,7 @@ fn crl(issuer: &Issuer<'static, KeyPair>) -> rcgen::CertificateRevocationList {
 
 impl Setup {
     fn new() -> Self {
-        let text = include_str!("../../config/testdata/good.toml")
+        let text = include_str!("../../../../tests/config/good.toml")
             .replace("off = true", "file = \"audit.jsonl\"")
             .replace("state_dir = \"state\"", "state_dir = \"state\"\ndenied_callers = \"denied\"")
             .replace("\"clients.pem\" }", "\"clients.pem\" }\ncrl = [\"clients.crl\"]")

@@ -1,7 +1,7 @@
 //! What is refused, with which words: one change to a good configuration each.
 
-/// (what to find in `testdata/good.toml`, what to write in its place, what is said about it).
-pub(super) const BAD: &[(&str, &str, &str)] = &[
+/// (what to find in `good.toml`, what to write in its place, what is said about it).
+pub(crate) const BAD: &[(&str, &str, &str)] = &[
     ("[audit]\n", "[audit\n", "claviger.toml:15: this is not TOML: unclosed table, expected `]`"),
     (
         "[audit]\n",
@@ -797,5 +797,26 @@ pub(super) const BAD: &[(&str, &str, &str)] = &[
         "failed_unwraps = \"off\"",
         "failed_unwraps = 100",
         "claviger.toml:54: callers[0].limits.failed_unwraps: is a number; write \"50/s\", \"600/m\", \"100/h\", \"1000/d\" or \"off\"",
+    ),
+    // What is wrong in one place is not reported in another that depends on it.
+    (
+        "[server.tls]\ncertificate = \"server.crt\"\nprivate_key = \"server.key\"\nclient_ca = { clients = \"clients.pem\" }\n",
+        "tls = 5\n",
+        "claviger.toml:6: server.tls: is a number; write a table",
+    ),
+    (
+        "algorithms = [\"RSA-OAEP-256\"]",
+        "algorithms = [\"RSA-OAEP-1\"]",
+        "claviger.toml:39: keys.user-keys.versions[1].algorithms[0]: \"RSA-OAEP-1\" is not known; allowed: RSA-OAEP, RSA-OAEP-256, RSA-OAEP-384, RSA-OAEP-512, RSA1_5",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"rewrite\"], to = [\"other\"]",
+        "claviger.toml:53: callers[0].grants[0].operations[0]: \"rewrite\" is not known; write \"wrap\", \"unwrap\", \"rewrap\", \"sign\", \"verify\" or \"read\"",
+    ),
+    (
+        "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
+        "keys = [\"user-keys\"], operations = [\"unwrap\"], wrapped_sha256 = 5 }, { keys = [\"user-keys\"], operations = [\"unwrap\"], wrapped_sha256 = [\"abababababababababababababababababababababababababababababababab\"]",
+        "claviger.toml:53: callers[0].grants[0].wrapped_sha256: is a number; write a list of strings",
     ),
 ];
