@@ -120,10 +120,28 @@ async fn each_login_to_a_token_is_an_audit_record_whether_it_succeeds_or_not() {
             assert_eq!((&login["token"], &login["label"]), (&latched["token"], &latched["label"]));
             assert!(!login["token"].as_str().unwrap().is_empty(), "{login}");
         }
+        let states: Vec<_> = of_event("replica").iter().map(|r| r["state"].clone()).collect();
+        // It may fail for one reason after the other.
+        let (first, last) = (states.first().unwrap(), states.last().unwrap());
+        assert_eq!((first, last), (&"fails".into(), &"serves".into()), "{isolation}: {states:?}");
         let error = logins[0]["error"].as_str().unwrap();
         assert!(error.contains("CKR_PIN_INCORRECT"), "{error}");
         assert!(logins[1]["error"].is_null());
     }
+}
+
+#[test]
+fn that_an_operator_had_failed_logins_forgotten_is_an_audit_record() {
+    let (token, _faults, mut setup) = wrong_pin();
+    let daemon = setup.start();
+    let cleared = clear(&setup, &token);
+    assert!(cleared.status.success(), "{}", stderr(&cleared));
+    assert_eq!(daemon.terminate().code, Some(0));
+    let mut records = setup.files.audit_records();
+    records.retain(|record| record["event"] == "pin-cleared");
+    let [cleared] = &records[..] else { panic!("{records:#?}") };
+    assert_eq!(cleared["token"], token.serial());
+    assert_eq!(cleared["uid"], rustix::process::geteuid().as_raw());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -60,7 +60,8 @@ pub fn open(path: &Path, protection: Protection) -> Result<(File, Metadata), Fil
         rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| io(errno.into()))?;
     let file = File::from(descriptor);
     let metadata = file.metadata().map_err(io)?;
-    judge(&metadata, protection).map_err(|reason| FileError::refused(path, reason))?;
+    let reason = |reason| FileError::refused(path, reason);
+    judge(&metadata, protection, private_mode(path)).map_err(reason)?;
     Ok((file, metadata))
 }
 
@@ -85,7 +86,18 @@ pub fn read(
     Ok(bytes)
 }
 
-fn judge(file: &Metadata, protection: Protection) -> Result<(), String> {
+/// How a file gets a mode for us alone. What Kubernetes mounts is a link into a folder that it writes
+/// anew, with mode 0644 unless the volume says otherwise; changing it there does not last.
+fn private_mode(path: &Path) -> &'static str {
+    match std::fs::read_link(path) {
+        Ok(to) if to.starts_with("..data") => {
+            "set `defaultMode: 0400` on the volume, or 0440 with a group of ours"
+        }
+        _ => "chmod 600 it",
+    }
+}
+
+fn judge(file: &Metadata, protection: Protection, private_mode: &str) -> Result<(), String> {
     if !file.is_file() {
         return Err("it is not a regular file".to_owned());
     }
@@ -106,14 +118,14 @@ fn judge(file: &Metadata, protection: Protection) -> Result<(), String> {
         };
     }
     if mode & 0o007 != 0 {
-        return Err(format!("mode {mode:o} lets others at it; chmod 600 it"));
+        return Err(format!("mode {mode:o} lets others at it; {private_mode}"));
     }
     if mode & 0o020 != 0 {
-        return Err(format!("mode {mode:o} lets its group write; chmod 600 it"));
+        return Err(format!("mode {mode:o} lets its group write; {private_mode}"));
     }
     if protection == Protection::Secret && mode & 0o040 != 0 && !is_our_group(file.gid()) {
         return Err(format!(
-            "mode {mode:o} lets group {} read, which is no group of ours; chmod 600 it",
+            "mode {mode:o} lets group {} read, which is no group of ours; {private_mode}",
             file.gid()
         ));
     }
@@ -164,6 +176,19 @@ mod tests {
                 assert!(said.contains("chmod 600"), "{mode:o}: {said}");
             }
         }
+    }
+
+    #[test]
+    fn what_kubernetes_mounts_is_given_its_mode_by_the_volume() {
+        let (directory, path) = file(0o644, b"1234");
+        let data = directory.path().join("..2026_11_30");
+        std::fs::create_dir(&data).unwrap();
+        std::fs::rename(&path, data.join("pin")).unwrap();
+        symlink("..2026_11_30", directory.path().join("..data")).unwrap();
+        let mounted = directory.path().join("pin");
+        symlink("..data/pin", &mounted).unwrap();
+        let said = refusal(&mounted, Protection::Secret);
+        assert!(said.contains("defaultMode: 0400") && !said.contains("chmod"), "{said}");
     }
 
     #[test]
