@@ -167,6 +167,8 @@ fn provider(folder: &Path, label: &str) -> Provider {
         "token": { "label": label },
         "pin": { "file": folder.join(label) },
         "sessions": 1,
+        // A process of its own would be this test's program.
+        "isolation": "none",
     }))
     .unwrap();
     Provider::new(label, &config, Some(&folder.join("state"))).unwrap()
