@@ -240,7 +240,7 @@ async fn google(key: &Pair) -> Outcome<Service> {
     })
 }
 
-/// A fake in a process of its own, so that its CPU time is nobody else's; and what it said of itself.
+/// A fake in a process of its own, so that its CPU time is counted apart, and what it printed at start.
 struct Fake {
     folder: tempfile::TempDir,
     said: serde_json::Value,
@@ -342,7 +342,7 @@ impl Pair {
     }
 }
 
-/// `{ file = "…" }`, which nobody else may read.
+/// `{ file = "…" }` for a new file of mode 0600.
 fn secret(folder: &tempfile::TempDir, name: &str, content: &str) -> Outcome<Value> {
     let path = folder.path().join(name);
     secret_file(&path, content.as_bytes())?;

@@ -234,7 +234,7 @@ impl DaemonFiles {
         self.choose_ports();
     }
 
-    /// Takes other ports, where somebody was faster on the last ones.
+    /// Takes other ports, where the last ones were taken.
     pub(crate) fn choose_ports(&mut self) {
         let [service, operations] = free_ports();
         self.set("server.listen", vec![Value::from(format!("127.0.0.1:{service}"))]);

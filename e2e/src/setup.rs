@@ -83,7 +83,7 @@ impl Setup {
         self.connect_as(daemon, &self.caller).await
     }
 
-    /// Connects as somebody else of the same CA.
+    /// Connects as another client of the same CA.
     pub async fn connect_as(&self, daemon: &Daemon, identity: &Identity) -> Connection {
         Connection::open(daemon.address(), self.files.pki.ca_der(), Some(identity))
             .await

@@ -184,7 +184,7 @@ impl Token {
         self.folder.path()
     }
 
-    /// What must be in the environment of whoever loads the module.
+    /// What must be in the environment of a process that loads the module.
     pub fn environment(&self) -> &[(OsString, OsString)] {
         &self.environment
     }

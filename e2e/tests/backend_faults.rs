@@ -1,4 +1,4 @@
-//! Services at their worst, each through the fault proxy and the real daemon: throttled, ill, cut off,
+//! Services at their worst, each through the fault proxy and the real daemon: throttled, failing, cut off,
 //! slow, not who they say they are.
 
 use std::time::{Duration, Instant};
@@ -68,7 +68,7 @@ on_each_service!(
 /// The ways in which an answer can be none.
 fn breakages(setup: &FaultSetup) -> [Fault; 5] {
     [
-        Fault::Answer(setup.service.kind.api().ill()),
+        Fault::Answer(setup.service.kind.api().failing()),
         Fault::CutBeforeHeaders,
         Fault::CutAfterHeaders,
         Fault::CutBody,
@@ -140,21 +140,21 @@ async fn the_services_own_request_id_is_in_the_audit_record(kind: ServiceKind) {
     assert_eq!(answer.code(), Code::InvalidArgument);
     let (outcome, of_bad) = last();
     assert_eq!(outcome, "INVALID_ARGUMENT");
-    let ill = Fault::Answer(kind.api().ill());
-    setup.fault(setup.unwraps_of_value(), Times::Next(2), ill);
+    let failing = Fault::Answer(kind.api().failing());
+    setup.fault(setup.unwraps_of_value(), Times::Next(2), failing);
     let answer = setup.ask(&connection).await.1.unwrap_err();
     assert_eq!(answer.code(), Code::Unavailable);
-    let (outcome, of_ill) = last();
+    let (outcome, of_failing) = last();
     assert_eq!(outcome, "UNAVAILABLE");
-    println!("{}: {of_good}, bad value {of_bad:?}, ill {of_ill:?}", kind.name());
+    println!("{}: {of_good}, bad value {of_bad:?}, failing {of_failing:?}", kind.name());
     match kind {
-        ServiceKind::OpenBao | ServiceKind::Vault => assert_eq!((of_bad, of_ill), (None, None)),
+        ServiceKind::OpenBao | ServiceKind::Vault => assert_eq!((of_bad, of_failing), (None, None)),
         ServiceKind::Aws | ServiceKind::Azure | ServiceKind::Google => {
             let of_bad = of_bad.expect("errors are named as well");
-            let of_ill = of_ill.expect("errors are named as well");
+            let of_failing = of_failing.expect("errors are named as well");
             let known = "00000000-0000-0000-0000-00000000fa17";
-            assert!(kind == ServiceKind::Google || of_ill == known, "{of_ill}");
-            assert!(of_good != of_bad && of_bad != of_ill && of_ill != of_good);
+            assert!(kind == ServiceKind::Google || of_failing == known, "{of_failing}");
+            assert!(of_good != of_bad && of_bad != of_failing && of_failing != of_good);
         }
     }
 }
@@ -249,7 +249,7 @@ async fn a_slow_service_costs_its_callers_their_deadline_and_no_more(kind: Servi
     ] {
         setup.fault(setup.unwraps_of_value(), Times::Always, fault);
         let (mut least, mut most, mut calls) = (Duration::MAX, Duration::ZERO, 0);
-        // A busy machine delays everybody now and then: more calls are made until one was undisturbed.
+        // A busy machine delays every call now and then: more calls are made until one was undisturbed.
         while calls < ENOUGH || (least >= within && calls < AT_MOST) {
             let (code, took) = with_deadline(&connection, &setup.base.request(), "700m").await;
             assert_eq!(code, Code::DeadlineExceeded, "{name}\n{}", setup.daemon.log());
@@ -401,7 +401,7 @@ async fn an_answer_of_google_with_a_wrong_checksum_is_never_given_out() {
     }
 }
 
-/// OpenBao says 500 to a bad value, as it does when it is ill.
+/// OpenBao says 500 to a bad value, as it does when it fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_bad_values_for_openbao_change_nobodys_health() {
     const AT_A_TIME: u32 = 8;
@@ -432,7 +432,7 @@ async fn a_thousand_bad_values_for_openbao_change_nobodys_health() {
     assert!(!tally.right.is_empty());
     assert_eq!(setup.base.key_health(&setup.daemon).await, Health::Serving);
     let log = setup.daemon.log();
-    assert!(!log.contains("replica fails"), "nobody's health changed: {log}");
+    assert!(!log.contains("replica fails"), "no key's health changed: {log}");
     assert_eq!(log.matches("logged in").count(), 1, "nor was there a second login: {log}");
     println!("1000 bad values; {} honest calls meanwhile, none failed", tally.right.len());
 }

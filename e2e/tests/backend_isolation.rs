@@ -9,7 +9,7 @@ use e2e::{Daemon, DaemonFiles, Load, RsaKey, ServiceKind, TestService, Token, Ve
 use fault_proxy::{Fault, FaultProxy, Pattern, Times};
 
 /// The keys whose backends are well all the time.
-const WELL: [&str; 3] = ["in-files", "in-softhsm", "in-google"];
+const SOUND: [&str; 3] = ["in-files", "in-softhsm", "in-google"];
 const AILING: [ServiceKind; 3] = [ServiceKind::Aws, ServiceKind::Azure, ServiceKind::OpenBao];
 const FOR: Duration = Duration::from_secs(6);
 /// Measured so often at most: a busy machine has outliers of its own.
@@ -21,22 +21,22 @@ const FLOOR: Duration = Duration::from_millis(100);
 async fn backends_that_are_sealed_cut_off_or_ill_cost_the_callers_of_others_nothing() {
     let mut files = DaemonFiles::new();
     let token = Token::softhsm();
-    let keys = WELL.map(|_| RsaKey::generate(2048));
+    let keys = SOUND.map(|_| RsaKey::generate(2048));
     files.key_folder("files", "keys");
     keys[0].write_pem(&files.path("keys/in-files.pem"));
-    files.key(WELL[0], &["RSA-OAEP"], vec![Version::active(1, &keys[0], "files", "in-files.pem")]);
+    files.key(SOUND[0], &["RSA-OAEP"], vec![Version::active(1, &keys[0], "files", "in-files.pem")]);
     files.token("softhsm", &token);
-    token.import(&keys[1], WELL[1], "01");
+    token.import(&keys[1], SOUND[1], "01");
     let locator = "pkcs11:object=in-softhsm";
-    files.key(WELL[1], &["RSA-OAEP"], vec![Version::active(1, &keys[1], "softhsm", locator)]);
+    files.key(SOUND[1], &["RSA-OAEP"], vec![Version::active(1, &keys[1], "softhsm", locator)]);
 
     let google = TestService::start(ServiceKind::Google).await;
     google.configure(&mut files, "google", None).await;
     let stored = google.import(&keys[2], "one", None).await;
     let stored = stored.iter().find(|stored| stored.algorithms == [Algorithm::RsaOaep]).unwrap();
-    files.key(WELL[2], &["RSA-OAEP"], vec![stored.version(&keys[2], "google")]);
+    files.key(SOUND[2], &["RSA-OAEP"], vec![stored.version(&keys[2], "google")]);
 
-    let mut ailing = Vec::new();
+    let mut failing = Vec::new();
     for kind in AILING {
         let service = TestService::start(kind).await;
         let proxy = service.proxy().await;
@@ -49,44 +49,45 @@ async fn backends_that_are_sealed_cut_off_or_ill_cost_the_callers_of_others_noth
             ServiceKind::OpenBao => Some(service.vault().unseal_share().await),
             _ => None,
         };
-        ailing.push(Ailing { service, proxy, wrapped, unseal_share });
+        failing.push(Ffailing { service, proxy, wrapped, unseal_share });
     }
-    let names: Vec<&str> = WELL.into_iter().chain(AILING.map(ServiceKind::name)).collect();
+    let names: Vec<&str> = SOUND.into_iter().chain(AILING.map(ServiceKind::name)).collect();
     let caller = files.caller("key-connector", &names, &["unwrap", "read"]);
     let daemon = Daemon::start(&mut files);
     let config = e2e::setup::client_config(&files, &daemon, &caller);
     let client = Client::new(&config).unwrap();
-    prove_well(&client, &daemon, &ailing).await;
+    prove_well(&client, &daemon, &failing).await;
 
-    // The same callers ask in both cases, those of the ailing backends too: else the machine has more
+    // The same callers ask in both cases, those of the failing backends too: else the machine has more
     // to do in one of them.
     let measure = async || {
         let on_well =
-            WELL.iter().zip(&keys).map(|(name, key)| Load::on_key(&config, name, &wrap(key), 2));
-        let on_others =
-            ailing.iter().map(|ailing| Load::on_key(&config, ailing.name(), &ailing.wrapped, 2));
+            SOUND.iter().zip(&keys).map(|(name, key)| Load::on_key(&config, name, &wrap(key), 2));
+        let on_others = failing
+            .iter()
+            .map(|failing| Load::on_key(&config, failing.name(), &failing.wrapped, 2));
         let loads: Vec<_> = on_well.chain(on_others).collect();
         tokio::time::sleep(FOR).await;
         let mut tallies = Vec::new();
         for load in loads {
             tallies.push(load.stop().await);
         }
-        let on_ailing = tallies.split_off(WELL.len());
-        (tallies, on_ailing)
+        let on_failing = tallies.split_off(SOUND.len());
+        (tallies, on_failing)
     };
-    let mut disturbed = WELL.to_vec();
+    let mut disturbed = SOUND.to_vec();
     for round in 1..=ROUNDS {
-        let (before, on_ailing) = measure().await;
-        for (ailing, tally) in ailing.iter().zip(on_ailing) {
-            assert!(!tally.right.is_empty(), "{} is well: {:?}", ailing.name(), tally.failed);
-            ailing.fall_ill().await;
+        let (before, on_failing) = measure().await;
+        for (failing, tally) in failing.iter().zip(on_failing) {
+            assert!(!tally.right.is_empty(), "{} is well: {:?}", failing.name(), tally.failed);
+            failing.fall_ill().await;
         }
-        let (during, on_ailing) = measure().await;
-        for (ailing, tally) in ailing.iter().zip(on_ailing) {
-            assert!(!tally.failed.is_empty(), "{} ails", ailing.name());
-            assert!(tally.right.is_empty(), "{} ails", ailing.name());
+        let (during, on_failing) = measure().await;
+        for (failing, tally) in failing.iter().zip(on_failing) {
+            assert!(!tally.failed.is_empty(), "{} fails", failing.name());
+            assert!(tally.right.is_empty(), "{} fails", failing.name());
         }
-        for (name, (before, during)) in WELL.iter().zip(before.iter().zip(&during)) {
+        for (name, (before, during)) in SOUND.iter().zip(before.iter().zip(&during)) {
             println!(
                 "round {round}, {name}: p99 {:.1?} before ({} calls), {:.1?} while others fail \
                  ({} calls), errors {}",
@@ -107,16 +108,16 @@ async fn backends_that_are_sealed_cut_off_or_ill_cost_the_callers_of_others_noth
         if disturbed.is_empty() {
             return;
         }
-        for ailing in &ailing {
-            ailing.get_well().await;
+        for failing in &failing {
+            failing.get_well().await;
         }
-        prove_well(&client, &daemon, &ailing).await;
+        prove_well(&client, &daemon, &failing).await;
     }
     panic!("in {ROUNDS} rounds none left these alone: {disturbed:?}");
 }
 
-/// A backend that ails at times, and what is wrapped under its key.
-struct Ailing {
+/// A backend that fails at times, and what is wrapped under its key.
+struct Ffailing {
     service: TestService,
     proxy: FaultProxy,
     wrapped: Vec<u8>,
@@ -124,7 +125,7 @@ struct Ailing {
     unseal_share: Option<String>,
 }
 
-impl Ailing {
+impl Ffailing {
     fn name(&self) -> &'static str {
         self.service.kind.name()
     }
@@ -133,11 +134,11 @@ impl Ailing {
         match self.service.kind {
             ServiceKind::Aws => self.proxy.cut_off().await,
             ServiceKind::Azure => {
-                let ill = Fault::Answer(ServiceKind::Azure.api().ill());
-                self.proxy.on(Pattern::any(), Times::Always, ill);
+                let failing = Fault::Answer(ServiceKind::Azure.api().failing());
+                self.proxy.on(Pattern::any(), Times::Always, failing);
             }
             ServiceKind::OpenBao => self.service.vault().seal().await,
-            ServiceKind::Google | ServiceKind::Vault => unreachable!("not among those that ail"),
+            ServiceKind::Google | ServiceKind::Vault => unreachable!("not among those that fail"),
         }
     }
 
@@ -150,13 +151,13 @@ impl Ailing {
 }
 
 /// Waits until each of these unwraps, for half a minute at most.
-async fn prove_well(client: &Client, daemon: &Daemon, ailing: &[Ailing]) {
+async fn prove_well(client: &Client, daemon: &Daemon, failing: &[Ffailing]) {
     let options = claviger_client::UnwrapOptions::default();
     let begun = Instant::now();
-    for ailing in ailing {
-        let name = ailing.name();
+    for failing in failing {
+        let name = failing.name();
         loop {
-            match client.unwrap_key(name, &ailing.wrapped, &options).await {
+            match client.unwrap_key(name, &failing.wrapped, &options).await {
                 Ok(answer) => {
                     assert_eq!(*answer.key_material, MATERIAL);
                     break;

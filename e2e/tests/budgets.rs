@@ -1,4 +1,4 @@
-//! What one caller may spend on one key, however it tries, and that nobody else notices.
+//! What one caller may spend on one key, however it tries, and that no other caller notices.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -260,8 +260,8 @@ async fn a_wrong_value_asked_a_thousand_times_by_fifty_at_once_does_not_lock_the
     assert!((3..=4).contains(&asked), "{asked}");
     assert_eq!(daemon.count("claviger_failed_unwraps_total", &[]), 1);
     assert_eq!(daemon.count("claviger_repeated_failures_total", &[]), 999);
-    daemon.wait_for_log("the same value fails again and again");
-    let alarms = daemon.log().matches("the same value fails again and again").count();
+    daemon.wait_for_log("the same value keeps failing");
+    let alarms = daemon.log().matches("the same value keeps failing").count();
     assert_eq!(alarms, 1);
     // Over a restart: answered as before, without the token.
     assert_eq!(daemon.kill().signal, Some(9));

@@ -218,7 +218,7 @@ async fn an_alias_that_was_pointed_elsewhere_is_told_with_the_key_it_points_to()
     let elsewhere = service.import(&other, "other", None).await.swap_remove(0).locator;
     let (kms, alias) = (service.aws().administrator(), "alias/user-keys");
     kms.create_alias().alias_name(alias).target_key_id(&own).send().await.unwrap();
-    let advice = "write the ARN as the locator, so that nobody";
+    let advice = "write the ARN as the locator: an alias";
     let mut setup = Setup::at(files, key, "aws", alias, algorithms[0]);
     let daemon = setup.start();
     setup.wait_for(&daemon, Code::Ok).await;

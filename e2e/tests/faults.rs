@@ -156,7 +156,7 @@ async fn a_device_in_trouble_is_unavailable_as_long_as_it_is_and_no_longer() {
             );
         }
         not_serving_and(&setup, &daemon, Code::Unavailable).await;
-        // A caller in a hurry makes nobody try more often.
+        // A caller with short deadlines causes no further attempts.
         let logins = faults.count("C_Login");
         assert!(logins <= 6, "{logins} logins in two seconds of {function} {rv}");
         faults.clear();

@@ -1,4 +1,4 @@
-//! Programs that nobody here wrote load the module: each decrypts what OpenSSL encrypted to the
+//! Programs of other projects load the module: each decrypts what OpenSSL encrypted to the
 //! public key, and OpenSSL verifies what they sign. `docs/pkcs11-module.md` has the table.
 
 use std::ffi::OsStr;

@@ -1,5 +1,5 @@
 //! What one caller can take of the daemon, and that a storm is none: descriptors, connections, room
-//! for calls; and restarts that nobody notices.
+//! for calls; and restarts that no caller notices.
 
 use std::collections::VecDeque;
 use std::net::TcpListener;
@@ -235,7 +235,7 @@ async fn a_stop_takes_a_second_at_most_whatever_idle_clients_do() {
         assert_eq!(setup.ask_over(&connection).await, Code::Ok);
         idle.push(connection);
     }
-    // As a PKCS#11 module between two calls: connected, and nobody reads.
+    // As a PKCS#11 module between two calls: connected, and it does not read.
     let deaf = setup.deaf(&daemon, 51).await;
     let begun = Instant::now();
     let exit = daemon.terminate();

@@ -373,7 +373,7 @@ fn the_mechanisms_of_a_key_that_is_not_open_yet_are_waited_for() {
 /// Whom the setuid file belongs to.
 const NOBODY: u32 = 65_534;
 
-/// A host that runs as somebody else than who started it must not be told by its environment whom
+/// A host that runs as another user than the one that started it must not be told by its environment whom
 /// to trust.
 #[test]
 fn a_host_with_more_rights_than_its_user_ignores_the_variable() {
@@ -474,7 +474,7 @@ fn without_a_log_a_host_hears_nothing_but_return_values() {
     assert_eq!(output.stdout, b"");
 }
 
-/// valgrind sees each access, and what is still allocated at the end but reached by nobody.
+/// valgrind sees each access, and what is still allocated at the end and no longer reachable.
 #[test]
 #[ignore = "long: scripts/test --all"]
 fn valgrind_finds_no_invalid_access_and_no_leak_that_grows() {
@@ -497,7 +497,7 @@ fn valgrind_finds_no_invalid_access_and_no_leak_that_grows() {
     };
     let few = leaks(&["sequential", "2", "threads", "2", "2"]);
     let many = leaks(&["sequential", "20", "threads", "2", "10", "fork-logged-in"]);
-    assert_eq!(few, many, "bytes that nobody reaches, after few and after many cycles");
+    assert_eq!(few, many, "unreachable bytes, after few and after many cycles");
 }
 
 /// The bytes that are definitely lost, from valgrind's summary.

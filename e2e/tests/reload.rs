@@ -112,7 +112,7 @@ async fn what_is_new_disabled_or_removed_on_purpose_refuses_nothing() {
     let third = Version::active(3, &third, "files", "nothing.pem").with("state", "unwrap-only");
     configure(&mut setup, vec![third, second(), first]);
     reload(&setup.files, &daemon).await.unwrap();
-    // Of a disabled version nobody looks where it is.
+    // The locator of a disabled version is not looked up.
     let disabled = in_files(&setup, "gone.pem").with("state", "disabled");
     configure(&mut setup, vec![second(), disabled]);
     reload(&setup.files, &daemon).await.unwrap();

@@ -1,4 +1,4 @@
-//! Rewrap: the material reaches the target that the grant names and nobody else, spends what an
+//! Rewrap: the material reaches the target that the grant names and no other, spends what an
 //! unwrap spends, fails as an unwrap fails, and is written down with both ends.
 
 use bytes::Bytes;

@@ -12,7 +12,7 @@ use e2e::process::command;
 use e2e::setup::{KEY, MATERIAL};
 use e2e::{Daemon, Setup};
 
-/// A uid that is nobody's, for a client that is not the daemon's own user.
+/// A uid that no user has, for a client that is not the daemon's own user.
 const STRANGER: u32 = 54_321;
 
 fn is_root() -> bool {
@@ -20,7 +20,7 @@ fn is_root() -> bool {
 }
 
 /// `claviger unwrap` over the socket. Where the tests run as root, as `uid` in the group of the
-/// socket's owner; else as whoever runs the tests.
+/// socket's owner; else as the user who runs the tests.
 fn unwrap_as(uid: u32, socket: &Path, wrapped: &[u8]) -> Output {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();

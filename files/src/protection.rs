@@ -16,7 +16,7 @@ pub enum Protection {
     /// Any owner and mode: what is in it is held against something that is trusted, as a certificate
     /// is against its private key.
     Public,
-    /// Everybody may read it: configuration, certificates, revocation lists, denied callers.
+    /// Any user may read it: configuration, certificates, revocation lists, denied callers.
     Trusted,
     /// Others cannot read it, and its group only if it is a group of this process: keys, PINs.
     Secret,

@@ -22,7 +22,7 @@ pub enum Command {
 Examples:
   sudo claviger budget show key-connector user-keys")]
     Show(Args),
-    /// Give a caller its failed unwraps on a key back; the audit log says who did
+    /// Set a caller's failed unwraps on a key to zero; the audit log records who did
     #[command(after_help = "\
 Examples:
   sudo claviger budget reset key-connector user-keys")]

@@ -36,7 +36,7 @@ pub struct Args {
     key_version: Option<u32>,
     #[command(flatten)]
     issuer: IssuerArgs,
-    /// The private key of --ca-certificate, PEM, readable by nobody else
+    /// The private key of --ca-certificate, PEM, not readable by others
     #[arg(long, value_name = "FILE", requires = "ca_certificate")]
     ca_key: Option<PathBuf>,
     /// The common name in it [default: the key's name]
@@ -61,10 +61,10 @@ pub struct Args {
 #[derive(clap::Args, Debug)]
 #[group(multiple = false)]
 pub struct IssuerArgs {
-    /// Signed by the CA in this folder (`claviger pki init`) [default: by a CA that is thrown away]
+    /// Signed by the CA in this folder (`claviger pki init`) [default: a CA whose key is discarded]
     #[arg(long, value_name = "DIR")]
     issuer: Option<PathBuf>,
-    /// Signed by any other CA, of which no books are kept: its certificate, PEM
+    /// The certificate of another CA that signs, PEM; no record of it is kept
     #[arg(long, value_name = "FILE", requires = "ca_key")]
     ca_certificate: Option<PathBuf>,
     /// Signed by the key itself, which must list the signing algorithm RS256

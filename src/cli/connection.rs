@@ -21,19 +21,19 @@ pub struct ConnectionArgs {
     /// stand in for each other
     #[arg(long, value_name = "URL")]
     endpoint: Vec<String>,
-    /// The CA certificates that vouch for the daemon, PEM
+    /// The CA certificates that the daemon's certificate is verified with, PEM
     #[arg(long, value_name = "FILE", requires = "endpoint")]
     ca: Option<PathBuf>,
     /// The certificate to show, PEM
     #[arg(long, value_name = "FILE", requires = "endpoint")]
     certificate: Option<PathBuf>,
-    /// Its private key, PEM, readable by nobody else
+    /// Its private key, PEM, not readable by others
     #[arg(long, value_name = "FILE", requires = "endpoint")]
     private_key: Option<PathBuf>,
     /// How long to wait for the answer: 500ms, 10s, 2m
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     timeout: Duration,
-    /// In the place of --timeout: keep trying for so long while the daemon or the key's backend
+    /// Instead of --timeout: keep trying for this long while the daemon or the key's backend
     /// cannot be reached, or has no room
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "timeout")]
     wait: Option<Duration>,

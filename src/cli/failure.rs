@@ -81,7 +81,7 @@ impl Failure {
         Self::new(Exit::Closed, "stdout is closed")
     }
 
-    /// The same, with a sentence that says what to do.
+    /// This failure with a sentence that says what to do.
     #[must_use]
     pub fn advise(self, advice: impl Into<String>) -> Self {
         Self { advice: Some(advice.into()), ..self }

@@ -80,7 +80,7 @@ Exit codes:
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// See it work: the daemon on loopback, a key wrapped and unwrapped
+    /// Run a daemon on loopback, and wrap and unwrap a key with it
     Demo(demo::Args),
     /// Run the daemon
     Serve(serve::Args),
@@ -89,7 +89,7 @@ pub enum Command {
     /// Check the configuration, or fill in the hashes of its public keys
     #[command(subcommand)]
     Config(config::Command),
-    /// Ask every backend whether each key is well, and say what to do
+    /// Check every key in its backend, and say what to do about failures
     Doctor(doctor::Args),
     /// Wrap key material: stdin or a file to stdout
     Wrap(wrap::Args),
@@ -114,13 +114,13 @@ pub enum Command {
     #[cfg(feature = "pkcs11")]
     #[command(subcommand)]
     Pin(pin::Command),
-    /// Show what a caller has spent of its failed unwraps, or give it back
+    /// Show or reset a caller's failed unwraps
     #[command(subcommand)]
     Budget(budget::Command),
     /// Run a development CA: certificates for mutual TLS
     #[command(subcommand)]
     Pki(pki::Command),
-    /// See what the audit log proves
+    /// Verify the audit log
     #[command(subcommand)]
     Audit(audit::Command),
     /// Measure a backend alone and behind the daemon, side by side

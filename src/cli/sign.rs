@@ -40,7 +40,7 @@ pub struct DigestArgs {
     /// The message [default: stdin]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
-    /// The digest in hexadecimal, in the place of a message
+    /// The digest in hexadecimal, instead of a message
     #[arg(long, value_name = "HEX", conflicts_with = "file")]
     digest: Option<String>,
     /// The version to use [default: the newest active one signs, any of them verifies]

@@ -29,7 +29,7 @@ pub struct Args {
     key_version: Option<u32>,
     #[command(flatten)]
     parameters: ParameterArgs,
-    /// Only find out whether it unwraps: the key material is dropped, and its length told
+    /// Only check that it unwraps: the key material is dropped, and its length printed
     #[arg(long)]
     discard: bool,
     #[command(flatten)]

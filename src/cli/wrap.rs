@@ -25,7 +25,7 @@ pub struct Args {
     /// The key material [default: stdin]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
-    /// In the place of an input: wrap so many random bytes (1 to 1024), which are never shown
+    /// Instead of an input, wrap this many random bytes (1 to 1024), which are never shown
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024),
         conflicts_with_all = ["file", "base64_in"])]
     generate: Option<u16>,

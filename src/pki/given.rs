@@ -49,7 +49,7 @@ impl GivenCa {
         let (der, _) = over.signed_by(&self.issuer)?;
         let names_issuer = X509Certificate::from_der(&der)
             .is_ok_and(|(_, made)| made.issuer().as_raw() == self.subject);
-        // A name that is not the CA's to the byte is nobody's, and no chain is found by it.
+        // A name that differs from the CA's by a byte matches no issuer: no chain is found by it.
         if names_issuer { Ok(der) } else { Err(PkiError::Invalid(UNUSUAL_NAME.to_owned())) }
     }
 }

@@ -141,7 +141,7 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
     (
         "client_ca = { clients = \"clients.pem\" }",
         "client_ca = {}",
-        "claviger.toml:9: server.tls.client_ca: is empty: nobody could connect; name at least one bundle of client CAs",
+        "claviger.toml:9: server.tls.client_ca: is empty: no client could connect; name at least one bundle of client CAs",
     ),
     (
         "client_ca = { clients = \"clients.pem\" }",
@@ -566,7 +566,7 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
     (
         "match = { spiffe = \"spiffe://example.org/kc\" }",
         "match = []",
-        "claviger.toml:52: callers[0].match: is empty: nobody would be this caller; write { spiffe = \"spiffe://…\" }",
+        "claviger.toml:52: callers[0].match: is empty: no client would be this caller; write { spiffe = \"spiffe://…\" }",
     ),
     (
         "match = { spiffe = \"spiffe://example.org/kc\" }",
@@ -591,7 +591,7 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
     (
         "dns = \"prometheus.example.org\"",
         "dns = \"*.example.org\"",
-        "claviger.toml:62: callers[2].match.dns: \"*.example.org\" has a wildcard, which names nobody in particular; write a whole name such as \"kc.example.org\"",
+        "claviger.toml:62: callers[2].match.dns: \"*.example.org\" has a wildcard, which names no client in particular; write a whole name such as \"kc.example.org\"",
     ),
     (
         "dns = \"prometheus.example.org\"",

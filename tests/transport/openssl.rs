@@ -495,7 +495,7 @@ fn what_is_no_ca_is_refused_at_load_in_words() {
         ca.write("ca.pem", &root);
         said
     };
-    // As in somebody's fullchain.pem.
+    // As in a fullchain.pem.
     let error = said(ca.text("kc.pem") + &root).unwrap_err();
     assert!(error.contains("CN=kc: it is no CA (basicConstraints without CA:TRUE)"), "{error}");
     let error = said(ca.text("own.pem")).unwrap_err();

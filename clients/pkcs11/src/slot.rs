@@ -22,8 +22,8 @@ use crate::rv::{self, Result};
 
 /// Descriptions of keys are this old at most, where the daemon can be asked.
 const FRESH: Duration = Duration::from_mins(1);
-/// The same where a key is missing that the configuration names, or has not been opened yet; and
-/// how long a daemon that did not answer is not asked again, if there is something to go on with.
+/// The age from which descriptions are asked for again where a configured key is missing or not open
+/// yet; and how long a daemon that did not answer is not asked again, if older descriptions are there.
 const INCOMPLETE: Duration = Duration::from_secs(1);
 
 /// How long a search waits for a key while another one has waited its whole time without success.

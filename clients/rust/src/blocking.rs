@@ -93,7 +93,7 @@ impl Client {
         Ok(Self { shared, options: CallOptions::new(config) })
     }
 
-    /// The same connections with another deadline for each call.
+    /// A client over these connections with another deadline for each call.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         let mut client = self.clone();
@@ -101,7 +101,7 @@ impl Client {
         client
     }
 
-    /// The same connections with a request id, as [`crate::Client::with_request_id`] does.
+    /// A client over these connections with a request id, as [`crate::Client::with_request_id`] does.
     pub fn with_request_id(&self, request_id: &str) -> Result<Self, Error> {
         let mut client = self.clone();
         client.options.set_request_id(request_id)?;

@@ -80,7 +80,7 @@ impl Client {
         Self { endpoints: Arc::new(endpoints), options: CallOptions::new(config) }
     }
 
-    /// The same connections with another deadline for each call.
+    /// A client over these connections with another deadline for each call.
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         let mut client = self.clone();
@@ -88,7 +88,7 @@ impl Client {
         client
     }
 
-    /// The same connections, sending `request_id` with each call in the place of a new random one:
+    /// A client over these connections that sends `request_id` with each call, and no new random one:
     /// 1 to 64 printable ASCII characters, recorded by the daemon beside its own id.
     pub fn with_request_id(&self, request_id: &str) -> Result<Self, Error> {
         let mut client = self.clone();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::cause::Cause;
 use crate::foreign;
 
-/// Why an operation failed, as far as anybody but the operator needs to know. Closed: it is
+/// Why an operation failed, as far as a caller needs to know. Closed: it is
 /// matched without a wildcard where it becomes a gRPC status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -105,7 +105,7 @@ impl Error {
         Self { kind, source: source.into(), ..self }
     }
 
-    /// The same error with a sentence before it that says what failed: `what: source`.
+    /// This error with a sentence before it that says what failed: `what: source`.
     #[must_use]
     pub fn in_context(self, what: impl fmt::Display) -> Self {
         let text = format!("{what}: {self}");
@@ -113,7 +113,7 @@ impl Error {
         self.retold(kind, text)
     }
 
-    /// The same error for another call that waited for the same event.
+    /// A copy of this error for another call that waited for the same event.
     #[must_use]
     pub fn repeated(&self) -> Self {
         Self {

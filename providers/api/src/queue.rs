@@ -49,10 +49,10 @@ impl<T> FairQueue<T> {
         if queue.len() == 1 {
             state.turn.push_back(caller);
         }
-        let somebody_waits = state.waiting > 0;
+        let has_waiter = state.waiting > 0;
         drop(state);
-        // A notification costs a system call whether anybody waits or not.
-        if somebody_waits {
+        // A notification costs a system call even if no task waits.
+        if has_waiter {
             self.ready.notify_one();
         }
         Ok(())

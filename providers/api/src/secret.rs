@@ -161,7 +161,8 @@ impl SecretSource {
         }
     }
 
-    /// The same, for a thread that may wait; it must not be one of the runtime's.
+    /// Reads the secret as [`Self::read`] does, on a thread that may block; it must not be one of the
+    /// runtime's.
     pub fn read_blocking(&self) -> Result<Secret, SecretError> {
         match self {
             Self::File(path) => {

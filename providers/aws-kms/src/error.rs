@@ -97,7 +97,7 @@ impl Verdict {
         Self { cause: Some(cause), ..self }
     }
 
-    /// The same request will fail again until an operator acts.
+    /// A request that fails again until an operator acts.
     pub(crate) fn operator(cause: Option<Cause>) -> Self {
         Self { kind: ErrorKind::OperatorNeeded, cause, renewable: false }
     }

@@ -222,7 +222,7 @@ fn check_alias(open: &OpenKey<'_>, arn: &str, public_key: &PublicKey) -> Result<
     match open.public_key_sha256 {
         Some(pinned) if pinned != found => {
             let reason = format!(
-                "{locator} points to {arn} now; if nobody meant that, write the pinned \
+                "{locator} points to {arn} now; if that was not intended, write the pinned \
                  key's own ARN as the locator; if it is meant, write this one as the locator of a \
                  new version"
             );

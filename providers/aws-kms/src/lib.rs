@@ -56,8 +56,8 @@ impl api::Provider for Provider {
                 locator = open.locator,
                 arn = key.backend().arn(),
                 key = ?key.public_key(),
-                "this alias points to the key with this ARN now; write the ARN as the locator, so \
-                 that nobody can point it elsewhere before the next start"
+                "this alias points to the key with this ARN now; write the ARN as the locator: \
+                 an alias may point elsewhere at the next start"
             );
         }
         Ok(Arc::new(key))

@@ -1,4 +1,4 @@
-//! Whom a provider trusts: the CAs of its `ca` and nobody else.
+//! Whom a provider trusts: the CAs of its `ca` and no other.
 
 mod support;
 

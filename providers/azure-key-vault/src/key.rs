@@ -47,7 +47,7 @@ impl AzureKey {
         if !found.in_hardware {
             tracing::info!(
                 locator = %found.locator,
-                "Azure protects this key by software (type RSA); RSA-HSM is what it keeps in hardware"
+                "Azure protects this key in software (type RSA); keys in hardware have the type RSA-HSM"
             );
         }
         if found.exportable {

@@ -141,14 +141,17 @@ impl Login {
                 Ok(Err(failure)) => failure.to_string(),
                 Err(_) => format!("no token within {} ms (operation_timeout)", limit.as_millis()),
             };
-            tracing::warn!(error = failure, "Azure's token was not renewed; it is good for now");
+            tracing::warn!(
+                error = failure,
+                "Azure's token was not renewed; the old one is still valid"
+            );
             None
         });
     }
 
     fn keep(&self, state: &mut State, next: Held) {
         if state.held.as_ref().is_some_and(|held| held.refused) {
-            tracing::warn!("Azure refused a token before its end; another one was got");
+            tracing::warn!("Azure refused a token before it expired; a new one was obtained");
             self.replaced.fetch_add(1, Ordering::AcqRel);
         }
         state.held = Some(next);

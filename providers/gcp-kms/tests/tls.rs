@@ -1,4 +1,4 @@
-//! Whom a provider trusts: the CAs of its `ca` and nobody else.
+//! Whom a provider trusts: the CAs of its `ca` and no other.
 
 mod support;
 
@@ -23,8 +23,8 @@ fn ca() -> Ca {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// A door of TLS before the fake, with a certificate for this name; gives its endpoint.
-async fn door(fake: &Fake, ca: &Ca, name: &str) -> String {
+/// A TLS proxy in front of the fake, with a certificate for this name; gives its endpoint.
+async fn tls_proxy(fake: &Fake, ca: &Ca, name: &str) -> String {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new([name.to_owned()]).unwrap();
     let chain = vec![params.signed_by(&key, ca).unwrap().der().clone()];
@@ -65,15 +65,15 @@ async fn only_a_certificate_of_the_configured_ca_for_the_right_name_is_trusted()
     let mut setup = Setup::new();
     let version = setup.fake.create_version(KEY, Version::DecryptOaep2048Sha256);
     setup.config.ca = Some(write(setup.folder.path(), &ours.pem()));
-    setup.config.endpoint = Some(door(&setup.fake, &ours, "127.0.0.1").await);
+    setup.config.endpoint = Some(tls_proxy(&setup.fake, &ours, "127.0.0.1").await);
     let key = setup.open(&version, &[Algorithm::RsaOaep256], &[]).await.unwrap();
     round_trip(&*key, LONG).await.unwrap();
     setup.fake.asked();
 
     let unwrap = [Algorithm::RsaOaep256];
     for (endpoint, case) in [
-        (door(&setup.fake, &theirs, "127.0.0.1").await, "another CA"),
-        (door(&setup.fake, &ours, "cloudkms.googleapis.com").await, "another name"),
+        (tls_proxy(&setup.fake, &theirs, "127.0.0.1").await, "another CA"),
+        (tls_proxy(&setup.fake, &ours, "cloudkms.googleapis.com").await, "another name"),
     ] {
         setup.config.endpoint = Some(endpoint);
         let error = setup.open(&version, &unwrap, &[]).await.unwrap_err();
@@ -83,7 +83,7 @@ async fn only_a_certificate_of_the_configured_ca_for_the_right_name_is_trusted()
     }
     // The system's CAs do not know ours.
     setup.config.ca = None;
-    setup.config.endpoint = Some(door(&setup.fake, &ours, "127.0.0.1").await);
+    setup.config.endpoint = Some(tls_proxy(&setup.fake, &ours, "127.0.0.1").await);
     let error = setup.open(&version, &unwrap, &[]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OperatorNeeded, "{error}");
 }

@@ -77,7 +77,7 @@ pub fn left_pad(buffer: &mut [u8], len: usize) -> bool {
     true
 }
 
-/// What decoding gives before anybody looks at the outcome.
+/// The result of decoding before its outcome is looked at.
 struct Decoded {
     /// The message at the front of a buffer of the largest message's length.
     message: Zeroizing<Vec<u8>>,

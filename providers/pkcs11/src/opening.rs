@@ -1,4 +1,4 @@
-//! Opening a key: found, checked, and every algorithm proven before anybody relies on it.
+//! Opening a key: found, checked, and every algorithm proven before the key is used.
 
 use std::path::PathBuf;
 use std::sync::Arc;

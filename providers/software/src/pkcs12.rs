@@ -85,7 +85,7 @@ impl<'a> Pfx<'a> {
         })
     }
 
-    /// The same file without its MAC, which was verified.
+    /// The file without its MAC, which was verified.
     fn without_mac(&self) -> pkcs8::der::Result<Zeroizing<Vec<u8>>> {
         let mut content = Zeroizing::new(self.version.to_der()?);
         content.extend(self.auth_safe.to_der()?);

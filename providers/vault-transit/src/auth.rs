@@ -78,7 +78,7 @@ impl Login {
         self.client.send(&look_up, Some(&self.token), deadline).await
     }
 
-    /// The same login; the token's bytes are not copied.
+    /// Another handle of this login; the token's bytes are not copied.
     fn copy(&self) -> Self {
         let (client, token) = (self.client.clone(), self.token.clone());
         Self { client, token, accepted: self.accepted.clone(), ..*self }
@@ -311,7 +311,10 @@ impl Session {
                     return true;
                 }
                 Ok(_) => {
-                    tracing::info!(provider = self.provider, "the token nears its longest life");
+                    tracing::info!(
+                        provider = self.provider,
+                        "the token will soon reach its maximum lifetime"
+                    );
                 }
                 Err(failure) => {
                     let error = Error::from(failure);

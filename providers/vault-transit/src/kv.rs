@@ -74,7 +74,7 @@ impl fmt::Debug for Kv {
 }
 
 /// Reads a field of a secret's latest version. Where the login was replaced meanwhile it asks once
-/// more: nobody above does.
+/// more: its callers do not.
 async fn read(session: &Arc<Session>, path: &str, field: &str) -> Result<Secret, Error> {
     let request = Request::get(Operation::ReadSecret, path.to_owned());
     let deadline = Instant::now() + READ_LIMIT;

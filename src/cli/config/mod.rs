@@ -77,7 +77,7 @@ pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
 fn check(path: &Path, json: bool) -> Result<(), Failure> {
     ask_as_the_daemon(path)?;
     let config = Config::load(path)?;
-    // Both at once, so that nobody has to come back for the second.
+    // Both at once, so that one run shows every error.
     let notes = match (config.check_for_serve(), check_files(&config)) {
         (Ok(()), Ok(notes)) => notes,
         (Err(mut errors), Err(more)) => {

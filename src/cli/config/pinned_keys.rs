@@ -54,7 +54,8 @@ impl std::error::Error for PinError {}
 
 /// What is said of a public key that is not the pinned one, and of one that another replica does not have:
 /// whose key it is compared with, and what to do.
-const CHANGED: (&str, &str) = ("pinned is", "find out who changed what before you touch the pin");
+const CHANGED: (&str, &str) =
+    ("pinned is", "find out who changed the key before you change the pin");
 const DISAGREES: (&str, &str) = (
     "an earlier replica has",
     "the replicas of a version hold one key: correct the locator that is wrong",

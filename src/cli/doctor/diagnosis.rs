@@ -1,4 +1,4 @@
-//! What is wrong with a replica, in one word; how far it got; what to do.
+//! What is wrong with a replica: its name, how far opening it got, what to do.
 
 use std::time::Duration;
 
@@ -112,7 +112,7 @@ impl Diagnosis {
         }
     }
 
-    /// The word, in machines' hands.
+    /// The name in JSON output, in lower case with hyphens.
     pub(super) fn name(self) -> &'static str {
         match self {
             Of(PinWrong) => "wrong-pin",
@@ -177,14 +177,14 @@ impl Diagnosis {
             }
             Of(PinLatched) => {
                 "nothing logs in until an operator acts: look at the token's own retry counter, then do \
-                 what the sentence says"
+                 what the error says"
             }
             Of(PinLocked) => "unlock the PIN, or log in once by hand, with the vendor's tools",
             Of(StateDirectory) => {
                 "set server.state_dir to a directory of the daemon's user with room on its disk, and \
                  run this as that user"
             }
-            Of(SecretFile) => "put the secret there, readable by the daemon's user and nobody else",
+            Of(SecretFile) => "put the secret there, readable by the daemon's user only",
             Of(TokenAbsent) => {
                 "connect the token, start its service, or correct `token` and the module's \
                  environment; `pkcs11-tool --module MODULE -L` lists what is there"
@@ -197,11 +197,11 @@ impl Diagnosis {
                 "enable the key in its backend, or set this version's state to disabled"
             }
             Of(KeyAmbiguous) => {
-                "name the key more closely in the locator, such as by its id as well"
+                "name the key more exactly in the locator, such as by its id as well"
             }
-            Of(KeyUnfit) => "make or import an RSA key for this use, and name that",
+            Of(KeyUnfit) => "make or import an RSA key for this use, and write its locator",
             Of(AnotherKey) => {
-                "find out who changed what before you touch the pin: this replica never serves"
+                "find out who changed the key before you change the pin; this replica never serves"
             }
             NotPinned => {
                 "run `claviger config pin`, and confirm the hash with the person who made the key"
@@ -215,31 +215,33 @@ impl Diagnosis {
             }
             CanaryFailed => "look at the key's attributes and at the backend's own log",
             Of(CredentialsRefused) => {
-                "renew the credentials at their source; the daemon reads them again by itself"
+                "renew the credentials at their source; the daemon reads them again without a restart"
             }
             Of(NotPermitted) => {
                 "allow these credentials to read the key and to unwrap (or sign) with it; the \
                  backend's page in docs/backends has the least policy"
             }
             Of(WrongCa) => "correct `ca`, or renew the server's certificate",
-            Of(Sealed) => "unseal it; the daemon goes on by itself",
+            Of(Sealed) => "unseal it; the daemon then serves without a restart",
             Of(Unreachable) => {
                 "look at the address, the network and the backend's own health; safe to repeat"
             }
             Of(BackendFailing) => {
-                "it was reached and cannot serve now: look at the backend's own log and health; safe \
+                "the backend was reached and cannot serve now: look at its own log and health; safe \
                  to repeat"
             }
             Of(WrongAnswer) => {
-                "what lies between changed the answer, or the backend is broken: look at proxies and \
-                 at the backend's own log; nothing of it is used"
+                "a proxy changed the answer, or the backend is broken: look at proxies and at the \
+                 backend's own log; the answer is not used"
             }
-            Throttled => "run it again later; see who else uses the quota, or the token's sessions",
+            Throttled => {
+                "run it again later; find out what else uses the quota or the token's sessions"
+            }
             Of(NoAnswer) => {
                 "see whether the backend hangs; run it again, with a longer --timeout if it is only \
                  slow"
             }
-            OperatorNeeded => "what the sentence says",
+            OperatorNeeded => "do what the error says",
             Internal => "report it, with this line and the backend's request id",
         }
     }

@@ -115,8 +115,8 @@ fn replicas<'a>(
         .collect())
 }
 
-/// What was found in each place, in their order. Providers are asked side by side, so that one that
-/// hangs holds up nobody else.
+/// What was found of each replica, in their order. Providers are asked side by side, so that one
+/// that hangs does not delay the others.
 async fn examine_all(
     config: &Config,
     replicas: &[ConfiguredReplica<'_>],

@@ -30,7 +30,7 @@ impl Daemon {
         Self::start_program(&program, local).await
     }
 
-    /// The same, with another `claviger`.
+    /// Starts `program`, another `claviger`, as [`Self::start`] does.
     pub async fn start_program(program: &Path, local: &LocalDaemon) -> Result<Self, Failure> {
         let log = local.dir.join("daemon.log");
         let file = File::create(&log).map_err(|error| failed("daemon.log", &error))?;

@@ -73,7 +73,7 @@ impl LocalDaemon {
         })
     }
 
-    /// Locks the folder until the file is dropped, so that nobody else changes what is in it.
+    /// Locks the folder until the file is dropped, so that no other process of this program changes what is in it.
     pub fn alone(&self) -> Result<File, Failure> {
         let folder = File::open(&self.dir);
         let folder = folder.map_err(|error| failed(&self.dir.display().to_string(), &error))?;

@@ -144,7 +144,7 @@ pub struct LatchedToken {
     pub serial: String,
     /// Its label; empty where only the serial number is on record.
     pub label: String,
-    /// Whether nobody logs in until an operator acts.
+    /// Whether no login is tried until an operator acts.
     pub is_shut: bool,
     /// Whether not even another PIN is tried.
     pub is_exhausted: bool,

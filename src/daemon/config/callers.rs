@@ -49,7 +49,7 @@ fn matches(node: &Node<'_>, server: &Server, seen: &mut Seen) -> Vec<Match> {
         vec![node.clone()]
     } else {
         let wanted = "{ spiffe = \"spiffe://…\" }, { dns = \"…\" }, { uid = … }, or a list of them";
-        let write = ": nobody would be this caller; write { spiffe = \"spiffe://…\" }";
+        let write = ": no client would be this caller; write { spiffe = \"spiffe://…\" }";
         node.some_items(wanted, write).unwrap_or_default()
     };
     let mut matches = Vec::new();
@@ -100,7 +100,7 @@ fn one_match(node: &Node<'_>, server: &Server) -> Option<Match> {
 }
 
 fn uid(node: &Node<'_>) -> Option<Identity> {
-    // Root can be anybody, and 65534 is everybody whom a user namespace does not know.
+    // Root can act as any user, and 65534 stands for every user that a user namespace does not map.
     let uid = node.integer(0, u32::MAX)?;
     if uid == 0 || uid == 65_534 {
         node.error(format_args!(

@@ -27,7 +27,7 @@ pub fn path_or_default(given: Option<PathBuf>) -> PathBuf {
 }
 
 impl Config {
-    /// Reads, parses and checks a file. Others may read it, as it holds no secret; nobody but root
+    /// Reads, parses and checks a file. Others may read it, as it holds no secret; only root
     /// and its owner, who must be root or us, may write it.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
         let text = read(path).map_err(|message| ConfigErrors::of_file(path.to_owned(), message))?;

@@ -137,7 +137,7 @@ pub struct Tls {
 pub struct Operations {
     /// Where /livez, /readyz and /metrics are. Off loopback it speaks TLS.
     pub listen: SocketAddr,
-    /// Names of callers that may read /metrics. On loopback without TLS it is anybody.
+    /// Names of callers that may read /metrics. On loopback without TLS any user of the host may.
     pub readers: Vec<String>,
 }
 

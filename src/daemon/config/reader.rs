@@ -363,7 +363,7 @@ fn described(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// What to say about a field that nobody knows.
+/// What to say about an unknown field.
 pub(super) fn unknown_field(name: &str, known: &[&str]) -> String {
     match nearest(name, known.iter().copied()) {
         Some(near) => format!("is not a known field; did you mean {near:?}?"),

@@ -156,7 +156,7 @@ fn client_ca(node: &Node<'_>) -> Option<BTreeMap<String, PathBuf>> {
         name.zip(bundle.file_path())
     }))?;
     if bundles.is_empty() {
-        node.error("is empty: nobody could connect; name at least one bundle of client CAs");
+        node.error("is empty: no client could connect; name at least one bundle of client CAs");
     }
     Some(bundles.into_iter().collect())
 }

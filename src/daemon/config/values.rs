@@ -117,7 +117,7 @@ pub(super) fn dns_name(text: &str) -> Result<Identity, String> {
     let last_is_number =
         text.rsplit('.').next().is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit()));
     let reason = if text.contains('*') {
-        "has a wildcard, which names nobody in particular"
+        "has a wildcard, which names no client in particular"
     } else if text.parse::<IpAddr>().is_ok() {
         "is an address, which is no identity"
     } else if text.bytes().any(|b| b.is_ascii_uppercase()) {

@@ -1,4 +1,4 @@
-//! Watches every replica: opens what is closed, proves by canaries what nobody has used lately.
+//! Watches every replica: opens what is closed, proves by canaries what no call has used lately.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,7 +11,7 @@ use futures::StreamExt;
 use crate::daemon::keys::replica::{Replica, ReplicaHealth};
 use crate::daemon::keys::replicas::Replicas;
 
-/// How often a replica that nobody uses is proven, and where each operation has its price.
+/// How often an unused replica is proven.
 const PROVE_EVERY: Duration = Duration::from_secs(10);
 const PROVE_BILLED_EVERY: Duration = Duration::from_mins(5);
 /// How often the monitor looks; also the least time between two periodic canaries of a provider.

@@ -1,4 +1,4 @@
-//! The operations listener: `/livez` and `/readyz` for everybody, `/metrics` for readers.
+//! The operations listener: `/livez` and `/readyz` for any client, `/metrics` for readers.
 //!
 //! HTTP/1.1, one request per connection. The probes tell up or down and nothing else.
 
@@ -80,7 +80,7 @@ impl OperationsState {
     }
 }
 
-/// Answers until `shutdown`. Without `tls` only loopback is served, and anybody on the host may
+/// Answers until `shutdown`. Without `tls` only loopback is served, and any user of the host may
 /// read the metrics; with it, those whose certificate `authorise` accepts.
 pub async fn serve(
     listener: TcpListener,

@@ -99,7 +99,7 @@ impl Sources {
         Ok(())
     }
 
-    /// A latch that cannot be read lets nobody log in: it is shown as one without a serial number.
+    /// While the latches cannot be read no login is tried: that is shown as one without a serial number.
     fn pins(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Some(state_dir) = &self.state_dir else { return Ok(()) };
         let tokens = latched_tokens(state_dir).unwrap_or_else(|error| {
@@ -107,7 +107,7 @@ impl Sources {
             let [serial, label] = [const { String::new() }; 2];
             vec![LatchedToken { serial, label, is_shut: true, is_exhausted: true }]
         });
-        let help = "Whether a refused PIN keeps a token shut until an operator acts";
+        let help = "Whether a refused PIN blocks logins to a token until an operator acts";
         let mut latched = gauge(encoder, "pin_latched", help)?;
         for LatchedToken { serial, label, is_shut, .. } in tokens {
             sample_gauge(&mut latched, &[("serial", serial), ("token", label)], is_shut)?;

@@ -172,7 +172,7 @@ impl Shared {
         }
         let caller = snapshot
             .identify(peer)
-            .map_err(|nobody| refuse(Failure::Unauthenticated, None, nobody.reason()))?;
+            .map_err(|unknown| refuse(Failure::Unauthenticated, None, unknown.reason()))?;
         let refuse = |failure: Failure| {
             let reason = failure.reason();
             refuse(failure, Some(&caller.name), reason)

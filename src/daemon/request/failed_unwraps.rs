@@ -238,7 +238,7 @@ fn read(path: &Path) -> String {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         Err(error) => {
             let path = path.display();
-            tracing::error!(%path, %error, "failed unwraps not read: counting from nothing");
+            tracing::error!(%path, %error, "failed unwraps were not read: counting starts at zero");
             String::new()
         }
     }

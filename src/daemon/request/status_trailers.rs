@@ -1,5 +1,5 @@
-//! Streams end with a status in their trailers: what tonic's own services say there is put into the
-//! words of the contract too.
+//! The status at the end of a stream (its trailers): a code that tonic's own services give there is
+//! replaced by one of the contract too.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -66,7 +66,7 @@ impl HttpBody for ContractTrailers {
 fn checked(trailers: HeaderMap) -> HeaderMap {
     let Some(status) = Status::from_header_map(&trailers) else { return trailers };
     let replaced = match status.code() {
-        // A health check says it in headers; nobody else may.
+        // A health check answers it in its headers; no other method may.
         Code::NotFound => Some(Status::invalid_argument(status.message())),
         code => in_contract(code, status.message()),
     };

@@ -100,7 +100,7 @@ impl Daemon {
     /// What an operator should not have to find out.
     pub(super) fn say_what_is_unusual(&self) {
         if !self.audit.is_on() {
-            tracing::warn!("audit is off: nothing will tell who unwrapped what");
+            tracing::warn!("audit is off: no operation is recorded");
         }
         if !self.failed_unwraps.is_kept() {
             tracing::warn!("no server.state_dir: failed unwraps are forgotten at a restart");
@@ -109,7 +109,7 @@ impl Daemon {
             if !config.is_hardware() {
                 tracing::warn!(
                     provider,
-                    "the keys of this provider are not in hardware, as far as its type tells"
+                    "the keys of this provider are not in hardware, going by its type"
                 );
             }
         }

@@ -1,4 +1,4 @@
-//! What the daemon asks of the host: memory that nobody else reads, a state directory of its own.
+//! What the daemon asks of the host: memory that no other process reads, a state directory of its own.
 
 use std::io;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub fn protect_memory() {
     }
 }
 
-/// The state directory: made if it is not there, our own, nobody else's to write.
+/// The state directory: made if it is missing; it must be ours and not writable by others.
 pub fn prepare_state_dir(path: &Path) -> Result<(), ServeError> {
     use std::os::unix::fs::DirBuilderExt;
     let failed = |error| ServeError::StateDir { path: path.to_owned(), error };

@@ -81,7 +81,9 @@ pub fn run_with(options: &Options, prepare: impl FnOnce(&ActiveConfig)) -> Resul
     let outcome = runtime.block_on(serve(config, options, inherited, prepare));
     runtime.shutdown_timeout(LEAVE_WAIT);
     if !backends::wait_until_left(LEAVE_WAIT) {
-        tracing::warn!("a backend is still at work: the process ends without it");
+        tracing::warn!(
+            "an operation of a backend is still running: the process ends without waiting for it"
+        );
     }
     outcome
 }

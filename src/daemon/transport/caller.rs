@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use crate::daemon::config::{self, Identity};
 pub use peer::{MalformedCertificate, Peer, PeerAddress, PeerCertificate};
 
-/// Users that never are a caller: root, and the one that stands for "nobody".
+/// Uids that are never a caller: root (0), and 65534, which stands for users without a mapping.
 const NO_CALLERS_UIDS: [u32; 2] = [0, 65534];
 
 /// The place of a caller in the configuration's list.

@@ -21,7 +21,7 @@ const MAX_FILE: u64 = 16 << 20;
 /// The denied callers in force.
 ///
 /// The file has one entry a line: a URI SAN, a DNS SAN, a certificate's SHA-256 (64 hexadecimal
-/// digits, colons allowed) or `uid:N`; `#` begins a comment. Anybody may read it; only root and we may
+/// digits, colons allowed) or `uid:N`; `#` begins a comment. Any user may read it; only root and we may
 /// write it. It must hold at least one line: an empty list is a comment. A line that is no entry
 /// raises the alarm, and the others act.
 #[derive(Debug)]

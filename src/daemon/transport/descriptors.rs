@@ -52,7 +52,9 @@ impl Descriptors {
             let raised = Rlimit { current: Some(wanted.min(hard)), maximum };
             match setrlimit(Resource::Nofile, raised) {
                 Ok(()) => limit = wanted.min(hard),
-                Err(error) => tracing::warn!(%error, limit = soft, "RLIMIT_NOFILE stays as it is"),
+                Err(error) => {
+                    tracing::warn!(%error, limit = soft, "RLIMIT_NOFILE could not be raised");
+                }
             }
         }
         let found = Self::of(limit, own);

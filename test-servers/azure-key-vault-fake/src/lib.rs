@@ -190,7 +190,7 @@ impl Fake {
         self.service.tokens.set_client_secret(secret);
     }
 
-    /// Whether nobody gets a token any more.
+    /// Whether every login is refused.
     pub fn refuse_logins(&self, refuse: bool) {
         self.service.tokens.refuse(refuse);
     }
@@ -221,7 +221,7 @@ impl Answer for Service {
     fn answer(&self, request: &Request) -> (Option<Fault>, Reply) {
         if Tokens::serves(&request.path) {
             let fault = self.state().login_faults.pop_front();
-            // Whoever gets another answer, or none, gets no token.
+            // A client that gets another answer, or none, gets no token.
             if matches!(fault, Some(Fault::Answer { .. } | Fault::Cut)) {
                 return (fault, Reply::json(503, &Value::Null));
             }

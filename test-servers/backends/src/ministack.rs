@@ -54,7 +54,7 @@ impl Ministack {
         panic!("ministack did not start on any of five ports");
     }
 
-    /// False if it ended, as it does where somebody else has the port.
+    /// False if it ended, as it does where the port was taken.
     async fn is_up(&mut self, port: u16) -> bool {
         let until = Instant::now() + START_LIMIT;
         while !is_well(port).await {
@@ -73,7 +73,7 @@ impl Ministack {
         self.process.id()
     }
 
-    /// Whoever manages the keys: the SDK, as an administrator.
+    /// The SDK as the administrator of the keys.
     pub fn administrator(&self) -> Client {
         let config = aws_sdk_kms::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())

@@ -87,7 +87,7 @@ pub(crate) fn command(program: &Path) -> Command {
     command
 }
 
-/// A port on which nobody listens. Somebody else may be faster: callers try again.
+/// A free port. Another process may take it first: callers try again.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     listener.local_addr().expect("it was just bound").port()

@@ -229,7 +229,7 @@ impl Server {
         }
     }
 
-    /// Writes a file that nobody else may read into the server's folder.
+    /// Writes a file of mode 0600 into the server's folder.
     pub fn secret_file(&self, name: &str, content: &str) -> PathBuf {
         let path = self.process.folder().join(name);
         std::fs::write(&path, content).expect("the server's folder is writable");
@@ -265,7 +265,7 @@ impl Server {
 }
 
 /// A client of the tests' own, so that nothing here depends on what is tested. Without a CA it
-/// trusts nobody, which is enough for http.
+/// trusts no certificate, which is enough for http.
 fn client(ca: Option<&[u8]>) -> reqwest::Client {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca.unwrap_or_default()).flatten() {

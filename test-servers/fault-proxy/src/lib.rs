@@ -3,7 +3,7 @@
 //!
 //! - [`proxy`]: the proxy
 //! - [`script`]: which requests meet which fault, how often
-//! - [`words`]: how each service says that it throttles, is ill, or takes no credentials
+//! - [`words`]: how each service says that it throttles, fails, or refuses credentials
 //! - [`certificates`]: the right one and wrong ones
 //!
 //! It answers HTTP/1.1, so that one request is one exchange on one connection that can be cut. What

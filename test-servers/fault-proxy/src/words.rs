@@ -1,4 +1,4 @@
-//! How each service says it: throttled, ill, credentials no longer good. And which of its requests
+//! How each service says that it throttles, fails, or refuses credentials; and which of its requests
 //! unwrap.
 
 use std::time::Duration;
@@ -79,8 +79,8 @@ impl Service {
         }
     }
 
-    /// It is ill.
-    pub fn ill(self) -> Answer {
+    /// It cannot serve now.
+    pub fn failing(self) -> Answer {
         match self {
             Self::Aws => aws(500, "KMSInternalException", ""),
             Self::Azure => azure(500, "InternalServerError", "An internal error occurred."),

@@ -103,8 +103,8 @@ impl Fake {
         self.add(crypto_key, algorithm, RsaKey::generate(algorithm.bits()))
     }
 
-    /// The same with a private key of the caller's: PKCS#8, DER. A door of the fake's own; the import
-    /// jobs of the interface are there too.
+    /// Adds a version with a private key of the caller's: PKCS#8, DER. Only the fake has this; the import
+    /// jobs of the real interface are there too.
     ///
     /// # Panics
     /// If the key is no RSA key of the algorithm's size.
@@ -175,8 +175,8 @@ impl Fake {
         lock(&self.state.tokens).subject_token().to_owned()
     }
 
-    /// The JSON file of somebody who logged in with `gcloud`; Google's file names no token endpoint, so
-    /// whoever uses it has to be told this one's.
+    /// The JSON file of a user who logged in with `gcloud`. Google's file names no token endpoint, so
+    /// the client has to be given this one's.
     pub fn authorized_user(&self) -> String {
         Tokens::authorized_user().to_string()
     }

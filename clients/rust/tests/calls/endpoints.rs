@@ -15,7 +15,7 @@ use crate::daemon::config;
 /// What nothing here takes unless it is broken.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// All of them, in this order, without waiting for anybody.
+/// All of them, in this order, without waiting.
 pub(crate) fn all(pki: &Pki, ports: &[u16]) -> Config {
     let files = pki.client(pki.ca_file());
     let endpoints = ports.iter().flat_map(|port| config(*port, files.clone()).endpoints).collect();

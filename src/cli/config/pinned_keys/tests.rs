@@ -132,7 +132,7 @@ fn a_pin_that_differs_is_an_error_that_prints_both_and_a_silent_pinned_one_is_no
     let PinError(reasons) = asked(&config, &keys).unwrap_err();
     let found = hex::encode(PublicKey::from_spki(&keys["old.pem"]).unwrap().sha256());
     let both = format!(
-        "has the public key {found}, and pinned is {}; find out who changed what before you touch the pin",
+        "has the public key {found}, and pinned is {}; find out who changed the key before you change the pin",
         "11".repeat(32)
     );
     assert!(reasons.len() == 1 && reasons[0].contains(&both), "{reasons:?}");

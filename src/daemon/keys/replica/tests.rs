@@ -115,7 +115,7 @@ async fn a_throttled_canary_is_told_to_who_asked_and_the_key_serves_on() {
     std::thread::sleep(Duration::from_millis(5));
     assert_eq!(replica.check().await.unwrap_err().kind, THROTTLED);
     assert!(replica.is_serving());
-    assert!(!changes.has_changed().unwrap(), "nobody who watches its health is told");
+    assert!(!changes.has_changed().unwrap(), "no watcher of its health is told");
     let had_its_turn_ago = replica.had_its_turn_ago();
     assert!(had_its_turn_ago < replica.proven_ago(), "it had its turn, and proved nothing");
 }

@@ -1,7 +1,7 @@
 //! The audit log: one JSON line per operation, durable before key material leaves.
 //!
 //! Callers put finished lines into a queue; one thread takes everything that is pending, writes it
-//! with one write, syncs once and wakes everybody. While it syncs, the next lines gather.
+//! with one write, syncs once and wakes every call that waits. While it syncs, the next lines gather.
 //! A line that could not be made durable is an error for the call that waits for it.
 //!
 //! - `record`, `event`: what a line says; `line`: how it is written, whatever the strings hold
@@ -133,7 +133,7 @@ impl Audit {
     }
 
     /// Writes the record of one operation. It is in the queue when this returns, so it is written
-    /// even if nobody waits; the future resolves when it is durable, or with the reason why not.
+    /// even if the future is dropped; the future resolves when it is durable, or with the reason why not.
     pub fn record(
         &self,
         record: &Record<'_>,

@@ -122,7 +122,8 @@ impl Open {
         Ok(())
     }
 
-    /// A crash may leave half a line, which nobody was told is durable. It goes to a file beside.
+    /// A crash may leave half a line, which was not yet reported as durable. It is moved to a file beside
+    /// the log.
     fn repair(&mut self, path: &Path) -> Result<(), AuditError> {
         let refused = |error: io::Error| AuditError::open(path, error.to_string());
         let Some(torn_at) = torn_at(&self.file, self.length, path)? else { return Ok(()) };

@@ -144,7 +144,7 @@ impl Queue {
         Ok(waiting)
     }
 
-    /// Adds a line for nobody in particular.
+    /// Adds a line that no call waits for.
     pub(super) fn push_unwaited(&self, body: &[u8]) {
         let mut pending = self.lock();
         if !pending.closed {
@@ -233,7 +233,7 @@ impl Queue {
         self.arrived.notify_one();
     }
 
-    /// For the thread: closes the queue and lets everybody who still waits know.
+    /// For the thread: closes the queue, and fails every call that still waits.
     pub(super) fn abandon(&self) {
         let mut pending = self.lock();
         pending.closed = true;

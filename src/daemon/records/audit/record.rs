@@ -25,7 +25,7 @@ pub struct Record<'a> {
     pub caller_request_id: Option<&'a str>,
     /// W3C Trace Context.
     pub traceparent: Option<&'a str>,
-    /// The caller's name; `None` for a peer that is nobody we know.
+    /// The caller's name; `None` for a peer that is no configured caller.
     pub caller: Option<&'a str>,
     /// The SAN that made it this caller, or `uid:N`.
     pub identity: Option<&'a str>,

@@ -62,7 +62,7 @@ impl Room {
                 self.is_supported = false;
                 tracing::warn!(
                     %error,
-                    "the audit log's file system keeps no room for it: its free bytes are looked at"
+                    "the audit log's file system cannot reserve space: its free bytes are checked instead"
                 );
                 self.look(file);
             }

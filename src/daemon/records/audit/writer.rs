@@ -32,7 +32,7 @@ pub(super) fn start(
     })
 }
 
-/// Whatever ends the thread, nobody waits for it any longer.
+/// Fails every call that waits when the thread ends, for whatever reason.
 struct AbandonAtEnd(Arc<Queue>);
 
 impl Drop for AbandonAtEnd {

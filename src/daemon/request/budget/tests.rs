@@ -116,7 +116,7 @@ async fn a_value_that_failed_is_asked_once_more_after_a_minute_and_then_after_tw
         assert!(!asked.failed().await);
     }
     assert_eq!(budget.spent().failed, 1);
-    // A token's trouble had looked like the value's fault: nobody stays out for the whole window.
+    // A token's trouble had looked like the value's fault: no caller is refused for the whole window.
     pass(&budget, Duration::from_mins(16));
     begin(&budget, 1).await.succeeded();
     assert_eq!(budget.spent().failed, 0);

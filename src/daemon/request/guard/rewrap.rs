@@ -271,7 +271,7 @@ fn check_room(
     Err(Failure::Field { field: "target", allowed })
 }
 
-/// The same failure with its field named as in a RewrapRequest.
+/// A failure of the source, with its field named as in a RewrapRequest.
 fn of_source(failure: Failure) -> Failure {
     renamed(failure, |field| match field {
         "key" => "source.key",
@@ -282,6 +282,7 @@ fn of_source(failure: Failure) -> Failure {
     })
 }
 
+/// A failure of the target, with its field named as in a RewrapRequest.
 fn of_target(failure: Failure) -> Failure {
     renamed(failure, |field| match field {
         "key" => "target.key",

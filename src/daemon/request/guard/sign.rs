@@ -99,7 +99,7 @@ async fn try_sign(
         record.backend_failed(&error);
         let kind = error.kind();
         if !kind.may_retry_after_repair() {
-            // Nobody waits for it, but the key's health should not wait for the next canary.
+            // In a task of its own: the key's health should not wait for the next canary.
             let failing = matches!(kind, ErrorKind::OperatorNeeded | ErrorKind::Internal);
             if failing && replica.is_serving() {
                 replica.check_in_background();

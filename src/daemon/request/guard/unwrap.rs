@@ -180,7 +180,7 @@ fn failed_before(record: &mut OperationRecord<'_>, granted: &Granted, alarm: boo
     if alarm {
         let caller = &record.context().caller.name;
         let key = &granted.key.name;
-        tracing::error!(%caller, key, "the same value fails again and again: was the caller's database restored from another day?");
+        tracing::error!(%caller, key, "the same value keeps failing: was the caller's database restored from an older backup?");
         record.alarm(Alarm::SameValueAgain);
     }
     Failure::UnwrapFailed
@@ -214,7 +214,7 @@ async fn over_candidates<'a>(
                 misses.push(Miss { candidate, replica, kind, repairs });
             }
             Err(kind @ (ErrorKind::OperatorNeeded | ErrorKind::Internal)) => {
-                // Nobody waits for it, but the key's health should not wait for the next canary.
+                // In a task of its own: the key's health should not wait for the next canary.
                 if replica.is_serving() {
                     replica.check_in_background();
                 }

@@ -38,7 +38,7 @@ pub struct BoundUnix {
 ///
 /// A Unix socket gets mode 0660 whatever the umask; who may connect is a matter of its folder and
 /// group, who may call of the peer's uid. A file that an ended process has left is removed first,
-/// but only if it is a socket and nobody answers there.
+/// but only if it is a socket and no process answers there.
 ///
 /// `[::]` takes IPv4 connections as well, unless an IPv4 address among `all` has the same port.
 pub fn bind(one: &Listen, all: &[Listen], inherited: &mut Inherited) -> Result<Bound> {

@@ -215,7 +215,7 @@ mod tests {
                 handshakes.run(source("192.0.2.2"), async { Outcome::Ok(()) }).await.unwrap();
             }
         };
-        // None of the flood has given way yet: those that came meanwhile waited for nobody.
+        // None of the flood has given way yet: those that came meanwhile waited for none of it.
         tokio::select! {
             () = honest => assert_eq!(started.load(Ordering::Relaxed), 16),
             _ = flood => panic!("stalled handshakes ended"),

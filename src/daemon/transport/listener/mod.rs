@@ -117,7 +117,7 @@ impl ConnectionSettings {
                 limit = descriptors.limit(),
                 max_connections,
                 max_connections_per_caller,
-                "server.max_connections = {most} is more than there are file descriptors for:                  fewer connections are let in; raise LimitNOFILE= in the unit, or `ulimit -n`"
+                "server.max_connections = {most} is more than there are file descriptors for:                  fewer connections are accepted; raise LimitNOFILE= in the unit, or `ulimit -n`"
             );
         }
         Self {
@@ -268,7 +268,7 @@ async fn watch(shared: Arc<Shared>) {
         tick.tick().await;
         let shared = shared.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || shared.look()).await {
-            tracing::error!(%error, "looking at certificates and denied callers failed");
+            tracing::error!(%error, "checking connections against certificates and denied callers failed");
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::daemon::transport::caller::{Peer, PeerAddress};
 
 /// Connections that were cut to make room and still hold their descriptor, at most.
 const MOST_LEAVING: usize = 64;
-/// Looking for an idle connection among all takes time that nobody may cause at will.
+/// An idle connection is looked for among all once in this time at most: peers can cause it.
 const IDLE_CUT_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The open connections and the shares of their owners.
