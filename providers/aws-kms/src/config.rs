@@ -24,14 +24,14 @@ pub struct Config {
     /// The profile of AWS's shared files that gives the credentials, instead of the standard chain.
     pub profile: Option<String>,
     /// How long a connection may take.
-    #[serde(default = "connect_timeout")]
-    pub connect_timeout: Timeout,
+    #[serde(default)]
+    pub connect_timeout: Timeout<2>,
     /// How long a request may take, once there are credentials and a connection.
-    #[serde(default = "attempt_timeout")]
-    pub attempt_timeout: Timeout,
+    #[serde(default)]
+    pub attempt_timeout: Timeout<5>,
     /// How long a call may take in all, if its caller's deadline is not earlier.
-    #[serde(default = "operation_timeout")]
-    pub operation_timeout: Timeout,
+    #[serde(default)]
+    pub operation_timeout: Timeout<8>,
 }
 
 /// An access key, each part in a secret file of its own.
@@ -44,18 +44,6 @@ pub struct StaticCredentials {
     pub secret_access_key: SecretSource,
     /// The session token of temporary credentials.
     pub session_token: Option<SecretSource>,
-}
-
-fn connect_timeout() -> Timeout {
-    Timeout::from_secs(2)
-}
-
-fn attempt_timeout() -> Timeout {
-    Timeout::from_secs(5)
-}
-
-fn operation_timeout() -> Timeout {
-    Timeout::from_secs(8)
 }
 
 /// What the daemon knows of this type of provider.
@@ -101,9 +89,11 @@ impl Options for Config {
         if self.profile.as_ref().is_some_and(String::is_empty) {
             return Err("`profile` is empty; write a profile's name, or leave it out".into());
         }
+        let attempt = ("attempt_timeout", self.attempt_timeout.0);
+        let connect = ("connect_timeout", self.connect_timeout.0);
         options::check_timeouts(
-            self.operation_timeout,
-            &[self.attempt_timeout, self.connect_timeout],
+            ("operation_timeout", self.operation_timeout.0),
+            &[attempt, connect],
         )
     }
 

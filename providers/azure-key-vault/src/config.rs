@@ -25,15 +25,15 @@ pub struct Config {
     /// The only CAs to trust, PEM; without it the system's.
     pub ca: Option<PathBuf>,
     /// How long a connection may take.
-    #[serde(default = "connect_timeout")]
-    pub connect_timeout: Timeout,
+    #[serde(default)]
+    pub connect_timeout: Timeout<2>,
     /// How long one request may take, connection included.
-    #[serde(default = "attempt_timeout")]
-    pub attempt_timeout: Timeout,
+    #[serde(default)]
+    pub attempt_timeout: Timeout<5>,
     /// How long a call may take in all, with what it takes to sign in, if its caller's deadline is
     /// not earlier.
-    #[serde(default = "operation_timeout")]
-    pub operation_timeout: Timeout,
+    #[serde(default)]
+    pub operation_timeout: Timeout<8>,
 }
 
 /// How to sign in.
@@ -155,9 +155,11 @@ impl Options for Config {
                 ));
             }
         }
+        let attempt = ("attempt_timeout", self.attempt_timeout.0);
+        let connect = ("connect_timeout", self.connect_timeout.0);
         options::check_timeouts(
-            self.operation_timeout,
-            &[self.attempt_timeout, self.connect_timeout],
+            ("operation_timeout", self.operation_timeout.0),
+            &[attempt, connect],
         )
     }
 
@@ -232,18 +234,6 @@ fn is_id(text: &str) -> bool {
     (1..=128).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
         && text.bytes().any(|byte| byte != b'.')
-}
-
-fn connect_timeout() -> Timeout {
-    Timeout::from_secs(2)
-}
-
-fn attempt_timeout() -> Timeout {
-    Timeout::from_secs(5)
-}
-
-fn operation_timeout() -> Timeout {
-    Timeout::from_secs(8)
 }
 
 #[cfg(test)]

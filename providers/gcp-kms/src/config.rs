@@ -32,19 +32,11 @@ pub struct Config {
     /// The only CAs to trust, PEM, for KMS and for tokens; without it the system's.
     pub ca: Option<PathBuf>,
     /// How long a connection may take to be made.
-    #[serde(default = "default_connect_timeout")]
-    pub connect_timeout: Timeout,
+    #[serde(default)]
+    pub connect_timeout: Timeout<2>,
     /// How long one request may take, if its caller's deadline does not end it sooner.
-    #[serde(default = "default_timeout")]
-    pub timeout: Timeout,
-}
-
-fn default_connect_timeout() -> Timeout {
-    Timeout::from_secs(2)
-}
-
-fn default_timeout() -> Timeout {
-    Timeout::from_secs(5)
+    #[serde(default)]
+    pub timeout: Timeout<5>,
 }
 
 /// What the daemon knows of this type of provider.
@@ -71,10 +63,10 @@ impl Options for Config {
         self.origin()?;
         self.metadata_origin()?;
         options::check_path("ca", self.ca.as_deref())?;
-        if self.connect_timeout.0 > self.timeout.0 {
-            return Err("`timeout` is shorter than `connect_timeout`, which is part of it".into());
-        }
-        Ok(())
+        options::check_timeouts(
+            ("timeout", self.timeout.0),
+            &[("connect_timeout", self.connect_timeout.0)],
+        )
     }
 
     fn check_locator(&self, locator: &str) -> Result<(), String> {

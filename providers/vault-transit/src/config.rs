@@ -23,11 +23,11 @@ pub struct Config {
     /// How to log in.
     pub auth: Auth,
     /// How long a connection may take to be made.
-    #[serde(default = "default_connect_timeout")]
-    pub connect_timeout: Timeout,
+    #[serde(default)]
+    pub connect_timeout: Timeout<3>,
     /// How long one request may take, if its caller's deadline does not end it sooner.
-    #[serde(default = "default_timeout")]
-    pub timeout: Timeout,
+    #[serde(default)]
+    pub timeout: Timeout<10>,
 }
 
 /// How to log in.
@@ -186,14 +186,6 @@ fn approle() -> String {
 
 fn cert() -> String {
     "cert".to_owned()
-}
-
-fn default_connect_timeout() -> Timeout {
-    Timeout::from_secs(3)
-}
-
-fn default_timeout() -> Timeout {
-    Timeout::from_secs(10)
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use claviger_provider_api::options;
+
 use super::{Identity, Rate};
 use crate::spiffe;
 
@@ -20,22 +22,7 @@ pub(super) fn name(text: &str) -> Result<String, String> {
 
 /// `"500ms"`, `"30s"`, `"5m"`, `"72h"`, `"1d"`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = || {
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        let (count, unit) = text.split_at(digits);
-        let milliseconds: u64 = match unit {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return None,
-        };
-        // Ten years are more than anything here can mean, and no clock overflows on them.
-        let total = count.parse::<u64>().ok()?.checked_mul(milliseconds)?;
-        (total <= 3650 * 86_400_000).then(|| Duration::from_millis(total))
-    };
-    parsed().ok_or_else(|| {
+    options::duration(text).ok_or_else(|| {
         format!("{text:?} is no duration; write a number and a unit: \"500ms\", \"30s\", \"5m\", \"72h\" or \"1d\"")
     })
 }
