@@ -207,7 +207,7 @@ fn pem(spki: &[u8]) -> String {
 }
 
 /// Columns as wide as their widest cell, two blanks apart; no line end after the last row.
-fn table<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> String {
+pub(super) fn table<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> String {
     let rows: Vec<_> = rows.collect();
     let width =
         |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);

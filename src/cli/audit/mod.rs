@@ -1,7 +1,12 @@
-//! `claviger audit`: what the audit log proves.
+//! `claviger audit`: what the audit log says, and what it proves.
 
 mod chain_check;
+mod lines;
 mod public_key;
+mod report;
+mod search;
+mod shown;
+mod tail;
 mod verify;
 
 use std::process::ExitCode;
@@ -24,6 +29,38 @@ Examples:
   claviger audit verify /var/log/claviger/audit.jsonl.1 /var/log/claviger/audit.jsonl
   claviger audit verify --checkpoints checkpoints --public-key audit.pub audit.jsonl")]
     Verify(verify::Args),
+    /// Show the newest records, and with --follow those that come
+    ///
+    /// One record a line: time, caller, what it was, key and version, how it ended; then why, and the
+    /// ids that `claviger audit search` finds it by. With --json each line is as it is in the log.
+    /// The exit code is 0, or 78 where the file cannot be read.
+    #[command(after_help = "\
+Examples:
+  claviger audit tail --follow /var/log/claviger/audit.jsonl
+  claviger audit tail -n 50 --caller key-connector --outcome failed /var/log/claviger/audit.jsonl")]
+    Tail(tail::Args),
+    /// Find the records of a call, of a wrapped value, or of a backend's request
+    ///
+    /// Joins the log with others: a request id is what a caller was told, the SHA-256 of a wrapped
+    /// value is what its keeper can compute, and a backend's request id is in CloudTrail, in Azure's,
+    /// Google's and Vault's audit logs. The exit code is 0 where a record was found, 1 where none was,
+    /// and 78 where a file cannot be read.
+    #[command(after_help = "\
+Examples:
+  claviger audit search 0197f3a2-7f6b-7c11-8d5e-0b6a3f1c9e42 /var/log/claviger/audit.jsonl
+  claviger audit search \"$(claviger wrapped-sha256 key.wrapped)\" audit.jsonl.1 audit.jsonl")]
+    Search(search::Args),
+    /// Report who used which key when, and what failed
+    ///
+    /// Use of keys by caller and operation; the first use of a key by a caller; failures by their
+    /// reason; with --config callers that never called; certificates of last calls that end soon.
+    /// Counted calls whose keys differ have the key `(several)`. The exit code is 0, or 78 where a
+    /// file cannot be read.
+    #[command(after_help = "\
+Examples:
+  claviger audit report --config /etc/claviger/claviger.toml /var/log/claviger/audit.jsonl
+  claviger audit report --since 2026-12-01 --json audit.jsonl.1 audit.jsonl")]
+    Report(report::Args),
     /// Print the public key that verifies the checkpoints of a log
     #[command(after_help = "\
 Example:
@@ -36,6 +73,9 @@ Example:
 pub fn run(command: &Command, json: bool) -> Result<ExitCode, Failure> {
     match command {
         Command::Verify(args) => verify::run(args, json),
+        Command::Tail(args) => tail::run(args, json).map(|()| ExitCode::SUCCESS),
+        Command::Search(args) => search::run(args, json),
+        Command::Report(args) => report::run(args, json).map(|()| ExitCode::SUCCESS),
         Command::PublicKey(args) => public_key::run(args, json).map(|()| ExitCode::SUCCESS),
     }
 }

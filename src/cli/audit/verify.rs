@@ -1,21 +1,16 @@
 //! `claviger audit verify`: reads whole logs and says what does not fit.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::chain_check::{ChainCheck, Finding, What};
+use super::lines::{cannot_read, each_line};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::input_output;
 use crate::daemon::records::audit::{Verifier, parse_checkpoint};
-
-/// How often a terminal is told how far it is.
-const PROGRESS: Duration = Duration::from_millis(500);
 
 /// Checkpoints by the number of lines before them, and a finding for each without a good signature.
 type Kept = (BTreeMap<u64, [u8; 32]>, Vec<Finding>);
@@ -44,35 +39,18 @@ pub(super) fn run(args: &Args, json: bool) -> Result<ExitCode, Failure> {
     }
     let mut check = ChainCheck::new(verifier, kept);
     check.findings = unsigned;
-    let begun = Instant::now();
-    let mut progress = Progress { next: begun + PROGRESS, shown: std::io::stderr().is_terminal() };
-    for file in &args.files {
-        read_log(file, &mut check, &mut progress)?;
-    }
+    each_line(&args.files, |line| {
+        if line.is_whole {
+            check.line(line.file, line.number, line.bytes);
+        } else {
+            check.torn(line.file, line.number);
+        }
+        Ok(())
+    })?;
     check.end();
-    progress.clear();
     report(&check, args.files.len(), json)?;
     let good = check.findings.is_empty();
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(Exit::Data as u8) })
-}
-
-fn read_log(path: &Path, check: &mut ChainCheck, progress: &mut Progress) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| cannot_read(path, &error);
-    let mut file = BufReader::with_capacity(1 << 20, File::open(path).map_err(failed)?);
-    let name = path.display().to_string();
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        if file.read_until(b'\n', &mut line).map_err(failed)? == 0 {
-            break;
-        }
-        match line.strip_suffix(b"\n") {
-            Some(line) => check.line(&name, number, line),
-            None => check.torn(&name, number),
-        }
-        progress.at(check.records);
-    }
-    Ok(())
 }
 
 fn read_public_key(path: &Path) -> Result<Verifier, Failure> {
@@ -97,10 +75,6 @@ fn read_checkpoints(path: &Path, verifier: &Verifier) -> Result<Kept, Failure> {
         findings.push(Finding { file, line, n, what: What::BadSignature });
     }
     Ok((kept, findings))
-}
-
-fn cannot_read(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(Exit::Configuration, format!("cannot read {}: {error}", path.display()))
 }
 
 fn report(check: &ChainCheck, files: usize, json: bool) -> Result<(), Failure> {
@@ -149,26 +123,4 @@ fn report(check: &ChainCheck, files: usize, json: bool) -> Result<(), Failure> {
         (until, _) => format!("signed checkpoints confirm the records before {until}"),
     });
     input_output::print(&lines.join("\n"))
-}
-
-/// How far it is, on a terminal.
-struct Progress {
-    next: Instant,
-    shown: bool,
-}
-
-impl Progress {
-    fn at(&mut self, records: u64) {
-        if self.shown && records.is_multiple_of(4096) && Instant::now() >= self.next {
-            self.next = Instant::now() + PROGRESS;
-            eprint!("\r{records} records");
-            let _ = std::io::stderr().flush();
-        }
-    }
-
-    fn clear(&self) {
-        if self.shown {
-            eprint!("\r\x1b[K");
-        }
-    }
 }

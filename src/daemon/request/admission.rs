@@ -160,6 +160,7 @@ impl Shared {
                 caller,
                 identity: identity.as_deref(),
                 certificate_sha256: peer.certificate.as_ref().map(|c| &c.sha256),
+                certificate_not_after: peer.certificate.as_ref().map(|c| c.not_after),
                 anchor: peer.certificate.as_ref().map(|c| &*c.anchor.bundle),
                 peer: Some(&address),
                 reason: Some(reason),

@@ -65,6 +65,7 @@ impl CallContext {
             caller: Some(&self.caller.name),
             identity: identity.as_deref(),
             certificate_sha256: self.peer.certificate.as_ref().map(|c| &c.sha256),
+            certificate_not_after: self.peer.certificate.as_ref().map(|c| c.not_after),
             anchor: self.peer.certificate.as_ref().map(|c| &*c.anchor.bundle),
             peer: Some(&address),
             ..Record::new(outcome)

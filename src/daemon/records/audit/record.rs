@@ -1,6 +1,6 @@
 //! What a line says about one operation.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tonic::Code;
 
@@ -31,6 +31,8 @@ pub struct Record<'a> {
     pub identity: Option<&'a str>,
     /// Of the client certificate's DER.
     pub certificate_sha256: Option<&'a [u8; 32]>,
+    /// From then on its chain is no longer valid.
+    pub certificate_not_after: Option<SystemTime>,
     /// What vouched for the caller: the client CA's name in the configuration; `None` on a Unix
     /// socket, where the kernel does.
     pub anchor: Option<&'a str>,
@@ -78,6 +80,7 @@ impl Record<'_> {
             caller: None,
             identity: None,
             certificate_sha256: None,
+            certificate_not_after: None,
             anchor: None,
             peer: None,
             operation: None,
@@ -106,6 +109,9 @@ impl Record<'_> {
         line.some_text("caller", self.caller, NAME);
         line.some_text("identity", self.identity, IDENTITY);
         line.sha256("certificate_sha256", self.certificate_sha256);
+        if let Some(not_after) = self.certificate_not_after {
+            line.time("certificate_not_after", not_after.into());
+        }
         line.some_text("anchor", self.anchor, NAME);
         line.some_text("peer", self.peer, IDENTITY);
         if let Some(operation) = self.operation {

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -89,6 +89,7 @@ async fn a_record_says_everything_and_nothing_that_it_was_not_given() {
         caller: Some("key-connector"),
         identity: Some("spiffe://example.org/key-connector"),
         certificate_sha256: Some(&[1; 32]),
+        certificate_not_after: Some(SystemTime::UNIX_EPOCH + Duration::from_hours(24)),
         anchor: Some("clients"),
         peer: Some("127.0.0.1:4711"),
         operation: Some(Operation::Rewrap),
@@ -146,7 +147,9 @@ async fn a_record_says_everything_and_nothing_that_it_was_not_given() {
             "event": "operation", "request_id": "0197-a", "caller_request_id": "theirs",
             "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             "caller": "key-connector", "identity": "spiffe://example.org/key-connector",
-            "certificate_sha256": "01".repeat(32), "anchor": "clients", "peer": "127.0.0.1:4711",
+            "certificate_sha256": "01".repeat(32),
+            "certificate_not_after": "1970-01-02T00:00:00.000000Z", "anchor": "clients",
+            "peer": "127.0.0.1:4711",
             "operation": "rewrap", "key": "user-keys", "version": 2, "provider": "hsm-a",
             "algorithm": "RSA-OAEP", "wrapped_sha256": "02".repeat(32),
             "target_key": "new-keys", "target_version": 3,

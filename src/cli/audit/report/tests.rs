@@ -1,0 +1,69 @@
+//! What a report makes of records.
+
+use super::gathered::Gathered;
+use super::*;
+
+fn gathered(since: Option<&str>, lines: &[&str]) -> Gathered {
+    let mut gathered = Gathered::new(since);
+    lines.iter().for_each(|line| gathered.record(&Record::parse(line.as_bytes()).unwrap()));
+    gathered
+}
+
+#[test]
+fn a_use_before_the_reported_time_is_no_first_use_after_it() {
+    let old = r#"{"time":"2026-11-30T08:00:00.000000Z","event":"operation","caller":"a","key":"k","operation":"unwrap","outcome":"ok"}"#;
+    let new = old.replace("-30T08", "-30T09");
+    let other = new.replace("\"k\"", "\"other\"");
+    let all = gathered(None, &[old, &new, &other]);
+    assert_eq!(all.first_uses.len(), 2);
+    assert_eq!(all.records, 3);
+    let late = gathered(Some("2026-11-30T09"), &[old, &new, &other]);
+    assert_eq!(late.records, 2);
+    let pairs: Vec<_> = late.first_uses.keys().collect();
+    assert_eq!(pairs, [&["a".to_owned(), "other".to_owned()]]);
+}
+
+#[test]
+fn a_call_that_failed_is_no_first_use_but_a_call_of_its_caller() {
+    let failed = r#"{"time":"t","event":"operation","caller":"a","key":"k","operation":"unwrap","outcome":"INVALID_ARGUMENT","reason":"unwrap_failed"}"#;
+    let gathered = gathered(None, &[failed]);
+    assert!(gathered.first_uses.is_empty() && gathered.callers.contains("a"));
+    assert_eq!(gathered.uses.values().map(|used| (used.calls, used.failed)).max(), Some((1, 1)));
+}
+
+#[test]
+fn counted_calls_have_a_key_only_where_it_is_the_only_one() {
+    let counted = r#"{"time":"t","event":"operations","caller":"a","operations":3,"by_operation":{"read":2,"wrap":1},"keys":{"k":3}}"#;
+    let several = counted.replace("\"k\":3", "\"k\":1,\"l\":2");
+    let others = counted.replace("}}", "},\"other_keys\":1}");
+    let none = counted.replace("\"k\":3", "");
+    for (line, key) in
+        [(counted, "k"), (&several, "(several)"), (&others, "(several)"), (&none, "-")]
+    {
+        let uses = gathered(None, &[line]).uses;
+        let found: Vec<_> = uses.iter().map(|([_, key, _], used)| (&**key, used.calls)).collect();
+        assert_eq!(found, [(key, 2), (key, 1)], "{line}");
+    }
+}
+
+#[test]
+fn a_time_is_utc_as_the_log_writes_it_or_its_beginning() {
+    for (text, as_read) in [
+        ("2026-12-01", "2026-12-01"),
+        ("2026-12-01T08", "2026-12-01T08"),
+        ("2026-12-01T08:00:00Z", "2026-12-01T08:00:00"),
+        ("2026-12-01T08:00:00.000001Z", "2026-12-01T08:00:00.000001Z"),
+    ] {
+        assert_eq!(time(text).as_deref(), Ok(as_read), "{text}");
+    }
+    for wrong in [
+        "",
+        "2026",
+        "yesterday",
+        "2026-12-01 08:00",
+        "2026-12-01T08:00:00+01:00",
+        "yesterday-at-eight-oZ",
+    ] {
+        assert!(time(wrong).is_err(), "{wrong}");
+    }
+}
