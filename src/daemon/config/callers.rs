@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::grants::grants;
-use super::reader::Node;
 use super::{Caller, Identity, Key, Limits, Listen, Match, Server, values};
+use claviger_configuration::Node;
 
 /// What callers are checked against.
 pub(super) struct Around<'a> {

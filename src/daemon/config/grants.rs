@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::reader::{Node, all};
 use super::{Grant, Key, Operation, PublicKeys, narrowness, values};
+use claviger_configuration::{Node, all};
 
 /// `grants`, in the file's order.
 pub(super) fn grants(node: &Node<'_>, keys: &BTreeMap<String, Key>) -> Vec<Grant> {

@@ -7,8 +7,8 @@ use claviger_provider_api::algorithm::{Member, UnknownAlgorithm};
 use claviger_provider_api::{Algorithm, SignAlgorithm};
 
 use super::providers::Providers;
-use super::reader::Node;
 use super::{Key, Replica, State, Version, values};
+use claviger_configuration::Node;
 
 /// What may occur once in a whole configuration, and where it occurred first.
 struct Seen<'a> {

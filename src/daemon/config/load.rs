@@ -1,14 +1,12 @@
 //! The configuration file itself: where it is, who may write it, and what `serve` asks of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use claviger_files::{FileError, Protection};
+use claviger_configuration::{Node, joined, read_file};
 use claviger_provider_api::public_key::sha256;
 
-use super::error::{ConfigError, ConfigErrors};
-use super::reader::{self, Node, joined};
-use super::{Config, State};
+use super::{Config, ConfigError, ConfigErrors, State};
 
 /// Where the configuration is unless `--config` or the environment names another file.
 pub const DEFAULT_PATH: &str = "/etc/claviger/claviger.toml";
@@ -30,7 +28,9 @@ impl Config {
     /// Reads, parses and checks a file. Others may read it, as it holds no secret; only root
     /// and its owner, who must be root or us, may write it.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        let text = read(path).map_err(|message| ConfigErrors::of_file(path.to_owned(), message))?;
+        let hint =
+            if path == Path::new(DEFAULT_PATH) { "; name another file with --config" } else { "" };
+        let text = read_file(path, MAX_BYTES, hint)?;
         Self::parse(path, &text)
     }
 
@@ -63,7 +63,9 @@ impl Config {
 
     /// The file's text, if it is still the one that was parsed.
     pub(crate) fn text(&self) -> Option<String> {
-        read(&self.path).ok().filter(|text| sha256(text.as_bytes()) == self.sha256)
+        read_file(&self.path, MAX_BYTES, "")
+            .ok()
+            .filter(|text| sha256(text.as_bytes()) == self.sha256)
     }
 
     /// The line in the file where a version's table begins, from 1, if that file is still the one that
@@ -80,38 +82,10 @@ impl Config {
 
     fn places_of_versions(&self) -> BTreeMap<(String, u32), (String, usize)> {
         let text = self.text();
-        let places = text.map(|text| reader::read(&self.path, &text, places_of_versions));
+        let places =
+            text.map(|text| claviger_configuration::read(&self.path, &text, places_of_versions));
         places.and_then(Result::ok).unwrap_or_default()
     }
-}
-
-impl ConfigErrors {
-    /// The same errors with the lines that their fields have in `text`, in its order.
-    pub(crate) fn at_lines_of(mut self, text: Option<&str>) -> Self {
-        let Some(text) = text else { return self };
-        let lines = reader::read(&self.path, text, lines).unwrap_or_default();
-        for ConfigError { line, field, .. } in &mut self.errors {
-            // A field that is missing belongs to the table it is missing in.
-            let parent = || field.rsplit_once('.').and_then(|(parent, _)| lines.get(parent));
-            *line = lines.get(field.as_str()).or_else(parent).copied();
-        }
-        self.errors.sort_by_key(|error| error.line);
-        self
-    }
-}
-
-/// The lines of all values in the file, by their paths.
-fn lines(root: &Node<'_>) -> HashMap<String, usize> {
-    let mut lines = HashMap::new();
-    let mut waiting = vec![root.clone()];
-    while let Some(node) = waiting.pop() {
-        lines.insert(node.path().to_owned(), node.line());
-        waiting.extend(node.elements());
-        if node.is_table() {
-            waiting.extend(node.entries().into_iter().map(|(_, node)| node));
-        }
-    }
-    lines
 }
 
 /// The path of a version by its number, where its place in the file is not known.
@@ -131,24 +105,4 @@ fn places_of_versions(root: &Node<'_>) -> BTreeMap<(String, u32), (String, usize
         }
     }
     places
-}
-
-/// Reads the file, as [`Protection::Trusted`] says, from folders that others cannot write.
-fn read(path: &Path) -> Result<String, String> {
-    let hint = match path.to_str() {
-        Some(DEFAULT_PATH) => "; name another file with --config",
-        _ => "",
-    };
-    let read = claviger_files::check_folders(path)
-        .and_then(|()| claviger_files::read(path, Protection::Trusted, MAX_BYTES));
-    let bytes = read.map_err(|error| match error {
-        FileError::Io { source, .. } => format!("cannot be read: {source}{hint}"),
-        FileError::Refused { reason, .. } => format!("is refused: {reason}"),
-    })?;
-    let bytes = bytes.to_vec();
-    String::from_utf8(bytes).map_err(|error| {
-        let good = error.utf8_error().valid_up_to();
-        let line = error.as_bytes()[..=good].split(|b| *b == b'\n').count();
-        format!("is not UTF-8 in line {line}; save it as UTF-8")
-    })
 }

@@ -6,19 +6,17 @@
 //! - `load`: the file itself, and what only `serve` asks for
 //! - `parse`: the sections together; `server`, `providers`, `keys`, `callers`, `grants`: each one;
 //!   `narrowness`: whether lists of values restrict anything
-//! - `reader`, `values`, `error`: values with their places, what one may look like, what is wrong
+//! - `values`: what one may look like; its place in the file and what is wrong: `claviger-configuration`
 //! - `changes`: what differs between two configurations
 
 mod callers;
 mod changes;
-mod error;
 mod grants;
 mod keys;
 mod load;
 mod narrowness;
 mod parse;
 mod providers;
-mod reader;
 mod server;
 mod values;
 
@@ -28,13 +26,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(crate) use claviger_configuration::joined;
+pub use claviger_configuration::{ConfigError, ConfigErrors};
 use claviger_provider_api::{Algorithm, SecretSource, SignAlgorithm};
 
 pub use self::changes::changes;
-pub use self::error::{ConfigError, ConfigErrors};
 pub(crate) use self::load::version_path;
 pub use self::load::{DEFAULT_PATH, PATH_VARIABLE, path_or_default};
-pub(crate) use self::reader::joined;
 use crate::daemon::backends::ProviderConfig;
 
 /// The whole configuration.

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 
-use super::reader::Node;
 use super::{Grant, Key, Operation, PublicKeys, State};
+use claviger_configuration::Node;
 
 /// Reports lists of values that mean nothing beside the caller's other grants.
 pub(super) fn check(items: &[Node<'_>], grants: &[Grant], keys: &BTreeMap<String, Key>) {

@@ -4,19 +4,18 @@ use std::path::Path;
 
 use claviger_provider_api::public_key::sha256;
 
-use super::Config;
 use super::callers::{Around, callers};
-use super::error::ConfigErrors;
 use super::keys::keys;
 use super::providers::Providers;
-use super::reader::{self, Node};
 use super::server::{audit, log, operations, server};
+use super::{Config, ConfigErrors};
+use claviger_configuration::Node;
 
 impl Config {
     /// Parses and checks `text`. `path` is where it came from: it is named in errors, and relative
     /// paths are taken from its folder.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigErrors> {
-        reader::read(path, text, |root| config(path, text, root))
+        claviger_configuration::read(path, text, |root| config(path, text, root))
     }
 }
 

@@ -7,9 +7,9 @@ use claviger_provider_api::{ProviderType, SecretSource, VaultField};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, Deserializer};
 
-use super::reader::{Node, joined, unknown_field};
 use super::{Provider, values};
 use crate::daemon::backends::{self, PROVIDERS, ProviderConfig, check_secret, provider_types};
+use claviger_configuration::{Node, joined, unknown_field};
 
 /// `[providers]`.
 pub(super) struct Providers<'a> {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::reader::{Node, all};
 use super::{Audit, Checkpoints, Listen, Log, Operations, Server, Tls, values};
+use claviger_configuration::{Node, all};
 
 /// The longest path of a Unix socket in bytes: `sun_path` with its final zero is 108 long on
 /// Linux and 104 elsewhere.

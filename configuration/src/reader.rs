@@ -14,10 +14,11 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::error::{ConfigError, ConfigErrors};
+use crate::error::{ConfigError, ConfigErrors};
+use crate::names::{joined, nearest, unknown_field};
 
 /// Reads `text`, the file at `path`, with `from_root`: what that made, or everything that is wrong.
-pub(super) fn read<T>(
+pub fn read<T>(
     path: &Path,
     text: &str,
     from_root: impl FnOnce(&Node<'_>) -> T,
@@ -43,7 +44,7 @@ pub(super) fn read<T>(
 }
 
 /// Where errors are collected, and where lines begin.
-pub(super) struct Report {
+pub struct Report {
     line_starts: Vec<usize>,
     folder: PathBuf,
     errors: RefCell<Vec<ConfigError>>,
@@ -67,14 +68,15 @@ impl Report {
         self.line_starts.partition_point(|start| *start <= offset)
     }
 
-    pub(super) fn error(&self, offset: usize, field: &str, message: impl Display) {
+    /// Reports an error at a byte of the text.
+    pub fn error(&self, offset: usize, field: &str, message: impl Display) {
         let line = Some(self.line(offset));
         let error = ConfigError { line, field: field.to_owned(), message: message.to_string() };
         self.errors.borrow_mut().push(error);
     }
 
     /// A path of the file: a relative one is taken from the file's folder.
-    pub(super) fn resolve(&self, path: &str) -> PathBuf {
+    pub fn resolve(&self, path: &str) -> PathBuf {
         self.folder.join(path)
     }
 
@@ -88,7 +90,7 @@ impl Report {
 
 /// A value and its place.
 #[derive(Clone)]
-pub(super) struct Node<'a> {
+pub struct Node<'a> {
     report: &'a Report,
     /// None for a placeholder.
     value: Option<&'a DeValue<'a>>,
@@ -98,14 +100,14 @@ pub(super) struct Node<'a> {
 
 impl<'a> Node<'a> {
     /// Reports this value, unless it is a placeholder.
-    pub(super) fn error(&self, message: impl Display) {
+    pub fn error(&self, message: impl Display) {
         if self.value.is_some() {
             self.report.error(self.offset, &self.path, message);
         }
     }
 
     /// Reports a field of this table that is not there.
-    pub(super) fn missing(&self, field: &str, write: impl Display) {
+    pub fn missing(&self, field: &str, write: impl Display) {
         if self.is_table() {
             let message = format_args!("is missing; {write}");
             self.report.error(self.offset, &joined(&self.path, field), message);
@@ -114,7 +116,7 @@ impl<'a> Node<'a> {
 
     /// Reports this string, which names none of the `known` things of this kind; `add` is what to do
     /// where no name is near it.
-    pub(super) fn names_no<'n>(
+    pub fn names_no<'n>(
         &self,
         kind: &str,
         known: impl IntoIterator<Item = &'n str>,
@@ -131,24 +133,29 @@ impl<'a> Node<'a> {
         }
     }
 
-    pub(super) fn report(&self) -> &'a Report {
+    /// Where errors are collected.
+    pub fn report(&self) -> &'a Report {
         self.report
     }
 
-    pub(super) fn path(&self) -> &str {
+    /// The dotted path, such as `keys.user-keys.versions[0].state`.
+    pub fn path(&self) -> &str {
         &self.path
     }
 
-    pub(super) fn offset(&self) -> usize {
+    /// Where it is in the text, in bytes.
+    pub fn offset(&self) -> usize {
         self.offset
     }
 
-    pub(super) fn line(&self) -> usize {
+    /// The line in the file, from 1.
+    pub fn line(&self) -> usize {
         self.report.line(self.offset)
     }
 
     /// This table, whose fields other than these are reported.
-    pub(super) fn with_fields(&self, known: &[&str]) -> Self {
+    #[must_use]
+    pub fn with_fields(&self, known: &[&str]) -> Self {
         let table = self.table();
         for (name, _) in table.into_iter().flatten() {
             if !known.contains(&name.get_ref().as_ref()) {
@@ -161,18 +168,20 @@ impl<'a> Node<'a> {
     }
 
     /// A field of a table, if it is there.
-    pub(super) fn field(&self, name: &str) -> Option<Self> {
+    pub fn field(&self, name: &str) -> Option<Self> {
         let (key, value) = self.value?.as_table()?.get_key_value(name)?;
         Some(entry(self.report, &self.path, key.get_ref(), key.span().start, value))
     }
 
     /// A field that may be left out.
-    pub(super) fn optional(&self, name: &str) -> Self {
+    #[must_use]
+    pub fn optional(&self, name: &str) -> Self {
         self.field(name).unwrap_or_else(|| Self { value: None, ..self.clone() })
     }
 
     /// A field that must be there; `write` says what to write where it is not.
-    pub(super) fn required(&self, name: &str, write: &str) -> Self {
+    #[must_use]
+    pub fn required(&self, name: &str, write: &str) -> Self {
         if self.field(name).is_none() {
             self.missing(name, write);
         }
@@ -180,12 +189,12 @@ impl<'a> Node<'a> {
     }
 
     /// A field that is true or false.
-    pub(super) fn flag(&self, name: &str, default: bool) -> bool {
+    pub fn flag(&self, name: &str, default: bool) -> bool {
         self.optional(name).boolean().unwrap_or(default)
     }
 
     /// A field that `parse` understands, as [`Node::parsed`].
-    pub(super) fn parsed_or<T>(
+    pub fn parsed_or<T>(
         &self,
         name: &str,
         default: T,
@@ -202,12 +211,13 @@ impl<'a> Node<'a> {
         found
     }
 
-    pub(super) fn table(&self) -> Option<&'a DeTable<'a>> {
+    /// A table; something else is reported.
+    pub fn table(&self) -> Option<&'a DeTable<'a>> {
         self.wanted("a table", self.value.and_then(DeValue::as_table))
     }
 
     /// A table from names to values, in the file's order.
-    pub(super) fn entries(&self) -> Vec<(&'a str, Self)> {
+    pub fn entries(&self) -> Vec<(&'a str, Self)> {
         let mut entries: Vec<_> = self.table().into_iter().flatten().collect();
         entries.sort_by_key(|(name, _)| name.span().start);
         let report = self.report;
@@ -219,19 +229,19 @@ impl<'a> Node<'a> {
     }
 
     /// The names of a table; none where it is something else, which is reported elsewhere.
-    pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
+    pub fn names(&self) -> impl Iterator<Item = &'a str> {
         let table = self.value.and_then(DeValue::as_table);
         table.into_iter().flatten().map(|(name, _)| name.get_ref().as_ref())
     }
 
     /// An array; `wanted` says what to write where it is something else.
-    pub(super) fn items(&self, wanted: &str) -> Option<Vec<Self>> {
+    pub fn items(&self, wanted: &str) -> Option<Vec<Self>> {
         let is_array = self.value.is_some_and(DeValue::is_array);
         self.wanted(wanted, is_array.then(|| self.elements()))
     }
 
     /// An array that has elements; `write` says what to write where it has none.
-    pub(super) fn some_items(&self, wanted: &str, write: impl Display) -> Option<Vec<Self>> {
+    pub fn some_items(&self, wanted: &str, write: impl Display) -> Option<Vec<Self>> {
         let items = self.items(wanted)?;
         if items.is_empty() {
             self.error(format_args!("is empty{write}"));
@@ -240,16 +250,12 @@ impl<'a> Node<'a> {
     }
 
     /// What `read` makes of each element of an array.
-    pub(super) fn list<T>(
-        &self,
-        wanted: &str,
-        read: impl FnMut(&Self) -> Option<T>,
-    ) -> Option<Vec<T>> {
+    pub fn list<T>(&self, wanted: &str, read: impl FnMut(&Self) -> Option<T>) -> Option<Vec<T>> {
         all(self.items(wanted)?.iter().map(read))
     }
 
     /// The elements of an array; none where it is something else, which is reported elsewhere.
-    pub(super) fn elements(&self) -> Vec<Self> {
+    pub fn elements(&self) -> Vec<Self> {
         let element = |(index, value): (usize, &'a Spanned<DeValue<'a>>)| Self {
             report: self.report,
             value: Some(value.get_ref()),
@@ -261,21 +267,23 @@ impl<'a> Node<'a> {
     }
 
     /// The text of a string; none where it is something else, which is reported elsewhere.
-    pub(super) fn text(&self) -> Option<&'a str> {
+    pub fn text(&self) -> Option<&'a str> {
         self.value.and_then(DeValue::as_str)
     }
 
-    pub(super) fn is_table(&self) -> bool {
+    /// Whether it is a table.
+    pub fn is_table(&self) -> bool {
         self.value.is_some_and(DeValue::is_table)
     }
 
-    pub(super) fn string(&self) -> Option<&'a str> {
+    /// A string; something else is reported.
+    pub fn string(&self) -> Option<&'a str> {
         self.wanted("a string", self.text())
     }
 
     /// A string that `parse` understands; its error is what to report. It says after a semicolon
     /// what to write, which is true of a value that is no string as well.
-    pub(super) fn parsed<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    pub fn parsed<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let Some(text) = self.text() else {
             let error = parse("").err().unwrap_or_default();
             let write = error.split_once("; ").map_or("write a string", |(_, write)| write);
@@ -287,12 +295,13 @@ impl<'a> Node<'a> {
         parse(text).map_err(|message| self.error(message)).ok()
     }
 
-    pub(super) fn boolean(&self) -> Option<bool> {
+    /// True or false; something else is reported.
+    pub fn boolean(&self) -> Option<bool> {
         self.wanted("true or false", self.value.and_then(DeValue::as_bool))
     }
 
     /// A whole number from `min` to `max`.
-    pub(super) fn integer(&self, min: u32, max: u32) -> Option<u32> {
+    pub fn integer(&self, min: u32, max: u32) -> Option<u32> {
         let integer = self.value.and_then(DeValue::as_integer);
         let integer = self.wanted("a whole number", integer)?;
         let number = self.number().filter(|number| (min..=max).contains(number));
@@ -303,13 +312,13 @@ impl<'a> Node<'a> {
     }
 
     /// A whole number below 2^32; none where it is something else, which is reported elsewhere.
-    pub(super) fn number(&self) -> Option<u32> {
+    pub fn number(&self) -> Option<u32> {
         let integer = self.value?.as_integer()?;
         u32::from_str_radix(integer.as_str(), integer.radix()).ok()
     }
 
     /// A path; a relative one is taken from the file's folder.
-    pub(super) fn file_path(&self) -> Option<PathBuf> {
+    pub fn file_path(&self) -> Option<PathBuf> {
         let text = self.string()?;
         if text.is_empty() || text.contains('\0') {
             self.error("is no path; write the path of a file");
@@ -320,7 +329,7 @@ impl<'a> Node<'a> {
 }
 
 /// All of them, each of which is read first; none if one is none.
-pub(super) fn all<T>(read: impl IntoIterator<Item = Option<T>>) -> Option<Vec<T>> {
+pub fn all<T>(read: impl IntoIterator<Item = Option<T>>) -> Option<Vec<T>> {
     let read: Vec<Option<T>> = read.into_iter().collect();
     read.into_iter().collect()
 }
@@ -340,17 +349,6 @@ fn entry<'a>(
     Node { report, value: Some(value.get_ref()), offset, path: joined(path, name) }
 }
 
-/// `path.name`, with the name quoted where TOML would quote it.
-pub(crate) fn joined(path: &str, name: &str) -> String {
-    let bare = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    let dot = if path.is_empty() { "" } else { "." };
-    if !name.is_empty() && name.bytes().all(bare) {
-        format!("{path}{dot}{name}")
-    } else {
-        format!("{path}{dot}{name:?}")
-    }
-}
-
 fn described(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
@@ -361,23 +359,4 @@ fn described(value: &DeValue<'_>) -> &'static str {
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
     }
-}
-
-/// What to say about an unknown field.
-pub(super) fn unknown_field(name: &str, known: &[&str]) -> String {
-    match nearest(name, known.iter().copied()) {
-        Some(near) => format!("is not a known field; did you mean {near:?}?"),
-        None if known.is_empty() => "is not a known field; there are none here".to_owned(),
-        None => format!("is not a known field; known are {}", known.join(", ")),
-    }
-}
-
-/// The name that was probably meant: about a third of its letters may differ.
-fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
-    let letters = name.chars().count();
-    let most = if letters <= 2 { 0 } else { letters.min(63).div_ceil(3) };
-    // Each letter more or less is a difference, whatever the others are.
-    let as_long = known.into_iter().filter(|near| near.chars().count().abs_diff(letters) <= most);
-    let with_distance = as_long.map(|near| (strsim::levenshtein(name, near), near));
-    with_distance.min().filter(|(distance, _)| *distance <= most).map(|(_, near)| near)
 }
