@@ -46,8 +46,11 @@ pub enum Failure {
         /// Not before this.
         retry_after: Duration,
     },
-    /// The backend, or the audit log, cannot be reached.
-    Unavailable,
+    /// The backend cannot be reached.
+    Unavailable {
+        /// When it is looked at again, where calls are answered without asking it until then.
+        next_look: Option<Duration>,
+    },
     /// The audit log cannot be written, so nothing is answered.
     NotRecorded,
     /// The caller's deadline passed.
@@ -109,11 +112,16 @@ impl Exhausted {
 }
 
 impl Failure {
+    /// The backend cannot be reached, and the next call may find it well.
+    pub fn unavailable() -> Self {
+        Self::Unavailable { next_look: None }
+    }
+
     /// A failure of a provider. Its text stays in log and audit.
     pub fn of(kind: ErrorKind) -> Self {
         match kind {
             ErrorKind::UnwrapFailed => Self::UnwrapFailed,
-            ErrorKind::Unavailable => Self::Unavailable,
+            ErrorKind::Unavailable => Self::unavailable(),
             ErrorKind::Throttled { retry_after } => Self::Exhausted {
                 what: Exhausted::Backend,
                 retry_after: retry_after.unwrap_or(Duration::from_millis(100)),
@@ -128,7 +136,7 @@ impl Failure {
     /// did not open.
     pub fn of_backend(kind: ErrorKind) -> Self {
         match Self::of(kind) {
-            Self::UnwrapFailed => Self::Unavailable,
+            Self::UnwrapFailed => Self::unavailable(),
             failure => failure,
         }
     }
@@ -140,7 +148,7 @@ impl Failure {
             Self::Unauthenticated => Code::Unauthenticated,
             Self::PermissionDenied => Code::PermissionDenied,
             Self::Exhausted { .. } => Code::ResourceExhausted,
-            Self::Unavailable | Self::NotRecorded => Code::Unavailable,
+            Self::Unavailable { .. } | Self::NotRecorded => Code::Unavailable,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
             Self::OperatorNeeded => Code::FailedPrecondition,
             Self::Internal => Code::Internal,
@@ -155,7 +163,7 @@ impl Failure {
             Self::Unauthenticated => "unauthenticated",
             Self::PermissionDenied => "permission_denied",
             Self::Exhausted { what, .. } => what.reason(),
-            Self::Unavailable => "unavailable",
+            Self::Unavailable { .. } => "unavailable",
             Self::NotRecorded => "not_recorded",
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::OperatorNeeded => "operator_needed",
@@ -171,7 +179,7 @@ impl Failure {
             Self::Unauthenticated => UNAUTHENTICATED.into(),
             Self::PermissionDenied => PERMISSION_DENIED.into(),
             Self::Exhausted { what, .. } => what.message().into(),
-            Self::Unavailable => UNAVAILABLE.into(),
+            Self::Unavailable { .. } => UNAVAILABLE.into(),
             Self::NotRecorded => NOT_RECORDED.into(),
             Self::DeadlineExceeded => DEADLINE_EXCEEDED.into(),
             Self::OperatorNeeded => FAILED_PRECONDITION.into(),
@@ -184,6 +192,7 @@ impl Failure {
         let (field, retry_after) = match &self {
             Self::Field { field, .. } => (*field, Duration::ZERO),
             Self::Exhausted { retry_after, .. } => ("", *retry_after),
+            Self::Unavailable { next_look } => ("", next_look.unwrap_or_default()),
             _ => ("", Duration::ZERO),
         };
         ItemError {
@@ -205,6 +214,10 @@ impl From<Failure> for Status {
                 if what.is_the_callers_limit() {
                     details.add_quota_failure_violation("caller", what.reason());
                 }
+                Self::with_error_details(code, message, details)
+            }
+            Failure::Unavailable { next_look: Some(next_look) } => {
+                let details = ErrorDetails::with_retry_info(Some(next_look));
                 Self::with_error_details(code, message, details)
             }
             _ => Self::new(code, message),
@@ -301,6 +314,19 @@ mod tests {
         assert_eq!(failure.clone().into_item_error().retry_after_ms, 7000);
         let delay = Status::from(failure).get_error_details().retry_info().unwrap().retry_delay;
         assert_eq!(delay, Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn what_cannot_be_reached_says_when_it_is_looked_at_again_where_that_is_known() {
+        let known = Failure::Unavailable { next_look: Some(Duration::from_millis(500)) };
+        assert_eq!(known.clone().into_item_error().retry_after_ms, 500);
+        let status = Status::from(known);
+        assert_eq!(status.code(), Code::Unavailable);
+        let delay = status.get_error_details().retry_info().unwrap().retry_delay;
+        assert_eq!(delay, Some(Duration::from_millis(500)));
+        let not_known = Status::from(Failure::unavailable());
+        assert!(not_known.details().is_empty());
+        assert_eq!(not_known.message(), status.message());
     }
 
     #[test]

@@ -11,6 +11,9 @@ use crate::error::{EndpointFailure, Remedy};
 const RECONNECT_PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(250)];
 /// The pauses before one that answered that it cannot serve is asked again: each run is recorded.
 const REPEAT_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
+/// A daemon that names the time of its next look is asked again then, and after so long at the latest:
+/// another process may have taken its place.
+const LONGEST_TOLD_PAUSE: Duration = Duration::from_secs(3);
 /// The last attempt of a call that waits begins so long before its time is over.
 const LAST_ATTEMPT: Duration = Duration::from_millis(200);
 /// A call waits no longer than this where another one has waited its whole time without success.
@@ -171,8 +174,12 @@ impl Schedule {
                 let [first, longest] =
                     if failure.is_answer() { REPEAT_PAUSES } else { RECONNECT_PAUSES };
                 let growing = first.saturating_mul(1 << failures_before.min(8)).min(longest);
-                let pause = told.map_or(growing, |told| told.clamp(first, longest));
-                let at = now + pause / 2 + random_part_of(pause);
+                let at = match told {
+                    Some(told) => {
+                        now + told.clamp(first, LONGEST_TOLD_PAUSE) + random_part_of(first)
+                    }
+                    None => now + growing / 2 + random_part_of(growing),
+                };
                 let last = self.waits_until.checked_sub(LAST_ATTEMPT)?;
                 let at = if at < self.waits_until { at } else { last };
                 (at > now).then_some(at)

@@ -62,6 +62,7 @@ pub struct Error {
     cause: Option<Cause>,
     source: Box<dyn StdError + Send + Sync>,
     backend_request_id: Option<String>,
+    next_look: Option<Duration>,
 }
 
 impl Error {
@@ -69,7 +70,7 @@ impl Error {
     pub fn new(kind: ErrorKind, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let source = source.into();
         let cause = source.is::<AnotherKey>().then_some(Cause::AnotherKey);
-        Self { kind, cause, source, backend_request_id: None }
+        Self { kind, cause, source, backend_request_id: None, next_look: None }
     }
 
     /// An error of the kind [`ErrorKind::OperatorNeeded`], with its cause.
@@ -92,6 +93,13 @@ impl Error {
     #[must_use]
     pub fn with_backend_request_id(mut self, id: Option<String>) -> Self {
         self.backend_request_id = id;
+        self
+    }
+
+    /// Adds how long it takes until the backend is asked again: before that every call gets this error.
+    #[must_use]
+    pub fn with_next_look(mut self, next_look: Option<Duration>) -> Self {
+        self.next_look = next_look;
         self
     }
 
@@ -121,6 +129,7 @@ impl Error {
             cause: self.cause,
             source: self.to_string().into(),
             backend_request_id: self.backend_request_id.clone(),
+            next_look: self.next_look,
         }
     }
 
@@ -137,6 +146,11 @@ impl Error {
     /// What went wrong, where the provider knows more than the kind says.
     pub fn cause(&self) -> Option<Cause> {
         self.cause
+    }
+
+    /// How long it takes until the backend is asked again, where a provider answers without asking it.
+    pub fn next_look(&self) -> Option<Duration> {
+        self.next_look
     }
 
     /// The id under which the backend logged the request, if it gave one.

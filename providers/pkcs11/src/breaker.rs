@@ -28,14 +28,14 @@ struct Open {
 impl Breaker {
     /// Why a call is refused, while the breaker is open.
     pub(crate) fn refusal(&self) -> Option<Error> {
-        self.state().as_ref().map(|open| open.cause.repeated())
+        self.state().as_ref().map(|open| open.error(Instant::now()))
     }
 
     /// Why even a check is refused: it is too early.
     pub(crate) fn too_early(&self, now: Instant) -> Option<Error> {
         let state = self.state();
         let open = state.as_ref().filter(|open| now < open.until)?;
-        Some(open.cause.repeated())
+        Some(open.error(now))
     }
 
     /// Opens it after a check failed: for 0.52 s the first 18 times, then for 2.85 s, and up to a 25th
@@ -58,6 +58,14 @@ impl Breaker {
     }
 }
 
+impl Open {
+    /// The cause, with the time until the next check is let through.
+    fn error(&self, now: Instant) -> Error {
+        let next_look = self.until.checked_duration_since(now).filter(|left| !left.is_zero());
+        self.cause.repeated().with_next_look(next_look)
+    }
+}
+
 fn jitter(pause: Duration) -> Duration {
     let mut byte = [0];
     // Without random bytes there is no jitter, and the keys have other troubles.
@@ -77,13 +85,18 @@ mod tests {
     #[test]
     fn an_open_breaker_repeats_what_went_wrong_until_it_is_closed() {
         let breaker = Breaker::default();
+        let now = Instant::now();
         assert!(breaker.refusal().is_none());
-        breaker.open(Instant::now(), &cause());
+        breaker.open(now, &cause());
         let error = breaker.refusal().unwrap();
         assert_eq!(
             (error.kind(), error.to_string()),
             (ErrorKind::Unavailable, cause().to_string())
         );
+        let next_look = error.next_look().unwrap();
+        assert!(next_look <= QUICK + QUICK / 25, "{next_look:?}");
+        let late = breaker.state().as_ref().unwrap().error(now + SLOW);
+        assert_eq!(late.next_look(), None, "the next check asks the token");
         assert!(breaker.close());
         assert!(breaker.refusal().is_none());
         assert!(!breaker.close());

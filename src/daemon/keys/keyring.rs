@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use claviger_provider_api::{
     Algorithm, Algorithms, ErrorKind, PublicKey, SignAlgorithm, SignAlgorithms, WrappingKey,
@@ -138,7 +139,7 @@ impl Key {
         }
         if candidates.len() > 1 && candidates.iter().any(|c| c.algorithm == Algorithm::Rsa15) {
             if candidates.iter().any(|c| c.version.public_key().is_none()) {
-                return Err(Failure::Unavailable);
+                return Err(Failure::unavailable());
             }
             return Err(Failure::Field {
                 field: "key_version",
@@ -267,6 +268,12 @@ impl Version {
         let serving = self.replicas.iter().find(|replica| replica.is_serving());
         let open = || self.replicas.iter().find(|replica| replica.key().is_some());
         serving.or_else(open).ok_or_else(|| self.fault())
+    }
+
+    /// How long it takes until a replica that fails is looked at again; none where a call looks at it
+    /// or nothing is known.
+    pub fn next_look(&self) -> Option<Duration> {
+        self.replicas.iter().filter_map(|replica| replica.next_look()).min()
     }
 
     /// Why no replica answers.

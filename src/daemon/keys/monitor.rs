@@ -75,9 +75,19 @@ struct Backoff {
 }
 
 impl Backoff {
-    /// Whether a replica that fails like this is to be asked now. What no retry can mend waits up to
-    /// the usual interval: of a billed provider each check has its price.
+    /// Whether a replica that fails like this is to be asked now.
     fn is_over(&mut self, now: Instant, kind: ErrorKind, prove_every: Duration) -> bool {
+        let wait = self.wait(kind, prove_every);
+        let is_over = now.saturating_duration_since(self.asked) >= wait;
+        if is_over {
+            *self = Self { asked: now, wait: wait * 2 };
+        }
+        is_over
+    }
+
+    /// How long it waits after it was asked. What no retry can mend waits up to the usual interval: of
+    /// a billed provider each check has its price.
+    fn wait(&self, kind: ErrorKind, prove_every: Duration) -> Duration {
         let (shortest, longest) = match kind {
             ErrorKind::Throttled { retry_after } => {
                 (retry_after.unwrap_or_default().min(prove_every), prove_every)
@@ -88,12 +98,7 @@ impl Backoff {
                 (Duration::ZERO, prove_every)
             }
         };
-        let wait = self.wait.clamp(shortest, longest);
-        let is_over = now.saturating_duration_since(self.asked) >= wait;
-        if is_over {
-            *self = Self { asked: now, wait: wait * 2 };
-        }
-        is_over
+        self.wait.clamp(shortest, longest)
     }
 }
 
@@ -123,12 +128,20 @@ fn due<'a>(
         };
         match failing.entry(identity(replica)) {
             Entry::Occupied(mut entry) => {
-                if entry.get_mut().is_over(now, kind, prove_every) {
+                let backoff = entry.get_mut();
+                if backoff.is_over(now, kind, prove_every) {
                     due.push(replica);
+                    if replica.key().is_none() {
+                        // No call opens it: until then each one has the same answer.
+                        replica.looks_again_after(backoff.wait(kind, prove_every));
+                    }
                 }
             }
             Entry::Vacant(entry) => {
                 entry.insert(Backoff { asked: now, wait: BACKOFF.0 });
+                if replica.key().is_none() {
+                    replica.looks_again_after(BACKOFF.0);
+                }
                 // A throttled backend is not asked again at once, nor about others.
                 if !matches!(kind, ErrorKind::Throttled { .. }) {
                     failed_just_now += 1;
@@ -236,6 +249,23 @@ mod tests {
         };
         assert_eq!(due_with(ErrorKind::Unavailable), 3);
         assert_eq!(due_with(THROTTLED), 0);
+    }
+
+    #[test]
+    fn a_key_that_was_never_open_says_when_it_is_looked_at_again() {
+        let replica = failing(ErrorKind::Unavailable);
+        assert_eq!(replica.next_look(), None, "nothing is known yet");
+        let (begun, mut backoffs) = (Instant::now(), HashMap::new());
+        for (second, expected) in [(0, 1), (1, 2), (3, 3)] {
+            let now = begun + Duration::from_secs(second);
+            let replicas = [Arc::clone(&replica)];
+            assert_eq!(due(&replicas, now, PROVE_EVERY, &mut backoffs).len(), 1);
+            let next_look = replica.next_look().unwrap();
+            assert!(next_look > Duration::from_secs(expected - 1), "{next_look:?}");
+            assert!(next_look <= Duration::from_secs(expected), "{next_look:?}");
+        }
+        replica.proven();
+        assert_eq!(replica.next_look(), None);
     }
 
     #[tokio::test]

@@ -83,6 +83,8 @@ pub struct Replica {
     proven_at: AtomicU64,
     /// When a canary of a key that served was last throttled, the same.
     throttled_at: AtomicU64,
+    /// When it is looked at again after it failed, the same; until then no call asks the backend.
+    next_look_at: AtomicU64,
     started: Instant,
     checks: Mutex<Checks>,
     checked: watch::Sender<Checked>,
@@ -122,6 +124,7 @@ impl Replica {
             health: ArcSwap::from_pointee(ReplicaHealth::Opening),
             proven_at: AtomicU64::new(0),
             throttled_at: AtomicU64::new(0),
+            next_look_at: AtomicU64::new(0),
             started: Instant::now(),
             checks: Mutex::default(),
             checked: watch::Sender::new(Checked::default()),
@@ -161,6 +164,7 @@ impl Replica {
     pub fn proven(&self) {
         self.proven_at.store(self.now(), Ordering::Relaxed);
         if !self.is_serving() {
+            self.next_look_at.store(0, Ordering::Relaxed);
             self.set_health(&ReplicaHealth::Serving);
         }
     }
@@ -175,6 +179,19 @@ impl Replica {
     pub fn had_its_turn_ago(&self) -> Duration {
         let proven_at = self.proven_at.load(Ordering::Relaxed);
         self.ago(proven_at.max(self.throttled_at.load(Ordering::Relaxed)))
+    }
+
+    /// Notes that calls are answered without asking the backend for so long.
+    pub fn looks_again_after(&self, next_look: Duration) {
+        let at = self.now().saturating_add(next_look.as_millis() as u64);
+        self.next_look_at.store(at, Ordering::Relaxed);
+    }
+
+    /// How long calls are still answered without asking the backend; none while it serves, and where
+    /// a call asks it or nothing is known.
+    pub fn next_look(&self) -> Option<Duration> {
+        let left = self.next_look_at.load(Ordering::Relaxed).saturating_sub(self.now());
+        (left > 0 && !self.is_serving()).then(|| Duration::from_millis(left))
     }
 
     fn now(&self) -> u64 {
@@ -284,7 +301,10 @@ impl Replica {
                 self.proven();
                 return Ok(());
             }
-            Ok(Ok(Err(error))) => Fault::of(&error),
+            Ok(Ok(Err(error))) => {
+                error.next_look().inspect(|next_look| self.looks_again_after(*next_look));
+                Fault::of(&error)
+            }
             Ok(Err(_)) => Fault { kind: ErrorKind::Internal, text: "the check panicked".into() },
             Err(_) => {
                 Fault { kind: ErrorKind::Unavailable, text: "the check took too long".into() }

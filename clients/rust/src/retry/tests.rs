@@ -78,6 +78,11 @@ fn unavailable() -> Status {
     Status::unavailable("the key cannot be reached")
 }
 
+fn looks_again_after(delay: Duration) -> Status {
+    let details = ErrorDetails::with_retry_info(Some(delay));
+    Status::with_error_details(Code::Unavailable, "the key cannot be reached", details)
+}
+
 fn throttled(delay: Duration) -> Status {
     let details = ErrorDetails::with_retry_info(Some(delay));
     Status::with_error_details(Code::ResourceExhausted, "no room", details)
@@ -172,6 +177,24 @@ async fn the_pause_follows_the_daemons_own_word() {
     let error = outcome.unwrap_err();
     assert_eq!((error.code, error.retry_after), (Code::ResourceExhausted, Some(seconds(30.0))));
     assert!(took < seconds(0.1), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_says_when_it_looks_again_is_asked_then_and_not_before() {
+    let setup = Setup::waiting(1);
+    setup.daemons[0].set_answer(Some(looks_again_after(seconds(2.0))));
+    setup.later(0, seconds(1.0), |daemon| daemon.set_answer(None));
+    let (outcome, took) = setup.timed().await;
+    outcome.unwrap();
+    assert!((seconds(2.0)..seconds(2.2)).contains(&took), "{took:?}");
+    assert_eq!(setup.calls(), [2]);
+    // Another process may have taken its place: every three seconds, and once more before the end.
+    setup.daemons[0].set_answer(Some(looks_again_after(seconds(300.0))));
+    let (outcome, took) = setup.timed().await;
+    let error = outcome.unwrap_err();
+    assert_eq!((error.code, error.retry_after), (Code::Unavailable, Some(seconds(300.0))));
+    assert!((TIMEOUT..TIMEOUT + seconds(0.1)).contains(&took), "{took:?}");
+    assert_eq!(setup.calls(), [2 + 5]);
 }
 
 #[tokio::test(start_paused = true)]

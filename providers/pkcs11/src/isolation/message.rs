@@ -259,6 +259,9 @@ pub(super) struct Failure {
     /// The cause as serde writes it.
     #[prost(string, optional, tag = "5")]
     cause: Option<String>,
+    /// In milliseconds.
+    #[prost(uint64, optional, tag = "6")]
+    next_look: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
@@ -302,6 +305,7 @@ impl From<&Error> for Failure {
             text: error.to_string(),
             backend_request_id: error.backend_request_id().map(str::to_owned),
             cause: error.cause().and_then(|cause| serde_json::to_string(&cause).ok()),
+            next_look: error.next_look().map(|next_look| next_look.as_millis() as u64),
         }
     }
 }
@@ -320,7 +324,9 @@ impl From<Failure> for Error {
         };
         let cause = failure.cause.and_then(|cause| serde_json::from_str::<Cause>(&cause).ok());
         let error = Self::new(kind, failure.text).with_cause(cause);
-        error.with_backend_request_id(failure.backend_request_id)
+        error
+            .with_backend_request_id(failure.backend_request_id)
+            .with_next_look(failure.next_look.map(Duration::from_millis))
     }
 }
 

@@ -190,10 +190,13 @@ impl<'a> OperationRecord<'a> {
         self.reached = was_another_asked;
     }
 
-    /// No replica answers, for a reason that the log and the record have.
-    pub(super) fn unavailable(&mut self, fault: &Fault) -> Failure {
+    /// No replica of `version` answers, for a reason that the log and the record have.
+    pub(super) fn unavailable(&mut self, version: &Version, fault: &Fault) -> Failure {
         self.backend_error = Some(fault.text.to_string());
-        Failure::of_backend(fault.kind)
+        match Failure::of_backend(fault.kind) {
+            Failure::Unavailable { .. } => Failure::Unavailable { next_look: version.next_look() },
+            failure => failure,
+        }
     }
 
     /// The call has spent a failed unwrap, and so it has a record, whether a key was asked or not.

@@ -183,7 +183,7 @@ fn key_as_target<'a>(
         to_wrap(record, key, call.algorithm, &call.label).map_err(of_target)?;
     // The default algorithm may be the one that has no label.
     check_label(Some(algorithm), &call.label).map_err(of_target)?;
-    let to = To::Key(Arc::clone(version.opened_key().ok_or(Failure::Unavailable)?));
+    let to = To::Key(Arc::clone(version.opened_key().ok_or_else(Failure::unavailable)?));
     Ok(note(record, Target { to, version: Some(version.number), algorithm, values }))
 }
 

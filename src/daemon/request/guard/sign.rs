@@ -75,8 +75,8 @@ async fn try_sign(
     digest: &Digest,
     algorithm: SignAlgorithm,
 ) -> Result<Signature, Failure> {
-    let replica = version.replica().map_err(|fault| record.unavailable(&fault))?;
-    let key = replica.key().ok_or(Failure::Unavailable)?;
+    let replica = version.replica().map_err(|fault| record.unavailable(version, &fault))?;
+    let key = replica.key().ok_or_else(Failure::unavailable)?;
     record.asks(version, algorithm.name(), replica);
     let mut retried = false;
     loop {
@@ -109,7 +109,7 @@ async fn try_sign(
         if retried {
             return Err(Failure::of_backend(kind));
         }
-        replica.check().await.map_err(|fault| record.unavailable(&fault))?;
+        replica.check().await.map_err(|fault| record.unavailable(version, &fault))?;
         // As of an unwrap: a request that was lost may go again once the backend answers; any other
         // only if something was repaired since.
         if kind != ErrorKind::Unavailable && key.repairs() == repairs {

@@ -200,7 +200,7 @@ async fn over_candidates<'a>(
         let replica = match candidate.version.replica() {
             Ok(replica) => replica,
             Err(fault) => {
-                unreachable = Some(record.unavailable(&fault));
+                unreachable = Some(record.unavailable(candidate.version, &fault));
                 continue;
             }
         };
@@ -235,9 +235,10 @@ async fn over_candidates<'a>(
     }
     match unreachable {
         None => Err(Failure::UnwrapFailed),
+        Some(failure @ Failure::Unavailable { .. }) => Err(failure),
         Some(failure) if tried == 1 => Err(failure),
         // Whatever keeps one of several versions from answering, another attempt may find it well.
-        Some(_) => Err(Failure::Unavailable),
+        Some(_) => Err(Failure::unavailable()),
     }
 }
 
@@ -250,20 +251,20 @@ async fn attribute(
     may_retry: &mut bool,
     budget: &mut StartedUnwrap<'_>,
 ) -> Result<KeyMaterial, Failure> {
-    let Some(key) = miss.replica.key() else { return Err(Failure::Unavailable) };
+    let Some(key) = miss.replica.key() else { return Err(Failure::unavailable()) };
     let lost = miss.kind == ErrorKind::Unavailable;
     if !lost && !key.failure_needs_check() {
         return Err(Failure::UnwrapFailed);
     }
     if let Err(fault) = miss.replica.check().await {
-        return Err(record.unavailable(&fault));
+        return Err(record.unavailable(miss.candidate.version, &fault));
     }
     let repaired = key.repairs() != miss.repairs;
     if !lost && !repaired {
         return Err(Failure::UnwrapFailed);
     }
     if !*may_retry || !miss.kind.may_retry_after_repair() {
-        return Err(Failure::Unavailable);
+        return Err(Failure::unavailable());
     }
     *may_retry = false;
     let repairs = key.repairs();

@@ -50,7 +50,7 @@ impl Guard {
         for version in versions {
             let Some(key) = version.opened_key().map(Arc::clone) else {
                 // An older version may have signed; else the newest one's failure it is.
-                let failure = record.unavailable(&version.fault());
+                let failure = record.unavailable(version, &version.fault());
                 closed.get_or_insert(failure);
                 continue;
             };

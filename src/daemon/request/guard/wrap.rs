@@ -55,7 +55,7 @@ impl Guard {
         check_label(algorithm, &label)?;
         let Candidate { version, algorithm } = to_wrap(record, &granted.key, algorithm, &label)?;
         record.uses_public_key(version, algorithm.name());
-        let key = Arc::clone(version.opened_key().ok_or(Failure::Unavailable)?);
+        let key = Arc::clone(version.opened_key().ok_or_else(Failure::unavailable)?);
         let wrap =
             move || key.public_key().wrap(&material, &Parameters { algorithm, label: &label });
         let context = record.context();
@@ -75,7 +75,7 @@ pub(super) fn to_wrap<'a>(
     label: &[u8],
 ) -> Result<Candidate<'a>, Failure> {
     let candidate = key.for_wrap(algorithm)?;
-    candidate.has_proven().map_err(|fault| record.unavailable(&fault))?;
+    candidate.has_proven().map_err(|fault| record.unavailable(candidate.version, &fault))?;
     candidate.takes_label(label)?;
     Ok(candidate)
 }
