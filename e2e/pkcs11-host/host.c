@@ -10,6 +10,8 @@
 //   fork-logged-in     the same while logged in
 //   loads N            N times dlopen and dlclose, nothing in between
 //   loop               cycles until stdin ends
+//   first P N          N processes, P at a time, with one cycle each; prints the time of each
+//   idle               logs in and decrypts, is idle until stdin ends, and decrypts again
 //   decrypts N         one login, then N decryptions; prints the time of each
 //
 // WRAPPED and MATERIAL are files. Prints one line for each action; ends with 1 at the first error.
@@ -228,6 +230,44 @@ static void decrypts(long count) {
   unload(loaded);
 }
 
+// A host that has just started, again and again: nothing of an earlier one is there.
+static void first_cycles(long at_once, long wanted) {
+  long begun = 0, running = 0, failed = 0;
+  fflush(stdout);
+  while (begun < wanted || running > 0) {
+    if (begun < wanted && running < at_once) {
+      if (fork() == 0) {
+        double start = now();
+        cycle();
+        printf("us %.1f\n", now() - start);
+        fflush(stdout);
+        _exit(0);
+      }
+      begun++, running++;
+    } else {
+      int status;
+      if (wait(&status) < 0) FAIL("a process is gone");
+      running--, failed += status != 0;
+    }
+  }
+  if (failed > 0) FAIL("%ld of %ld first cycles failed", failed, wanted);
+}
+
+static void idle(void) {
+  struct loaded loaded = load();
+  initialize(loaded.p11);
+  struct found found = log_in(loaded.p11);
+  decrypt(loaded.p11, found);
+  printf("idle\n");
+  fflush(stdout);
+  struct pollfd input = {.fd = 0, .events = POLLIN};
+  poll(&input, 1, -1);
+  decrypt(loaded.p11, found);
+  log_out(loaded.p11, found);
+  OK(loaded.p11->Finalize(NULL));
+  unload(loaded);
+}
+
 static size_t read_file(const char *path, CK_BYTE *buffer) {
   FILE *file = fopen(path, "rb");
   if (file == NULL) FAIL("%s cannot be read", path);
@@ -270,6 +310,11 @@ int main(int count, char **arguments) {
       for (long loads = atol(arguments[++i]); loads > 0; loads--) unload(load());
     } else if (strcmp(action, "decrypts") == 0) {
       decrypts(atol(arguments[++i]));
+    } else if (strcmp(action, "first") == 0) {
+      long at_once = atol(arguments[++i]), wanted = atol(arguments[++i]);
+      first_cycles(at_once, wanted);
+    } else if (strcmp(action, "idle") == 0) {
+      idle();
     } else if (strcmp(action, "loop") == 0) {
       struct pollfd input = {.fd = 0, .events = POLLIN};
       long done = 0;

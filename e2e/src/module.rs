@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use toml::{Table, Value};
 
@@ -135,6 +136,20 @@ impl Module {
         assert_eq!(errors, "", "neither the host nor the module has anything to complain about");
         text.lines().filter_map(Said::parse).collect()
     }
+}
+
+/// The times that a host has printed, one for each of its cycles; the shortest first.
+pub fn times(output: &Output) -> Vec<Duration> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let microseconds = text.lines().filter_map(|line| line.strip_prefix("us ")?.parse().ok());
+    let mut times: Vec<_> = microseconds.map(|us: f64| Duration::from_secs_f64(us / 1e6)).collect();
+    times.sort_unstable();
+    times
+}
+
+/// What 99 of a hundred of these took at most; the shortest comes first.
+pub fn p99(times: &[Duration]) -> Duration {
+    times.get(times.len() * 99 / 100).or(times.last()).copied().unwrap_or_default()
 }
 
 impl Said {

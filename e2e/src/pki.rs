@@ -70,7 +70,12 @@ impl Pki {
 
     /// A server certificate for localhost and the loopback addresses.
     pub fn server(&self) -> Identity {
-        let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+        self.server_named(&["localhost", "127.0.0.1", "::1"])
+    }
+
+    /// A server certificate for these names.
+    pub fn server_named(&self, names: &[&str]) -> Identity {
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
         let mut parameters = CertificateParams::new(names).expect("names are ASCII");
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.issue(parameters, DAY)
