@@ -4,15 +4,16 @@
 use std::collections::VecDeque;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use claviger_client::Config;
 use claviger_proto::v1::UnwrapResponse;
 use e2e::connection::{Connection, frame};
+use e2e::module::BY_LABEL;
 use e2e::setup::{KEY, MATERIAL};
-use e2e::{Daemon, Identity, Load, Setup, Token};
+use e2e::{Daemon, Identity, Load, Module, Setup, Token};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -243,6 +244,107 @@ async fn a_stop_takes_a_second_at_most_whatever_idle_clients_do() {
     assert_eq!(exit.code, Some(0), "{}", exit.log);
     assert!(took < Duration::from_secs(1), "{took:?}\n{}", exit.log);
     drop((idle, deaf));
+}
+
+/// Hosts of the PKCS#11 module that end when their stdin does.
+fn hosts(module: &Module, action: &str, hosts: usize) -> Vec<Child> {
+    let begin = |_| {
+        let mut host = module.host(BY_LABEL, &[action]);
+        host.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        host.spawn().expect("the host starts")
+    };
+    (0..hosts).map(begin).collect()
+}
+
+fn end(hosts: Vec<Child>, module: &Module) {
+    for mut host in hosts {
+        drop(host.stdin.take());
+        let output = host.wait_with_output().expect("the host ends");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}\n{}", module.log());
+    }
+}
+
+fn unwraps(daemon: &Daemon) -> usize {
+    daemon.count("claviger_calls_total", &["operation=\"unwrap\""])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_takes_a_second_at_most_with_fifty_modules_and_fifty_clients_and_one_that_is_deaf() {
+    let mut setup = Setup::software();
+    let daemon = setup.start();
+    let module = Module::new(&setup, &[&daemon]);
+    let modules = hosts(&module, "idle", 50);
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        let connection = setup.connect(&daemon).await;
+        assert_eq!(setup.ask_over(&connection).await, Code::Ok);
+        clients.push(connection);
+    }
+    let deaf = setup.deaf(&daemon, 1).await;
+    soon("each module has read once", || unwraps(&daemon) == 100).await;
+    let begun = Instant::now();
+    let exit = daemon.terminate();
+    let took = begun.elapsed();
+    println!("a stop with 50 idle modules, 50 idle clients and one that reads nothing: {took:.1?}");
+    assert_eq!(exit.code, Some(0), "{}", exit.log);
+    assert!(took < Duration::from_secs(1), "{took:?}\n{}", exit.log);
+    drop((clients, deaf));
+    // Each module finds the next process of the daemon.
+    let daemon = start_by(&setup, r#"exec "$0" "$@""#, Stdio::null());
+    end(modules, &module);
+    assert_eq!(unwraps(&daemon), 50);
+}
+
+#[test]
+fn a_stop_with_calls_of_modules_in_flight_ends_each_right() {
+    let (token, faults) = Token::softhsm().through_fault_module();
+    let mut setup = Setup::on(&token);
+    let daemon = setup.start();
+    let module = Module::new(&setup, &[&daemon]);
+    faults.on_every("C_Decrypt", "sleep=200");
+    let mut host = module.host(BY_LABEL, &["threads", "20", "1"]);
+    let host = host.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let begun = Instant::now();
+    while daemon.count("claviger_calls_in_flight", &[]) < 10 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let exit = daemon.terminate();
+    assert_eq!(exit.code, Some(0), "{}", exit.log);
+    faults.clear();
+    // For those that had not come so far.
+    let _daemon = start_by(&setup, r#"exec "$0" "$@""#, Stdio::null());
+    module.said(&host.wait_with_output().unwrap());
+    let records = setup.files.audit_records();
+    let unwraps = records.iter().filter(|record| record["operation"] == "unwrap");
+    let wrong: Vec<_> = unwraps.clone().filter(|record| record["outcome"] != "ok").collect();
+    assert!(wrong.is_empty() && unwraps.count() == 20, "{wrong:#?}");
+}
+
+#[test]
+fn restarts_of_the_only_daemon_under_twenty_key_connectors_fail_no_read() {
+    let mut setup = Setup::software();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    setup.files.set("server.listen", vec![address]);
+    let mut daemon = start_by(&setup, PASSED, copy(&socket));
+    let module = Module::new(&setup, &[&daemon]);
+    let hosts = hosts(&module, "loop", 20);
+    let mut reads = 0;
+    for _ in 0..5 {
+        let begun = Instant::now();
+        while unwraps(&daemon) < 40 {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{}", module.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        reads += unwraps(&daemon);
+        assert_eq!(daemon.terminate().code, Some(0));
+        daemon = start_by(&setup, PASSED, copy(&socket));
+    }
+    end(hosts, &module);
+    println!("5 restarts under 20 Key Connectors: more than {reads} reads, 0 failed");
+    assert_eq!(daemon.terminate().code, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
