@@ -272,6 +272,43 @@ async fn a_wrong_value_asked_a_thousand_times_by_fifty_at_once_does_not_lock_the
     assert_eq!(use_up(&connection, "user-keys").await, 99, "the 101st distinct one is refused");
 }
 
+/// The token answers after 200 ms, whatever it is asked, so that what takes part in a failure shows.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_first_failure_takes_a_canary_too_and_a_repeated_one_asks_no_token() {
+    let (mut files, _backend, faults, key, caller) = in_a_token();
+    let daemon = Daemon::start(&mut files);
+    let ca = files.pki.ca_der();
+    let connection = Connection::open(daemon.address(), ca, Some(&caller)).await.unwrap();
+    faults.on_every("C_Decrypt", "sleep=200");
+    // Another padding, another hash, and no padding at all.
+    let wrap = |material: &[u8], algorithm| {
+        let material = KeyMaterial::copied_from(material);
+        let wrapped = key.public_key().wrap(&material, &Parameters::of(algorithm)).unwrap();
+        request("user-keys", wrapped)
+    };
+    let wrong = [
+        garbage("user-keys"),
+        wrap(&MATERIAL, Algorithm::RsaOaep256),
+        wrap(&MATERIAL, Algorithm::Rsa15),
+    ];
+    let mut timed = Vec::new();
+    for value in &wrong {
+        for _ in 0..2 {
+            let (asked, begun) = (faults.count("C_Decrypt"), Instant::now());
+            let answer = connection.unwrap(value).await.unwrap_err();
+            assert_eq!(answer.code(), Code::InvalidArgument, "{answer}");
+            timed.push((begun.elapsed(), faults.count("C_Decrypt") - asked));
+        }
+    }
+    println!("failures, each first and repeated: {timed:.1?}");
+    let both = Duration::from_millis(400);
+    for pair in timed.chunks(2) {
+        let [(first, asked), (repeated, asked_again)] = pair else { panic!("{timed:?}") };
+        assert!(*first >= both && *asked >= 2, "{timed:?}");
+        assert!(*repeated < both / 2 && *asked_again == 0, "{timed:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn leaving_early_costs_as_much_as_staying_and_keeps_its_place_in_flight() {
     let (mut files, _backend, faults, key, caller) = in_a_token();
