@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output};
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use claviger_provider_api::Algorithm;
@@ -514,6 +515,86 @@ fn a_first_start_with_sqlite_finds_the_one_value_that_was_seeded() {
     host.run("seed-sqlite");
     let read = "cd /opt/bitwarden/bwdata/key-connector/claviger && sh stored";
     assert_eq!(run(&mut host.command(read)).stdout, stored.as_bytes());
+}
+
+/// What the original does with its store at its first request, without any lock: it looks for the one
+/// value, would make one where there is none, unwraps it with the module, and keeps the key.
+fn first_request(host: &Host) -> Vec<u8> {
+    let read = "cd /opt/bitwarden/bwdata/key-connector/claviger && sh stored";
+    let rows = String::from_utf8(run(&mut host.command(read)).stdout).unwrap();
+    let value = rows.lines().next().expect("the value was seeded: none has to be made");
+    let unwrap = format!(
+        "cd /opt/bitwarden/bwdata/key-connector/claviger
+        echo {value} | base64 --decode | CLAVIGER_PKCS11_CONF=$PWD/pkcs11.toml pkcs11-tool \
+            --module $PWD/libclaviger_pkcs11.so --token-label claviger --login --pin unused \
+            --decrypt --label user-keys --mechanism RSA-PKCS-OAEP --hash-algorithm SHA-1 --mgf MGF1-SHA1"
+    );
+    let key = run(&mut host.command(&unwrap)).stdout;
+    assert_eq!(key.len(), 32);
+    key
+}
+
+/// Three instances that have just started, each with several first requests at once: their keys.
+fn three_instances(host: &Host) -> Vec<Vec<u8>> {
+    std::thread::scope(|scope| {
+        let requests: Vec<_> = (0..3 * 4).map(|_| scope.spawn(|| first_request(host))).collect();
+        let keys: Vec<_> = requests.into_iter().map(|request| request.join().unwrap()).collect();
+        keys.chunks(4).map(|of_one| of_one[of_one.len() - 1].clone()).collect()
+    })
+}
+
+#[test]
+fn a_hundred_users_of_three_instances_at_once_are_all_there_after_a_restart() {
+    let table = format!(
+        "sqlite3 /opt/bitwarden/bwdata/key-connector/key-connector.db '{TABLE};
+        CREATE TABLE \"UserKeys\" (\"Id\" INTEGER PRIMARY KEY, \"Key\" TEXT)'"
+    );
+    let (host, _daemon, stored) = seeded("seed-sqlite", &table);
+    // The test is the user that the instances run as.
+    run(&mut host.command("chown \"$(id -u)\" /opt/bitwarden/bwdata/key-connector/claviger/*.key"));
+    let database = host.bitwarden("key-connector.db");
+    let sql = |statement: &str| {
+        let output =
+            run(command("sqlite3").args(["-cmd", ".timeout 60000"]).arg(&database).arg(statement));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let cipher = |key: &[u8]| LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).unwrap());
+    let nonce = || Nonce::assume_unique_for_key([0; 12]);
+    let of_user = |user: usize| format!("the key of user {user}").into_bytes();
+
+    let keys = three_instances(&host);
+    std::thread::scope(|scope| {
+        for user in 0..100 {
+            let (sql, key) = (&sql, &keys[user % 3]);
+            scope.spawn(move || {
+                let mut key_of_user = of_user(user);
+                // Each user's key has a nonce of its own in the original; here a key that is used once.
+                let unique = [key.as_slice(), &user.to_be_bytes()].concat();
+                let unique = claviger_provider_api::public_key::sha256(&unique);
+                cipher(&unique)
+                    .seal_in_place_append_tag(nonce(), Aad::empty(), &mut key_of_user)
+                    .unwrap();
+                sql(&format!(
+                    "INSERT INTO \"UserKeys\" VALUES ({user}, '{}')",
+                    hex::encode(key_of_user)
+                ));
+            });
+        }
+    });
+
+    for key in three_instances(&host) {
+        for line in sql("SELECT \"Id\", \"Key\" FROM \"UserKeys\"").lines() {
+            let (user, sealed) = line.split_once('|').unwrap();
+            let (user, mut sealed): (usize, _) =
+                (user.parse().unwrap(), hex::decode(sealed).unwrap());
+            let unique = [key.as_slice(), &user.to_be_bytes()].concat();
+            let unique = claviger_provider_api::public_key::sha256(&unique);
+            let opened = cipher(&unique).open_in_place(nonce(), Aad::empty(), &mut sealed);
+            assert_eq!(opened.expect("no user is lost"), of_user(user));
+        }
+    }
+    assert_eq!(sql("SELECT count(*) FROM \"UserKeys\"").trim(), "100");
+    assert_eq!(sql("SELECT \"SymmetricKey\" FROM \"ApplicationDatas\""), stored, "one row");
 }
 
 /// A database server of its own, which ends with this.
