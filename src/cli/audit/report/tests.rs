@@ -5,7 +5,9 @@ use super::*;
 
 fn gathered(since: Option<&str>, lines: &[&str]) -> Gathered {
     let mut gathered = Gathered::new(since);
-    lines.iter().for_each(|line| gathered.record(&Record::parse(line.as_bytes()).unwrap()));
+    for line in lines {
+        gathered.record(&Record::parse(line.as_bytes()).unwrap());
+    }
     gathered
 }
 
