@@ -142,9 +142,9 @@ async fn a_module_that_crashes_exits_or_leaks_costs_no_caller_a_call() {
 async fn a_hundred_crashes_under_load_are_each_over_in_two_seconds() {
     let setup = ProcessSetup::with(&[]).await;
     let mut took = Vec::new();
+    // One after the other, without a pause.
     for number in 0..100 {
         took.push(setup.replaced_after(ENDS[number % ENDS.len()]).await);
-        tokio::time::sleep(Duration::from_secs(2)).await;
     }
     took.sort_unstable();
     println!("recovery: median {:?}, p99 {:?}, longest {:?}", took[50], took[98], took[99]);
@@ -173,7 +173,7 @@ async fn a_process_that_is_stopped_or_killed_from_outside_is_replaced() {
     let second = child_of(&setup.daemon);
     assert_ne!(first, second);
     signal(second, Signal::STOP);
-    setup.daemon.wait_for_log("hangs: ");
+    setup.daemon.wait_for_log("the module's process is stopped");
     setup.goes_on(20).await;
     assert_ne!(child_of(&setup.daemon), second);
     setup.end().await;

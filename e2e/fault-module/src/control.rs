@@ -32,6 +32,12 @@ pub enum Action {
     /// `leak=1024`: keeps so many MiB of memory for ever, or gives `CKR_HOST_MEMORY` where there is no
     /// more.
     Leak(u64),
+    /// `logout`: logs the process out of every token, by a session of its own, then goes on.
+    Logout,
+    /// `close-all`: closes every session of the process, then goes on.
+    CloseAll,
+    /// `finalize`: calls C_Finalize, then goes on: nothing of this process works any more.
+    Finalize,
     /// `print=1000`: writes so many lines to stdout, with what no terminal should see.
     Print(u64),
     /// `garbage`: success, but every byte of what C_Decrypt or C_Sign gave is inverted.
@@ -139,6 +145,9 @@ fn parse_action(text: &str) -> Result<Action, String> {
         None if text == "abort" => Action::Abort,
         None if text == "late-abort" => Action::LateAbort,
         None if text == "crash" => Action::Crash,
+        None if text == "logout" => Action::Logout,
+        None if text == "close-all" => Action::CloseAll,
+        None if text == "finalize" => Action::Finalize,
         None if text == "garbage" => Action::Garbage,
         None if text == "nul-padded" => Action::NulPadded,
         None if text == "right-aligned" => Action::RightAligned,
@@ -204,6 +213,9 @@ mod tests {
             ("abort", Action::Abort),
             ("late-abort", Action::LateAbort),
             ("exit=3", Action::Exit(3)),
+            ("logout", Action::Logout),
+            ("close-all", Action::CloseAll),
+            ("finalize", Action::Finalize),
             ("garbage", Action::Garbage),
             ("length=0", Action::Length(0)),
             ("flags=locked", Action::Flags(0x40000)),

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_BYTE, CK_RV, CK_TOKEN_INFO, CK_ULONG, CK_UNAVAILABLE_INFORMATION,
+    CK_ATTRIBUTE, CK_BYTE, CK_RV, CK_SLOT_ID, CK_TOKEN_INFO, CK_ULONG, CK_UNAVAILABLE_INFORMATION,
     CKF_CLOCK_ON_TOKEN, CKR_ATTRIBUTE_TYPE_INVALID, CKR_HOST_MEMORY, CKR_OK,
 };
 
@@ -53,6 +53,17 @@ pub(crate) fn intercept(
             Action::Crash => crash(),
             Action::Leak(mebibytes) if !leak(mebibytes) => return CKR_HOST_MEMORY,
             Action::Print(lines) => print(lines),
+            Action::Logout => for_each_slot(log_out),
+            Action::CloseAll => for_each_slot(|slot| {
+                let close_all = module().real.C_CloseAllSessions.expect("the real module has it");
+                // SAFETY: it takes a number.
+                let _ = unsafe { close_all(slot) };
+            }),
+            Action::Finalize => {
+                let finalize = module().real.C_Finalize.expect("the real module has it");
+                // SAFETY: null is what the standard asks for. That other threads are inside is the fault.
+                let _ = unsafe { finalize(std::ptr::null_mut()) };
+            }
             Action::AttributeRefused(attribute) if output.has(attribute) => {
                 output.tell_nothing();
                 return CKR_ATTRIBUTE_TYPE_INVALID;
@@ -87,6 +98,33 @@ fn crash() -> ! {
     // SAFETY: none; the process is meant to end here, and the kernel sees to it.
     unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(0) };
     std::process::abort()
+}
+
+/// The first 16 slots with a token.
+fn for_each_slot(act: impl Fn(CK_SLOT_ID)) {
+    let slots = module().real.C_GetSlotList.expect("the real module has it");
+    let (mut found, mut count) = ([0; 16], 16);
+    // SAFETY: a place for 16 numbers, as it is told.
+    let rv = unsafe { slots(1, found.as_mut_ptr(), &raw mut count) };
+    if rv == CKR_OK {
+        found[..count as usize].iter().for_each(|slot| act(*slot));
+    }
+}
+
+fn log_out(slot: CK_SLOT_ID) {
+    let real = &module().real;
+    let (open, log_out, close) = (real.C_OpenSession, real.C_Logout, real.C_CloseSession);
+    let missing = "the real module has it";
+    let mut session = 0;
+    // SAFETY: no callback, a place for one number, and a session that was just opened.
+    unsafe {
+        let flags = cryptoki_sys::CKF_SERIAL_SESSION;
+        let null = std::ptr::null_mut();
+        if open.expect(missing)(slot, flags, null, None, &raw mut session) == CKR_OK {
+            let _ = log_out.expect(missing)(session);
+            let _ = close.expect(missing)(session);
+        }
+    }
 }
 
 /// Keeps memory for ever; false if there is no more.

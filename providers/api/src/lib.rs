@@ -51,6 +51,6 @@ pub use login::{Login, LoginListener, Logins};
 pub use material::{Digest, KeyMaterial, Signature};
 pub use opened_key::{BackendKey, OpenedKey};
 pub use options::Timeout;
-pub use provider::{Options, Provider, ProviderType};
+pub use provider::{Measure, Options, Provider, ProviderType};
 pub use public_key::{PublicKey, PublicKeyError};
 pub use secret::{ReadSecret, Secret, SecretError, SecretSource, SecretStore, VaultField};

@@ -57,6 +57,24 @@ pub trait Options: Any + fmt::Debug + Send + Sync {
     fn provider(&self, name: &str, state_dir: Option<&Path>) -> Result<Arc<dyn Provider>, Error>;
 }
 
+/// One measure that confines a process which a provider has for a backend's own code, or does not. Prints
+/// as what it does, or why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Measure {
+    /// A word or two for it, such as `seccomp`.
+    pub name: String,
+    /// Whether it is in force.
+    pub in_force: bool,
+    /// What it does, or why it is not in force.
+    pub text: String,
+}
+
+impl fmt::Display for Measure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.text)
+    }
+}
+
 /// A provider that can open keys.
 #[async_trait]
 pub trait Provider: fmt::Debug + Send + Sync {
@@ -66,6 +84,11 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// Tells each login to a token to `listener` from now on; without effect where there are no tokens.
     /// Called before the first key is opened; the first listener stays.
     fn tell_logins(&self, _listener: LoginListener) {}
+
+    /// What confines the backend's own code that it runs; empty if it runs none, or none yet.
+    fn measures(&self) -> Vec<Measure> {
+        Vec::new()
+    }
 
     /// The secrets that others may read through it, if it holds any.
     fn secret_store(&self) -> Option<Arc<dyn SecretStore>> {

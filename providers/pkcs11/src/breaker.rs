@@ -4,17 +4,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
-use claviger_provider_api::Error;
+use claviger_provider_api::{Error, ErrorKind};
 
-/// The first pauses: for some nine seconds, in which callers wait for an HSM that is away for a moment,
-/// it is looked at often.
-const QUICK: Duration = Duration::from_millis(520);
-const QUICK_FAILURES: u32 = 18;
-/// Each later pause, a little shorter than what the monitor leaves between two checks: a token that is
-/// back serves within five seconds, and an outage of 15 s costs it 20 attempts at most.
-const SLOW: Duration = Duration::from_millis(2850);
+/// The first pauses: an HSM that is away for a moment is looked at often, and for some 15 s no more than
+/// 20 times.
+const QUICK: Duration = Duration::from_millis(800);
+const QUICK_FAILURES: u32 = 40;
+/// Each later pause.
+const SLOW: Duration = Duration::from_secs(2);
 
-/// One key's breaker. Only checks open and close it, never a caller's value.
+/// What is refused, and until when even a look is: of one key, or of a whole process. Only checks open
+/// and close it, never a caller's value.
 #[derive(Debug, Default)]
 pub(crate) struct Breaker(Mutex<Option<Open>>);
 
@@ -26,25 +26,32 @@ struct Open {
 }
 
 impl Breaker {
-    /// Why a call is refused, while the breaker is open.
-    pub(crate) fn refusal(&self) -> Option<Error> {
-        self.state().as_ref().map(|open| open.error(Instant::now()))
+    /// An error while the breaker is open: why a call is refused.
+    pub(crate) fn admit(&self) -> Result<(), Error> {
+        self.state().as_ref().map_or(Ok(()), |open| Err(open.error(Instant::now())))
     }
 
-    /// Why even a check is refused: it is too early.
-    pub(crate) fn too_early(&self, now: Instant) -> Option<Error> {
+    /// An error while even a check is refused: it is too early.
+    pub(crate) fn admit_check(&self, now: Instant) -> Result<(), Error> {
         let state = self.state();
-        let open = state.as_ref().filter(|open| now < open.until)?;
-        Some(open.error(now))
+        let open = state.as_ref().filter(|open| now < open.until);
+        open.map_or(Ok(()), |open| Err(open.error(now)))
     }
 
-    /// Opens it after a check failed: for 0.52 s the first 18 times, then for 2.85 s, and up to a 25th
-    /// more.
+    /// Opens it after a check failed: for 0.8 s the first 40 times, then for 2 s, and up to a 25th more.
+    /// Checks that fail together count once, and a token without room not at all.
     pub(crate) fn open(&self, now: Instant, cause: &Error) {
+        if matches!(cause.kind(), ErrorKind::Throttled { .. }) {
+            return;
+        }
         let mut state = self.state();
-        let failures = state.as_ref().map_or(1, |open| open.failures + 1);
-        let pause = if failures <= QUICK_FAILURES { QUICK } else { SLOW };
-        let until = now + pause + jitter(pause);
+        let before = state.as_ref().map_or((0, now), |open| (open.failures, open.until));
+        let (failures, until) = if now < before.1 {
+            before
+        } else {
+            let pause = if before.0 < QUICK_FAILURES { QUICK } else { SLOW };
+            (before.0 + 1, now + pause + jitter(pause))
+        };
         *state = Some(Open { failures, until, cause: cause.repeated() });
     }
 
@@ -76,7 +83,6 @@ fn jitter(pause: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use claviger_provider_api::ErrorKind;
 
     fn cause() -> Error {
         Error::new(ErrorKind::Unavailable, "the token is gone")
@@ -86,9 +92,9 @@ mod tests {
     fn an_open_breaker_repeats_what_went_wrong_until_it_is_closed() {
         let breaker = Breaker::default();
         let now = Instant::now();
-        assert!(breaker.refusal().is_none());
+        breaker.admit().unwrap();
         breaker.open(now, &cause());
-        let error = breaker.refusal().unwrap();
+        let error = breaker.admit().unwrap_err();
         assert_eq!(
             (error.kind(), error.to_string()),
             (ErrorKind::Unavailable, cause().to_string())
@@ -98,24 +104,35 @@ mod tests {
         let late = breaker.state().as_ref().unwrap().error(now + SLOW);
         assert_eq!(late.next_look(), None, "the next check asks the token");
         assert!(breaker.close());
-        assert!(breaker.refusal().is_none());
+        breaker.admit().unwrap();
         assert!(!breaker.close());
     }
 
     #[test]
-    fn checks_fail_quickly_for_nine_seconds_and_then_every_three() {
+    fn checks_fail_quickly_for_thirty_seconds_and_then_every_two() {
+        let breaker = Breaker::default();
+        let mut now = Instant::now();
+        let quick = std::iter::repeat_n(0.8, 40);
+        for pause in quick.chain([2.0, 2.0, 2.0]) {
+            breaker.open(now, &cause());
+            let check = |seconds| breaker.admit_check(now + Duration::from_secs_f64(seconds));
+            assert!(check(pause - 0.001).is_err(), "{pause}");
+            let longest = pause * 1.04 + 0.001;
+            assert!(check(longest).is_ok(), "{pause}");
+            assert!(breaker.admit().is_err(), "calls are refused until a check succeeded");
+            now += Duration::from_secs_f64(longest);
+        }
+    }
+
+    #[test]
+    fn checks_that_fail_together_are_one_failure() {
         let breaker = Breaker::default();
         let now = Instant::now();
-        let quick = std::iter::repeat_n(0.52, 18);
-        for pause in quick.chain([2.85, 2.85, 2.85]) {
+        for _ in 0..100 {
             breaker.open(now, &cause());
-            let (shortest, longest) = (pause - 0.001, pause * 1.04 + 0.001);
-            assert!(
-                breaker.too_early(now + Duration::from_secs_f64(shortest)).is_some(),
-                "{pause}"
-            );
-            assert!(breaker.too_early(now + Duration::from_secs_f64(longest)).is_none(), "{pause}");
-            assert!(breaker.refusal().is_some(), "calls are refused until a check succeeded");
         }
+        breaker.admit_check(now + QUICK + QUICK / 25).unwrap();
+        breaker.open(now + QUICK * 2, &cause());
+        breaker.admit_check(now + QUICK * 3 + QUICK / 25).expect("still quick");
     }
 }

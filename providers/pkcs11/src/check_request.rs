@@ -1,13 +1,12 @@
 //! What the thread that checks and repairs a token is asked for.
 
-use claviger_provider_api::Error;
 use tokio::sync::oneshot;
 
-/// A check that is asked for.
+use crate::fault::Fault;
+
+/// Checks the key with this index, and repairs what is under it.
 #[derive(Debug)]
-pub(crate) enum CheckRequest {
-    /// Check the key with this index, and repair what is under it.
-    Key(u32, oneshot::Sender<Result<(), Error>>),
-    /// Check all keys: the module was initialised again for another token's sake.
-    All,
+pub(crate) struct CheckRequest {
+    pub(crate) key: u32,
+    pub(crate) reply: oneshot::Sender<Result<(), Fault>>,
 }

@@ -1,60 +1,31 @@
-//! Connecting to a token: joined where it is in use, else logged in to, with threads of its own.
+//! Connecting to a token: found, logged in to, with threads of its own.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::path::Path;
+use std::sync::Arc;
 
-use claviger_provider_api::{Error, ErrorKind, Logins};
+use claviger_provider_api::{Error, Logins};
 
 use crate::config::Config;
-use crate::find_token::find_token;
-use crate::login::{Credentials, refused_again};
 use crate::module::Module;
-use crate::token::{Token, TokenHandle, lock_tokens};
+use crate::token::Token;
 use crate::token_info::TokenInfo;
-use crate::token_state::{Limits, Settings, TokenState};
+use crate::token_state::{Settings, TokenState};
 use crate::{recovery, worker};
 
-/// Joins the token that `config` names, or connects to it: finds its slot, logs in, starts its threads.
+/// Connects to the token that `config` names: loads the module, finds the token's slot, logs in unless
+/// this process has a login, starts the token's threads. A failure leaves nothing behind.
 pub(crate) fn connect(
     config: &Config,
-    state_dir: Option<PathBuf>,
+    state_dir: Option<&Path>,
     logins: Arc<Logins>,
-) -> Result<TokenHandle, Error> {
-    let settings = Settings {
-        name: config.token.clone(),
-        credentials: Credentials {
-            login: config.login,
-            user: config.user,
-            pin: config.pin.clone(),
-            state_dir,
-        },
-    };
-    if let Some(error) = refused_again(&config.module, &settings.name, &settings.credentials) {
-        return Err(error);
-    }
+) -> Result<Token, Error> {
     let lease = Module::acquire(&config.module)?;
-    let mut tokens = lock_tokens(*lease);
-    let found = find_token(*lease, &settings.name, config.login)?;
-    tokens.retain(|token| token.strong_count() > 0);
-    let in_use = tokens.iter().filter_map(Weak::upgrade).find(|token| token.state().is(&found));
-    if let Some(token) = in_use {
-        let settings = token.state().join(settings, Limits::of(config))?;
-        token.state().log_in_again_if_needed()?;
-        if !token.state().is(&found) {
-            let text =
-                "the token changed its slot while it was joined; it is joined at the next try";
-            return Err(Error::new(ErrorKind::Unavailable, text));
-        }
-        return Ok(TokenHandle::new(token, settings));
-    }
-    let settings = Arc::new(settings);
-    let state = Arc::new(TokenState::new(lease, &found, Arc::clone(&settings), config, logins));
-    state.log_in()?;
-    let workers = worker::start(&state, sessions(config, &found.info))?;
+    let settings = Settings::of(config, state_dir, logins);
+    let (state, info) = TokenState::enter(lease, settings, config.queue())?;
+    let state = Arc::new(state);
+    let workers = worker::start(&state, sessions(config, &info))?;
     let checks = recovery::start(&state, workers)?;
-    let token = Arc::new(Token::new(state, checks));
-    tokens.push(Arc::downgrade(&token));
-    Ok(TokenHandle::new(token, settings))
+    Ok(Token::new(state, checks))
 }
 
 /// What the token allows beside the anchor and a check's own session.

@@ -7,21 +7,12 @@ use crate::config::{Login, TokenName};
 use crate::module::Module;
 use crate::token_info::TokenInfo;
 
-/// A token that was found.
-#[derive(Debug)]
-pub(crate) struct FoundToken {
-    pub(crate) slot: Slot,
-    pub(crate) info: TokenInfo,
-    /// Whether another token of the module says exactly the same of itself.
-    pub(crate) has_twin: bool,
-}
-
 /// Looks for the one token of this name. What is there instead is in the error.
 pub(crate) fn find_token(
     module: &'static Module,
     name: &TokenName,
     login: Login,
-) -> Result<FoundToken, Error> {
+) -> Result<(Slot, TokenInfo), Error> {
     let tokens = module.tokens_in_slots()?;
     let path = module.path().display();
     let mut named: Vec<_> = tokens.iter().filter(|(_, info)| name.is_of(info)).collect();
@@ -31,10 +22,7 @@ pub(crate) fn find_token(
     }
     match named[..] {
         [(slot, info)] if info.is_initialised() || login == Login::None => {
-            let is_twin =
-                |(other, it): &&(Slot, TokenInfo)| other != slot && it.identity == info.identity;
-            let has_twin = tokens.iter().any(|token| is_twin(&token));
-            Ok(FoundToken { slot: *slot, info: info.clone(), has_twin })
+            Ok((*slot, info.clone()))
         }
         [_] => {
             let text = format!(

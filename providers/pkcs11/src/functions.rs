@@ -239,7 +239,7 @@ fn run(
     if len > modulus_len {
         let text = format!(
             "the module says it wrote {len} bytes into {modulus_len} (C_{finish_name:?}): its memory \
-             or ours may be damaged; restart the daemon and update the module"
+             or ours may be damaged; update the module"
         );
         return Err(Error::new(ErrorKind::Internal, text));
     }

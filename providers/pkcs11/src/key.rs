@@ -1,76 +1,55 @@
-//! A key in a token, open: what the daemon calls.
+//! An open key: what the daemon calls. What is known of it is checked here, before and after its
+//! token is asked, wherever the module runs.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::mpsc::TrySendError;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use claviger_provider_api::checks::check_deadline;
 use claviger_provider_api::{
-    Algorithms, Call, CallerSlot, Cause, Digest, Error, ErrorKind, KeyMaterial, Parameters,
-    PublicKey, SignAlgorithm, SignAlgorithms, Signature, Unwrapped, WrappingKey,
+    Algorithms, Call, Digest, Error, ErrorKind, KeyMaterial, Parameters, PublicKey, SignAlgorithm,
+    SignAlgorithms, Signature, Unwrapped, WrappingKey,
 };
-use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
-use crate::check_request::CheckRequest;
-use crate::config::Oaep;
+use crate::breaker::Breaker;
 use crate::facts::Facts;
-use crate::job::Job;
+use crate::fault::Fault;
+use crate::isolation::RemoteKey;
+use crate::local_key::LocalKey;
 use crate::operation::Operation;
-use crate::reply::{Local, Reply};
-use crate::token::TokenHandle;
-use crate::token_key::TokenKey;
 
-/// How long a check may take: a module that hangs must not hold up its caller.
-const CHECK_LIMIT: Duration = Duration::from_secs(30);
-
-/// An open key. Its token stays logged in until the last key on it is dropped.
+/// An open key.
 pub(crate) struct Key {
-    on_token: Arc<TokenKey>,
-    token: TokenHandle,
     facts: Facts,
+    place: Place,
+}
+
+/// Where its module runs.
+enum Place {
+    OwnProcess(Arc<RemoteKey>),
+    /// Here the breaker is the ladder's last rung.
+    Here(LocalKey, Breaker),
 }
 
 impl Key {
-    /// A key that was found and proven.
-    pub(crate) fn new(on_token: Arc<TokenKey>, token: TokenHandle, facts: Facts) -> Self {
-        Self { on_token, token, facts }
+    /// A key whose module has a process of its own.
+    pub(crate) fn in_its_process(key: Arc<RemoteKey>, facts: Facts) -> Self {
+        Self { facts, place: Place::OwnProcess(key) }
     }
 
-    /// Who removes the OAEP padding.
-    pub(crate) fn oaep(&self) -> Oaep {
-        self.facts.oaep
+    /// A key whose module runs in this process.
+    pub(crate) fn here(key: LocalKey, facts: Facts) -> Self {
+        Self { facts, place: Place::Here(key, Breaker::default()) }
     }
 
-    /// Puts an operation into its caller's queue; a session thread answers to `reply`, or drops it
-    /// where the deadline has passed.
-    pub(crate) fn submit(
-        &self,
-        operation: Operation,
-        caller: CallerSlot,
-        deadline: Instant,
-        reply: Box<dyn Reply>,
-    ) -> Result<(), Error> {
-        if let Some(error) = self.on_token.breaker.refusal() {
-            reply.send(Err(error));
-            return Ok(());
+    /// The bytes that an operation gives: at most as many as the modulus has.
+    fn accept(&self, bytes: Zeroizing<Vec<u8>>) -> Result<Zeroizing<Vec<u8>>, Error> {
+        if bytes.len() <= self.facts.public_key.modulus_len() {
+            return Ok(bytes);
         }
-        let job = Job { key: self.on_token.index, operation, deadline, reply };
-        self.token.state().queue.push(caller, job)
-    }
-
-    async fn run(&self, operation: Operation, call: Call) -> Result<Zeroizing<Vec<u8>>, Error> {
-        let late = || Error::new(ErrorKind::DeadlineExceeded, "the deadline passed");
-        check_deadline(call)?;
-        let (reply, answer) = Local::new();
-        self.submit(operation, call.caller, call.deadline, Box::new(reply))?;
-        match tokio::time::timeout_at(call.answer_by().into(), answer).await {
-            Ok(Ok(outcome)) => outcome,
-            // A session thread drops a job, unanswered, only after its deadline.
-            Ok(Err(_)) | Err(_) => Err(late()),
-        }
+        Err(Error::new(ErrorKind::Internal, "the module's process gave more bytes than there are"))
     }
 }
 
@@ -115,7 +94,10 @@ impl WrappingKey for Key {
     }
 
     fn repairs(&self) -> u64 {
-        self.token.state().repairs()
+        match &self.place {
+            Place::OwnProcess(key) => key.repairs(),
+            Place::Here(key, _) => key.repairs(),
+        }
     }
 
     async fn unwrap_key(
@@ -125,8 +107,16 @@ impl WrappingKey for Key {
         call: Call,
     ) -> Result<Unwrapped, Error> {
         self.facts.check_unwrap(wrapped, parameters)?;
-        let operation = Operation::unwrap(wrapped, parameters, self.facts.oaep);
-        let material = KeyMaterial::new(self.run(operation, call).await?);
+        check_deadline(call)?;
+        let bytes = match &self.place {
+            Place::OwnProcess(key) => key.unwrap(wrapped, parameters, call).await?,
+            Place::Here(key, breaker) => {
+                breaker.admit()?;
+                let operation = Operation::unwrap(wrapped, parameters, self.facts.oaep);
+                key.run(operation, call).await?
+            }
+        };
+        let material = KeyMaterial::new(self.accept(bytes)?);
         Ok(Unwrapped { material, backend_request_id: None })
     }
 
@@ -137,32 +127,32 @@ impl WrappingKey for Key {
         call: Call,
     ) -> Result<Signature, Error> {
         self.facts.check_sign(digest, algorithm)?;
-        let signature = self.run(Operation::sign(digest, algorithm), call).await?;
-        self.facts.accept_signature(digest, algorithm, &signature)
+        check_deadline(call)?;
+        let bytes = match &self.place {
+            Place::OwnProcess(key) => key.sign(digest, algorithm, call).await?,
+            Place::Here(key, breaker) => {
+                breaker.admit()?;
+                key.run(Operation::sign(digest, algorithm), call).await?
+            }
+        };
+        self.facts.accept_signature(digest, algorithm, &self.accept(bytes)?)
     }
 
     async fn check(&self) -> Result<(), Error> {
-        if let Some(error) = self.on_token.breaker.too_early(Instant::now()) {
-            return Err(error);
+        let (key, breaker) = match &self.place {
+            Place::OwnProcess(key) => return key.check().await,
+            Place::Here(key, breaker) => (key, breaker),
+        };
+        breaker.admit_check(Instant::now())?;
+        match key.check().await {
+            Ok(()) => {
+                breaker.close();
+                Ok(())
+            }
+            Err(Fault { error, .. }) => {
+                breaker.open(Instant::now(), &error);
+                Err(error)
+            }
         }
-        let silent =
-            |text| Err(Error::new(ErrorKind::Unavailable, text).with_cause(Cause::NoAnswer));
-        let (reply, answer) = oneshot::channel();
-        match self.token.checks().try_send(CheckRequest::Key(self.on_token.index, reply)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_)) => return silent("too many checks wait for the token"),
-            Err(TrySendError::Disconnected(_)) => return silent("the token's checks have ended"),
-        }
-        match tokio::time::timeout(CHECK_LIMIT, answer).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => silent("the key was closed"),
-            Err(_) => silent("the module did not answer a canary for 30 s"),
-        }
-    }
-}
-
-impl Drop for Key {
-    fn drop(&mut self) {
-        self.token.state().remove(self.on_token.index);
     }
 }

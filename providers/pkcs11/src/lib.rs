@@ -1,18 +1,18 @@
 //! RSA keys in PKCS#11 tokens.
 //!
 //! - `config`: the options; [`uri`]: locators
-//! - `opening`: from a locator to an open key; `key`: the open key
+//! - `key`: an open key, for the daemon; `facts`: what is known of it; `breaker`: when repairs failed
+//! - `isolation`: a process of the provider's own for all that follows; `fault`: whether a new one may help
+//! - `here`: a module in this process; `opening`: from a locator to a key; `local_key`: that key
 //! - `connect`: from a token's name to a token that is logged in to; `find_token` and `token_info`: among
-//!   the slots of a module; `login` and [`pin_latch`]: no second try with a PIN that failed; `token`: the
-//!   table of the tokens in use; `token_state`: what is shared on one; `login_epoch`: since which login
+//!   the slots of a module; `login` and [`pin_latch`]: no second try with a PIN that failed; `token`: a
+//!   token in use; `token_state`: what is shared on one; `login_epoch`: since which login
 //! - `token_key` and `object`: a key on a token
 //! - `worker`: session threads, fed by a queue of `job`s; `operation`: what they do; [`oaep`]: padding
-//!   removed in software
+//!   removed in software; `reply`: to whom they answer
 //! - `module`: the process-wide table of modules; `functions`: those of its functions that are called
 //!   directly
-//! - `recovery`: checks and repairs, asked for by a `check_request`; `breaker`: when repairs failed
-//! - `facts`: what is known of an open key; `reply`: to whom a session thread answers
-//! - `isolation`: all of it in a process of the provider's own
+//! - `recovery`: checks and repairs inside this process, asked for by a `check_request`
 //! - `error`: what return values mean
 
 mod breaker;
@@ -21,11 +21,14 @@ mod config;
 mod connect;
 mod error;
 mod facts;
+mod fault;
 mod find_token;
 mod functions;
+mod here;
 mod isolation;
 mod job;
 mod key;
+mod local_key;
 mod login;
 mod login_epoch;
 mod module;
@@ -44,29 +47,21 @@ mod token_state;
 pub mod uri;
 mod worker;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
-use claviger_provider_api::{Cause, Error, ErrorKind, Logins, OpenKey, WrappingKey};
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use claviger_provider_api::{Error, ErrorKind, Logins, Measure, OpenKey, WrappingKey};
 
 pub use config::Config;
-pub use isolation::{CHILD_ARGUMENT, Measure, run_child};
+pub use isolation::{CHILD_ARGUMENT, run_child};
 pub use module::wait_until_left;
 pub use registration::PROVIDER_TYPE;
 pub use token_info::TokenIdentity;
 
+use here::Here;
 use isolation::Parent;
 use isolation::options::Isolation;
 use key::Key;
-use module::InUse;
-use opening::Request;
-
-/// How long opening may take, and waiting for one's turn: a module that hangs hangs for ever.
-const OPEN_LIMIT: Duration = Duration::from_mins(1);
 
 /// A token in a module, by its configuration.
 #[derive(Debug)]
@@ -82,16 +77,6 @@ enum Place {
     Here(Here),
 }
 
-/// A module in this process.
-#[derive(Debug)]
-struct Here {
-    config: Arc<Config>,
-    state_dir: Option<PathBuf>,
-    logins: Arc<Logins>,
-    /// Keys open one after the other, so that a module that hangs holds one thread, not one per try.
-    opening: Arc<tokio::sync::Mutex<()>>,
-}
-
 impl Provider {
     /// Makes a provider; touches no backend. Without a state directory no PIN is ever used. Unless the
     /// configuration says `isolation = "none"`, its module runs in a process that starts this very
@@ -99,91 +84,46 @@ impl Provider {
     pub fn new(name: &str, config: &Config, state_dir: Option<&Path>) -> Result<Self, Error> {
         config.validate().map_err(operator)?;
         let (config, state_dir) = (Arc::new(config.clone()), state_dir.map(Path::to_owned));
-        Ok(match config.isolation {
-            Isolation::Process => Self {
-                name: name.to_owned(),
-                place: Place::OwnProcess(Parent::new(name, config, state_dir)),
-            },
-            Isolation::None => Self::in_this_process(name, config, state_dir),
-        })
-    }
-
-    /// A provider whose module runs in this process, whatever the configuration says.
-    pub(crate) fn in_this_process(
-        name: &str,
-        config: Arc<Config>,
-        state_dir: Option<PathBuf>,
-    ) -> Self {
-        let here = Here { config, state_dir, logins: Arc::default(), opening: Arc::default() };
-        Self { name: name.to_owned(), place: Place::Here(here) }
+        let place = match config.isolation {
+            Isolation::Process => Place::OwnProcess(Parent::new(name, config, state_dir)),
+            Isolation::None => Place::Here(Here::new(config, state_dir, false)),
+        };
+        Ok(Self { name: name.to_owned(), place })
     }
 
     /// Opens a key: loads the module, finds the token, logs in unless another key of this provider
     /// did, finds the key, checks that it stays in the token, and proves each algorithm.
     pub async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
-        let key: Arc<dyn WrappingKey> = match &self.place {
-            Place::OwnProcess(parent) => parent.open(open).await?,
-            Place::Here(here) => here.open(open).await?,
+        let key = match &self.place {
+            Place::OwnProcess(parent) => {
+                let (key, facts) = parent.open(open).await?;
+                Key::in_its_process(key, facts)
+            }
+            Place::Here(here) => {
+                let (key, facts) = here.open(open).await.map_err(|fault| fault.error)?;
+                Key::here(key, facts)
+            }
         };
         tracing::info!(provider = self.name, locator = open.locator, "key open");
-        Ok(key)
+        Ok(Arc::new(key))
     }
 
     /// Where it tells its logins.
     pub(crate) fn logins(&self) -> &Logins {
         match &self.place {
             Place::OwnProcess(parent) => parent.logins(),
-            Place::Here(here) => &here.logins,
+            Place::Here(here) => here.logins(),
         }
     }
 
-    /// What confines the module's process; empty before it has started, and where it has none.
+    /// What confines the module; empty before its process has started.
     pub fn measures(&self) -> Vec<Measure> {
         match &self.place {
             Place::OwnProcess(parent) => parent.measures(),
-            Place::Here(_) => Vec::new(),
-        }
-    }
-
-    /// Opens a key whose module runs in this process.
-    pub(crate) async fn open_here(&self, open: &OpenKey<'_>) -> Result<Arc<Key>, Error> {
-        match &self.place {
-            Place::Here(here) => here.open(open).await,
-            Place::OwnProcess(_) => {
-                Err(Error::new(ErrorKind::Internal, "the module has a process of its own"))
+            Place::Here(_) => {
+                let text = "none: the module runs in the daemon's process".to_owned();
+                vec![Measure { name: "isolation".to_owned(), in_force: false, text }]
             }
-        }
-    }
-}
-
-impl Here {
-    async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<Key>, Error> {
-        let request = Request {
-            config: Arc::clone(&self.config),
-            state_dir: self.state_dir.clone(),
-            logins: Arc::clone(&self.logins),
-            locator: open.locator.parse().map_err(operator)?,
-            algorithms: open.algorithms.to_vec(),
-            sign_algorithms: open.sign_algorithms.to_vec(),
-        };
-        let slow = |_| {
-            unavailable("the module did not open the key within 60 s").with_cause(Cause::NoAnswer)
-        };
-        let turn = timeout(OPEN_LIMIT, Arc::clone(&self.opening).lock_owned()).await;
-        let turn = turn.map_err(slow)?;
-        let (reply, answer) = oneshot::channel();
-        let in_use = InUse::announce();
-        let thread = thread::Builder::new().name("pkcs11-open".to_owned());
-        let spawned = thread.spawn(move || {
-            let outcome = opening::open(request);
-            // The caller of `open` may have gone: then the key closes here.
-            drop(reply.send(outcome));
-            drop((turn, in_use));
-        });
-        spawned.map_err(|error| unavailable(format!("cannot start a thread: {error}")))?;
-        match timeout(OPEN_LIMIT, answer).await.map_err(slow)? {
-            Ok(outcome) => outcome.map(Arc::new),
-            Err(_) => Err(Error::new(ErrorKind::Internal, "opening a key panicked")),
         }
     }
 }

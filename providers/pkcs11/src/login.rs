@@ -1,9 +1,6 @@
 //! `C_Login`, at most once per PIN that may be wrong: everything that can be known is checked first.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
 use claviger_provider_api::{Cause, Error, ErrorKind, Secret, SecretError, SecretSource};
 use cryptoki::context::Function;
@@ -12,21 +9,14 @@ use cryptoki::session::UserType;
 use cryptoki::types::RawAuthPin;
 use zeroize::Zeroizing;
 
-use crate::config::{Login, TokenName, User};
+use crate::config::{Login, User};
 use crate::error::{Returned, from_cryptoki, login_outcome_unknown};
 use crate::module::OpenSession;
 use crate::pin_latch::{Latch, LatchError, PinOwner};
 use crate::token_info::{TokenIdentity, TokenInfo};
 
-/// For how long a name is believed to stand for the same token without a look at the module.
-const KNOWN_FOR: Duration = Duration::from_mins(1);
-
-/// The tokens that could not be logged in to, by module and name, and since when.
-static FAILED: Mutex<BTreeMap<(PathBuf, String), (Instant, TokenIdentity)>> =
-    Mutex::new(BTreeMap::new());
-
 /// How to log in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Credentials {
     pub(crate) login: Login,
     pub(crate) user: User,
@@ -84,28 +74,21 @@ pub(crate) fn log_in(
     let owner = credentials.owner(&info.identity);
     let attempt = Latch::new(state_dir).attempt(&owner, &pin).map_err(latched)?;
     let user = UserType::from(credentials.user);
-    let outcome = session.run(|session| {
-        Ok(match credentials.login {
-            Login::ProtectedPath => session.login(user, None),
-            Login::Pin | Login::None => {
-                session.login_with_raw(user, &RawAuthPin::new(Box::new(pin.expose().to_vec())))
-            }
-        })
-    });
+    let outcome = match credentials.login {
+        Login::ProtectedPath => session.login(user, None),
+        Login::Pin | Login::None => {
+            session.login_with_raw(user, &RawAuthPin::new(Box::new(pin.expose().to_vec())))
+        }
+    };
     drop(pin);
     let rv = match outcome {
-        // The module was never called.
-        Err(error) => {
-            recorded(attempt.take_back());
-            return Err(LoginFault::NotMade(error));
-        }
-        Ok(Ok(())) => {
+        Ok(()) => {
             tracing::info!(token, serial, "logged in");
             recorded(attempt.succeeded());
             return Ok(());
         }
-        Ok(Err(CryptokiError::Pkcs11(rv, _))) => rv,
-        Ok(Err(error)) => {
+        Err(CryptokiError::Pkcs11(rv, _)) => rv,
+        Err(error) => {
             recorded(attempt.refused());
             return Err(LoginFault::Made(operator(from_cryptoki(error))));
         }
@@ -141,34 +124,6 @@ pub(crate) fn log_in(
 /// wrong PIN.
 fn counted_a_refusal(session: &OpenSession, before: &TokenInfo, user: User) -> bool {
     session.token_info().is_ok_and(|after| after.pin(user).tells_more_than(before.pin(user)))
-}
-
-/// Notes which token a name stood for when a login to it failed.
-pub(crate) fn remember(module: &Path, name: &TokenName, token: &TokenIdentity) {
-    let known = (Instant::now(), token.clone());
-    failed().insert((module.to_owned(), name.to_string()), known);
-}
-
-/// Why a login is not worth a look at the module, for up to a minute: the same PIN was refused, and
-/// the latch was not cleared. With many keys on a token each try would start the module for nothing.
-pub(crate) fn refused_again(
-    module: &Path,
-    name: &TokenName,
-    credentials: &Credentials,
-) -> Option<Error> {
-    let module = module.canonicalize().ok()?;
-    let (since, token) = failed().get(&(module, name.to_string())).cloned()?;
-    let (state_dir, source) = (credentials.state_dir.as_ref()?, credentials.pin.as_ref()?);
-    if since.elapsed() >= KNOWN_FOR || credentials.login != Login::Pin {
-        return None;
-    }
-    let pin = source.read_blocking().ok()?.without_line_end();
-    let owner = credentials.owner(&token);
-    Latch::new(state_dir).refused_before(&owner, &pin).map(latched)
-}
-
-fn failed() -> MutexGuard<'static, BTreeMap<(PathBuf, String), (Instant, TokenIdentity)>> {
-    FAILED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn refuse_by_flags(info: &TokenInfo, user: User) -> Result<(), Error> {

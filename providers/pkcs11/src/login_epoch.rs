@@ -8,6 +8,4 @@ pub(crate) struct LoginEpoch {
     /// Counted from 1 for each token.
     pub(crate) number: u64,
     pub(crate) slot: Slot,
-    /// The module's: after another `C_Initialize` the same handle may be another key.
-    pub(crate) generation: u64,
 }

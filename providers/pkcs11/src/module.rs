@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use claviger_provider_api::{Cause, Error, ErrorKind};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
@@ -16,12 +16,10 @@ use cryptoki::error::{Error as CryptokiError, RvError};
 use cryptoki::session::{Session, SessionState};
 use cryptoki::slot::Slot;
 
+use crate::config::User;
 use crate::error::from_cryptoki;
 use crate::functions::Functions;
 use crate::token_info::TokenInfo;
-
-/// How long `C_Finalize` waits for calls that are inside the module.
-const DRAIN: Duration = Duration::from_secs(5);
 
 static MODULES: Mutex<BTreeMap<PathBuf, &'static Module>> = Mutex::new(BTreeMap::new());
 
@@ -62,28 +60,21 @@ pub(crate) struct Module {
     path: PathBuf,
     pkcs11: Pkcs11,
     functions: Functions,
-    gate: Mutex<Gate>,
-    changed: Condvar,
+    users: Mutex<Users>,
 }
 
-/// Who is inside the module: `C_Finalize` under a running call is undefined.
+/// Who uses a module.
 #[derive(Debug, Default)]
-struct Gate {
-    users: usize,
-    inside: usize,
-    closing: bool,
-    initialised: bool,
+struct Users {
+    count: usize,
     /// Whether it was us who initialised it, so that we finalise it.
     ours: bool,
-    generation: u64,
 }
 
-/// One user of a module; the last one to leave finalises it.
+/// One user of a module; the last one to leave finalises it. Its sessions are closed by then: `C_Finalize`
+/// under a running call is undefined.
 #[derive(Debug)]
 pub(crate) struct Lease(&'static Module, InUse);
-
-/// A call that is inside the module.
-struct Inside(&'static Module, u64);
 
 impl Module {
     /// Loads and initialises the module at `path`, or joins those who use it already.
@@ -102,19 +93,18 @@ impl Module {
             })?;
             *lock(&MODULES).entry(canonical).or_insert_with(|| Box::leak(Box::new(loaded)))
         };
-        let mut gate = module.open_gate();
-        if gate.users == 0 {
-            module.initialise(&mut gate)?;
+        let mut users = lock(&module.users);
+        if users.count == 0 {
+            users.ours = module.initialise()?;
         }
-        gate.users += 1;
+        users.count += 1;
         Ok(Lease(module, InUse::announce()))
     }
 
     fn load(path: PathBuf) -> Result<Self, Error> {
         let functions = Functions::load(&path)?;
         let pkcs11 = Pkcs11::new(&path).map_err(from_cryptoki)?;
-        let gate = Mutex::new(Gate::default());
-        Ok(Self { path, pkcs11, functions, gate, changed: Condvar::new() })
+        Ok(Self { path, pkcs11, functions, users: Mutex::default() })
     }
 
     /// The canonical path.
@@ -127,14 +117,8 @@ impl Module {
         &self.functions
     }
 
-    /// Which `C_Initialize` is in force. Sessions and handles of an earlier one are dead.
-    pub(crate) fn generation(&self) -> u64 {
-        lock(&self.gate).generation
-    }
-
     /// The slots with a token. Slots that cannot be read are left out, unless all are.
-    pub(crate) fn tokens_in_slots(&'static self) -> Result<Vec<(Slot, TokenInfo)>, Error> {
-        let _inside = self.enter()?;
+    pub(crate) fn tokens_in_slots(&self) -> Result<Vec<(Slot, TokenInfo)>, Error> {
         let mut found = Vec::new();
         let mut unreadable = None;
         for slot in self.pkcs11.get_slots_with_token().map_err(from_cryptoki)? {
@@ -150,57 +134,22 @@ impl Module {
     }
 
     /// What the token in a slot says of itself now.
-    pub(crate) fn token_info(&'static self, slot: Slot) -> Result<TokenInfo, Error> {
-        let _inside = self.enter()?;
+    pub(crate) fn token_info(&self, slot: Slot) -> Result<TokenInfo, Error> {
         self.functions.token_info(slot).map(TokenInfo::from)
     }
 
-    /// `C_Finalize` and `C_Initialize`, once for all who saw `generation`. Every session and handle
-    /// of the module dies, of every token in it.
-    pub(crate) fn reinitialise(&'static self, generation: u64) -> Result<(), Error> {
-        let mut gate = self.open_gate();
-        if gate.generation != generation {
-            return Ok(());
-        }
-        gate.closing = true;
-        let until = Instant::now() + DRAIN;
-        while gate.inside > 0 {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                gate.closing = false;
-                self.changed.notify_all();
-                let text = "a call into the module does not return, so it cannot be initialised \
-                            again; restart the daemon";
-                return Err(Error::new(ErrorKind::Unavailable, text));
-            }
-            let waited = self.changed.wait_timeout(gate, left);
-            gate = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        gate.initialised = false;
-        // No call is inside and none enters; the lock itself is free for calls that only look.
-        drop(gate);
-        self.finalise();
-        let mut gate = lock(&self.gate);
-        let outcome = self.initialise(&mut gate);
-        gate.closing = false;
-        self.changed.notify_all();
-        outcome
-    }
-
-    fn initialise(&self, gate: &mut Gate) -> Result<(), Error> {
+    /// `C_Initialize`; false if another part of the process has called it.
+    fn initialise(&self) -> Result<bool, Error> {
         let arguments = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
-        gate.generation += 1;
         match self.pkcs11.initialize(arguments) {
-            Ok(()) => gate.ours = true,
-            Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => gate.ours = false,
+            Ok(()) => Ok(true),
+            Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(false),
             Err(error) => {
                 let what = format_args!("cannot initialise {}", self.path.display());
                 let error = from_cryptoki(error).in_context(what);
-                return Err(error.with_cause(Cause::ModuleUnusable));
+                Err(error.with_cause(Cause::ModuleUnusable))
             }
         }
-        gate.initialised = true;
-        Ok(())
     }
 
     /// Closes all sessions first: some modules take it amiss otherwise.
@@ -214,24 +163,6 @@ impl Module {
             tracing::debug!(%error, "C_Finalize");
         }
     }
-
-    fn enter(&'static self) -> Result<Inside, Error> {
-        let mut gate = self.open_gate();
-        if !gate.initialised {
-            return Err(Error::new(ErrorKind::Unavailable, "the module is not initialised"));
-        }
-        gate.inside += 1;
-        Ok(Inside(self, gate.generation))
-    }
-
-    /// The gate, once it is not being closed.
-    fn open_gate(&self) -> MutexGuard<'_, Gate> {
-        let mut gate = lock(&self.gate);
-        while gate.closing {
-            gate = self.changed.wait(gate).unwrap_or_else(PoisonError::into_inner);
-        }
-        gate
-    }
 }
 
 impl std::ops::Deref for Lease {
@@ -243,53 +174,31 @@ impl std::ops::Deref for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut gate = self.0.open_gate();
-        gate.users -= 1;
-        if gate.users == 0 && gate.initialised {
-            gate.initialised = false;
-            if gate.ours {
-                self.0.finalise();
-            }
+        let mut users = lock(&self.0.users);
+        users.count -= 1;
+        if users.count == 0 && users.ours {
+            self.0.finalise();
         }
     }
 }
 
-impl Drop for Inside {
-    fn drop(&mut self) {
-        let mut gate = lock(&self.0.gate);
-        gate.inside -= 1;
-        if gate.closing && gate.inside == 0 {
-            self.0.changed.notify_all();
-        }
-    }
-}
-
-/// A session that closes when dropped, unless the module was initialised again meanwhile: its
-/// number may then be another session's.
+/// A session that closes when dropped.
 #[derive(Debug)]
 pub(crate) struct OpenSession {
     module: &'static Module,
     slot: Slot,
-    generation: u64,
-    session: Option<Session>,
+    session: Session,
 }
 
 impl OpenSession {
     /// `C_OpenSession`.
     pub(crate) fn open(module: &'static Module, slot: Slot, writable: bool) -> Result<Self, Error> {
-        let inside = module.enter()?;
         let session = if writable {
-            module.pkcs11.open_rw_session_no_drop(slot)
+            module.pkcs11.open_rw_session(slot)
         } else {
-            module.pkcs11.open_ro_session_no_drop(slot)
+            module.pkcs11.open_ro_session(slot)
         };
-        let session = Some(session.map_err(from_cryptoki)?);
-        Ok(Self { module, slot, generation: inside.1, session })
-    }
-
-    /// Which `C_Initialize` it was opened under.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation
+        Ok(Self { module, slot, session: session.map_err(from_cryptoki)? })
     }
 
     /// The module that it belongs to.
@@ -304,42 +213,38 @@ impl OpenSession {
 
     /// Whether a user is logged in to its token, as the session itself says.
     pub(crate) fn is_logged_in(&self) -> Result<bool, Error> {
-        self.run(|session| match session.get_session_info() {
-            Ok(info) => {
-                Ok(!matches!(info.session_state(), SessionState::RoPublic | SessionState::RwPublic))
-            }
-            // A state of the vendor's own, for a user of the vendor's own.
-            Err(CryptokiError::InvalidValue) => Ok(true),
-            Err(error) => Err(from_cryptoki(error)),
-        })
+        let public = [SessionState::RoPublic, SessionState::RwPublic];
+        Ok(!self.state()?.is_some_and(|state| public.contains(&state)))
     }
 
-    /// Runs calls on the session. They must not open or run another session: a thread that waits
-    /// to finalise the module would wait for ever.
-    pub(crate) fn run<T>(
-        &self,
-        calls: impl FnOnce(&Session) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let inside = self.module.enter()?;
-        match &self.session {
-            Some(session) if inside.1 == self.generation => calls(session),
-            _ => Err(Error::new(
-                ErrorKind::Unavailable,
-                "the session ended when the module was initialised again",
-            )),
+    /// The same; an error if it is another user than this one.
+    pub(crate) fn is_logged_in_as(&self, user: User) -> Result<bool, Error> {
+        match (self.state()?, user) {
+            (Some(SessionState::RoPublic | SessionState::RwPublic), _) => Ok(false),
+            (Some(SessionState::RwSecurityOfficer), User::User)
+            | (Some(SessionState::RoUser | SessionState::RwUser), User::So) => {
+                let text = "another user is logged in to the token: a process has one login per token, \
+                            so all providers on it must say the same `user`";
+                Err(Error::new(ErrorKind::OperatorNeeded, text))
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// None is a state of the vendor's own, for a user of the vendor's own.
+    fn state(&self) -> Result<Option<SessionState>, Error> {
+        match self.session.get_session_info() {
+            Ok(info) => Ok(Some(info.session_state())),
+            Err(CryptokiError::InvalidValue) => Ok(None),
+            Err(error) => Err(from_cryptoki(error)),
         }
     }
 }
 
-impl Drop for OpenSession {
-    fn drop(&mut self) {
-        let Ok(inside) = self.module.enter() else { return };
-        if let Some(session) = self.session.take()
-            && inside.1 == self.generation
-            && let Err(error) = session.close()
-        {
-            tracing::debug!(%error, "C_CloseSession");
-        }
+impl std::ops::Deref for OpenSession {
+    type Target = Session;
+    fn deref(&self) -> &Session {
+        &self.session
     }
 }
 

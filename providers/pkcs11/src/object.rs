@@ -49,31 +49,26 @@ const NAMED: usize = 10;
 /// that there is no login.
 pub(crate) fn find(session: &OpenSession, wanted: &Wanted) -> Result<Option<Found>, Error> {
     let functions = session.module().functions();
-    session.run(|session| {
-        let object = match private_keys(session, Some(&wanted.locator))?[..] {
-            [] => return Ok(None),
-            [object] => object,
-            ref objects => return Err(several(functions, session, objects, &wanted.locator)),
-        };
-        let attributes = Attributes::of(functions, session, object)?;
-        attributes.check(wanted)?;
-        let extractable = attributes.leaves_the_token();
-        let unneeded_rights = attributes.unneeded_rights(wanted);
-        let public_key = attributes.public_key(functions, session)?;
-        Ok(Some(Found { object, public_key, extractable, unneeded_rights }))
-    })
+    let object = match private_keys(session, Some(&wanted.locator))?[..] {
+        [] => return Ok(None),
+        [object] => object,
+        ref objects => return Err(several(functions, session, objects, &wanted.locator)),
+    };
+    let attributes = Attributes::of(functions, session, object)?;
+    attributes.check(wanted)?;
+    let extractable = attributes.leaves_the_token();
+    let unneeded_rights = attributes.unneeded_rights(wanted);
+    let public_key = attributes.public_key(functions, session)?;
+    Ok(Some(Found { object, public_key, extractable, unneeded_rights }))
 }
 
 /// The private keys that the session sees, in words: for the error about one that it does not see.
 pub(crate) fn visible(session: &OpenSession) -> Result<String, Error> {
-    let functions = session.module().functions();
-    session.run(|session| {
-        let objects = private_keys(session, None)?;
-        if objects.is_empty() {
-            return Ok("no private key at all".to_owned());
-        }
-        Ok(names(functions, session, &objects))
-    })
+    let objects = private_keys(session, None)?;
+    if objects.is_empty() {
+        return Ok("no private key at all".to_owned());
+    }
+    Ok(names(session.module().functions(), session, &objects))
 }
 
 fn private_keys(session: &Session, locator: Option<&Locator>) -> Result<Vec<ObjectHandle>, Error> {

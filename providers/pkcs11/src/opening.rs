@@ -1,53 +1,51 @@
 //! Opening a key: found, checked, and every algorithm proven before the key is used.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use claviger_provider_api::{
-    Algorithm, Algorithms, Canary, Cause, Error, ErrorKind, KeyMaterial, Logins, OpenKey,
-    Parameters, PublicKey, SignAlgorithm, Signature,
+    Algorithm, Algorithms, Canary, Cause, Error, ErrorKind, KeyMaterial, OpenKey, Parameters,
+    PublicKey, SignAlgorithm, Signature,
 };
 use cryptoki::object::ObjectHandle;
 use zeroize::Zeroizing;
 
-use crate::config::{Config, Oaep};
-use crate::connect::connect;
+use crate::config::Oaep;
 use crate::facts::Facts;
-use crate::key::Key;
+use crate::fault::Fault;
+use crate::local_key::LocalKey;
 use crate::login_epoch::LoginEpoch;
 use crate::module::OpenSession;
 use crate::object::{self, Wanted};
 use crate::operation::{Failure, Operation, mechanism_name};
-use crate::token_key::{KeyFault, TokenKey, missing};
+use crate::token::Token;
+use crate::token_key::{TokenKey, missing};
 use crate::token_state::TokenState;
 use crate::uri::Locator;
 
 /// What to open, owned, so that it can go to a thread of its own.
 pub(crate) struct Request {
-    pub(crate) config: Arc<Config>,
-    pub(crate) state_dir: Option<PathBuf>,
-    pub(crate) logins: Arc<Logins>,
     pub(crate) locator: Locator,
     pub(crate) algorithms: Vec<Algorithm>,
     pub(crate) sign_algorithms: Vec<SignAlgorithm>,
+    pub(crate) oaep: Oaep,
+    pub(crate) allow_extractable: bool,
 }
 
-/// Opens a key. Blocks in the module. A failure leaves nothing behind.
-pub(crate) fn open(request: Request) -> Result<Key, Error> {
-    let Request { config, state_dir, logins, locator, algorithms, sign_algorithms } = request;
-    let token = connect(&config, state_dir, logins)?;
+/// Opens a key on a token that is logged in to. Blocks in the module. A failure leaves nothing behind.
+pub(crate) fn open(token: &Arc<Token>, request: Request) -> Result<(LocalKey, Facts), Fault> {
+    let Request { locator, algorithms, sign_algorithms, oaep, allow_extractable } = request;
     let state = token.state();
     let wanted = Wanted {
         locator,
         decrypt: !algorithms.is_empty(),
         sign: !sign_algorithms.is_empty(),
-        allow_extractable: config.allow_extractable,
+        allow_extractable,
     };
-    let (epoch, session) = state.open_session()?;
-    let Some(found) = object::find(&session, &wanted)? else {
-        let fault = missing(&session, &wanted.locator, state.needs_login());
-        return Err(KeyFault::into_error(fault));
-    };
+    let (epoch, session) = state.open_session().map_err(Fault::of_process)?;
+    let found = object::find(&session, &wanted).and_then(|found| {
+        found.ok_or_else(|| missing(&session, &wanted.locator, state.needs_login()))
+    });
+    let found = found.map_err(|error| state.judge_missed(error))?;
     let names = wanted.locator.to_string();
     let open = OpenKey {
         locator: &names,
@@ -55,32 +53,31 @@ pub(crate) fn open(request: Request) -> Result<Key, Error> {
         sign_algorithms: &sign_algorithms,
         public_key_sha256: None,
     };
-    let canary = Canary::new(&found.public_key, &open)?;
+    let canary = Canary::new(&found.public_key, &open).map_err(Fault::of_key)?;
     let mut proof = Proof {
         state,
         epoch,
         session: Some(session),
         object: found.object,
         public_key: &found.public_key,
-        oaep: config.oaep,
+        oaep,
     };
-    proof.unwraps(&canary)?;
-    proof.signs(&canary)?;
-    let labels = proof.labels(&algorithms, &canary)?;
+    let labels = proof.run_all(&algorithms, &canary).map_err(|error| state.judge(error))?;
     drop(proof);
-    let handle = (epoch, found.object);
     let facts = Facts {
-        public_key: PublicKey::from_spki(found.public_key.spki()).map_err(bad_key)?,
+        public_key: PublicKey::from_spki(found.public_key.spki())
+            .map_err(|error| Fault::of_key(Error::new(ErrorKind::Internal, error)))?,
         algorithms: algorithms.into_iter().collect(),
         sign_algorithms: sign_algorithms.into_iter().collect(),
         labels,
         extractable: found.extractable,
         unneeded_rights: found.unneeded_rights,
-        oaep: config.oaep,
+        oaep,
     };
-    let key = state
-        .add(|index| TokenKey::new(index, wanted, found.public_key, canary, config.oaep, handle));
-    Ok(Key::new(key, token, facts))
+    let handle = (epoch, found.object);
+    let key =
+        state.add(|index| TokenKey::new(index, wanted, found.public_key, canary, oaep, handle));
+    Ok((LocalKey::new(key, Arc::clone(token)), facts))
 }
 
 /// Trial operations with a key that is being opened.
@@ -95,6 +92,13 @@ struct Proof<'a> {
 }
 
 impl Proof<'_> {
+    /// Proves every algorithm; gives those with which the token takes a label.
+    fn run_all(&mut self, algorithms: &[Algorithm], canary: &Canary) -> Result<Algorithms, Error> {
+        self.unwraps(canary)?;
+        self.signs(canary)?;
+        self.labels(algorithms, canary)
+    }
+
     fn unwraps(&mut self, canary: &Canary) -> Result<(), Error> {
         for (algorithm, wrapped) in canary.wrapped() {
             let operation = Operation::unwrap(wrapped, &Parameters::of(algorithm), self.oaep);
@@ -184,10 +188,6 @@ impl Proof<'_> {
         );
         probed(error, text)
     }
-}
-
-fn bad_key(error: claviger_provider_api::PublicKeyError) -> Error {
-    Error::new(ErrorKind::Internal, error)
 }
 
 /// Whether an error may be of a fault that passes.

@@ -84,18 +84,16 @@ impl Operation {
         let functions = session.module().functions();
         match self {
             Self::Unwrap { mut wrapped, padding } => {
-                let output = session
-                    .run(|session| {
-                        let mechanism = padding.mechanism();
-                        functions.decrypt(session, &mechanism, key, &mut wrapped, modulus_len)
-                    })
+                let mechanism = padding.mechanism();
+                let output = functions
+                    .decrypt(session, &mechanism, key, &mut wrapped, modulus_len)
                     .map_err(|error| Failure::Token(padding.attribute(error)))?;
                 padding.remove(output).map(KeyMaterial::into_zeroizing)
             }
             Self::Sign { mut data, scheme } => {
                 let mechanism = scheme.mechanism();
-                let Output { mut buffer, len } = session
-                    .run(|session| functions.sign(session, &mechanism, key, &mut data, modulus_len))
+                let Output { mut buffer, len } = functions
+                    .sign(session, &mechanism, key, &mut data, modulus_len)
                     .map_err(Failure::Token)?;
                 buffer.truncate(len);
                 Ok(buffer)

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use claviger_provider_api::{
-    self as api, Error, LoginListener, OpenKey, Options, ProviderType, SecretSource, WrappingKey,
+    self as api, Error, LoginListener, Measure, OpenKey, Options, ProviderType, SecretSource,
+    WrappingKey,
 };
 
 use crate::{Config, Provider};
@@ -55,6 +56,10 @@ impl Options for Config {
 impl api::Provider for Provider {
     async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
         Self::open(self, open).await
+    }
+
+    fn measures(&self) -> Vec<Measure> {
+        Self::measures(self)
     }
 
     fn tell_logins(&self, listener: LoginListener) {

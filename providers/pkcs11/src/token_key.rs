@@ -7,7 +7,6 @@ use claviger_provider_api::{
 };
 use cryptoki::object::ObjectHandle;
 
-use crate::breaker::Breaker;
 use crate::config::Oaep;
 use crate::login_epoch::LoginEpoch;
 use crate::module::OpenSession;
@@ -24,19 +23,7 @@ pub(crate) struct TokenKey {
     pub(crate) public_key: PublicKey,
     pub(crate) canary: Canary,
     pub(crate) oaep: Oaep,
-    pub(crate) breaker: Breaker,
     handle: Mutex<Option<(u64, ObjectHandle)>>,
-}
-
-/// Why a key cannot be used as things are.
-#[derive(Debug)]
-pub(crate) enum KeyFault {
-    /// No such object, although the session may see private ones.
-    Missing(Error),
-    /// Nothing that a new session, login or module would change: another key, not permitted.
-    Final(Error),
-    /// Anything else.
-    Broken(Error),
 }
 
 impl TokenKey {
@@ -50,7 +37,7 @@ impl TokenKey {
         (epoch, object): (LoginEpoch, ObjectHandle),
     ) -> Self {
         let handle = Mutex::new(Some((epoch.number, object)));
-        Self { index, wanted, public_key, canary, oaep, breaker: Breaker::default(), handle }
+        Self { index, wanted, public_key, canary, oaep, handle }
     }
 
     /// Its handle, if it was found since the login in force.
@@ -71,16 +58,12 @@ impl TokenKey {
         epoch: LoginEpoch,
         session: &OpenSession,
         needs_login: bool,
-    ) -> Result<(), KeyFault> {
+    ) -> Result<(), Error> {
         let remember = |handle| {
             *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = handle;
         };
         remember(None);
-        let found = object::find(session, &self.wanted).map_err(|error| match error.kind() {
-            ErrorKind::OperatorNeeded => KeyFault::Final(error),
-            _ => KeyFault::Broken(error),
-        })?;
-        let Some(found) = found else {
+        let Some(found) = object::find(session, &self.wanted)? else {
             return Err(missing(session, &self.wanted.locator, needs_login));
         };
         if found.public_key.sha256() != self.public_key.sha256() {
@@ -91,7 +74,7 @@ impl TokenKey {
                 hex::encode(found.public_key.sha256()),
                 hex::encode(self.public_key.sha256()),
             );
-            return Err(KeyFault::Final(Error::needs_operator(Cause::AnotherKey, text)));
+            return Err(Error::needs_operator(Cause::AnotherKey, text));
         }
         remember(Some((epoch.number, found.object)));
         Ok(())
@@ -120,7 +103,7 @@ impl TokenKey {
                     self.canary.accept_signature(&self.public_key, algorithm, &signature)
                 })
         } else {
-            self.find_again(epoch, session, needs_login).map_err(KeyFault::into_error)
+            self.find_again(epoch, session, needs_login)
         };
         outcome.map_err(|error| match error.kind() {
             // A canary is good: whatever the token says about it, the token is at fault.
@@ -132,22 +115,13 @@ impl TokenKey {
     }
 }
 
-impl KeyFault {
-    /// The error that callers see.
-    pub(crate) fn into_error(self) -> Error {
-        match self {
-            Self::Missing(error) | Self::Final(error) | Self::Broken(error) => error,
-        }
-    }
-}
-
 /// Why a key was not found: it is not there, or there is no login.
-pub(crate) fn missing(session: &OpenSession, locator: &Locator, needs_login: bool) -> KeyFault {
+pub(crate) fn missing(session: &OpenSession, locator: &Locator, needs_login: bool) -> Error {
     match session.is_logged_in() {
-        Err(error) if needs_login => return KeyFault::Broken(error),
+        Err(error) if needs_login => return error,
         Ok(false) if needs_login => {
             let text = format!("{locator} cannot be seen: the login to its token was lost");
-            return KeyFault::Broken(Error::new(ErrorKind::Unavailable, text));
+            return Error::new(ErrorKind::Unavailable, text);
         }
         _ => {}
     }
@@ -163,5 +137,5 @@ pub(crate) fn missing(session: &OpenSession, locator: &Locator, needs_login: boo
         "the token has no private key {locator} for this user; it shows {visible}{meant} \
          (`pkcs11-tool --login -O` lists all objects)"
     );
-    KeyFault::Missing(Error::needs_operator(Cause::KeyAbsent, text))
+    Error::needs_operator(Cause::KeyAbsent, text)
 }

@@ -59,7 +59,7 @@ fn serve(socket: UnixStream) -> io::Result<()> {
     let Some(ToChild { request: Some(Request::Start(start)) }) = next(&socket, &mut inbox)? else {
         return Err(io::Error::other("it did not say what to do"));
     };
-    let Start { name, config, state_dir, log_level } = start;
+    let Start { config, state_dir, log_level } = start;
     let mut config: Config = serde_json::from_str(&config)?;
     let state_dir = state_dir.map(|path| PathBuf::from(OsString::from_vec(path)));
     let measures = sandbox::enter(&config, state_dir.as_deref())?;
@@ -74,7 +74,7 @@ fn serve(socket: UnixStream) -> io::Result<()> {
             field.bind(pin.clone());
         }
     }
-    let serving = Serving::new(&name, config, state_dir, Arc::clone(&outbox), pin);
+    let serving = Serving::new(config, state_dir, Arc::clone(&outbox), pin);
     let serving = Arc::new(serving);
     let ready = Ready { measures: measures.into_iter().map(Taken::from).collect() };
     outbox.send(&FromChild::from(Event::Ready(ready))).map_err(io::Error::other)?;

@@ -3,18 +3,19 @@
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use claviger_provider_api::caller_left::caller_has_left;
 use claviger_provider_api::{self as api, Cause, Error, ErrorKind};
 use tokio::net::UnixStream;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use zeroize::Zeroizing;
 
 use super::message::{Answer, Asked, Call, Check, Open, Opened, Outcome, Request, ToChild};
 use super::outbox::{NotSent, Outbox};
+use crate::fault::Fault;
 
 /// One process's socket and who waits for what.
 #[derive(Debug)]
@@ -32,6 +33,12 @@ pub(super) struct Link {
     started: Instant,
     /// How often the process has repaired something, as far as it told.
     repairs: AtomicU64,
+    /// Whether anything went right in the process.
+    has_served: AtomicBool,
+    /// Whether a key was asked for in it.
+    was_tried: AtomicBool,
+    /// Told when the process is to be replaced.
+    pub(super) given_up: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -45,7 +52,7 @@ struct Calls {
 #[derive(Debug)]
 struct Waiting {
     /// None once the call that asked is gone.
-    reply: Option<oneshot::Sender<Result<Reply, Error>>>,
+    reply: Option<oneshot::Sender<Result<Reply, Fault>>>,
     since: Instant,
     deadline: Instant,
     caller: Option<u32>,
@@ -77,7 +84,7 @@ pub(super) struct Silence {
 struct Ticket<'a> {
     link: &'a Link,
     id: u64,
-    answer: oneshot::Receiver<Result<Reply, Error>>,
+    answer: oneshot::Receiver<Result<Reply, Fault>>,
 }
 
 impl Link {
@@ -94,6 +101,9 @@ impl Link {
             answered_at: AtomicU64::new(0),
             started: Instant::now(),
             repairs: AtomicU64::new(0),
+            has_served: AtomicBool::new(false),
+            was_tried: AtomicBool::new(false),
+            given_up: Notify::new(),
         }
     }
 
@@ -108,14 +118,15 @@ impl Link {
         let caller = call.caller.0;
         let ticket = self.ticket(Some(caller), call.deadline, false)?;
         self.ask(ticket.id, key, caller, call.deadline, asked)?;
-        ticket.wait(call.answer_by()).await
+        ticket.wait(call.answer_by()).await.map_err(|fault| fault.error)
     }
 
     /// Asks for a canary of a key, and for repairs if it fails.
-    pub(super) async fn check(&self, key: u32, deadline: Instant) -> Result<Reply, Error> {
-        let ticket = self.ticket(None, deadline, false)?;
-        self.ask(ticket.id, key, 0, deadline, Asked::Check(Check {}))?;
-        ticket.wait(deadline).await
+    pub(super) async fn check(&self, key: u32, deadline: Instant) -> Result<(), Fault> {
+        let ticket = self.ticket(None, deadline, false).map_err(Fault::of_process)?;
+        let asked = Asked::Check(Check {});
+        self.ask(ticket.id, key, 0, deadline, asked).map_err(Fault::of_process)?;
+        ticket.wait(deadline).await.map(drop)
     }
 
     fn ask(
@@ -131,9 +142,10 @@ impl Link {
     }
 
     /// Asks for a key to be opened; `open.id` is set here.
-    pub(super) async fn open(&self, open: Open, deadline: Instant) -> Result<Opened, Error> {
-        let ticket = self.ticket(None, deadline, true)?;
-        self.send(Request::Open(Open { id: ticket.id, ..open }))?;
+    pub(super) async fn open(&self, open: Open, deadline: Instant) -> Result<Opened, Fault> {
+        let ticket = self.ticket(None, deadline, true).map_err(Fault::of_process)?;
+        let request = Request::Open(Open { id: ticket.id, ..open });
+        self.send(request).map_err(Fault::of_process)?;
         match ticket.wait(deadline).await? {
             Reply::Opened(opened) => Ok(opened),
             Reply::Bytes(_) | Reply::Well => Err(no_sense()),
@@ -161,6 +173,9 @@ impl Link {
             Some(Outcome::Well(_)) => Ok(Reply::Well),
             None => Err(no_sense()),
         };
+        if outcome.is_ok() && !self.has_served() {
+            self.has_served.store(true, Ordering::Relaxed);
+        }
         let reply = self.calls().take(id).and_then(|waiting| waiting.reply);
         let unread = match reply {
             Some(reply) => reply.send(outcome).err(),
@@ -183,8 +198,23 @@ impl Link {
         for Waiting { reply, caller, .. } in waiting.into_values() {
             let cause = caller.map(|_| Cause::NoAnswer);
             let error = unavailable(reason.to_owned()).with_cause(cause);
-            reply.map(|reply| reply.send(Err(error)));
+            reply.map(|reply| reply.send(Err(Fault::of_process(error))));
         }
+    }
+
+    /// Has the process killed, and another one started.
+    pub(super) fn give_up(&self) {
+        self.given_up.notify_one();
+    }
+
+    /// Whether anything went right in the process.
+    pub(super) fn has_served(&self) -> bool {
+        self.has_served.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a key is asked for in the process; true the first time.
+    pub(super) fn note_attempt(&self) -> bool {
+        !self.was_tried.swap(true, Ordering::Relaxed)
     }
 
     /// Lets the process know that nothing more will be asked: it logs out and ends.
@@ -269,18 +299,22 @@ impl Calls {
 }
 
 impl Ticket<'_> {
-    async fn wait(mut self, deadline: Instant) -> Result<Reply, Error> {
+    async fn wait(mut self, deadline: Instant) -> Result<Reply, Fault> {
         match tokio::time::timeout_at(deadline.into(), self.answer()).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(unavailable("the module's process is gone")),
-            Err(_) => Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed")),
+            Ok(Err(_)) => Err(Fault::no_process("the module's process is gone".to_owned())),
+            // Whether it hangs is not judged by one call.
+            Err(_) => {
+                let error = Error::new(ErrorKind::DeadlineExceeded, "the deadline passed");
+                Err(Fault::of_key(error))
+            }
         }
     }
 
     /// The answer. Lets the process know when the caller leaves.
     fn answer(
         &mut self,
-    ) -> impl Future<Output = Result<Result<Reply, Error>, oneshot::error::RecvError>> {
+    ) -> impl Future<Output = Result<Result<Reply, Fault>, oneshot::error::RecvError>> {
         let mut is_told = false;
         poll_fn(move |context| {
             if !is_told && caller_has_left() {
@@ -304,8 +338,9 @@ impl Drop for Ticket<'_> {
     }
 }
 
-fn no_sense() -> Error {
-    Error::new(ErrorKind::Internal, "the module's process gave an answer that makes no sense")
+fn no_sense() -> Fault {
+    let text = "the module's process gave an answer that makes no sense";
+    Fault::of_process(Error::new(ErrorKind::Internal, text))
 }
 
 fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
@@ -378,8 +413,8 @@ mod tests {
     async fn a_call_that_is_not_answered_is_late_and_then_overdue() {
         let (link, _theirs) = link();
         let deadline = Instant::now() + Duration::from_millis(10);
-        let error = link.check(7, deadline).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+        let fault = link.check(7, deadline).await.unwrap_err();
+        assert_eq!(fault.error.kind(), ErrorKind::DeadlineExceeded);
         tokio::time::sleep(Duration::from_millis(30)).await;
         let silence = link.silence();
         assert!(silence.overdue >= Duration::from_millis(20), "{silence:?}");

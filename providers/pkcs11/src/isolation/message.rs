@@ -8,6 +8,8 @@ use std::time::Duration;
 use claviger_provider_api::{self as api, Cause, Error, ErrorKind};
 use zeroize::Zeroize;
 
+use crate::fault::Fault;
+
 /// From the daemon.
 #[derive(Clone, PartialEq, prost::Message)]
 #[prost(skip_debug)]
@@ -41,17 +43,14 @@ pub(super) enum Request {
 /// The first message.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Start {
-    /// The provider's name.
+    /// The provider's options, as JSON.
     #[prost(string, tag = "1")]
-    pub(super) name: String,
-    /// Its options, as JSON.
-    #[prost(string, tag = "2")]
     pub(super) config: String,
     /// The state directory's path.
-    #[prost(bytes = "vec", optional, tag = "3")]
+    #[prost(bytes = "vec", optional, tag = "2")]
     pub(super) state_dir: Option<Vec<u8>>,
     /// Events above it are not sent: 0 none, 1 errors, …, 5 all.
-    #[prost(uint32, tag = "4")]
+    #[prost(uint32, tag = "3")]
     pub(super) log_level: u32,
 }
 
@@ -262,6 +261,9 @@ pub(super) struct Failure {
     /// In milliseconds.
     #[prost(uint64, optional, tag = "6")]
     next_look: Option<u64>,
+    /// Whether a new process may help.
+    #[prost(bool, tag = "7")]
+    is_of_process: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
@@ -306,7 +308,20 @@ impl From<&Error> for Failure {
             backend_request_id: error.backend_request_id().map(str::to_owned),
             cause: error.cause().and_then(|cause| serde_json::to_string(&cause).ok()),
             next_look: error.next_look().map(|next_look| next_look.as_millis() as u64),
+            is_of_process: false,
         }
+    }
+}
+
+impl From<&Fault> for Failure {
+    fn from(fault: &Fault) -> Self {
+        Self { is_of_process: fault.is_of_process, ..Self::from(&fault.error) }
+    }
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        Self { is_of_process: failure.is_of_process, error: failure.into() }
     }
 }
 
@@ -414,6 +429,10 @@ mod tests {
             assert_eq!(crossed.to_string(), "what happened");
             assert_eq!(crossed.backend_request_id(), Some("r-1"));
             assert_eq!(crossed.cause(), Some(Cause::PinLatched));
+            for fault in [Fault::of_key(error.repeated()), Fault::of_process(error)] {
+                let crossed = Fault::from(Failure::from(&fault));
+                assert_eq!(crossed.is_of_process, fault.is_of_process);
+            }
         }
     }
 

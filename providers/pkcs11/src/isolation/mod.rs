@@ -1,30 +1,33 @@
 //! A process of its own for each provider: what a vendor's library does to its process, it does to
 //! that one alone.
 //!
-//! The daemon's side: `parent` opens keys, `key` is an open one; `supervisor` starts the process, watches
-//! it and starts it anew; `process` is the process itself and `link` the calls in flight to it.
+//! The daemon's side: `parent` opens keys, `remote_key` is an open one; `ladder` decides when the process
+//! is replaced; `supervisor` starts it, watches it and starts it anew, after `pauses`; `process` is the
+//! process itself and `link` the calls in flight to it.
 //! The child's side: `child` is its main function, `serving` what it does with each message, `pin` asks
 //! the daemon for a PIN that lies in Vault, `log` sends events to the daemon's log, `sandbox` confines it.
 //! Between them: `message`, in frames of `frame`, written by `outbox`. Handles of the module never cross.
 
 mod child;
 mod frame;
-mod key;
+mod ladder;
 mod link;
 mod log;
 mod message;
 pub(crate) mod options;
 mod outbox;
 mod parent;
+mod pauses;
 mod pin;
 mod process;
+mod remote_key;
 mod sandbox;
 mod serving;
 mod supervisor;
 
 pub use child::run as run_child;
 pub(crate) use parent::Parent;
-pub use sandbox::Measure;
+pub(crate) use remote_key::RemoteKey;
 
 /// The one argument with which a program starts as the child: its `main` hands over to [`run_child`].
 pub const CHILD_ARGUMENT: &str = "pkcs11-child";

@@ -6,15 +6,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use claviger_provider_api::{Error, ErrorKind, Logins, OpenKey};
-use tokio::sync::{oneshot, watch};
+use claviger_provider_api::{Error, ErrorKind, Logins, Measure, OpenKey};
+use futures::future::BoxFuture;
+use tokio::sync::{RwLock, oneshot, watch};
 
-use super::key::Key;
 use super::link::Link;
-use super::sandbox::Measure;
+use super::remote_key::{RemoteKey, request};
 use super::supervisor;
-use crate::OPEN_LIMIT;
+use crate::breaker::Breaker;
 use crate::config::Config;
+use crate::facts::Facts;
+use crate::fault::Fault;
+use crate::here::OPEN_LIMIT;
 
 /// How long a process may take to start before the calls that wait are told that there is none.
 const START_LIMIT: Duration = Duration::from_secs(8);
@@ -37,7 +40,12 @@ pub(super) struct Shared {
     pub(super) running: watch::Sender<Running>,
     pub(super) logins: Logins,
     /// Open keys, by number, to be opened again in a new process.
-    keys: Mutex<BTreeMap<u32, Weak<Key>>>,
+    keys: Mutex<BTreeMap<u32, Weak<RemoteKey>>>,
+    /// Open while no process can use the token.
+    pub(super) breaker: Breaker,
+    /// Held by those who open and check keys in the process, and alone by the one who replaces it: it
+    /// is never killed inside a login.
+    pub(super) rungs: RwLock<()>,
     /// What confines the process that runs, or ran last.
     pub(super) measures: Mutex<Vec<Measure>>,
 }
@@ -59,6 +67,8 @@ impl Parent {
             running: watch::Sender::new(Running::default()),
             logins: Logins::default(),
             keys: Mutex::default(),
+            breaker: Breaker::default(),
+            rungs: RwLock::default(),
             measures: Mutex::default(),
         };
         Arc::new(Self {
@@ -69,15 +79,26 @@ impl Parent {
     }
 
     /// Opens a key in the process.
-    pub(crate) async fn open(self: &Arc<Self>, open: &OpenKey<'_>) -> Result<Arc<Key>, Error> {
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        open: &OpenKey<'_>,
+    ) -> Result<(Arc<RemoteKey>, Facts), Error> {
         self.start();
-        let link = self.shared.link().await?;
         let number = self.next_key.fetch_add(1, Ordering::Relaxed);
-        let request = Key::request(number, open);
-        let opened = link.open(request.clone(), Instant::now() + OPEN_LIMIT).await?;
-        let key = Arc::new(Key::new(Arc::clone(self), request, &opened, link.number)?);
+        let request = request(number, open);
+        let attempt = |link: Arc<Link>| -> BoxFuture<'_, _> {
+            let request = request.clone();
+            Box::pin(async move {
+                let opened = link.open(request, Instant::now() + OPEN_LIMIT).await?;
+                Ok((opened, link.number))
+            })
+        };
+        let opened = self.shared.climb(number, attempt).await;
+        let (opened, link) = opened.map_err(|fault| fault.error)?;
+        let (key, facts) = RemoteKey::new(Arc::clone(self), request, opened, link)?;
+        let key = Arc::new(key);
         self.shared.keys().insert(number, Arc::downgrade(&key));
-        Ok(key)
+        Ok((key, facts))
     }
 
     /// Where the process's logins are told.
@@ -115,27 +136,21 @@ impl Drop for Parent {
 
 impl Shared {
     /// The process that runs; waits for one that is being started.
-    pub(super) async fn link(&self) -> Result<Arc<Link>, Error> {
-        let mut running = self.running.subscribe();
-        let started = running.wait_for(|running| running.link.is_some());
-        match tokio::time::timeout(START_LIMIT, started).await {
-            Ok(Ok(running)) => running.link.clone().ok_or_else(|| self.no_process()),
-            Ok(Err(_)) | Err(_) => Err(self.no_process()),
-        }
+    pub(super) async fn link(&self) -> Result<Arc<Link>, Fault> {
+        self.wait_for(|link| !link.is_gone()).await
     }
 
-    /// The process that came after the one behind `link`, if that is gone; waits for it.
-    pub(super) async fn link_after(&self, link: &Link) -> Option<Arc<Link>> {
-        let is_next = |running: &Running| {
-            running.link.as_ref().is_some_and(|next| next.number != link.number)
-        };
-        // The socket may be known to be closed before the supervisor has had its turn.
-        if !link.is_gone() && !is_next(&self.running.borrow()) {
-            return None;
-        }
+    /// The process that comes after the one behind `link`; waits for it.
+    pub(super) async fn link_after(&self, link: &Link) -> Result<Arc<Link>, Fault> {
+        self.wait_for(|next| next.number != link.number).await
+    }
+
+    async fn wait_for(&self, is_meant: impl Fn(&Link) -> bool) -> Result<Arc<Link>, Fault> {
         let mut running = self.running.subscribe();
-        let started = tokio::time::timeout(START_LIMIT, running.wait_for(is_next)).await;
-        started.ok()?.ok()?.link.clone()
+        let started = running.wait_for(|running| running.link.as_deref().is_some_and(&is_meant));
+        let started = tokio::time::timeout(START_LIMIT, started).await;
+        let link = started.ok().and_then(Result::ok).and_then(|running| running.link.clone());
+        link.ok_or_else(|| Fault::of_process(self.no_process()))
     }
 
     /// The process that runs now.
@@ -144,7 +159,7 @@ impl Shared {
     }
 
     /// The keys that are open.
-    pub(super) fn open_keys(&self) -> Vec<Arc<Key>> {
+    pub(super) fn open_keys(&self) -> Vec<Arc<RemoteKey>> {
         self.keys().values().filter_map(Weak::upgrade).collect()
     }
 
@@ -160,7 +175,7 @@ impl Shared {
         Error::new(ErrorKind::Unavailable, text)
     }
 
-    fn keys(&self) -> MutexGuard<'_, BTreeMap<u32, Weak<Key>>> {
+    fn keys(&self) -> MutexGuard<'_, BTreeMap<u32, Weak<RemoteKey>>> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -95,6 +95,13 @@ impl Process {
         how.ok().and_then(|how| how.clone()).unwrap_or_else(|| "is gone".to_owned())
     }
 
+    /// Whether a signal or a debugger has stopped it.
+    pub(super) fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id()));
+        let state = stat.ok().and_then(|stat| stat.rsplit_once(") ")?.1.chars().next());
+        matches!(state, Some('T' | 't'))
+    }
+
     /// Its private memory that can be written to, in bytes: what `RLIMIT_DATA` counts.
     pub(super) fn memory(&self) -> Option<u64> {
         let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.id())).ok()?;

@@ -1,9 +1,9 @@
 //! What confines the child: taken before the module is loaded, and each measure reported.
 
-use std::fmt;
 use std::io;
 use std::path::Path;
 
+use claviger_provider_api::Measure;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::message::Taken;
@@ -14,23 +14,12 @@ mod files;
 #[cfg(target_os = "linux")]
 mod filter;
 
-/// One measure that confines a module's process, or does not. Prints as what it does, or why not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Measure {
-    /// A word or two for it, such as `seccomp`.
-    pub name: String,
-    /// Whether it is in force.
-    pub in_force: bool,
-    /// What it does, or why it is not in force.
-    pub text: String,
-}
-
 /// Takes every measure that the host allows, for the rest of this process's life. What the
 /// configuration asks for and cannot be had is an error.
 pub(super) fn enter(config: &Config, state_dir: Option<&Path>) -> io::Result<Vec<Measure>> {
     let mut measures = vec![
-        Measure::of("core dumps", "off", no_core_dumps()),
-        Measure::of("memory", &format!("at most {}", config.memory_limit), limit_memory(config)),
+        measure("core dumps", "off", no_core_dumps()),
+        measure("memory", &format!("at most {}", config.memory_limit), limit_memory(config)),
     ];
     #[cfg(target_os = "linux")]
     let files = files::measure(config, state_dir);
@@ -41,8 +30,8 @@ pub(super) fn enter(config: &Config, state_dir: Option<&Path>) -> io::Result<Vec
     }
     #[cfg(target_os = "linux")]
     measures.extend([
-        Measure::of("memory of other processes", "not readable by them", not_dumpable()),
-        Measure::of("privileges", "no new ones", no_new_privileges()),
+        measure("memory of other processes", "not readable by them", not_dumpable()),
+        measure("privileges", "no new ones", no_new_privileges()),
         files,
         filter::measure(config),
     ]);
@@ -78,18 +67,10 @@ fn no_new_privileges() -> Result<(), String> {
     rustix::thread::set_no_new_privs(true).map_err(|error| error.to_string())
 }
 
-impl Measure {
-    fn of(name: &str, what: &str, taken: Result<(), String>) -> Self {
-        let in_force = taken.is_ok();
-        let text = taken.err().unwrap_or_else(|| what.to_owned());
-        Self { name: name.to_owned(), in_force, text }
-    }
-}
-
-impl fmt::Display for Measure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.name, self.text)
-    }
+fn measure(name: &str, what: &str, taken: Result<(), String>) -> Measure {
+    let in_force = taken.is_ok();
+    let text = taken.err().unwrap_or_else(|| what.to_owned());
+    Measure { name: name.to_owned(), in_force, text }
 }
 
 impl From<Measure> for Taken {

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use claviger_provider_api::{
     Algorithm, CallerSlot, Digest, Error, ErrorKind, OpenKey, Parameters, SignAlgorithm,
-    WrappingKey,
 };
 use tokio::sync::mpsc;
 
@@ -18,18 +17,22 @@ use super::message::{
 };
 use super::outbox::Outbox;
 use super::pin::PinOfDaemon;
-use crate::config::Config;
-use crate::key::Key;
+use crate::config::{Config, Oaep};
+use crate::facts::Facts;
+use crate::fault::Fault;
+use crate::here::Here;
+use crate::local_key::LocalKey;
 use crate::operation::Operation;
 use crate::reply::{self, Reply};
-use crate::{Provider, operator, unavailable};
+use crate::{operator, unavailable};
 
 /// The child, between its socket and its token.
 #[derive(Debug)]
 pub(super) struct Serving {
-    provider: Mutex<Option<Arc<Provider>>>,
+    provider: Mutex<Option<Arc<Here>>>,
+    oaep: Oaep,
     /// By the daemon's numbers.
-    keys: Mutex<HashMap<u32, Arc<Key>>>,
+    keys: Mutex<HashMap<u32, Arc<LocalKey>>>,
     /// Calls that were not answered yet.
     calls: Mutex<HashMap<u64, Asker>>,
     outbox: Arc<Outbox<UnixStream>>,
@@ -51,7 +54,7 @@ enum Asker {
 pub(super) enum Rare {
     Open(Open),
     /// The canary of a key, for the call with this number.
-    Check(u64, Arc<Key>),
+    Check(u64, Arc<LocalKey>),
 }
 
 /// Who waits, at the other end of the socket.
@@ -59,13 +62,12 @@ pub(super) enum Rare {
 struct Remote {
     serving: Arc<Serving>,
     id: u64,
-    key: Arc<Key>,
+    key: Arc<LocalKey>,
 }
 
 impl Serving {
     /// A child without keys.
     pub(super) fn new(
-        name: &str,
         mut config: Config,
         state_dir: Option<PathBuf>,
         outbox: Arc<Outbox<UnixStream>>,
@@ -73,7 +75,8 @@ impl Serving {
     ) -> Self {
         // The daemon counts what a caller has in flight: whatever it sends has room here.
         config.queue = Some(config.most_in_flight());
-        let provider = Provider::in_this_process(name, Arc::new(config), state_dir);
+        let oaep = config.oaep;
+        let provider = Here::new(Arc::new(config), state_dir, true);
         let to_daemon = Arc::clone(&outbox);
         provider.logins().tell_to(Box::new(move |login| {
             // A daemon that is gone records nothing.
@@ -81,6 +84,7 @@ impl Serving {
         }));
         Self {
             provider: Mutex::new(Some(Arc::new(provider))),
+            oaep,
             keys: Mutex::default(),
             calls: Mutex::default(),
             outbox,
@@ -118,18 +122,19 @@ impl Serving {
     fn call(self: &Arc<Self>, call: Call) -> Option<Rare> {
         let Call { id, key, caller, remaining, asked } = call;
         let Some(key) = lock(&self.keys).get(&key).cloned() else {
-            self.answer(id, 0, failure(&unavailable("the key is not open in this process")));
+            let error = unavailable("the key is not open in this process");
+            self.answer(id, 0, failure(&Fault::of_process(error)));
             return None;
         };
         let operation = match asked {
-            Some(Asked::Unwrap(unwrap)) => self::unwrap(&key, &unwrap),
+            Some(Asked::Unwrap(unwrap)) => self::unwrap(self.oaep, &unwrap),
             Some(Asked::Sign(sign)) => self::sign(&sign),
             Some(Asked::Check(_)) => return Some(Rare::Check(id, key)),
             None => None,
         };
         let Some(operation) = operation else {
             let text = "an operation that is not known";
-            self.answer(id, 0, failure(&Error::new(ErrorKind::Internal, text)));
+            self.answer(id, 0, refusal(&Error::new(ErrorKind::Internal, text)));
             return None;
         };
         lock(&self.calls).insert(id, Asker::Waits);
@@ -148,8 +153,8 @@ impl Serving {
         message.wipe();
     }
 
-    async fn open(&self, open: &Open) -> Result<Opened, Error> {
-        let known = |_| operator("an algorithm that is not known");
+    async fn open(&self, open: &Open) -> Result<Opened, Fault> {
+        let known = |_| Fault::of_key(operator("an algorithm that is not known"));
         let algorithms =
             open.algorithms.iter().map(|name| name.parse()).collect::<Result<Vec<_>, _>>();
         let sign_algorithms =
@@ -161,16 +166,17 @@ impl Serving {
             public_key_sha256: None,
         };
         let provider = lock(&self.provider).clone();
-        let provider = provider.ok_or_else(|| unavailable("the process is about to end"))?;
-        let key = provider.open_here(&wanted).await?;
+        let ending = || Fault::no_process("the process is about to end".to_owned());
+        let (key, facts) = provider.ok_or_else(ending)?.open(&wanted).await?;
+        let Facts { public_key, labels, extractable, unneeded_rights, .. } = facts;
         let opened = Opened {
             key: open.key,
-            spki: key.public_key().spki().to_vec(),
-            labels: key.label_algorithms().iter().map(|label| label.to_string()).collect(),
-            extractable: key.extractable(),
-            unneeded_rights: key.unneeded_rights().to_vec(),
+            spki: public_key.spki().to_vec(),
+            labels: labels.iter().map(|label| label.to_string()).collect(),
+            extractable,
+            unneeded_rights,
         };
-        lock(&self.keys).insert(open.key, key);
+        lock(&self.keys).insert(open.key, Arc::new(key));
         Ok(opened)
     }
 }
@@ -185,14 +191,14 @@ pub(super) async fn serve_rare(serving: Arc<Serving>, mut rare: mpsc::UnboundedR
                 Rare::Open(open) => {
                     let outcome = match serving.open(&open).await {
                         Ok(opened) => Outcome::Opened(opened),
-                        Err(error) => failure(&error),
+                        Err(fault) => failure(&fault),
                     };
                     serving.answer(open.id, 0, outcome);
                 }
                 Rare::Check(id, key) => {
                     let outcome = match key.check().await {
                         Ok(()) => Outcome::Well(Check {}),
-                        Err(error) => failure(&error),
+                        Err(fault) => failure(&fault),
                     };
                     serving.answer(id, key.repairs(), outcome);
                 }
@@ -217,7 +223,7 @@ impl Reply for Remote {
                 let bytes = std::mem::take(&mut *bytes);
                 self.serving.answer(self.id, 0, Outcome::Bytes(bytes));
             }
-            Err(error) => self.serving.answer(self.id, self.key.repairs(), failure(&error)),
+            Err(error) => self.serving.answer(self.id, self.key.repairs(), refusal(&error)),
         }
     }
 }
@@ -239,15 +245,15 @@ impl Drop for Remote {
     fn drop(&mut self) {
         if self.done() {
             let late = Error::new(ErrorKind::DeadlineExceeded, "the call was not started in time");
-            self.serving.answer(self.id, 0, failure(&late));
+            self.serving.answer(self.id, 0, refusal(&late));
         }
     }
 }
 
-fn unwrap(key: &Key, unwrap: &Unwrap) -> Option<Operation> {
+fn unwrap(oaep: Oaep, unwrap: &Unwrap) -> Option<Operation> {
     let algorithm = *Algorithm::ALL.get(unwrap.algorithm as usize)?;
     let parameters = Parameters { algorithm, label: &unwrap.label };
-    Some(Operation::unwrap(&unwrap.wrapped, &parameters, key.oaep()))
+    Some(Operation::unwrap(&unwrap.wrapped, &parameters, oaep))
 }
 
 fn sign(sign: &Sign) -> Option<Operation> {
@@ -255,8 +261,12 @@ fn sign(sign: &Sign) -> Option<Operation> {
     Some(Operation::sign(&Digest::new(algorithm.hash(), &sign.digest)?, algorithm))
 }
 
-fn failure(error: &Error) -> Outcome {
+fn refusal(error: &Error) -> Outcome {
     Outcome::Failure(error.into())
+}
+
+fn failure(fault: &Fault) -> Outcome {
+    Outcome::Failure(fault.into())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use claviger_provider_api::{Error, ErrorKind, Secret, SecretSource};
+use claviger_provider_api::{Error, ErrorKind, Measure, Secret, SecretSource};
 use futures::StreamExt;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
@@ -17,9 +17,11 @@ use super::link::Link;
 use super::log::{emit, level_number, relay};
 use super::message::{Event, FromChild, Pin, PinOutcome, Request, Start, ToChild};
 use super::parent::{Running, Shared};
+use super::pauses::Pauses;
 use super::process::{self, Process};
-use super::sandbox::Measure;
-use crate::OPEN_LIMIT;
+use super::remote_key::RemoteKey;
+use crate::fault::Fault;
+use crate::here::OPEN_LIMIT;
 
 /// How often a process is looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -29,9 +31,8 @@ const READY_LIMIT: Duration = Duration::from_secs(10);
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 /// How long the last words of a process are waited for.
 const LAST_WORDS: Duration = Duration::from_millis(200);
-/// The pause before a process that follows one that lived for less than [`STEADY`]: doubled each time.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-const STEADY: Duration = Duration::from_secs(2);
+/// How long a process may be stopped (SIGSTOP) until it is replaced.
+const STOPPED_LIMIT: Duration = Duration::from_secs(1);
 /// Keys that are opened again at a time.
 const OPEN_AT_ONCE: usize = 8;
 
@@ -42,30 +43,36 @@ struct Child {
     inbox: Inbox,
 }
 
+/// Why a process has to be followed by the next one.
+enum End {
+    /// It ended, or had to be ended, for this reason.
+    Of(String),
+    /// A check has found no use for it.
+    GivenUp,
+    /// The provider is gone.
+    Left,
+}
+
 /// Keeps a process running until `dropped` says that the provider is gone.
 pub(super) async fn run(shared: Arc<Shared>, mut dropped: oneshot::Receiver<()>) {
-    let mut pause = Duration::ZERO;
+    let mut pauses = Pauses::default();
     for number in 1.. {
-        let begun = Instant::now();
-        let reason = match start(&shared, number).await {
+        let (reason, has_served) = match start(&shared, number).await {
             Ok(child) => {
-                shared
-                    .running
-                    .send_replace(Running { link: Some(Arc::clone(&child.link)), fault: None });
+                let link = Arc::clone(&child.link);
+                shared.running.send_replace(Running { link: Some(Arc::clone(&link)), fault: None });
                 if number > 1 {
-                    tokio::spawn(open_again(Arc::clone(&shared), Arc::clone(&child.link)));
+                    tokio::spawn(open_again(Arc::clone(&shared), Arc::clone(&link)));
                 }
-                let Some(reason) = serve(&shared, child, &mut dropped).await else { return };
-                reason
+                match serve(&shared, child, &mut dropped).await {
+                    End::Of(reason) => (reason, link.has_served()),
+                    End::GivenUp => continue,
+                    End::Left => return,
+                }
             }
-            Err(error) => format!("does not start: {error}"),
+            Err(error) => (format!("does not start: {error}"), false),
         };
-        let provider = &shared.name;
-        pause = if begun.elapsed() >= STEADY {
-            Duration::ZERO
-        } else {
-            (pause * 2).clamp(PAUSES.0, PAUSES.1)
-        };
+        let (provider, pause) = (&shared.name, pauses.after(has_served, Instant::now()));
         tracing::error!(provider, ?pause, "the module's process {reason}; it is started anew");
         let fault = Some(reason.into());
         shared.running.send_if_modified(|running| {
@@ -87,7 +94,6 @@ async fn start(shared: &Shared, number: u64) -> io::Result<Child> {
     let socket = UnixStream::from_std(socket)?;
     let link = Link::new(number, socket, shared.config.most_in_flight());
     let start = Start {
-        name: shared.name.clone(),
         config: serde_json::to_string(&*shared.config)?,
         state_dir: shared.state_dir.as_ref().map(|path| path.as_os_str().as_bytes().to_vec()),
         log_level: level_number(tracing::level_filters::LevelFilter::current()),
@@ -113,8 +119,13 @@ async fn start(shared: &Shared, number: u64) -> io::Result<Child> {
     }
 }
 
+/// Each of the processes that are tried while the token is away would say the same.
 fn say(shared: &Shared, number: u64, pid: u32, measures: &[Measure]) {
     let provider = &shared.name;
+    if shared.breaker.admit().is_err() {
+        tracing::debug!(provider, pid, number, "the module's process is ready");
+        return;
+    }
     let of = |in_force| {
         let names = measures.iter().filter(move |measure| measure.in_force == in_force);
         names.map(ToString::to_string).collect::<Vec<_>>().join("; ")
@@ -126,39 +137,41 @@ fn say(shared: &Shared, number: u64, pid: u32, measures: &[Measure]) {
     }
 }
 
-/// Serves until the process must be replaced, and gives the reason; none once the provider is gone.
-async fn serve(
-    shared: &Shared,
-    mut child: Child,
-    dropped: &mut oneshot::Receiver<()>,
-) -> Option<String> {
+/// Serves until the process must be replaced.
+async fn serve(shared: &Shared, mut child: Child, dropped: &mut oneshot::Receiver<()>) -> End {
     let link = Arc::clone(&child.link);
-    let reason = {
+    let end = {
         let Child { process, inbox, .. } = &mut child;
         tokio::select! {
             biased;
-            _ = dropped => None,
-            said = read(shared, &link, inbox) => Some(said),
-            () = link.outbox.flush() => Some("takes no messages".to_owned()),
-            said = watch(shared, &link, process) => Some(said),
-            how = process.ended() => Some(how),
+            _ = dropped => End::Left,
+            () = link.given_up.notified() => End::GivenUp,
+            said = read(shared, &link, inbox) => End::Of(said),
+            () = link.outbox.flush() => End::Of("takes no messages".to_owned()),
+            said = watch(shared, &link, process) => End::Of(said),
+            how = process.ended() => End::Of(how),
         }
     };
-    let Some(reason) = reason else {
-        leave(shared, child).await;
-        return None;
-    };
-    let reason = if reason == CLOSED {
+    let end = match end {
+        End::Left => {
+            leave(shared, child).await;
+            return End::Left;
+        }
         // The process is about to end, and how it does tells more.
-        timeout(LAST_WORDS, child.process.ended()).await.unwrap_or(reason)
-    } else {
-        reason
+        End::Of(reason) if reason == CLOSED => {
+            End::Of(timeout(LAST_WORDS, child.process.ended()).await.unwrap_or(reason))
+        }
+        end => end,
     };
-    shared.running.send_replace(Running { link: None, fault: Some(reason.clone().into()) });
+    let reason = match &end {
+        End::Of(reason) => reason.as_str(),
+        _ => "was replaced",
+    };
+    shared.running.send_replace(Running { link: None, fault: Some(reason.into()) });
     child.link.end(&format!("the module's process {reason}"));
     child.process.kill();
     child.process.ended().await;
-    Some(reason)
+    end
 }
 
 /// Lets the process log out and end.
@@ -257,8 +270,15 @@ async fn watch(shared: &Shared, link: &Arc<Link>, process: &Process) -> String {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut probed: Option<Instant> = None;
+    let mut ran_at = Instant::now();
     loop {
         ticks.tick().await;
+        if !process.is_stopped() {
+            ran_at = Instant::now();
+        }
+        if ran_at.elapsed() >= STOPPED_LIMIT {
+            return "is stopped".to_owned();
+        }
         let silence = link.silence();
         if silence.calls >= hang_limit {
             return format!("hangs: no call and no canary was answered for {hang_limit:?}");
@@ -276,29 +296,44 @@ async fn watch(shared: &Shared, link: &Arc<Link>, process: &Process) -> String {
         let is_quiet = silence.calls >= hang_limit / 2;
         if is_quiet && probed.is_none_or(|probed| probed.elapsed() >= hang_limit) {
             probed = Some(Instant::now());
-            if let Some(key) = shared.open_keys().into_iter().next() {
+            if let Some(key) = shared.open_keys().into_iter().find(|key| key.serves_in(link)) {
                 let (link, deadline) = (Arc::clone(link), Instant::now() + hang_limit);
-                tokio::spawn(async move { key.check_in(&link, deadline).await });
+                tokio::spawn(async move { key.probe(&link, deadline).await });
             }
         }
     }
 }
 
-/// Opens the keys again in a new process. What fails is tried again by each key's own check.
+/// Opens the keys again in a new process, the first one alone: where the token cannot be used, the others
+/// are not tried. What fails is tried again by each key's own check.
 async fn open_again(shared: Arc<Shared>, link: Arc<Link>) {
-    let keys = futures::stream::iter(shared.open_keys());
-    keys.for_each_concurrent(OPEN_AT_ONCE, |key| {
-        let link = &link;
-        let provider = &shared.name;
-        async move {
-            let locator = key.locator();
-            match key.open_in(link).await {
-                Ok(()) => tracing::info!(provider, locator, "key open again"),
-                Err(error) => tracing::error!(provider, locator, %error, "not opened again"),
+    let mut keys = shared.open_keys().into_iter();
+    if let Some(first) = keys.next() {
+        open_one_again(&shared, &link, &first).await;
+    }
+    let open = |key: Arc<RemoteKey>| {
+        let (shared, link) = (&shared, &link);
+        async move { open_one_again(shared, link, &key).await }
+    };
+    futures::stream::iter(keys).for_each_concurrent(OPEN_AT_ONCE, open).await;
+}
+
+async fn open_one_again(shared: &Shared, link: &Link, key: &RemoteKey) {
+    let _with_others = shared.rungs.read().await;
+    if shared.breaker.admit().is_err() || link.is_gone() {
+        return;
+    }
+    let (provider, locator) = (&shared.name, key.locator());
+    let is_first = link.note_attempt();
+    match key.open_in(link).await {
+        Ok(_) => tracing::info!(provider, locator, "key open again"),
+        Err(Fault { error, is_of_process }) => {
+            tracing::error!(provider, locator, %error, "not opened again");
+            if is_of_process && is_first && !link.is_gone() {
+                shared.breaker.open(Instant::now(), &error);
             }
         }
-    })
-    .await;
+    }
 }
 
 impl Child {

@@ -3,12 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
+use claviger_provider_api::Measure;
 use landlock::{
     ABI, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
     Scope,
 };
 
-use super::Measure;
 use crate::config::Config;
 
 /// The newest version that the measures come from.
@@ -27,15 +27,15 @@ pub(super) fn measure(config: &Config, state_dir: Option<&Path>) -> Measure {
     };
     let taken = restrict(written.as_deref()).map_err(|error| error.to_string());
     match taken {
-        Ok(RulesetStatus::FullyEnforced) => Measure::of("landlock", what, Ok(())),
+        Ok(RulesetStatus::FullyEnforced) => super::measure("landlock", what, Ok(())),
         Ok(RulesetStatus::PartiallyEnforced) => {
             let what = format!("{what}; of these, what this kernel knows");
-            Measure::of("landlock", &what, Ok(()))
+            super::measure("landlock", &what, Ok(()))
         }
         Ok(RulesetStatus::NotEnforced) => {
-            Measure::of("landlock", what, Err("this kernel does not have it".to_owned()))
+            super::measure("landlock", what, Err("this kernel does not have it".to_owned()))
         }
-        Err(error) => Measure::of("landlock", what, Err(error)),
+        Err(error) => super::measure("landlock", what, Err(error)),
     }
 }
 

@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 
+use claviger_provider_api::Measure;
 use libc::c_long;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition,
     SeccompFilter, SeccompRule,
 };
 
-use super::Measure;
 use crate::config::Config;
 
 /// Refused whatever their arguments are.
@@ -78,7 +78,7 @@ pub(super) fn measure(config: &Config) -> Measure {
     } else {
         "no programs, no other processes, no mounts, no kernel modules, no network (sandbox.network)"
     };
-    Measure::of("seccomp", what, apply(network))
+    super::measure("seccomp", what, apply(network))
 }
 
 fn apply(network: bool) -> Result<(), String> {
