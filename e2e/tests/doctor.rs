@@ -369,3 +369,24 @@ fn a_file_that_is_missing_or_open_to_others_is_named() {
     assert_eq!((word.as_str(), exit), ("key-absent", Some(78)));
     assert!(found["troubles"][0]["said"].as_str().unwrap().contains("user-keys.pem"));
 }
+
+#[test]
+fn what_confines_the_module_is_told() {
+    let token = Token::softhsm();
+    let mut setup = Setup::on(&token);
+    let (code, report) = doctor(&setup.files, &[]);
+    assert_eq!(code, Some(0), "{report}");
+    let measures = report["providers"][0]["measures"].as_array().unwrap();
+    let named = |name: &str| measures.iter().find(|measure| measure["name"] == name);
+    for name in ["core dumps", "memory", "privileges", "seccomp", "landlock"] {
+        let measure = named(name).unwrap_or_else(|| panic!("no {name}: {report}"));
+        assert!(measure["in_force"].is_boolean() && measure["text"].is_string(), "{measure}");
+    }
+    let text = String::from_utf8(run(&setup.files, &[]).stdout).unwrap();
+    assert!(text.contains("the module of hsm-a is confined: core dumps: off; "), "{text}");
+    setup.files.set("providers.hsm-a.isolation", "none");
+    let text = String::from_utf8(run(&setup.files, &[]).stdout).unwrap();
+    let expected = "the module of hsm-a is NOT CONFINED: isolation: none: the module runs in the \
+                    daemon's process";
+    assert!(text.contains(expected), "{text}");
+}

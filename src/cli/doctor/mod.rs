@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use claviger_provider_api::{Error, Provider, WrappingKey};
+use claviger_provider_api::{Error, Measure, Provider, WrappingKey};
 use futures::{FutureExt, StreamExt};
 use tokio::time::timeout;
 
@@ -81,12 +81,14 @@ pub fn run(args: &Args, json: bool) -> Result<ExitCode, Failure> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(failed)?;
-    let findings = runtime.block_on(examine_all(&config, &replicas, args.timeout, !json));
+    let (findings, measures) =
+        runtime.block_on(examine_all(&config, &replicas, args.timeout, !json));
     // One that hangs has had its time: the process ends without it.
     runtime.shutdown_background();
     let _ = backends::wait_until_left(LEAVE_WAIT);
     let latched = state_dir.map_or(Ok(Vec::new()), backends::latched_tokens);
-    let report = Report::new(&config, &args.keys, replicas.iter().zip(findings).collect(), latched);
+    let findings = replicas.iter().zip(findings).collect();
+    let report = Report::new(&config, &args.keys, findings, measures, latched);
     input_output::print(&if json { report.to_json().to_string() } else { report.to_text() })?;
     Ok(ExitCode::from(report.exit_code()))
 }
@@ -115,14 +117,17 @@ fn replicas<'a>(
         .collect())
 }
 
-/// What was found of each replica, in their order. Providers are asked side by side, so that one
-/// that hangs does not delay the others.
+/// What confines each provider's process, where it has one.
+type Measures = BTreeMap<String, Vec<Measure>>;
+
+/// What was found in each place, in their order, and what confines whom. Providers are asked side by side,
+/// so that one that hangs holds up no other.
 async fn examine_all(
     config: &Config,
     replicas: &[ConfiguredReplica<'_>],
     limit: Duration,
     tell: bool,
-) -> Vec<Finding> {
+) -> (Vec<Finding>, Measures) {
     let mut by_provider: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (index, configured) in replicas.iter().enumerate() {
         by_provider.entry(&configured.replica.provider).or_default().push(index);
@@ -141,7 +146,12 @@ async fn examine_all(
     };
     let mut findings: Vec<(usize, Finding)> = examined.into_iter().flatten().collect();
     findings.sort_unstable_by_key(|(index, _)| *index);
-    findings.into_iter().map(|(_, finding)| finding).collect()
+    let of_each = by_provider.keys().filter_map(|name| {
+        let measures = providers[*name].1.as_ref().ok()?.measures();
+        (!measures.is_empty()).then(|| ((*name).to_owned(), measures))
+    });
+    let measures = of_each.collect();
+    (findings.into_iter().map(|(_, finding)| finding).collect(), measures)
 }
 
 /// Replicas of each provider whose examination has not ended.

@@ -3,8 +3,10 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use claviger_provider_api::Measure;
 use serde_json::{Value, json};
 
+use super::Measures;
 use super::diagnosis::{Steps, Trouble};
 use super::examine::{ConfiguredReplica, Finding, Found};
 use crate::cli::failure::Exit;
@@ -18,6 +20,8 @@ pub(super) struct Report<'a> {
     config: &'a Config,
     /// In the order of the configuration; a disabled version has no findings.
     versions: Vec<Examined<'a>>,
+    /// What confines the providers' processes.
+    measures: Measures,
     /// Tokens with failed logins.
     latched: Result<Vec<LatchedToken>, String>,
 }
@@ -34,6 +38,7 @@ impl<'a> Report<'a> {
         config: &'a Config,
         keys: &[String],
         mut findings: Vec<(&'a ConfiguredReplica<'a>, Finding)>,
+        measures: Measures,
         latched: Result<Vec<LatchedToken>, String>,
     ) -> Self {
         let mut versions = Vec::new();
@@ -48,7 +53,7 @@ impl<'a> Report<'a> {
             let replicas = findings.extract_if(.., of_version).collect();
             versions.push(Examined { key, version, replicas });
         }
-        Self { config, versions, latched }
+        Self { config, versions, measures, latched }
     }
 
     /// As `claviger doctor --help` says.
@@ -98,6 +103,15 @@ impl<'a> Report<'a> {
             let quota = self.quota(name);
             let _ = writeln!(text, "quota of {name} ({type_name}): {quota}");
         }
+        for (name, measures) in &self.measures {
+            for (in_force, what) in [(true, "confined"), (false, "NOT CONFINED")] {
+                let of = measures.iter().filter(|measure| measure.in_force == in_force);
+                let of: Vec<String> = of.map(|measure| clean(&measure.to_string())).collect();
+                if !of.is_empty() {
+                    let _ = writeln!(text, "the module of {name} is {what}: {}", of.join("; "));
+                }
+            }
+        }
         match &self.latched {
             Ok(tokens) => {
                 for LatchedToken { serial, label, is_shut, is_exhausted } in tokens {
@@ -143,7 +157,18 @@ impl<'a> Report<'a> {
             .providers()
             .map(|(name, type_name, hardware)| {
                 let quota = self.quota(name);
-                json!({ "provider": name, "type": type_name, "hardware": hardware, "quota": quota })
+                let measure = |measure: &Measure| {
+                    let Measure { name, in_force, text } = measure;
+                    json!({ "name": name, "in_force": in_force, "text": text })
+                };
+                let measures = self.measures.get(name).into_iter().flatten().map(measure);
+                json!({
+                    "provider": name,
+                    "type": type_name,
+                    "hardware": hardware,
+                    "quota": quota,
+                    "measures": measures.collect::<Vec<_>>(),
+                })
             })
             .collect();
         let latched = self.latched.as_ref().ok().map(|tokens| {
