@@ -198,9 +198,11 @@ fn the_units_are_hardened_and_do_not_repeat_what_cannot_succeed() {
     let unit = page("deploy/systemd/claviger.service");
     assert!(!unit.contains("\nLoadCredential"), "a copy of a PIN would outlive its change");
     assert!(unit.contains("\nRestartPreventExitStatus=2 78\n"));
-    for name in
-        ["deploy/systemd/claviger.service", "deploy/key-connector/claviger-rehearsal.service"]
-    {
+    for name in [
+        "deploy/systemd/claviger.service",
+        "deploy/key-connector/claviger-rehearsal.service",
+        "deploy/connector/claviger-connector.service",
+    ] {
         // In tenths: 2.5 is \"OK\", where 10 is no protection at all.
         let judged = command("systemd-analyze")
             .args(["security", "--offline=true", "--threshold=25"])

@@ -1,0 +1,11 @@
+//! The connector as a process, with a daemon behind it and a database of each kind.
+
+mod cases;
+mod databases;
+mod first_start;
+mod issuer;
+mod migrations;
+mod operations;
+mod request;
+mod servers;
+mod services;
