@@ -164,7 +164,8 @@ impl ChainCheck {
         if record.event == Some("checkpoint") {
             self.checkpoint(&at, record.note.as_deref().unwrap_or_default(), n, prev);
         }
-        if self.unbroken {
+        // Nothing in this log confirms what its first line says of its own place.
+        if self.unbroken && self.head.is_some() {
             self.trusted_until = n;
         }
         let head = Head { records: n + 1, sha256: sha256(line) };

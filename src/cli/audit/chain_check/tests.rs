@@ -88,6 +88,17 @@ fn each_kind_of_change_is_found_and_named_with_its_line() {
     }
 }
 
+#[test]
+fn a_first_line_that_claims_a_later_place_makes_no_record_trusted() {
+    let log = log(50, 10, &signer());
+    let mut lines = log.lines.clone();
+    lines[0] = replaced(&lines[0], "\"n\":0", "\"n\":4");
+    assert_ne!(lines[0], log.lines[0]);
+    let check = checked(&lines, &log);
+    assert_eq!((check.findings[0].what, check.findings[0].line), (What::WrongNumber, Some(2)));
+    assert_eq!((check.trusted_until, check.signed_until), (0, 0));
+}
+
 fn replaced(line: &[u8], from: &str, to: &str) -> Vec<u8> {
     String::from_utf8(line.to_vec()).unwrap().replace(from, to).into_bytes()
 }
