@@ -370,6 +370,16 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
     ),
     (
         "algorithms = [\"RSA-OAEP\"]",
+        "algorithms = [\"RSA-OAEP\"]\nbalance = \"fastest\"",
+        "claviger.toml:31: keys.user-keys.balance: \"fastest\" is not known; write \"priority\" or \"least-busy\"",
+    ),
+    (
+        "algorithms = [\"RSA-OAEP\"]",
+        "algorithms = [\"RSA-OAEP\"]\nbalance = 2",
+        "claviger.toml:31: keys.user-keys.balance: is a number; write \"priority\" or \"least-busy\"",
+    ),
+    (
+        "algorithms = [\"RSA-OAEP\"]",
         "algorithms = []",
         "claviger.toml:30: keys.user-keys.algorithms: is empty; write algorithms = [\"RSA-OAEP\"]",
     ),
@@ -511,7 +521,7 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
     (
         "[keys.other]\n",
         "[keys.other]\ncertificate = \"other.crt\"\n",
-        "claviger.toml:44: keys.other.certificate: is not a known field; known are algorithms, sign_algorithms, versions",
+        "claviger.toml:44: keys.other.certificate: is not a known field; known are algorithms, sign_algorithms, balance, versions",
     ),
     (
         "[[callers]]\nname = \"prometheus\"",

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use claviger::daemon::config::{
-    Audit, Config, ConfigErrors, Identity, Limits, Listen, Log, Match, Operation, PublicKeys, Rate,
-    Server, State, path_or_default,
+    Audit, Balance, Config, ConfigErrors, Identity, Limits, Listen, Log, Match, Operation,
+    PublicKeys, Rate, Server, State, path_or_default,
 };
 use claviger_provider_api::public_key::sha256;
 use claviger_provider_api::{Algorithm, SecretSource, VaultField};
@@ -167,6 +167,18 @@ fn what_is_left_out_has_its_documented_default() {
     };
     assert_eq!(config.server, expected);
     assert!(config.operations.is_none() && config.keys.is_empty() && config.callers.is_empty());
+}
+
+#[test]
+fn replicas_are_asked_in_their_order_unless_the_least_busy_is_wanted() {
+    let balance_with = |line: &str| {
+        let list = "algorithms = [\"RSA-OAEP\"]\n";
+        let config = parse(&GOOD.replacen(list, &format!("{list}{line}"), 1)).unwrap();
+        config.keys["user-keys"].balance
+    };
+    assert_eq!(balance_with(""), Balance::Priority);
+    assert_eq!(balance_with("balance = \"priority\"\n"), Balance::Priority);
+    assert_eq!(balance_with("balance = \"least-busy\"\n"), Balance::LeastBusy);
 }
 
 #[test]

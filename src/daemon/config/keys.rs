@@ -7,7 +7,7 @@ use claviger_provider_api::algorithm::{Member, UnknownAlgorithm};
 use claviger_provider_api::{Algorithm, SignAlgorithm};
 
 use super::providers::Providers;
-use super::{Key, Replica, State, Version, values};
+use super::{Balance, Key, Replica, State, Version, values};
 use claviger_configuration::Node;
 
 /// What may occur once in a whole configuration, and where it occurred first.
@@ -37,8 +37,9 @@ pub(super) fn keys(node: &Node<'_>, providers: &Providers<'_>) -> BTreeMap<Strin
 }
 
 fn key(node: &Node<'_>, seen: &mut Seen<'_>) -> Key {
-    let node = node.with_fields(&["algorithms", "sign_algorithms", "versions"]);
+    let node = node.with_fields(&["algorithms", "sign_algorithms", "balance", "versions"]);
     let lists = lists(&node);
+    let balance = node.parsed_or("balance", Balance::default(), balance);
     let header = format!("[[{}.versions]]", node.path());
     let add = format!("add {header} with version, state and replicas");
     let items = node.required("versions", &add).some_items(&header, format_args!("; {add}"));
@@ -59,7 +60,15 @@ fn key(node: &Node<'_>, seen: &mut Seen<'_>) -> Key {
     let mut versions: Vec<Version> =
         items.iter().map(|item| version(item, &lists, seen, &mut numbers)).collect();
     versions.sort_by_key(|version| std::cmp::Reverse(version.version));
-    Key { versions }
+    Key { versions, balance }
+}
+
+fn balance(text: &str) -> Result<Balance, String> {
+    match text {
+        "priority" => Ok(Balance::Priority),
+        "least-busy" => Ok(Balance::LeastBusy),
+        _ => Err(format!("{text:?} is not known; write \"priority\" or \"least-busy\"")),
+    }
 }
 
 fn version(

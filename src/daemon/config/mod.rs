@@ -157,6 +157,18 @@ pub struct Provider {
 pub struct Key {
     /// Newest (highest number) first; at least one.
     pub versions: Vec<Version>,
+    /// Which of several replicas that serve is asked first. Default: in the order of the file.
+    pub balance: Balance,
+}
+
+/// Which of several replicas that serve is asked first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// The first in the order of the configuration; the others only where it does not serve.
+    #[default]
+    Priority,
+    /// The one with the fewest operations that it has not answered.
+    LeastBusy,
 }
 
 /// `[[keys.NAME.versions]]`.

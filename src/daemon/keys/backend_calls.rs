@@ -29,8 +29,14 @@ impl BackendCalls {
     /// An operation begins.
     pub fn start(&self) -> BackendCall<'_> {
         let measured = self.0.get_or_init(Box::default);
-        measured.unanswered.fetch_add(1, Ordering::Relaxed);
+        // Before [`super::replica::Replica::is_drained`] is read.
+        measured.unanswered.fetch_add(1, Ordering::SeqCst);
         BackendCall { measured, started: Instant::now() }
+    }
+
+    /// Operations that wait in the backend's queue or run there at the moment.
+    pub fn unanswered(&self) -> u64 {
+        self.measured().map_or(0, Measured::unanswered)
     }
 
     /// What was measured, once there was an operation.
@@ -42,7 +48,7 @@ impl BackendCalls {
 impl Measured {
     /// Operations that wait in the backend's queue or run there at the moment.
     pub fn unanswered(&self) -> u64 {
-        self.unanswered.load(Ordering::Relaxed)
+        self.unanswered.load(Ordering::SeqCst)
     }
 }
 

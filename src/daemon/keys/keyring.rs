@@ -8,8 +8,9 @@ use claviger_provider_api::{
     Algorithm, Algorithms, ErrorKind, PublicKey, SignAlgorithm, SignAlgorithms, WrappingKey,
 };
 
-use crate::daemon::config::{self, Operation, State};
-use crate::daemon::keys::replica::{Fault, Replica, ReplicaHealth};
+use crate::daemon::config::{Balance, Operation, State};
+use crate::daemon::keys::health::{Fault, ReplicaHealth};
+use crate::daemon::keys::replica::{DRAINED, Replica};
 use crate::daemon::records::metrics::KeyMetrics;
 use crate::daemon::status::Failure;
 
@@ -48,6 +49,8 @@ pub struct Version {
     pub certificate: Option<Vec<u8>>,
     /// In the order of the configuration; empty if disabled.
     pub replicas: Vec<Arc<Replica>>,
+    /// Which of several replicas that serve is asked first.
+    pub balance: Balance,
 }
 
 /// A version that may answer an unwrap.
@@ -206,25 +209,26 @@ impl Key {
 }
 
 impl Candidate<'_> {
-    /// Whether every replica of the version has proven to unwrap the algorithm; else what keeps the
-    /// first one of the others.
-    pub fn has_proven(&self) -> Result<(), Fault> {
-        for replica in &self.version.replicas {
-            let Some(key) = replica.key() else { return Err(fault(replica)) };
-            if !key.algorithms().contains(self.algorithm) {
-                let config::Replica { provider, locator } = &replica.specification.place;
-                let text =
-                    format!("{provider}, {locator}: has not proven to unwrap {}", self.algorithm);
-                return Err(Fault { kind: ErrorKind::OperatorNeeded, text: text.into() });
-            }
+    /// Whether a replica is there that has proven to unwrap the algorithm; else what keeps the first
+    /// one. One that is closed and comes back has to prove it as well, so that it unwraps what was
+    /// wrapped meanwhile, or serves nothing. Of labels that is not so: there each one must be known.
+    pub fn has_proven(&self, label: &[u8]) -> Result<(), Fault> {
+        let replicas = &self.version.replicas;
+        let unknown = replicas.iter().find(|replica| replica.label_algorithms().is_none());
+        if let (false, Some(replica)) = (label.is_empty(), unknown) {
+            return Err(fault(replica));
         }
-        Ok(())
+        let proven = |replica: &&Arc<Replica>| {
+            let key = replica.key().filter(|_| !replica.diverges());
+            key.is_some_and(|key| key.algorithms().contains(self.algorithm))
+        };
+        replicas.iter().find(proven).map(drop).ok_or_else(|| self.version.fault())
     }
 
-    /// Whether every replica that is open unwraps a value with this label.
+    /// Whether every replica, as far as is known, unwraps a value with this label.
     pub fn takes_label(&self, label: &[u8]) -> Result<(), Failure> {
-        let mut keys = self.version.replicas.iter().filter_map(|replica| replica.key());
-        if label.is_empty() || keys.all(|key| key.label_algorithms().contains(self.algorithm)) {
+        let mut known = self.version.replicas.iter().filter_map(|r| r.label_algorithms());
+        if label.is_empty() || known.all(|algorithms| algorithms.contains(self.algorithm)) {
             return Ok(());
         }
         Err(no_labels(self.algorithm))
@@ -252,7 +256,7 @@ impl Version {
     /// opened may.
     fn takes_labels(&self, algorithm: Algorithm) -> bool {
         let takes = |replica: &Arc<Replica>| {
-            replica.key().is_none_or(|key| key.label_algorithms().contains(algorithm))
+            replica.label_algorithms().is_none_or(|known| known.contains(algorithm))
         };
         algorithm != Algorithm::Rsa15 && self.replicas.iter().any(takes)
     }
@@ -260,14 +264,6 @@ impl Version {
     /// Whether a replica serves.
     pub fn is_serving(&self) -> bool {
         self.replicas.iter().any(|replica| replica.is_serving())
-    }
-
-    /// The replica to ask: the first that serves, else the first that is open (it answers fast,
-    /// and may be back), else why there is none.
-    pub fn replica(&self) -> Result<&Arc<Replica>, Fault> {
-        let serving = self.replicas.iter().find(|replica| replica.is_serving());
-        let open = || self.replicas.iter().find(|replica| replica.key().is_some());
-        serving.or_else(open).ok_or_else(|| self.fault())
     }
 
     /// How long it takes until a replica that fails is looked at again; none where a call looks at it
@@ -289,8 +285,9 @@ fn fault(replica: &Replica) -> Fault {
     match &*replica.health() {
         ReplicaHealth::Failing(fault) => fault.clone(),
         ReplicaHealth::Opening | ReplicaHealth::Serving => {
-            Fault { kind: ErrorKind::Unavailable, text: "not opened yet".into() }
+            Fault::new(ErrorKind::Unavailable, "not opened yet")
         }
+        ReplicaHealth::Drained => Fault::new(ErrorKind::Unavailable, DRAINED),
     }
 }
 

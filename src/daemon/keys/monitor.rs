@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use claviger_provider_api::ErrorKind;
 use futures::StreamExt;
 
-use crate::daemon::keys::replica::{Replica, ReplicaHealth};
+use crate::daemon::keys::health::ReplicaHealth;
+use crate::daemon::keys::replica::Replica;
 use crate::daemon::keys::replicas::Replicas;
 
 /// How often an unused replica is proven.
@@ -29,15 +30,23 @@ const OPEN_AT_ONCE: usize = 8;
 
 /// Opens every replica that is not open yet: ends when each has opened or failed once.
 pub async fn open_all(replicas: &Replicas) {
-    let by_provider = replicas.by_provider();
-    futures::future::join_all(by_provider.into_values().map(|replicas| {
-        let closed = replicas.into_iter().filter(|replica| replica.key().is_none());
-        futures::stream::iter(closed).for_each_concurrent(OPEN_AT_ONCE, |replica| async move {
+    futures::future::join_all(replicas.by_provider().into_values().map(open)).await;
+}
+
+/// Opens the replicas of one provider that are not open yet: ends when each has opened or failed once.
+pub async fn open_provider(replicas: &Replicas, provider: &str) {
+    let of_provider = replicas.by_provider().remove(provider).unwrap_or_default();
+    open(of_provider).await;
+}
+
+async fn open(replicas: Vec<Arc<Replica>>) {
+    let closed = replicas.into_iter().filter(|replica| replica.key().is_none());
+    futures::stream::iter(closed)
+        .for_each_concurrent(OPEN_AT_ONCE, |replica| async move {
             // What is wrong is in the replica's health and in the log.
             let _ = replica.check().await;
         })
-    }))
-    .await;
+        .await;
 }
 
 /// Watches the replicas in force, which `in_force` gives, for ever.
@@ -115,10 +124,12 @@ fn due<'a>(
     let mut failed_just_now = 0;
     for replica in replicas {
         let kind = match &*replica.health() {
-            ReplicaHealth::Opening => continue,
+            ReplicaHealth::Opening | ReplicaHealth::Drained => continue,
             ReplicaHealth::Serving => {
                 failing.remove(&identity(replica));
-                let ago = replica.had_its_turn_ago();
+                // One that callers use all the time is compared with the others all the same.
+                let overdue = replica.comparison_due_for().map(|overdue| overdue + prove_every);
+                let ago = replica.had_its_turn_ago().max(overdue.unwrap_or_default());
                 if ago >= prove_every && longest_ago.is_none_or(|(_, longest)| longest < ago) {
                     longest_ago = Some((replica, ago));
                 }
@@ -166,10 +177,10 @@ fn identity(replica: &Arc<Replica>) -> usize {
     Arc::as_ptr(replica).addr()
 }
 
-#[cfg(all(test, feature = "software"))]
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::daemon::keys::replica::tests::{failing, serving};
+    use crate::daemon::keys::fakes::{failing, serving};
 
     const THROTTLED: ErrorKind = ErrorKind::Throttled { retry_after: None };
 

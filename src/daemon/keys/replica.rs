@@ -2,16 +2,20 @@
 //! pin, watched, and checked once for all who wait.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use claviger_provider_api::{Error, ErrorKind, OpenKey, Provider, PublicKey, WrappingKey};
+use claviger_provider_api::{Algorithms, Cause, ErrorKind, Provider, PublicKey, WrappingKey};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::daemon::config;
 use crate::daemon::keys::backend_calls::BackendCalls;
+use crate::daemon::keys::health::{Fault, ReplicaHealth};
+use crate::daemon::keys::proof::Proof;
+use crate::daemon::keys::specification::Specification;
 use crate::daemon::records::audit::{Audit, Event};
 
 /// A check that takes longer counts as failed.
@@ -19,58 +23,10 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// An open may wait for others on the same token, and proves several algorithms.
 const OPEN_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// What a replica is made from. Two equal specifications are the same replica: a reload keeps it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Specification {
-    /// Provider and locator.
-    pub place: config::Replica,
-    /// The version's wrapping algorithms.
-    pub algorithms: Vec<claviger_provider_api::Algorithm>,
-    /// The version's signing algorithms.
-    pub sign_algorithms: Vec<claviger_provider_api::SignAlgorithm>,
-    /// The version's pin.
-    pub public_key_sha256: [u8; 32],
-}
-
-/// Why a replica does not serve at the moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// What to do about it.
-    pub kind: ErrorKind,
-    /// What happened, for log and audit.
-    pub text: Arc<str>,
-}
-
-impl Fault {
-    /// A fault from a provider's error.
-    pub fn of(error: &Error) -> Self {
-        Self { kind: error.kind(), text: error.to_string().into() }
-    }
-}
-
-/// How a replica is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReplicaHealth {
-    /// Not opened yet and no attempt has ended.
-    Opening,
-    /// Its canary came back right.
-    Serving,
-    /// It cannot serve, for this reason.
-    Failing(Fault),
-}
-
-impl ReplicaHealth {
-    /// Each call asks for it: among many keys, those that serve all point to the same place, which
-    /// stays in the processor's cache.
-    fn shared(&self) -> Arc<Self> {
-        static SERVING: LazyLock<Arc<ReplicaHealth>> =
-            LazyLock::new(|| Arc::new(ReplicaHealth::Serving));
-        match self {
-            Self::Serving => Arc::clone(&SERVING),
-            other => Arc::new(other.clone()),
-        }
-    }
-}
+/// The fault of a drained replica.
+pub(super) const DRAINED: &str = "drained: `claviger undrain` takes it into service again";
+/// How often a replica that serves unwraps the value of its version's [`Proof`].
+const COMPARE_EVERY: Duration = Duration::from_mins(5);
 
 /// One place where a version's private half lives.
 pub struct Replica {
@@ -79,6 +35,18 @@ pub struct Replica {
     provider: Arc<dyn Provider>,
     key: OnceLock<Arc<dyn WrappingKey>>,
     health: ArcSwap<ReplicaHealth>,
+    /// Beside `health`, for the order of a drain and the calls that are on their way.
+    is_drained: AtomicBool,
+    /// Shared by the replicas of one version.
+    proof: Arc<Proof>,
+    /// Where it was open before it was drained.
+    known_labels: OnceLock<Algorithms>,
+    /// Whether it answered nobody for as long as a call waited, and nothing came since.
+    is_silent: AtomicBool,
+    /// When it last answered a call, in milliseconds since `started`.
+    answered_at: AtomicU64,
+    /// When it last unwrapped the value of `proof`, the same.
+    compared_at: AtomicU64,
     /// When a real private-key operation last went right, in milliseconds since `started`.
     proven_at: AtomicU64,
     /// When a canary of a key that served was last throttled, the same.
@@ -114,6 +82,7 @@ impl Replica {
     pub fn new(
         specification: Specification,
         provider: Arc<dyn Provider>,
+        proof: Arc<Proof>,
         changed: watch::Sender<u64>,
         audit: Arc<Audit>,
     ) -> Self {
@@ -122,6 +91,12 @@ impl Replica {
             provider,
             key: OnceLock::new(),
             health: ArcSwap::from_pointee(ReplicaHealth::Opening),
+            is_drained: AtomicBool::new(false),
+            proof,
+            known_labels: OnceLock::new(),
+            is_silent: AtomicBool::new(false),
+            answered_at: AtomicU64::new(0),
+            compared_at: AtomicU64::new(0),
             proven_at: AtomicU64::new(0),
             throttled_at: AtomicU64::new(0),
             next_look_at: AtomicU64::new(0),
@@ -160,12 +135,81 @@ impl Replica {
         matches!(**self.health.load(), ReplicaHealth::Serving)
     }
 
-    /// Notes that a private-key operation went right.
+    /// Whether an operator has taken its provider out. Asked after an operation was counted in
+    /// [`Self::backend_calls`]: then a drain either waits for it or keeps it from being asked.
+    pub fn is_drained(&self) -> bool {
+        self.is_drained.load(Ordering::SeqCst)
+    }
+
+    /// Takes it out, for good: nothing is asked of it any more. Who drains its provider records that.
+    pub fn drain(&self) {
+        self.is_drained.store(true, Ordering::SeqCst);
+        self.health.store(ReplicaHealth::Drained.shared());
+    }
+
+    /// What it takes labels with, as far as is known: it is open, or was before it was drained.
+    pub fn label_algorithms(&self) -> Option<Algorithms> {
+        let of_key = self.key.get().map(|key| key.label_algorithms());
+        of_key.or_else(|| self.known_labels.get().copied())
+    }
+
+    /// Takes over what is known from the replica that was in its place.
+    pub fn follows(&self, before: &Self) {
+        if let Some(labels) = before.label_algorithms() {
+            self.known_labels.set(labels).ok();
+        }
+    }
+
+    /// The proof that it shares with the other replicas of its version.
+    pub fn proof(&self) -> &Arc<Proof> {
+        &self.proof
+    }
+
+    /// The key's count of repairs.
+    pub fn repairs(&self) -> u64 {
+        self.key().map_or(0, |key| key.repairs())
+    }
+
+    /// Notes that a call's private-key operation went right. What was on its way when the replica was
+    /// found to be another one proves nothing.
     pub fn proven(&self) {
-        self.proven_at.store(self.now(), Ordering::Relaxed);
-        if !self.is_serving() {
-            self.next_look_at.store(0, Ordering::Relaxed);
-            self.set_health(&ReplicaHealth::Serving);
+        if self.is_serving() || !self.diverges() {
+            self.well();
+        } else {
+            self.answered();
+        }
+    }
+
+    /// Whether it was found not to be what the configuration says, and has not proven otherwise since.
+    pub fn diverges(&self) -> bool {
+        self.health().fault().is_some_and(Fault::is_divergence)
+    }
+
+    /// Notes that it has answered, well or not.
+    pub fn answered(&self) {
+        self.answered_at.store(self.now(), Ordering::Relaxed);
+        if self.is_silent.load(Ordering::Relaxed) {
+            self.is_silent.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a call has found it silent, and nothing was heard of it since.
+    pub fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::Relaxed)
+    }
+
+    /// Ends once it has answered nothing to any call for `patience`, from now on.
+    pub(super) async fn falls_silent(&self, patience: Duration) {
+        let mut heard = Instant::now();
+        loop {
+            tokio::time::sleep_until(heard + patience).await;
+            let last =
+                self.started + Duration::from_millis(self.answered_at.load(Ordering::Relaxed));
+            if last <= heard {
+                self.is_silent.store(true, Ordering::Relaxed);
+                return;
+            }
+            heard = last;
         }
     }
 
@@ -207,36 +251,63 @@ impl Replica {
         if self.key.get().is_some() {
             return Ok(());
         }
-        let Specification { place, algorithms, sign_algorithms, public_key_sha256 } =
-            &self.specification;
-        let open = OpenKey {
-            locator: &place.locator,
-            algorithms,
-            sign_algorithms,
-            public_key_sha256: Some(*public_key_sha256),
-        };
-        let fault = match tokio::time::timeout(OPEN_TIMEOUT, self.provider.open(&open)).await {
-            Ok(Ok(key)) if key.public_key().sha256() == *public_key_sha256 => {
+        let opened = tokio::time::timeout(OPEN_TIMEOUT, self.open_proven()).await;
+        let opened = opened.unwrap_or_else(|_| {
+            Err(Fault::new(ErrorKind::Unavailable, "opening it took too long"))
+        });
+        match opened {
+            Ok(key) => {
                 self.key.set(key).ok();
-                self.proven();
-                return Ok(());
+                self.well();
+                Ok(())
             }
-            Ok(Ok(key)) => Fault {
-                kind: ErrorKind::OperatorNeeded,
-                text: format!(
-                    "another key lies here: found public_key_sha256 {}, pinned is {}",
-                    hex::encode(key.public_key().sha256()),
-                    hex::encode(public_key_sha256),
-                )
-                .into(),
-            },
-            Ok(Err(error)) => Fault::of(&error),
-            Err(_) => {
-                Fault { kind: ErrorKind::Unavailable, text: "opening it took too long".into() }
+            Err(fault) => {
+                self.set_health(&ReplicaHealth::Failing(fault.clone()));
+                Err(fault)
             }
-        };
-        self.set_health(&ReplicaHealth::Failing(fault.clone()));
-        Err(fault)
+        }
+    }
+
+    /// The key, once it was compared with its pin and with the other replicas of its version.
+    async fn open_proven(&self) -> Result<Arc<dyn WrappingKey>, Fault> {
+        let specification = &self.specification;
+        let opened = self.provider.open(&specification.to_open()).await;
+        let key = opened.map_err(|error| Fault::of(&error))?;
+        let (found, pinned) = (key.public_key().sha256(), specification.public_key_sha256);
+        if found != pinned {
+            let (found, pinned) = (hex::encode(found), hex::encode(pinned));
+            let text = format!(
+                "another key lies here: found public_key_sha256 {found}, pinned is {pinned}"
+            );
+            let fault = Fault::new(ErrorKind::OperatorNeeded, text);
+            return Err(fault.with_cause(Cause::AnotherKey));
+        }
+        if self.proof.compares() {
+            self.compare(&*key).await?;
+        }
+        Ok(key)
+    }
+
+    /// Has the key unwrap what every replica of the version must.
+    async fn compare(&self, key: &dyn WrappingKey) -> Result<(), Fault> {
+        match self.proof.ask(key, &self.specification).await {
+            Ok(()) => {
+                self.compared_at.store(self.now(), Ordering::Relaxed);
+                Ok(())
+            }
+            // A backend that went away in the middle says nothing about the key.
+            Err(fault) if fault.is_divergence() => {
+                Err(key.check().await.err().map_or(fault, |error| Fault::of(&error)))
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// For how long the comparison with the other replicas has been due; none while it is not.
+    pub(super) fn comparison_due_for(&self) -> Option<Duration> {
+        let ago = self.ago(self.compared_at.load(Ordering::Relaxed));
+        let is_needed = self.proof.is_needed(&self.specification);
+        is_needed.then(|| ago.checked_sub(COMPARE_EVERY)).flatten()
     }
 
     /// A check that starts after this call: all who wait share it. It runs to its end even if they
@@ -285,30 +356,28 @@ impl Replica {
 
     /// In a task of its own, so that a panic in a provider is a failed check and no hung caller.
     async fn check_now(self: &Arc<Self>) -> Result<(), Fault> {
+        if self.is_drained() {
+            return Err(Fault::new(ErrorKind::Unavailable, DRAINED));
+        }
         let Some(key) = self.key.get() else {
             let replica = Arc::clone(self);
             let opened = tokio::spawn(async move { replica.open().await }).await;
             return opened.unwrap_or_else(|_| {
-                let fault = Fault { kind: ErrorKind::Internal, text: "opening it panicked".into() };
+                let fault = Fault::new(ErrorKind::Internal, "opening it panicked");
                 self.set_health(&ReplicaHealth::Failing(fault.clone()));
                 Err(fault)
             });
         };
-        let key = Arc::clone(key);
-        let check = tokio::spawn(async move { key.check().await });
+        let (replica, key) = (Arc::clone(self), Arc::clone(key));
+        let check = tokio::spawn(async move { replica.check_key(&*key).await });
         let fault = match tokio::time::timeout(CHECK_TIMEOUT, check).await {
             Ok(Ok(Ok(()))) => {
-                self.proven();
+                self.well();
                 return Ok(());
             }
-            Ok(Ok(Err(error))) => {
-                error.next_look().inspect(|next_look| self.looks_again_after(*next_look));
-                Fault::of(&error)
-            }
-            Ok(Err(_)) => Fault { kind: ErrorKind::Internal, text: "the check panicked".into() },
-            Err(_) => {
-                Fault { kind: ErrorKind::Unavailable, text: "the check took too long".into() }
-            }
+            Ok(Ok(Err(fault))) => fault,
+            Ok(Err(_)) => Fault::new(ErrorKind::Internal, "the check panicked"),
+            Err(_) => Fault::new(ErrorKind::Unavailable, "the check took too long"),
         };
         if matches!(fault.kind, ErrorKind::Throttled { .. }) && self.is_serving() {
             // A used-up quota says nothing about the key.
@@ -321,32 +390,58 @@ impl Replica {
         Err(fault)
     }
 
-    fn set_health(&self, health: &ReplicaHealth) {
+    /// A canary; and what every replica of the version must unwrap, when that is due. One that failed
+    /// comes back with it.
+    async fn check_key(&self, key: &dyn WrappingKey) -> Result<(), Fault> {
+        key.check().await.map_err(|error| {
+            error.next_look().inspect(|next_look| self.looks_again_after(*next_look));
+            Fault::of(&error)
+        })?;
+        let comes_back = !self.is_serving() && self.proof.is_needed(&self.specification);
+        if comes_back || self.comparison_due_for().is_some() {
+            self.compare(key).await?;
+        }
+        Ok(())
+    }
+
+    /// A check, or an open, came back right.
+    fn well(&self) {
+        self.answered();
+        self.proven_at.store(self.now(), Ordering::Relaxed);
+        if !self.is_serving() {
+            self.next_look_at.store(0, Ordering::Relaxed);
+            self.set_health(&ReplicaHealth::Serving);
+        }
+    }
+
+    pub(super) fn set_health(&self, health: &ReplicaHealth) {
+        if self.is_drained() {
+            return;
+        }
         let old = self.health.swap(health.shared());
         if *old == *health {
             return;
         }
         let config::Replica { provider, locator } = &self.specification.place;
-        match health {
-            ReplicaHealth::Failing(fault) => {
+        let (state, fault) = (health.name(), health.fault());
+        match fault {
+            Some(fault) if fault.is_divergence() => {
+                let text = &fault.text;
                 tracing::error!(
                     provider,
                     locator,
-                    reason = fault.kind.reason(),
-                    "replica fails: {}",
-                    fault.text
+                    "replica diverges, no call is given to it: {text}"
                 );
             }
-            ReplicaHealth::Serving => tracing::info!(provider, locator, "replica serves"),
-            ReplicaHealth::Opening => {}
+            Some(fault) => {
+                let (reason, text) = (fault.kind.reason(), &fault.text);
+                tracing::error!(provider, locator, reason, "replica fails: {text}");
+            }
+            None => tracing::info!(provider, locator, "replica {state}"),
         }
-        let error = match health {
-            ReplicaHealth::Failing(fault) => Some(&*fault.text),
-            ReplicaHealth::Serving | ReplicaHealth::Opening => None,
-        };
-        let was_failing = matches!(*old, ReplicaHealth::Failing(_));
-        if was_failing || error.is_some() {
-            drop(self.audit.event(&Event::Replica { provider, locator, error }));
+        if old.fault().is_some() || fault.is_some() {
+            let error = fault.map(|fault| &*fault.text);
+            drop(self.audit.event(&Event::Replica { provider, locator, state, error }));
         }
         self.changed.send_modify(|changes| *changes += 1);
     }
@@ -361,5 +456,5 @@ impl fmt::Debug for Replica {
     }
 }
 
-#[cfg(all(test, feature = "software"))]
-pub(super) mod tests;
+#[cfg(test)]
+mod tests;

@@ -89,6 +89,11 @@ impl Scrape {
         for key in &keys {
             sample_counter(&mut retries, &[("key", &*key.name)], load(&key.retries))?;
         }
+        let help = "Calls that another replica answered than the first that was asked";
+        let mut failovers = counter(encoder, "failovers", help)?;
+        for key in &keys {
+            sample_counter(&mut failovers, &[("key", &*key.name)], load(&key.failovers))?;
+        }
         let help = "Times that a caller unwrapped more than its unwraps_alarm; the log names it";
         let mut alarms = counter(encoder, "unwraps_alarms", help)?;
         for key in &keys {

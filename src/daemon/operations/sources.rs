@@ -96,6 +96,14 @@ impl Sources {
                 ("hardware", if config.is_hardware() { "true" } else { "false" }),
             ])?;
         }
+        let help =
+            "Whether an operator has taken a provider out of service (1) with `claviger drain`";
+        let mut drained = gauge(encoder, "provider_drained", help)?;
+        let active = self.active.load();
+        for name in active.replicas.providers.keys() {
+            let is_drained = active.replicas.drained.contains(name);
+            sample_gauge(&mut drained, &[("provider", name.clone())], is_drained)?;
+        }
         Ok(())
     }
 
@@ -135,6 +143,7 @@ impl Sources {
             failed_unwraps: &FailedUnwraps::open(None),
             changed: &changed,
             audit: &audit,
+            drained: &std::collections::BTreeSet::new(),
         };
         let active = ActiveConfig::build(&config, metrics, &previous).unwrap();
         let (phases, phase) = watch::channel(Phase::Starting);

@@ -1,19 +1,21 @@
 //! What a configuration becomes: providers, replicas, keys, callers; and what of it outlives a
 //! reload.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use claviger_provider_api::PublicKey;
 use claviger_provider_api::public_key::sha256;
+use claviger_provider_api::{Provider, PublicKey};
 use tokio::sync::watch;
 
 use crate::daemon::backends::{self, Providers};
 use crate::daemon::config::{self, Config, State};
 use crate::daemon::keys::keyring::{Key, Keyring, Version};
-use crate::daemon::keys::replica::{Replica, Specification};
+use crate::daemon::keys::proof::Proof;
+use crate::daemon::keys::replica::Replica;
 use crate::daemon::keys::replicas::Replicas;
+use crate::daemon::keys::specification::Specification;
 use crate::daemon::records::audit::{Audit, Event};
 use crate::daemon::records::metrics::Metrics;
 use crate::daemon::request::budget::Budget;
@@ -116,6 +118,26 @@ pub struct Previous<'a> {
     pub changed: &'a watch::Sender<u64>,
     /// Told about each change of a replica's health too.
     pub audit: &'a Arc<Audit>,
+    /// Providers that are out of service, by name: their replicas are never opened.
+    pub drained: &'a BTreeSet<String>,
+}
+
+impl Previous<'_> {
+    fn was_drained(&self, provider: &str) -> bool {
+        self.active.is_some_and(|active| active.replicas.drained.contains(provider))
+    }
+
+    fn replica(&self, specification: &Specification) -> Option<&Arc<Replica>> {
+        self.active?.replicas.by_specification.get(specification)
+    }
+
+    /// Providers that go on as they are. One that is drained, or comes back, is made anew: the last
+    /// call to the old one takes its sessions, its login and its process with it.
+    fn providers(&self) -> Option<Providers> {
+        let is_kept = |name: &str| self.drained.contains(name) == self.was_drained(name);
+        let providers = self.active?.replicas.providers.iter().filter(|(name, _)| is_kept(name));
+        Some(providers.map(|(name, provider)| (name.clone(), provider.clone())).collect())
+    }
 }
 
 impl ActiveConfig {
@@ -127,8 +149,8 @@ impl ActiveConfig {
     ) -> Result<Self, BuildError> {
         let state_dir = config.server.state_dir.as_deref();
         let configs = config.providers.iter().map(|(name, provider)| (name, &provider.config));
-        let before = previous.active.map(|active| &active.replicas.providers);
-        let providers = backends::make(configs, state_dir, before)
+        let before = previous.providers();
+        let providers = backends::make(configs, state_dir, before.as_ref())
             .map_err(|(name, error)| BuildError::Provider { name, error })?;
         for (name, (_, provider)) in &providers {
             let (name, audit) = (name.clone(), Arc::clone(previous.audit));
@@ -143,7 +165,10 @@ impl ActiveConfig {
             let versions = key
                 .versions
                 .iter()
-                .map(|version| build_version(name, version, &providers, previous, &mut replicas))
+                .map(|version| {
+                    let balance = key.balance;
+                    build_version(name, version, balance, &providers, previous, &mut replicas)
+                })
                 .collect::<Result<Vec<_>, _>>()?;
             check_description(name, &versions)?;
             let key = Key { name: name.clone(), versions, metrics: metrics.key(name) };
@@ -175,7 +200,9 @@ impl ActiveConfig {
         let several_cas = config.server.tls.as_ref().is_some_and(|tls| tls.client_ca.len() > 1);
         let callers = Callers::new(&config.callers, several_cas);
         let snapshot = Arc::new(Snapshot { callers, policies, keyring });
-        let replicas = Arc::new(Replicas { providers, by_specification: replicas });
+        let drained = previous.drained.iter().filter(|name| providers.contains_key(*name));
+        let drained = drained.cloned().collect();
+        let replicas = Arc::new(Replicas { providers, by_specification: replicas, drained });
         Ok(Self { snapshot, replicas, budgets, calls, limits })
     }
 
@@ -191,6 +218,7 @@ impl ActiveConfig {
 fn build_version(
     key: &str,
     version: &config::Version,
+    balance: config::Balance,
     providers: &Providers,
     previous: &Previous<'_>,
     replicas: &mut HashMap<Specification, Arc<Replica>>,
@@ -200,30 +228,24 @@ fn build_version(
     if pin.is_none() && !disabled {
         return Err(BuildError::NotPinned { key: key.to_owned(), version: version.version });
     }
-    let of_version = version.replicas.iter().filter(|_| !disabled).map(|place| {
-        let specification = Specification {
+    let places = if disabled { &[][..] } else { &version.replicas };
+    let specifications: Vec<_> = places
+        .iter()
+        .map(|place| Specification {
             place: place.clone(),
             algorithms: version.algorithms.clone(),
             sign_algorithms: version.sign_algorithms.clone(),
             public_key_sha256: pin.unwrap_or_default(),
-        };
-        let (_, provider) = &providers[&place.provider];
-        let before = previous.active.and_then(|active| {
-            let same_provider = active
-                .replicas
-                .providers
-                .get(&place.provider)
-                .is_some_and(|(_, before)| Arc::ptr_eq(before, provider));
-            active.replicas.by_specification.get(&specification).filter(|_| same_provider)
-        });
-        let replica = before.map_or_else(
-            || {
-                let changed = previous.changed.clone();
-                let audit = Arc::clone(previous.audit);
-                Arc::new(Replica::new(specification.clone(), Arc::clone(provider), changed, audit))
-            },
-            Arc::clone,
-        );
+        })
+        .collect();
+    let before = specifications.iter().find_map(|specification| previous.replica(specification));
+    let proof = before.map_or_else(Arc::<Proof>::default, |before| Arc::clone(before.proof()));
+    if specifications.len() > 1 {
+        proof.compare();
+    }
+    let of_version = specifications.into_iter().map(|specification| {
+        let (_, provider) = &providers[&specification.place.provider];
+        let replica = build_replica(&specification, provider, &proof, previous);
         replicas.insert(specification, Arc::clone(&replica));
         replica
     });
@@ -234,12 +256,45 @@ fn build_version(
         sign_algorithms: version.sign_algorithms.clone(),
         public_key_sha256: pin,
         replicas: of_version.collect(),
+        balance,
         certificate: version
             .certificate
             .as_deref()
             .map(|path| read_certificate(key, path, pin))
             .transpose()?,
     })
+}
+
+/// The replica that is there already, unless its provider is another one now; else a new one.
+fn build_replica(
+    specification: &Specification,
+    provider: &Arc<dyn Provider>,
+    proof: &Arc<Proof>,
+    previous: &Previous<'_>,
+) -> Arc<Replica> {
+    let name = &specification.place.provider;
+    let before = previous.replica(specification);
+    let is_drained = previous.drained.contains(name);
+    let has_same_provider = previous.active.is_some_and(|active| {
+        let before = active.replicas.providers.get(name);
+        before.is_some_and(|(_, before)| Arc::ptr_eq(before, provider))
+    });
+    if let Some(before) = before
+        && has_same_provider
+        && before.is_drained() == is_drained
+    {
+        return Arc::clone(before);
+    }
+    let (changed, audit) = (previous.changed.clone(), Arc::clone(previous.audit));
+    let (provider, proof) = (Arc::clone(provider), Arc::clone(proof));
+    let replica = Replica::new(specification.clone(), provider, proof, changed, audit);
+    if let Some(before) = before {
+        replica.follows(before);
+    }
+    if is_drained {
+        replica.drain();
+    }
+    Arc::new(replica)
 }
 
 /// One key must fit a message, else a caller could not even list the others.

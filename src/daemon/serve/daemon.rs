@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::daemon::backends::latched_tokens;
 use crate::daemon::config::Config;
+use crate::daemon::keys::drained::DrainedProviders;
 use crate::daemon::records::audit::{Audit, Event};
 use crate::daemon::records::metrics::Metrics;
 use crate::daemon::request::active::{ActiveConfig, Previous, Snapshot};
@@ -44,6 +45,7 @@ pub(super) struct Daemon {
     pub(super) phase: watch::Sender<Phase>,
     pub(super) changed: watch::Sender<u64>,
     pub(super) failed_unwraps: Arc<FailedUnwraps>,
+    pub(super) drained: Arc<DrainedProviders>,
     pub(super) guard: Arc<Guard>,
     pub(super) config_path: PathBuf,
     pub(super) reloading: Arc<tokio::sync::Mutex<()>>,
@@ -58,6 +60,7 @@ impl Daemon {
         let state_dir = config.server.state_dir.as_deref();
         state_dir.map(prepare_state_dir).transpose()?;
         let failed_unwraps = FailedUnwraps::open(state_dir);
+        let drained = DrainedProviders::open(state_dir);
         let metrics = Arc::new(Metrics::default());
         metrics.server.reloaded();
         let audit = Arc::new(Audit::open(&config.audit, metrics.audit())?);
@@ -74,6 +77,7 @@ impl Daemon {
             failed_unwraps: &failed_unwraps,
             changed: &changed,
             audit: &audit,
+            drained: &drained.names(),
         };
         let active = ActiveConfig::build(&config, &metrics, &previous)?;
         let guard = Arc::new(Guard::start(Arc::clone(&audit), &metrics)?);
@@ -91,6 +95,7 @@ impl Daemon {
             phase: watch::Sender::new(Phase::Starting),
             changed,
             failed_unwraps,
+            drained: Arc::new(drained),
             guard,
             config_path: options.config.clone(),
             reloading: Arc::default(),
@@ -104,6 +109,12 @@ impl Daemon {
         }
         if !self.failed_unwraps.is_kept() {
             tracing::warn!("no server.state_dir: failed unwraps are forgotten at a restart");
+        }
+        for provider in &self.active.load().replicas.drained {
+            tracing::warn!(
+                provider,
+                "drained before this start, and still: `claviger undrain` takes it into service"
+            );
         }
         for (provider, (config, _)) in &self.active.load().replicas.providers {
             if !config.is_hardware() {

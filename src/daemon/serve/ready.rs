@@ -5,9 +5,9 @@ use std::sync::Arc;
 use claviger_provider_api::ErrorKind;
 use tokio::signal::unix::Signal;
 
+use crate::daemon::keys::health::ReplicaHealth;
 use crate::daemon::keys::keyring::{Key, Version};
 use crate::daemon::keys::monitor;
-use crate::daemon::keys::replica::ReplicaHealth;
 use crate::daemon::request::active::ActiveConfig;
 use crate::daemon::request::health::Phase;
 use crate::daemon::serve::daemon::Daemon;
@@ -78,7 +78,7 @@ impl Daemon {
             let provider = &specification.place.provider;
             let reason = match &*replica.health() {
                 _ if !config.providers[provider].required => continue,
-                ReplicaHealth::Serving => continue,
+                ReplicaHealth::Serving | ReplicaHealth::Drained => continue,
                 // A refused PIN never ends the process: what restarts it would try again.
                 ReplicaHealth::Failing(fault) if fault.kind == ErrorKind::OperatorNeeded => {
                     continue;

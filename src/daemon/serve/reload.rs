@@ -7,9 +7,9 @@ use std::sync::Arc;
 use claviger_provider_api::ErrorKind;
 
 use crate::daemon::config::{self, Config, ConfigErrors};
+use crate::daemon::keys::health::ReplicaHealth;
 use crate::daemon::keys::keyring::Version;
 use crate::daemon::keys::monitor;
-use crate::daemon::keys::replica::ReplicaHealth;
 use crate::daemon::records::audit::Event;
 use crate::daemon::records::log;
 use crate::daemon::request::active::{ActiveConfig, Previous};
@@ -66,6 +66,7 @@ impl Daemon {
             failed_unwraps: &self.failed_unwraps,
             changed: &self.changed,
             audit: &self.audit,
+            drained: &self.drained.names(),
         };
         let active = Arc::new(ActiveConfig::build(&config, &self.metrics, &previous)?);
         let opening = Arc::clone(&active);
@@ -81,15 +82,22 @@ impl Daemon {
             state.commit(prepared);
         }
         self.denied.commit(denied);
-        active.put_limits_in_force();
-        self.snapshot.store(Arc::clone(&active.snapshot));
-        self.active.store(active);
         self.transport.configure(ConnectionSettings::new(&config.server, self.descriptors));
         self.config.store(Arc::new(config));
-        self.changed.send_modify(|changes| *changes += 1);
+        self.put_in_force(active);
         // A log that cannot be written fails the calls that need it, and says so; no reload.
         let _ = self.audit.reopen().await;
         Ok(changed)
+    }
+}
+
+impl Daemon {
+    /// From here on calls go to these keys. Those in flight end with the old ones.
+    pub(super) fn put_in_force(&self, active: Arc<ActiveConfig>) {
+        active.put_limits_in_force();
+        self.snapshot.store(Arc::clone(&active.snapshot));
+        self.active.store(active);
+        self.changed.send_modify(|changes| *changes += 1);
     }
 }
 

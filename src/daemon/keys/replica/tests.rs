@@ -1,109 +1,11 @@
 //! Tests of a replica, over a key whose checks end as a test says.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex as StdMutex;
 
-use async_trait::async_trait;
-use claviger_provider_api::{
-    Algorithms, Call, Digest, KeyMaterial, Parameters, SignAlgorithms, Signature, Unwrapped,
-};
+use claviger_provider_api::Algorithm;
 
 use super::*;
-
-/// Answers each check with the next of these, and is well after the last.
-#[derive(Debug)]
-struct Scripted {
-    public_key: PublicKey,
-    checks: Mutex<VecDeque<ErrorKind>>,
-}
-
-#[async_trait]
-impl WrappingKey for Scripted {
-    fn public_key(&self) -> &PublicKey {
-        &self.public_key
-    }
-
-    fn algorithms(&self) -> Algorithms {
-        Algorithms::EMPTY
-    }
-
-    fn label_algorithms(&self) -> Algorithms {
-        Algorithms::EMPTY
-    }
-
-    fn sign_algorithms(&self) -> SignAlgorithms {
-        std::iter::empty().collect()
-    }
-
-    fn failure_needs_check(&self) -> bool {
-        true
-    }
-
-    fn repairs(&self) -> u64 {
-        0
-    }
-
-    async fn unwrap_key(
-        &self,
-        _wrapped: &[u8],
-        _parameters: &Parameters<'_>,
-        _call: Call,
-    ) -> Result<Unwrapped, Error> {
-        let material = KeyMaterial::copied_from(&[7; 32]);
-        Ok(Unwrapped { material, backend_request_id: None })
-    }
-
-    async fn sign(
-        &self,
-        _digest: &Digest,
-        _algorithm: claviger_provider_api::SignAlgorithm,
-        _call: Call,
-    ) -> Result<Signature, Error> {
-        Err(Error::new(ErrorKind::OperatorNeeded, "this key does not sign"))
-    }
-
-    async fn check(&self) -> Result<(), Error> {
-        match self.checks.lock().unwrap().pop_front() {
-            Some(kind) => Err(Error::new(kind, "as the test says")),
-            None => Ok(()),
-        }
-    }
-}
-
-/// A replica that serves, whose next checks fail like this.
-pub(in crate::daemon) fn serving(checks: &[ErrorKind]) -> Arc<Replica> {
-    let replica = closed();
-    let mut modulus = [0xff; 256];
-    modulus[0] = 0xc0;
-    let public_key = PublicKey::from_components(&modulus, &[1, 0, 1]).unwrap();
-    let checks = Mutex::new(checks.iter().copied().collect());
-    replica.adopt(Arc::new(Scripted { public_key, checks }));
-    replica
-}
-
-/// A replica that failed like this and was never open.
-pub(in crate::daemon) fn failing(kind: ErrorKind) -> Arc<Replica> {
-    let replica = closed();
-    replica.set_health(&ReplicaHealth::Failing(Fault { kind, text: "as the test says".into() }));
-    replica
-}
-
-fn closed() -> Arc<Replica> {
-    let config = claviger_software::Config {
-        directory: Some("keys".into()),
-        passphrase: None,
-        files: BTreeMap::new(),
-    };
-    let provider = claviger_software::Provider::new("files", &config).unwrap();
-    let place = config::Replica { provider: "files".into(), locator: "a.pem".into() };
-    let specification = Specification {
-        place,
-        algorithms: Vec::new(),
-        sign_algorithms: Vec::new(),
-        public_key_sha256: [0; 32],
-    };
-    let provider = Arc::new(provider);
-    Arc::new(Replica::new(specification, provider, watch::Sender::new(0), Arc::new(Audit::off())))
-}
+use crate::daemon::keys::fakes::{Does, Fake, Gives, replica_of, serving, serving_with};
 
 const THROTTLED: ErrorKind = ErrorKind::Throttled { retry_after: Some(Duration::from_secs(3)) };
 
@@ -129,4 +31,103 @@ async fn a_throttled_canary_mends_nothing() {
     assert!(!replica.is_serving());
     replica.check().await.unwrap();
     assert!(replica.is_serving());
+}
+
+/// Two replicas of one version, which are to be equal: what unwraps in one place, and the provider of
+/// the other one.
+struct Twins {
+    key: Arc<Fake>,
+    first: Arc<Replica>,
+    second: Arc<Replica>,
+    place: Arc<Gives>,
+}
+
+impl Twins {
+    /// The second place holds this key.
+    fn with(key: Arc<Fake>, other: Arc<Fake>) -> Self {
+        let proof = Arc::<Proof>::default();
+        proof.compare();
+        let sha256 = key.public_key().sha256();
+        let first: Arc<dyn WrappingKey> = Arc::<Fake>::clone(&key);
+        let place = Arc::new(Gives(StdMutex::new(other)));
+        let of = |provider| replica_of(provider, sha256, &[Algorithm::RsaOaep], &proof);
+        let (first, second) =
+            (of(Arc::new(Gives(StdMutex::new(first)))), of(Arc::clone(&place) as _));
+        Self { key, first, second, place }
+    }
+}
+
+#[tokio::test]
+async fn another_key_in_the_same_place_never_serves_and_the_right_one_does_when_it_is_back() {
+    let Twins { key, first, second, place } = Twins::with(Fake::pair(), Fake::pair());
+    first.check().await.unwrap();
+    let fault = second.check().await.unwrap_err();
+    assert!(fault.is_divergence() && fault.text.contains("another key lies here"), "{fault:?}");
+    assert!(first.is_serving() && second.diverges() && second.key().is_none());
+    *place.0.lock().unwrap() = key;
+    second.check().await.unwrap();
+    assert!(second.is_serving());
+}
+
+#[tokio::test]
+async fn a_replica_that_does_not_unwrap_what_the_other_one_does_is_not_opened() {
+    for (does, said) in [
+        (Does::Answers(Duration::ZERO), "other bytes"),
+        (Does::Fails(ErrorKind::UnwrapFailed), "RSA-OAEP does not work in this replica"),
+    ] {
+        let key = Fake::pair();
+        let Twins { key, first, second, .. } = Twins::with(Arc::clone(&key), key);
+        first.check().await.unwrap();
+        key.does(does);
+        let fault = second.check().await.unwrap_err();
+        assert!(fault.is_divergence() && fault.text.contains(said), "{fault:?}");
+        assert!(second.key().is_none());
+        key.does(Does::Unwraps);
+        second.check().await.unwrap();
+        assert!(second.is_serving());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_replica_is_compared_every_five_minutes_and_one_that_diverges_must_prove_itself() {
+    let key = Fake::pair();
+    let Twins { key, first, .. } = Twins::with(Arc::clone(&key), key);
+    first.check().await.unwrap();
+    let opened = key.asked();
+    first.check().await.unwrap();
+    assert_eq!(key.asked(), opened, "a check of its own is enough in between");
+    assert_eq!(first.comparison_due_for(), None);
+    tokio::time::advance(COMPARE_EVERY).await;
+    assert!(first.comparison_due_for().is_some());
+    key.does(Does::Answers(Duration::ZERO));
+    assert!(first.check().await.unwrap_err().is_divergence());
+    assert!(first.diverges() && !first.is_serving());
+    // A call that was on its way proves nothing, and neither does the key's own canary.
+    first.proven();
+    first.check().await.unwrap_err();
+    assert!(first.diverges());
+    key.does(Does::Unwraps);
+    first.check().await.unwrap();
+    assert!(first.is_serving());
+}
+
+#[tokio::test]
+async fn a_backend_that_goes_away_during_a_comparison_fails_and_does_not_diverge() {
+    let key = Fake::pair();
+    let Twins { key, first, .. } = Twins::with(Arc::clone(&key), key);
+    key.does(Does::Fails(ErrorKind::UnwrapFailed));
+    key.check_fails(ErrorKind::Unavailable, None);
+    assert_eq!(first.check().await.unwrap_err().kind, ErrorKind::Unavailable);
+    assert!(!first.diverges());
+}
+
+#[tokio::test]
+async fn a_drained_replica_is_asked_nothing_and_stays_so() {
+    let key = Fake::new(Does::Answers(Duration::ZERO));
+    let replica = serving_with(&key);
+    replica.drain();
+    assert_eq!(&*replica.check().await.unwrap_err().text, DRAINED);
+    replica.proven();
+    assert_eq!(*replica.health(), ReplicaHealth::Drained);
+    assert_eq!(key.asked(), 0);
 }

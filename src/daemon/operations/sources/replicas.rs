@@ -23,6 +23,12 @@ impl Sources {
         for (labels, replica) in &replicas {
             sample_gauge(&mut up, labels, replica.is_serving())?;
         }
+        let help =
+            "Whether a replica is not what the configuration says (1); no call is given to it";
+        let mut diverges = gauge(encoder, "key_diverges", help)?;
+        for (labels, replica) in &replicas {
+            sample_gauge(&mut diverges, labels, replica.diverges())?;
+        }
         let help = "When a replica's private key last did its work, in seconds since 1970";
         let mut checked = gauge(encoder, "key_check_timestamp_seconds", help)?;
         let now = SystemTime::now();

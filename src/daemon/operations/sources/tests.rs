@@ -92,6 +92,9 @@ fn how_the_daemon_is_can_be_read_at_any_time() {
     let expected = [
         (r#"key_up{key="user-keys",version="2",provider="hsm",replica="0"}"#, 0.0),
         (r#"key_up{key="user-keys",version="2",provider="files",replica="1"}"#, 0.0),
+        (r#"key_diverges{key="user-keys",version="2",provider="hsm",replica="0"}"#, 0.0),
+        (r#"provider_drained{provider="hsm"}"#, 0.0),
+        (r#"failovers_total{key="user-keys"}"#, 0.0),
         (r#"repairs_total{key="user-keys",version="2",provider="hsm",replica="0"}"#, 0.0),
         (r#"provider_info{provider="hsm",type="pkcs11",hardware="true"}"#, 1.0),
         (r#"provider_info{provider="files",type="software",hardware="false"}"#, 1.0),

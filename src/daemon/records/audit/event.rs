@@ -42,6 +42,8 @@ pub enum Event<'a> {
         provider: &'a str,
         /// Where it lives, in the backend's own form.
         locator: &'a str,
+        /// `serves`, `fails`, or `diverges`: it is not what the configuration says.
+        state: &'static str,
         /// Why it does not serve; none: it serves.
         error: Option<&'a str>,
     },
@@ -76,6 +78,15 @@ pub enum Event<'a> {
         key: &'a str,
         /// How many there were.
         failed: usize,
+        /// The user who asked for it.
+        uid: u32,
+    },
+    /// An operator took a provider out of service, or into it again.
+    ProviderDrain {
+        /// Its name in the configuration.
+        provider: &'a str,
+        /// Whether it is out.
+        is_drained: bool,
         /// The user who asked for it.
         uid: u32,
     },
@@ -172,10 +183,10 @@ impl Event<'_> {
                 line.some_text("caller", *caller, NAME);
                 line.some_text("key", *key, NAME);
             }
-            Self::Replica { provider, locator, error } => {
+            Self::Replica { provider, locator, state, error } => {
                 line.text("provider", provider, NAME);
                 line.text("locator", locator, IDENTITY);
-                line.plain("state", if error.is_some() { "fails" } else { "serves" });
+                line.plain("state", state);
                 line.some_text("error", *error, BACKEND_TEXT);
             }
             Self::Login { provider, login: Login { token, serial, error } } => {
@@ -200,6 +211,11 @@ impl Event<'_> {
                 line.number("failed", *failed as u64);
                 line.number("uid", (*uid).into());
             }
+            Self::ProviderDrain { provider, is_drained, uid } => {
+                line.text("provider", provider, NAME);
+                line.plain("state", if *is_drained { "drained" } else { "in_service" });
+                line.number("uid", (*uid).into());
+            }
             Self::Drain | Self::Stop => {}
         }
     }
@@ -216,6 +232,7 @@ impl Event<'_> {
             Self::PinLatch { .. } => "pin-latch",
             Self::PinCleared { .. } => "pin-cleared",
             Self::BudgetReset { .. } => "budget-reset",
+            Self::ProviderDrain { .. } => "provider-drain",
             Self::Drain => "drain",
             Self::Stop => "stop",
         }

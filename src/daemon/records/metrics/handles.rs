@@ -56,6 +56,7 @@ pub struct KeyMetrics {
     operations: [OnceLock<Box<OperationMetrics>>; Operation::ALL.len()],
     pub(in crate::daemon) failed_unwraps: AtomicU64,
     pub(in crate::daemon) retries: AtomicU64,
+    pub(in crate::daemon) failovers: AtomicU64,
     pub(in crate::daemon) unwraps_alarms: AtomicU64,
     pub(in crate::daemon) repeated_failures: AtomicU64,
     pub(in crate::daemon) unanswered_unwraps: AtomicU64,
@@ -76,6 +77,7 @@ impl KeyMetrics {
             operations: Default::default(),
             failed_unwraps: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            failovers: AtomicU64::new(0),
             unwraps_alarms: AtomicU64::new(0),
             repeated_failures: AtomicU64::new(0),
             unanswered_unwraps: AtomicU64::new(0),
@@ -99,6 +101,11 @@ impl KeyMetrics {
     /// Counts the one silent retry of a call.
     pub fn retried(&self) {
         add(&self.retries, 1);
+    }
+
+    /// Counts a call that another replica answered than the first that was asked.
+    pub fn failed_over(&self) {
+        add(&self.failovers, 1);
     }
 
     /// Counts a caller that unwraps more than is usual for it.

@@ -10,8 +10,9 @@ use tonic::Code;
 use super::abandoned::{Left, Progress};
 use super::{Batch, Guard};
 use crate::daemon::config::Operation;
+use crate::daemon::keys::health::Fault;
 use crate::daemon::keys::keyring::{Key, Version};
-use crate::daemon::keys::replica::{Fault, Replica};
+use crate::daemon::keys::replica::Replica;
 use crate::daemon::records::audit::{Alarm, AuditError, Event, Record, RewrapTarget};
 use crate::daemon::request::call::CallContext;
 use crate::daemon::request::policy::Granted;
@@ -222,6 +223,13 @@ impl<'a> OperationRecord<'a> {
     pub(super) fn retried(&self) {
         if let Some(key) = self.key {
             key.metrics.retried();
+        }
+    }
+
+    /// Another replica answered than the first that was asked.
+    pub(super) fn failed_over(&self) {
+        if let Some(key) = self.key {
+            key.metrics.failed_over();
         }
     }
 

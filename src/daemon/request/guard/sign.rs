@@ -1,6 +1,7 @@
-//! Signing: one version, one replica, at most one silent retry, on the terms of an unwrap's.
+//! Signing: one version, the next replica or at most one silent retry, on the terms of an unwrap's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use claviger_provider_api::{Digest, ErrorKind, SignAlgorithm, Signature};
@@ -9,7 +10,10 @@ use super::abandoned::Progress;
 use super::unwrap::call_of_key;
 use super::{Guard, OperationRecord};
 use crate::daemon::config::Operation;
+use crate::daemon::keys::choice::{Need, Turns};
+use crate::daemon::keys::failover::{self, Ended, Work};
 use crate::daemon::keys::keyring::Version;
+use crate::daemon::keys::replica::Replica;
 use crate::daemon::request::call::CallContext;
 use crate::daemon::status::Failure;
 
@@ -75,46 +79,78 @@ async fn try_sign(
     digest: &Digest,
     algorithm: SignAlgorithm,
 ) -> Result<Signature, Failure> {
-    let replica = version.replica().map_err(|fault| record.unavailable(version, &fault))?;
-    let key = replica.key().ok_or_else(Failure::unavailable)?;
-    record.asks(version, algorithm.name(), replica);
-    let mut retried = false;
-    loop {
-        let repairs = key.repairs();
-        let call = call_of_key(&**key, record.context().call()).map_err(Failure::of)?;
+    let mut turns = Turns::new(version, Need::default());
+    let deadline = record.context().deadline;
+    let mut attempts = Signing { record, version, digest, algorithm };
+    let lost = match failover::ask(&mut turns, deadline, &mut attempts).await {
+        Ok(signature) => {
+            if turns.count() > 1 {
+                record.failed_over();
+            }
+            return Ok(signature);
+        }
+        Err(Ended::Late) => return Err(Failure::DeadlineExceeded),
+        Err(Ended::Missed(asked)) => vec![asked],
+        Err(Ended::Lost(lost)) => lost,
+    };
+    let Some(asked) = lost.last() else { return Err(record.unavailable(version, &version.fault())) };
+    if !lost.iter().any(|asked| asked.kind.may_retry_after_repair()) {
+        return Err(Failure::of_backend(asked.kind));
+    }
+    let back = failover::first_back(&lost).await.map_err(|fault| record.unavailable(version, &fault))?;
+    // As of an unwrap: a request that was lost may go again once the backend answers; any other only
+    // if something was repaired since.
+    if back.kind != ErrorKind::Unavailable && back.replica.repairs() == back.repairs {
+        return Err(Failure::of_backend(back.kind));
+    }
+    let mut attempts = Signing { record, version, digest, algorithm };
+    let signature = attempts.on(back.replica, None).await.map_err(Failure::of_backend)?;
+    record.retried();
+    Ok(signature)
+}
+
+/// One digest at the replicas of one version.
+struct Signing<'w, 'r> {
+    record: &'w mut OperationRecord<'r>,
+    version: &'w Version,
+    digest: &'w Digest,
+    algorithm: SignAlgorithm,
+}
+
+impl Work for Signing<'_, '_> {
+    type Output = Signature;
+
+    async fn on(
+        &mut self,
+        replica: &Arc<Replica>,
+        patience: Option<Duration>,
+    ) -> Result<Signature, ErrorKind> {
+        let Self { record, version, digest, algorithm } = self;
+        let Some(key) = replica.key() else { return Err(ErrorKind::Unavailable) };
+        let call = call_of_key(&**key, record.context().call())?;
         let backend_call = replica.backend_calls.start();
-        let signed = key.sign(digest, algorithm, call).await;
+        if replica.is_drained() {
+            return Err(ErrorKind::Unavailable);
+        }
+        record.asks(version, algorithm.name(), replica);
+        let outcome = key.sign(digest, *algorithm, call);
+        let outcome = failover::unless_silent(replica, patience, outcome).await;
         drop(backend_call);
-        let error = match signed {
+        match outcome {
             Ok(signature) => {
                 replica.proven();
                 record.answered(signature.backend_request_id.clone());
-                if retried {
-                    record.retried();
-                }
-                return Ok(signature);
+                Ok(signature)
             }
-            Err(error) => error,
-        };
-        record.backend_failed(&error);
-        let kind = error.kind();
-        if !kind.may_retry_after_repair() {
-            // In a task of its own: the key's health should not wait for the next canary.
-            let failing = matches!(kind, ErrorKind::OperatorNeeded | ErrorKind::Internal);
-            if failing && replica.is_serving() {
-                replica.check_in_background();
+            Err(error) => {
+                record.backend_failed(&error);
+                Err(error.kind())
             }
-            return Err(Failure::of_backend(kind));
         }
-        if retried {
-            return Err(Failure::of_backend(kind));
-        }
-        replica.check().await.map_err(|fault| record.unavailable(version, &fault))?;
-        // As of an unwrap: a request that was lost may go again once the backend answers; any other
-        // only if something was repaired since.
-        if kind != ErrorKind::Unavailable && key.repairs() == repairs {
-            return Err(Failure::of_backend(kind));
-        }
-        retried = true;
+    }
+
+    /// Any digest can be signed.
+    fn may_be_at_fault(&self) -> bool {
+        false
     }
 }

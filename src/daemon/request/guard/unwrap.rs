@@ -1,7 +1,8 @@
-//! Unwrapping: candidates, newest first; whose fault a failure was; at most one silent retry.
+//! Unwrapping: candidates, newest first; whose fault a failure was; the next replica, or at most one
+//! silent retry.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use claviger_provider_api::public_key::sha256;
@@ -12,6 +13,9 @@ use claviger_provider_api::{
 use super::abandoned::Progress;
 use super::{Batch, Guard, OperationRecord, check_label, in_time};
 use crate::daemon::config::Operation;
+use crate::daemon::keys::choice::{Need, Turns};
+use crate::daemon::keys::failover::{self, Asked, Ended, Work};
+use crate::daemon::keys::health::Fault;
 use crate::daemon::keys::keyring::Candidate;
 use crate::daemon::keys::replica::Replica;
 use crate::daemon::records::audit::Alarm;
@@ -37,13 +41,11 @@ pub struct UnwrapCall {
     pub batch: Option<(Arc<Batch>, u32)>,
 }
 
-/// A candidate that did not unwrap the value.
+/// A candidate that did not unwrap the value, for one reason or another.
 struct Miss<'a> {
     candidate: Candidate<'a>,
-    replica: &'a Arc<Replica>,
-    kind: ErrorKind,
-    /// The key's count of repairs before the attempt.
-    repairs: u64,
+    turns: Turns<'a>,
+    ended: Ended<'a>,
 }
 
 impl Guard {
@@ -197,38 +199,31 @@ async fn over_candidates<'a>(
     let mut tried = 0;
     for candidate in candidates {
         tried += 1;
-        let replica = match candidate.version.replica() {
-            Ok(replica) => replica,
-            Err(fault) => {
-                unreachable = Some(record.unavailable(candidate.version, &fault));
-                continue;
-            }
-        };
-        let repairs = replica.key().map_or(0, |key| key.repairs());
-        match attempt(record, call, candidate, replica, budget).await {
+        let has_label = !call.label.is_empty();
+        let need = Need { algorithm: Some(candidate.algorithm), has_label };
+        let mut turns = Turns::new(candidate.version, need);
+        let ended = match over_replicas(record, call, candidate, &mut turns, budget).await {
             Ok(material) => return Ok((material, candidate.version.number)),
-            Err(kind @ (ErrorKind::UnwrapFailed | ErrorKind::Unavailable)) => {
-                if kind == ErrorKind::UnwrapFailed {
-                    budget.missed();
-                }
-                misses.push(Miss { candidate, replica, kind, repairs });
+            Err(ended) => ended,
+        };
+        match &ended {
+            Ended::Missed(_) => misses.push(Miss { candidate, turns, ended }),
+            Ended::Late => return Err(Failure::DeadlineExceeded),
+            Ended::Lost(lost) if lost.is_empty() => {
+                unreachable = Some(record.unavailable(candidate.version, &candidate.version.fault()));
             }
-            Err(kind @ (ErrorKind::OperatorNeeded | ErrorKind::Internal)) => {
-                // In a task of its own: the key's health should not wait for the next canary.
-                if replica.is_serving() {
-                    replica.check_in_background();
-                }
-                unreachable = Some(Failure::of(kind));
-            }
-            Err(kind @ (ErrorKind::Throttled { .. } | ErrorKind::DeadlineExceeded)) => {
-                return Err(Failure::of(kind));
-            }
+            Ended::Lost(lost) => match what_keeps(lost) {
+                ErrorKind::Unavailable => misses.push(Miss { candidate, turns, ended }),
+                kind @ ErrorKind::Throttled { .. } => return Err(Failure::of(kind)),
+                kind => unreachable = Some(Failure::of_backend(kind)),
+            },
         }
     }
     let mut may_retry = true;
     for miss in misses {
-        match attribute(record, call, &miss, &mut may_retry, budget).await {
-            Ok(material) => return Ok((material, miss.candidate.version.number)),
+        let version = miss.candidate.version.number;
+        match attribute(record, call, miss, budget, &mut may_retry).await {
+            Ok(material) => return Ok((material, version)),
             Err(Failure::UnwrapFailed) => {}
             Err(failure) => unreachable = Some(failure),
         }
@@ -242,44 +237,121 @@ async fn over_candidates<'a>(
     }
 }
 
-/// Finds out whose fault a miss was. A check that started after it tells, where the key says that
-/// one is needed; if something was repaired since the attempt, the value gets its one silent retry.
+/// Of several replicas that gave nothing for their own sakes: what may pass soonest.
+fn what_keeps(lost: &[Asked<'_>]) -> ErrorKind {
+    let said = |wanted: fn(ErrorKind) -> bool| {
+        lost.iter().map(|asked| asked.kind).find(|kind| wanted(*kind))
+    };
+    said(|kind| kind == ErrorKind::Unavailable)
+        .or_else(|| said(|kind| matches!(kind, ErrorKind::Throttled { .. })))
+        .unwrap_or(lost[0].kind)
+}
+
+/// Asks the replicas of a version that were not asked yet, as long as they fail for their own sakes.
+async fn over_replicas<'a>(
+    record: &mut OperationRecord<'_>,
+    call: &UnwrapCall,
+    candidate: Candidate<'a>,
+    turns: &mut Turns<'a>,
+    budget: &mut StartedUnwrap<'_>,
+) -> Result<KeyMaterial, Ended<'a>> {
+    let deadline = record.context().deadline;
+    let mut attempts = Attempts { record, call, candidate, budget };
+    let outcome = failover::ask(turns, deadline, &mut attempts).await;
+    if outcome.is_ok() && turns.count() > 1 {
+        record.failed_over();
+    }
+    outcome
+}
+
+/// Finds out whose fault a miss was, and goes on where it was not the value's: with a replica that was
+/// not asked yet, else with the one silent retry of the call, after a repair.
 async fn attribute(
     record: &mut OperationRecord<'_>,
     call: &UnwrapCall,
-    miss: &Miss<'_>,
-    may_retry: &mut bool,
+    miss: Miss<'_>,
     budget: &mut StartedUnwrap<'_>,
+    may_retry: &mut bool,
 ) -> Result<KeyMaterial, Failure> {
-    let Some(key) = miss.replica.key() else { return Err(Failure::unavailable()) };
-    let lost = miss.kind == ErrorKind::Unavailable;
-    if !lost && !key.failure_needs_check() {
-        return Err(Failure::UnwrapFailed);
-    }
-    if let Err(fault) = miss.replica.check().await {
-        return Err(record.unavailable(miss.candidate.version, &fault));
-    }
-    let repaired = key.repairs() != miss.repairs;
-    if !lost && !repaired {
-        return Err(Failure::UnwrapFailed);
-    }
-    if !*may_retry || !miss.kind.may_retry_after_repair() {
-        return Err(Failure::unavailable());
-    }
-    *may_retry = false;
-    let repairs = key.repairs();
-    match attempt(record, call, miss.candidate, miss.replica, budget).await {
-        Ok(material) => {
-            record.retried();
-            Ok(material)
+    let Miss { candidate, mut turns, mut ended } = miss;
+    loop {
+        let (failure, repaired) = match ended {
+            Ended::Late => return Err(Failure::DeadlineExceeded),
+            Ended::Missed(asked) => match is_the_values_fault(record, &asked, &turns).await {
+                Ok(true) => return Err(Failure::UnwrapFailed),
+                Ok(false) => (Failure::unavailable(), Some(asked)),
+                Err(fault) => (record.unavailable(candidate.version, &fault), None),
+            },
+            Ended::Lost(lost) if lost.is_empty() => (Failure::unavailable(), None),
+            Ended::Lost(lost) => match what_keeps(&lost) {
+                ErrorKind::Unavailable if *may_retry && !turns.has_next() => {
+                    match failover::first_back(&lost).await {
+                        Ok(asked) => (Failure::unavailable(), Some(*asked)),
+                        Err(fault) => (record.unavailable(candidate.version, &fault), None),
+                    }
+                }
+                kind => (Failure::of_backend(kind), None),
+            },
+        };
+        if turns.has_next() {
+            ended = match over_replicas(record, call, candidate, &mut turns, budget).await {
+                Ok(material) => return Ok(material),
+                Err(ended) => ended,
+            };
+            continue;
         }
-        // Only a failure that nothing under it can explain is the value's.
-        Err(ErrorKind::UnwrapFailed)
-            if miss.replica.check().await.is_ok() && key.repairs() == repairs =>
-        {
-            Err(Failure::UnwrapFailed)
-        }
-        Err(kind) => Err(Failure::of_backend(kind)),
+        let Some(asked) = repaired.filter(|_| *may_retry) else { return Err(failure) };
+        *may_retry = false;
+        let repairs = asked.replica.repairs();
+        ended = match attempt(record, call, candidate, asked.replica, budget, None).await {
+            Ok(material) => {
+                record.retried();
+                return Ok(material);
+            }
+            Err(ErrorKind::DeadlineExceeded) => Ended::Late,
+            Err(kind @ ErrorKind::UnwrapFailed) => Ended::Missed(Asked { kind, repairs, ..asked }),
+            Err(kind) => Ended::Lost(vec![Asked { kind, repairs, ..asked }]),
+        };
+    }
+}
+
+/// A check that started after the miss tells, where the key says that one is needed. False: something
+/// was repaired since the attempt, so that nothing is known of the value.
+async fn is_the_values_fault(
+    record: &OperationRecord<'_>,
+    asked: &Asked<'_>,
+    turns: &Turns<'_>,
+) -> Result<bool, Fault> {
+    if !asked.replica.key().is_some_and(|key| key.failure_needs_check()) {
+        return Ok(true);
+    }
+    let patience = failover::patience(turns, record.context().deadline);
+    failover::check(asked.replica, patience).await?;
+    Ok(asked.replica.repairs() == asked.repairs)
+}
+
+/// One value at the replicas of one version.
+struct Attempts<'w, 'r, 'b> {
+    record: &'w mut OperationRecord<'r>,
+    call: &'w UnwrapCall,
+    candidate: Candidate<'w>,
+    budget: &'w mut StartedUnwrap<'b>,
+}
+
+impl Work for Attempts<'_, '_, '_> {
+    type Output = KeyMaterial;
+
+    async fn on(
+        &mut self,
+        replica: &Arc<Replica>,
+        patience: Option<Duration>,
+    ) -> Result<KeyMaterial, ErrorKind> {
+        let Self { record, call, candidate, budget } = self;
+        attempt(record, call, *candidate, replica, budget, patience).await
+    }
+
+    fn may_be_at_fault(&self) -> bool {
+        true
     }
 }
 
@@ -289,33 +361,46 @@ async fn attempt(
     candidate: Candidate<'_>,
     replica: &Arc<Replica>,
     budget: &mut StartedUnwrap<'_>,
+    patience: Option<Duration>,
 ) -> Result<KeyMaterial, ErrorKind> {
     let Some(key) = replica.key() else { return Err(ErrorKind::Unavailable) };
     let key_call = call_of_key(&**key, record.context().call())?;
     let Candidate { version, algorithm } = candidate;
-    let was_another_asked = record.asks(version, algorithm.name(), replica);
     let backend_call = replica.backend_calls.start();
-    let outcome = match &call.batch {
-        // An item whose caller has left is no longer driven with the others.
-        Some((batch, _)) if key.batch_limit() > 1 && !record.is_abandoned() => {
-            batch.unwrap_key(key, algorithm, call, key_call).await
-        }
-        _ => {
-            let parameters = Parameters { algorithm, label: &call.label };
-            key.unwrap_key(&call.wrapped, &parameters, key_call).await
+    if replica.is_drained() {
+        return Err(ErrorKind::Unavailable);
+    }
+    let was_another_asked = record.asks(version, algorithm.name(), replica);
+    let unwrapped = async {
+        match &call.batch {
+            // An item whose caller has left is no longer driven with the others.
+            Some((batch, _)) if key.batch_limit() > 1 && !record.is_abandoned() => {
+                batch.unwrap_key(key, algorithm, call, key_call).await
+            }
+            _ => {
+                let parameters = Parameters { algorithm, label: &call.label };
+                key.unwrap_key(&call.wrapped, &parameters, key_call).await
+            }
         }
     };
+    let outcome = failover::unless_silent(replica, patience, unwrapped).await;
     drop(backend_call);
     match outcome {
         Ok(Unwrapped { material, backend_request_id }) => {
             // Under RSA1_5 some tokens answer any value with random bytes: that proves nothing.
-            if algorithm != Algorithm::Rsa15 {
+            if algorithm == Algorithm::Rsa15 {
+                replica.answered();
+            } else {
                 replica.proven();
             }
             record.answered(backend_request_id);
             Ok(material)
         }
         Err(error) => {
+            if error.kind() == ErrorKind::UnwrapFailed {
+                replica.answered();
+                budget.missed();
+            }
             record.backend_failed(&error);
             let is_late = error.kind() == ErrorKind::DeadlineExceeded;
             if error.cause() == Some(Cause::NoAnswer)

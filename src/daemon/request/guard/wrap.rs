@@ -66,8 +66,7 @@ impl Guard {
     }
 }
 
-/// The version that wraps, with the algorithm: only with what every replica of it has proven to
-/// unwrap.
+/// The version that wraps, with the algorithm: only with what a replica of it has proven to unwrap.
 pub(super) fn to_wrap<'a>(
     record: &mut OperationRecord<'_>,
     key: &'a Key,
@@ -75,7 +74,7 @@ pub(super) fn to_wrap<'a>(
     label: &[u8],
 ) -> Result<Candidate<'a>, Failure> {
     let candidate = key.for_wrap(algorithm)?;
-    candidate.has_proven().map_err(|fault| record.unavailable(candidate.version, &fault))?;
+    candidate.has_proven(label).map_err(|fault| record.unavailable(candidate.version, &fault))?;
     candidate.takes_label(label)?;
     Ok(candidate)
 }
