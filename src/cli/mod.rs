@@ -11,6 +11,7 @@ pub mod daemon_user;
 pub mod demo;
 pub mod deny;
 pub mod doctor;
+pub mod drain;
 pub mod failure;
 pub mod input_output;
 pub mod keys;
@@ -20,6 +21,7 @@ pub mod man;
 pub mod pin;
 pub mod pki;
 pub mod reload;
+pub mod replicas;
 pub mod rewrap;
 pub mod rewrap_files;
 pub mod serve;
@@ -117,6 +119,12 @@ pub enum Command {
     /// Show or reset a caller's failed unwraps
     #[command(subcommand)]
     Budget(budget::Command),
+    /// Show how every replica of every key is, as the running daemon sees it
+    Replicas(replicas::Args),
+    /// Take a provider out of service for maintenance, while its keys are served by others
+    Drain(drain::DrainArgs),
+    /// Take a provider into service again, once it has proven every algorithm
+    Undrain(drain::UndrainArgs),
     /// Run a development CA: certificates for mutual TLS
     #[command(subcommand)]
     Pki(pki::Command),
@@ -181,6 +189,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         #[cfg(feature = "pkcs11")]
         Command::Pin(command) => pin::run(&command, json),
         Command::Budget(command) => budget::run(&command, json),
+        Command::Replicas(args) => replicas::run(&args, json),
+        Command::Drain(args) => drain::drain(&args, json),
+        Command::Undrain(args) => drain::undrain(&args, json),
         Command::Pki(command) => pki::run(&command, json),
         Command::Audit(command) => return audit::run(&command, json),
         Command::Bench(args) => bench::run(&args, json),

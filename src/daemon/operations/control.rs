@@ -55,6 +55,24 @@ pub enum Command {
         /// The key's name in the configuration.
         key: String,
     },
+    /// Takes a provider out of service: answered with [`Drained`] once no call is in flight to it, or
+    /// `wait_s` seconds have passed.
+    Drain {
+        /// The provider's name in the configuration.
+        provider: String,
+        /// How long calls in flight are waited for, in seconds.
+        wait_s: u64,
+        /// Even where a version is left without a replica that serves.
+        force: bool,
+    },
+    /// Takes it into service again, once its replicas have proven every algorithm: answered with the
+    /// [`ReplicaStatus`] of each of them.
+    Undrain {
+        /// The provider's name in the configuration.
+        provider: String,
+    },
+    /// How every replica is: answered with a list of [`ReplicaStatus`].
+    Replicas,
     /// Records that the failed logins of tokens were forgotten: answered with null.
     PinCleared {
         /// Their serial numbers.
@@ -67,6 +85,40 @@ pub enum Command {
 pub struct Reloaded {
     /// What changed in the configuration, a phrase each, such as `key user-keys changed`.
     pub changed: Vec<String>,
+}
+
+/// A provider that is out of service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// Whether it was out before.
+    pub was_drained: bool,
+    /// Its replicas.
+    pub replicas: usize,
+    /// Operations that have not ended yet; they end with the old sessions.
+    pub unanswered: u64,
+    /// Versions, such as `user-keys version 1`, that no replica serves now.
+    pub unserved: Vec<String>,
+}
+
+/// How a replica is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// The key's name in the configuration.
+    pub key: String,
+    /// The version's number.
+    pub version: u32,
+    /// The provider's name in the configuration.
+    pub provider: String,
+    /// Where it lives, in the backend's own form.
+    pub locator: String,
+    /// `opening`, `serves`, `fails`, `diverges` or `drained`.
+    pub state: String,
+    /// Why it does not serve.
+    pub error: Option<String>,
+    /// Operations of callers that it has not answered.
+    pub unanswered: u64,
+    /// How many seconds ago its private key last did its work; none where it is not open.
+    pub proven_ago_s: Option<u64>,
 }
 
 /// What a caller has spent of `failed_unwraps` on a key.

@@ -2,13 +2,20 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
 
 use crate::daemon::operations::control::{self, Answer, BudgetSpent, Command, Obey, Reloaded};
 use crate::daemon::records::audit::Event;
 use crate::daemon::request::budget::{Budget, Spent};
 use crate::daemon::request::health::Phase;
 use crate::daemon::serve::daemon::Daemon;
+use crate::daemon::serve::maintenance::replicas;
 use crate::daemon::transport::listener::{BoundUnix, bind_private};
+
+/// The longest that a command may wait for calls in flight, in seconds.
+const LONGEST_WAIT: u64 = 600;
 
 impl Daemon {
     /// The control socket in the state directory. Without it the daemon serves all the same, and says
@@ -18,7 +25,7 @@ impl Daemon {
         let path = control::path_in(config.server.state_dir.as_deref()?);
         let bound = bind_private(&path);
         if let Err(error) = &bound {
-            tracing::warn!(%error, "no control socket: `claviger budget` and `claviger reload` will not reach this daemon");
+            tracing::warn!(%error, "no control socket: `claviger budget`, `reload`, `drain` and `replicas` will not reach this daemon");
         }
         bound.ok()
     }
@@ -56,6 +63,12 @@ impl Daemon {
                 Ok(budget) => self.reset_budget(budget, &caller, &key, uid).await,
                 Err(reason) => Answer::Error(reason),
             },
+            Command::Drain { provider, wait_s, force } => {
+                let wait = Duration::from_secs(wait_s.min(LONGEST_WAIT));
+                answer(self.drain(&provider, wait, force, uid).await)
+            }
+            Command::Undrain { provider } => answer(self.undrain(&provider, uid).await),
+            Command::Replicas => Answer::of(&replicas(&self.active.load(), |_| true)),
             Command::PinCleared { tokens } => {
                 for token in &tokens {
                     drop(self.audit.event(&Event::PinCleared { token, uid }));
@@ -98,6 +111,10 @@ impl Daemon {
             }
         })
     }
+}
+
+fn answer<T: Serialize>(outcome: Result<T, String>) -> Answer {
+    outcome.map_or_else(Answer::Error, |result| Answer::of(&result))
 }
 
 fn spent(Spent { limit, failed, unanswered, next_in }: Spent) -> BudgetSpent {

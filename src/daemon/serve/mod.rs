@@ -7,6 +7,7 @@ mod commands;
 mod daemon;
 mod error;
 mod host;
+mod maintenance;
 mod ports;
 pub mod preflight;
 mod ready;
