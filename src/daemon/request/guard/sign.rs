@@ -93,11 +93,14 @@ async fn try_sign(
         Err(Ended::Missed(asked)) => vec![asked],
         Err(Ended::Lost(lost)) => lost,
     };
-    let Some(asked) = lost.last() else { return Err(record.unavailable(version, &version.fault())) };
+    let Some(asked) = lost.last() else {
+        return Err(record.unavailable(version, &version.fault()));
+    };
     if !lost.iter().any(|asked| asked.kind.may_retry_after_repair()) {
         return Err(Failure::of_backend(asked.kind));
     }
-    let back = failover::first_back(&lost).await.map_err(|fault| record.unavailable(version, &fault))?;
+    let back =
+        failover::first_back(&lost).await.map_err(|fault| record.unavailable(version, &fault))?;
     // As of an unwrap: a request that was lost may go again once the backend answers; any other only
     // if something was repaired since.
     if back.kind != ErrorKind::Unavailable && back.replica.repairs() == back.repairs {

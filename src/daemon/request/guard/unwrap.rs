@@ -210,7 +210,8 @@ async fn over_candidates<'a>(
             Ended::Missed(_) => misses.push(Miss { candidate, turns, ended }),
             Ended::Late => return Err(Failure::DeadlineExceeded),
             Ended::Lost(lost) if lost.is_empty() => {
-                unreachable = Some(record.unavailable(candidate.version, &candidate.version.fault()));
+                unreachable =
+                    Some(record.unavailable(candidate.version, &candidate.version.fault()));
             }
             Ended::Lost(lost) => match what_keeps(lost) {
                 ErrorKind::Unavailable => misses.push(Miss { candidate, turns, ended }),
