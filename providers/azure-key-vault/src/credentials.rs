@@ -14,9 +14,9 @@ use azure_identity::{
 };
 use claviger_provider_api::{Cause, Error, ErrorKind, SecretSource};
 
-use crate::client::Limited;
 use crate::config::{Auth, Config};
 use crate::error::LoginFailure;
+use crate::limit::Limited;
 
 /// Asks for tokens; keeps neither them nor a secret.
 pub(crate) struct Credentials {

@@ -10,7 +10,7 @@ use claviger_provider_api::foreign::{capped, causes, chain_line, printable};
 use claviger_provider_api::{Cause, Error, ErrorKind, tls};
 use serde::Deserialize;
 
-use crate::client::NoAnswer;
+use crate::limit::NoAnswer;
 
 /// What was asked of the vault: the same status means different things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

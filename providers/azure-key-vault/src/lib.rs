@@ -5,6 +5,7 @@
 //!
 //! - `config`, `locator`: what an operator writes
 //! - `client`: one client for all keys of a provider
+//! - `limit`: answers of limited length
 //! - `login`, `credentials`: its token, and what it signs in with
 //! - `versions`: which version of a key is meant, and whether it is fit for use
 //! - `key`: an opened key
@@ -15,6 +16,7 @@ mod config;
 mod credentials;
 mod error;
 mod key;
+mod limit;
 mod locator;
 mod login;
 mod versions;

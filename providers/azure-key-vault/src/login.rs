@@ -14,10 +14,10 @@ use claviger_provider_api::{Cause, ErrorKind};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use crate::client::Limited;
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::error::LoginFailure;
+use crate::limit::Limited;
 
 /// A refused token that is younger than this is not replaced: the next one would be refused as well,
 /// and the authority is not to be asked on every call.
