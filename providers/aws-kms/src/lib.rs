@@ -5,8 +5,9 @@
 //! - `client`, `credentials`: one client for all keys of a provider, and what it signs in with
 //! - `limit`: answers of limited length
 //! - `key`: an opened key
-//! - `error`, `refusal`: from the SDK's errors to the one error of every provider
+//! - `answer`, `refusal`, `error`: from the SDK's errors to the one error of every provider
 
+mod answer;
 mod client;
 mod config;
 mod credentials;

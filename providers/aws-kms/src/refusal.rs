@@ -11,8 +11,8 @@ use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIden
 use claviger_provider_api::foreign::causes;
 use claviger_provider_api::{Cause, ErrorKind};
 
+use crate::answer::{Answer, Verdict};
 use crate::credentials::NotInFile;
-use crate::error::{Answer, Verdict};
 
 /// Variables that name a file with a token.
 const TOKEN_FILES: [&str; 2] =
