@@ -8,13 +8,12 @@ use std::time::Instant;
 
 use claviger_provider_api::foreign::printable;
 use claviger_provider_api::{Error, KeyMaterial, Unwrapped};
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Session;
 use crate::client::{Answer, Request};
 use crate::error::{Failure, Operation, meaning_of_item};
-use crate::key::{UnwrapRequest, decoded};
+use crate::value::{UnwrapRequest, decoded};
 
 /// How many values go into one request, as many as the daemon takes in one. The servers' own limit is
 /// the size of a request, 32 MiB.
@@ -60,21 +59,6 @@ pub(crate) async fn send(
     }
 }
 
-/// Whether a body, whatever its status, has a result for each value.
-pub(crate) fn holds_results(body: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Body {
-        #[serde(rename = "data")]
-        _data: Data,
-    }
-    #[derive(Deserialize)]
-    struct Data {
-        #[serde(rename = "batch_results")]
-        _results: Vec<IgnoredAny>,
-    }
-    serde_json::from_slice::<Body>(body).is_ok()
-}
-
 fn results(answer: &Answer, count: usize) -> Vec<Result<Unwrapped, Error>> {
     let read = || {
         let BatchAnswer { request_id, data } = answer.json()?;
@@ -118,7 +102,6 @@ mod tests {
 
     #[test]
     fn good_values_are_kept_beside_a_bad_one() {
-        assert!(holds_results(MIXED.as_bytes()));
         let answer = Answer::of(MIXED);
         let mut results = results(&answer, 3).into_iter();
         let mut next = || results.next().unwrap();
@@ -139,14 +122,6 @@ mod tests {
             for result in results {
                 assert_eq!(result.unwrap_err().kind(), ErrorKind::Unavailable);
             }
-        }
-    }
-
-    #[test]
-    fn what_is_no_batch_is_told_from_one() {
-        for body in ["", "{}", r#"{"errors":["Vault is sealed"]}"#, r#"{"data":{"plaintext":"x"}}"#]
-        {
-            assert!(!holds_results(body.as_bytes()), "{body}");
         }
     }
 }

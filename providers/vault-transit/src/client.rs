@@ -8,10 +8,10 @@ use claviger_provider_api::http::{ClientOptions, not_json};
 use claviger_provider_api::{self as api, Cause, Error, ErrorKind, tls};
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, StatusCode};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::batch;
 use crate::config::{Auth, Certificate, Config};
 use crate::error::{Failure, Operation, Refusal};
 
@@ -122,7 +122,7 @@ impl Client {
             api::http::send(builder, MAX_ANSWER, self.timeout, deadline).await?;
         let of_batch = request.operation == Operation::UnwrapBatch;
         if matches!(status, StatusCode::OK | StatusCode::NO_CONTENT)
-            || (of_batch && batch::holds_results(&body))
+            || (of_batch && holds_results(&body))
         {
             return Ok(Answer(body));
         }
@@ -135,6 +135,21 @@ impl Client {
             request_id: said.request_id,
         }))
     }
+}
+
+/// Whether the answer to a batch, whatever its status, has a result for each value.
+fn holds_results(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Body {
+        #[serde(rename = "data")]
+        _data: Data,
+    }
+    #[derive(Deserialize)]
+    struct Data {
+        #[serde(rename = "batch_results")]
+        _results: Vec<IgnoredAny>,
+    }
+    serde_json::from_slice::<Body>(body).is_ok()
 }
 
 /// The body of an answer that is no success.
@@ -159,4 +174,20 @@ fn client_certificate(certificate: &Certificate) -> Result<tls::Identity, Error>
         Error::needs_operator(Cause::SecretFile, format!("`private_key`: {error}"))
     })?;
     Ok((chain, key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::holds_results;
+
+    #[test]
+    fn what_is_no_batch_is_told_from_one() {
+        assert!(holds_results(
+            br#"{"data":{"batch_results":[{"plaintext":"AQI="},{"error":"x"}]}}"#
+        ));
+        for body in ["", "{}", r#"{"errors":["Vault is sealed"]}"#, r#"{"data":{"plaintext":"x"}}"#]
+        {
+            assert!(!holds_results(body.as_bytes()), "{body}");
+        }
+    }
 }

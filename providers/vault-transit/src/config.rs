@@ -7,8 +7,7 @@ use claviger_provider_api::options::{self, PlainHttp};
 use claviger_provider_api::{Error, Options, Provider, ProviderType, SecretSource, Timeout};
 use serde::Deserialize;
 
-use crate::kv;
-use crate::locator::{Locator, is_path};
+use crate::locator::{Locator, check_secret, is_path};
 
 /// `[providers.NAME]` with `type = "vault-transit"`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -99,7 +98,7 @@ pub const PROVIDER_TYPE: ProviderType = ProviderType {
     ],
     is_billed: false,
     quota: "none but the rate limit quotas that its operator set (`sys/quotas`)",
-    check_secret: Some(kv::check),
+    check_secret: Some(check_secret),
 };
 
 impl Options for Config {

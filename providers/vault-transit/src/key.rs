@@ -8,32 +8,24 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use claviger_provider_api::checks::{daemon_call, in_own_time};
 use claviger_provider_api::{
-    Algorithm, BackendKey, BatchItem, Call, Cause, Digest, Error, Hash, KeyMaterial, OpenKey,
-    OpenedKey, Parameters, PublicKey, SignAlgorithm, Signature, Unwrapped,
+    Algorithm, BackendKey, BatchItem, Call, Cause, Digest, Error, Hash, OpenKey, OpenedKey,
+    Parameters, PublicKey, SignAlgorithm, Signature, Unwrapped,
 };
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use crate::auth::Session;
 use crate::batch;
 use crate::client::Request;
 use crate::description;
-use crate::error::{Failure, Operation};
+use crate::error::Operation;
 use crate::locator::Locator;
+use crate::value::{UnwrapRequest, decoded};
 
 /// One version of a Transit key.
 pub(crate) struct TransitKey {
     session: Arc<Session>,
     locator: Locator,
     exportable: bool,
-}
-
-/// One value for the server.
-#[derive(Serialize)]
-pub(crate) struct UnwrapRequest {
-    ciphertext: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    padding_scheme: Option<&'static str>,
 }
 
 #[derive(Deserialize)]
@@ -202,16 +194,6 @@ async fn described(
     let unreadable =
         |error| in_own_time(error).in_context(format_args!("{locator} cannot be read"));
     description::read(&answer.map_err(unreadable)?, locator)
-}
-
-/// Decodes into a buffer that zeroes itself.
-pub(crate) fn decoded(plaintext: &str) -> Result<KeyMaterial, Failure> {
-    let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(plaintext.len())]);
-    let len = STANDARD
-        .decode_slice(plaintext, &mut bytes)
-        .map_err(|_| Failure::Malformed("a plaintext that is no base64".into()))?;
-    bytes.truncate(len);
-    Ok(KeyMaterial::new(bytes))
 }
 
 fn hash_name(hash: Hash) -> &'static str {

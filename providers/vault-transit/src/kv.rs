@@ -14,24 +14,9 @@ use zeroize::Zeroizing;
 use crate::auth::Session;
 use crate::client::{Answer, Request};
 use crate::error::{Failure, Operation};
-use crate::locator::is_path;
 
 /// How long reading may wait for the server.
 const READ_LIMIT: Duration = Duration::from_secs(10);
-
-/// Checks the names of a secret's field.
-pub(crate) fn check(path: &str, field: &str) -> Result<(), String> {
-    let expected = "write mount/data/name, such as secret/data/claviger";
-    let segments: Vec<&str> = path.split('/').collect();
-    let inner = segments.get(1..segments.len() - 1).unwrap_or_default();
-    if !is_path(path) || !inner.contains(&"data") {
-        return Err(format!("{path:?} is no path of a secret in KV version 2; {expected}"));
-    }
-    if field.is_empty() {
-        return Err("the field's name is empty; write the name of the secret's field".into());
-    }
-    Ok(())
-}
 
 /// The secrets that a login may read.
 pub(crate) struct Kv {
@@ -196,27 +181,5 @@ mod tests {
         for other in ["1", "null", "[\"a\"]", "{}", r#""\ud83d""#] {
             assert!(unescaped(other).is_none(), "{other}");
         }
-    }
-
-    #[test]
-    fn only_a_path_of_kv_version_2_is_one() {
-        for good in ["secret/data/claviger", "team/kv/data/hsm/pin", "kv/data/data"] {
-            check(good, "pin").unwrap();
-        }
-        for bad in [
-            "",
-            "secret/claviger",
-            "data/claviger",
-            "secret/data",
-            "secret/data/",
-            "/secret/data/x",
-            "secret/data/../x",
-            "secret/data/x?version=1",
-            "v1/secret",
-        ] {
-            let error = check(bad, "pin").unwrap_err();
-            assert!(error.contains("write mount/data/name"), "{bad}: {error}");
-        }
-        assert!(check("secret/data/x", "").unwrap_err().contains("field"));
     }
 }

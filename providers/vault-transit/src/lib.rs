@@ -9,7 +9,7 @@
 //! - `client`: one HTTP client over our own TLS: no proxy, no redirects, no environment
 //! - `auth`: one login for all keys of a provider: renewal, and a new one where it was revoked
 //! - `description`: what the server says about a key
-//! - `key`: the contract; `batch`: several values in one request
+//! - `key`: the contract; `value`, `batch`: one value, and several in one request
 //! - `kv`: secrets of other providers
 //! - `error`: from what a server answered to our error
 
@@ -22,6 +22,7 @@ mod error;
 mod key;
 mod kv;
 mod locator;
+mod value;
 
 use std::sync::Arc;
 

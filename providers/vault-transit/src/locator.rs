@@ -1,4 +1,4 @@
-//! `mount/key:version`: which version of which key in which Transit engine.
+//! `mount/key:version`: which version of which key in which Transit engine; and the path of a secret.
 
 use std::fmt;
 use std::str::FromStr;
@@ -46,6 +46,20 @@ impl fmt::Display for Locator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}:{}", self.mount, self.key, self.version)
     }
+}
+
+/// Checks the names of a secret's field.
+pub(crate) fn check_secret(path: &str, field: &str) -> Result<(), String> {
+    let expected = "write mount/data/name, such as secret/data/claviger";
+    let segments: Vec<&str> = path.split('/').collect();
+    let inner = segments.get(1..segments.len() - 1).unwrap_or_default();
+    if !is_path(path) || !inner.contains(&"data") {
+        return Err(format!("{path:?} is no path of a secret in KV version 2; {expected}"));
+    }
+    if field.is_empty() {
+        return Err("the field's name is empty; write the name of the secret's field".into());
+    }
+    Ok(())
 }
 
 /// Whether `text` is one or more good segments, joined by slashes.
@@ -106,5 +120,27 @@ mod tests {
             let error = bad.parse::<Locator>().unwrap_err();
             assert!(error.contains("write mount/key:version"), "{bad:?}: {error}");
         }
+    }
+
+    #[test]
+    fn only_a_path_of_kv_version_2_is_one() {
+        for good in ["secret/data/claviger", "team/kv/data/hsm/pin", "kv/data/data"] {
+            check_secret(good, "pin").unwrap();
+        }
+        for bad in [
+            "",
+            "secret/claviger",
+            "data/claviger",
+            "secret/data",
+            "secret/data/",
+            "/secret/data/x",
+            "secret/data/../x",
+            "secret/data/x?version=1",
+            "v1/secret",
+        ] {
+            let error = check_secret(bad, "pin").unwrap_err();
+            assert!(error.contains("write mount/data/name"), "{bad}: {error}");
+        }
+        assert!(check_secret("secret/data/x", "").unwrap_err().contains("field"));
     }
 }
