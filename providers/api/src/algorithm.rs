@@ -87,6 +87,22 @@ impl Algorithm {
     }
 }
 
+/// How a value was wrapped.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameters<'a> {
+    /// The algorithm.
+    pub algorithm: Algorithm,
+    /// The OAEP label (RFC 8017 section 7.1); empty where there is none, and for RSA1_5.
+    pub label: &'a [u8],
+}
+
+impl Parameters<'_> {
+    /// An algorithm without a label.
+    pub fn of(algorithm: Algorithm) -> Self {
+        Self { algorithm, label: &[] }
+    }
+}
+
 /// An algorithm that signs and verifies a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum SignAlgorithm {

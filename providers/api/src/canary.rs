@@ -3,10 +3,10 @@
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::rand;
 
-use crate::algorithm::{Algorithm, SignAlgorithm};
+use crate::algorithm::{Algorithm, Parameters, SignAlgorithm};
 use crate::cause::Cause;
 use crate::error::{Error, ErrorKind};
-use crate::key::{OpenKey, Parameters};
+use crate::key::OpenKey;
 use crate::material::{Digest, KeyMaterial, Signature};
 use crate::public_key::PublicKey;
 

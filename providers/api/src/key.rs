@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
-use crate::algorithm::{Algorithm, Algorithms, SignAlgorithm, SignAlgorithms};
+use crate::algorithm::{Algorithm, Algorithms, Parameters, SignAlgorithm, SignAlgorithms};
 use crate::error::Error;
 use crate::material::{Digest, KeyMaterial, Signature};
 use crate::public_key::PublicKey;
@@ -113,22 +113,6 @@ pub trait WrappingKey: fmt::Debug + Send + Sync {
     /// A real private-key operation on a canary, not a ping. A provider that can repair what is
     /// broken under it does so here (one run at a time) and answers once a canary came back right.
     async fn check(&self) -> Result<(), Error>;
-}
-
-/// How a value was wrapped.
-#[derive(Clone, Copy, Debug)]
-pub struct Parameters<'a> {
-    /// The algorithm.
-    pub algorithm: Algorithm,
-    /// The OAEP label (RFC 8017 section 7.1); empty where there is none, and for RSA1_5.
-    pub label: &'a [u8],
-}
-
-impl Parameters<'_> {
-    /// An algorithm without a label.
-    pub fn of(algorithm: Algorithm) -> Self {
-        Self { algorithm, label: &[] }
-    }
 }
 
 /// One of several values to unwrap.

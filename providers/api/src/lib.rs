@@ -42,11 +42,11 @@ pub mod secret;
 #[cfg(feature = "tls")]
 pub mod tls;
 
-pub use algorithm::{Algorithm, Algorithms, Hash, SignAlgorithm, SignAlgorithms};
+pub use algorithm::{Algorithm, Algorithms, Hash, Parameters, SignAlgorithm, SignAlgorithms};
 pub use canary::Canary;
 pub use cause::Cause;
 pub use error::{AnotherKey, Error, ErrorKind};
-pub use key::{BatchItem, Call, CallerSlot, OpenKey, Parameters, Unwrapped, WrappingKey};
+pub use key::{BatchItem, Call, CallerSlot, OpenKey, Unwrapped, WrappingKey};
 pub use login::{Login, LoginListener, Logins};
 pub use material::{Digest, KeyMaterial, Signature};
 pub use opened_key::{BackendKey, OpenedKey};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-use crate::algorithm::{Algorithm, Algorithms, SignAlgorithm, SignAlgorithms};
+use crate::algorithm::{Algorithm, Algorithms, Parameters, SignAlgorithm, SignAlgorithms};
 use crate::canary::Canary;
 use crate::cause::Cause;
 use crate::checks::{
@@ -12,7 +12,7 @@ use crate::checks::{
     in_own_time, label_not_taken,
 };
 use crate::error::{AnotherKey, Error, ErrorKind};
-use crate::key::{BatchItem, Call, OpenKey, Parameters, Unwrapped, WrappingKey};
+use crate::key::{BatchItem, Call, OpenKey, Unwrapped, WrappingKey};
 use crate::material::{Digest, Signature};
 use crate::public_key::PublicKey;
 

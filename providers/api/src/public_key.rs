@@ -18,8 +18,7 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey as ParsedSpki;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use crate::algorithm::{Algorithm, Hash, SignAlgorithm};
-use crate::key::Parameters;
+use crate::algorithm::{Algorithm, Hash, Parameters, SignAlgorithm};
 use crate::material::{Digest, KeyMaterial};
 
 /// An RSA public key of 2048 to 8192 bits.

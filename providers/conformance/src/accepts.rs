@@ -5,8 +5,8 @@ use std::sync::Arc;
 use claviger_provider_api::{Algorithm, ErrorKind, Parameters};
 
 use crate::openssl::OpenSsl;
-use crate::report::{Cases, Outcome};
-use crate::subject::{Subject, random};
+use crate::report::Cases;
+use crate::subject::{Outcome, Subject, random};
 
 /// The longest label that the wire contract lets through, in bytes.
 const MAX_LABEL: usize = 1024;

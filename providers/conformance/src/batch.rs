@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use claviger_provider_api::{BatchItem, CallerSlot, ErrorKind, Parameters};
 
-use crate::report::{Cases, Outcome};
-use crate::subject::{Subject, call, random};
+use crate::report::Cases;
+use crate::subject::{Outcome, Subject, call, random};
 
 /// As many as the wire contract lets through.
 const MOST: usize = 64;

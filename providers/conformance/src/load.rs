@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use claviger_provider_api::{Algorithm, CallerSlot, Parameters, SignAlgorithm};
 
-use crate::report::{Cases, Outcome};
-use crate::subject::{Subject, call, digest, random};
+use crate::report::Cases;
+use crate::subject::{Outcome, Subject, call, digest, random};
 
 const TASKS: u32 = 64;
 const CALLERS: u32 = 8;

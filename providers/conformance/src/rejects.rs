@@ -8,8 +8,8 @@ use claviger_provider_api::{
 };
 
 use crate::openssl::OpenSsl;
-use crate::report::{Cases, Outcome};
-use crate::subject::{Subject, call, digest, random};
+use crate::report::Cases;
+use crate::subject::{Outcome, Subject, call, digest, random};
 
 pub(crate) async fn run(cases: &mut Cases) {
     let subject = cases.subject();

@@ -4,14 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::subject::Subject;
+use crate::subject::{Outcome, Subject};
 
 /// How long one case may take before it counts as hanging; the longest real one (all lengths, 4096
 /// bits, on a slow token) takes about a minute.
 const CASE_LIMIT: Duration = Duration::from_mins(10);
-
-/// What a case says: nothing, or what was wrong.
-pub(crate) type Outcome = Result<(), String>;
 
 /// What a run of the suite found.
 #[derive(Clone, Debug, PartialEq, Eq)]

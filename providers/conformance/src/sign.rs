@@ -6,8 +6,8 @@ use std::time::Instant;
 use claviger_provider_api::{Call, CallerSlot, Digest, ErrorKind, SignAlgorithm};
 
 use crate::openssl::OpenSsl;
-use crate::report::{Cases, Outcome};
-use crate::subject::{Subject, call, digest};
+use crate::report::Cases;
+use crate::subject::{Outcome, Subject, call, digest};
 
 pub(crate) async fn run(cases: &mut Cases) {
     for algorithm in cases.subject().sign_algorithms() {

@@ -9,7 +9,8 @@ use claviger_provider_api::{
     SignAlgorithm, WrappingKey,
 };
 
-use crate::report::Outcome;
+/// What a case says: nothing, or what was wrong.
+pub(crate) type Outcome = Result<(), String>;
 
 /// A key under test.
 #[derive(Debug)]

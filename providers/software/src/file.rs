@@ -14,12 +14,9 @@ use pkcs8::{EncryptedPrivateKeyInfoRef, PrivateKeyInfoRef, SecretDocument};
 use zeroize::Zeroizing;
 
 use crate::error::FileError;
-use crate::pkcs12;
+use crate::pkcs12::{self, Pkcs8};
 
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-
-/// PKCS#8, DER.
-pub(crate) type Pkcs8 = Zeroizing<Vec<u8>>;
 
 /// Reads the one RSA key of a file. The passphrase is read only if the file needs one.
 pub(crate) fn read(

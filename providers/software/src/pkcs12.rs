@@ -12,7 +12,9 @@ use pkcs8::spki::AlgorithmIdentifierRef;
 use zeroize::Zeroizing;
 
 use crate::error::FileError;
-use crate::file::Pkcs8;
+
+/// A private key: PKCS#8, DER.
+pub(crate) type Pkcs8 = Zeroizing<Vec<u8>>;
 
 /// A PFX, taken apart as far as its MAC.
 struct Pfx<'a> {
