@@ -15,7 +15,6 @@ use futures::stream::{FuturesOrdered, FuturesUnordered};
 use tokio::sync::oneshot;
 use tonic::Code;
 
-use super::UnwrapCall;
 use super::abandoned::{Abandoned, Progress};
 use crate::daemon::config;
 use crate::daemon::request::call::CallContext;
@@ -110,20 +109,27 @@ impl Batch {
         &self,
         key: &Arc<dyn WrappingKey>,
         algorithm: Algorithm,
-        item: &UnwrapCall,
+        wrapped: &Bytes,
+        label: &Bytes,
         call: Call,
     ) -> Result<Unwrapped, Error> {
         let (reply, answer) = oneshot::channel();
-        let (wrapped, label) = (item.wrapped.clone(), item.label.clone());
-        let waiting = Waiting { key: Arc::clone(key), algorithm, wrapped, label, call, reply };
+        let waiting = Waiting {
+            key: Arc::clone(key),
+            algorithm,
+            wrapped: wrapped.clone(),
+            label: label.clone(),
+            call,
+            reply,
+        };
         if let Some(others) = &mut *self.lock() {
             others.push(waiting);
         }
         match answer.await {
             Ok(outcome) => outcome,
             Err(_) if self.lock().is_none() => {
-                let parameters = Parameters { algorithm, label: &item.label };
-                key.unwrap_key(&item.wrapped, &parameters, call).await
+                let parameters = Parameters { algorithm, label };
+                key.unwrap_key(wrapped, &parameters, call).await
             }
             Err(_) => Err(Error::new(ErrorKind::Internal, "the key gave no result")),
         }

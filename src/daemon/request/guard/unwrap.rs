@@ -376,7 +376,7 @@ async fn attempt(
         match &call.batch {
             // An item whose caller has left is no longer driven with the others.
             Some((batch, _)) if key.batch_limit() > 1 && !record.is_abandoned() => {
-                batch.unwrap_key(key, algorithm, call, key_call).await
+                batch.unwrap_key(key, algorithm, &call.wrapped, &call.label, key_call).await
             }
             _ => {
                 let parameters = Parameters { algorithm, label: &call.label };

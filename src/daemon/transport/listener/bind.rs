@@ -2,11 +2,12 @@
 
 use std::io::{Error, ErrorKind, Result};
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
 
-use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, UnixSocket};
 
+use super::bound::{Bound, BoundUnix};
 use super::inherited::Inherited;
 use crate::daemon::config::Listen;
 
@@ -16,23 +17,6 @@ const BACKLOG: u32 = 4096;
 const SOCKET_MODE: u32 = 0o660;
 /// Only the owner, and root, may connect.
 const PRIVATE_MODE: u32 = 0o600;
-
-/// A socket that listens.
-#[derive(Debug)]
-pub enum Bound {
-    /// For mutual TLS.
-    Tcp(TcpListener),
-    /// For peer credentials.
-    Unix(BoundUnix),
-}
-
-/// A Unix socket that listens. Dropped, it removes its file, if that still is its own.
-#[derive(Debug)]
-pub struct BoundUnix {
-    pub(super) listener: UnixListener,
-    path: PathBuf,
-    file: Option<(u64, u64)>,
-}
 
 /// Opens a socket, or takes the one that was passed. To be called inside a Tokio runtime.
 ///
@@ -64,13 +48,6 @@ pub fn bind_private(path: &Path) -> Result<BoundUnix> {
         .map_err(|error| cannot_listen(&path.display().to_string(), None, &error))
 }
 
-impl BoundUnix {
-    /// The next connection.
-    pub async fn accept(&self) -> Result<UnixStream> {
-        Ok(self.listener.accept().await?.0)
-    }
-}
-
 /// Why nothing listens at a place, and what to do where only root may use its port.
 fn cannot_listen(place: &str, port: Option<u16>, error: &Error) -> Error {
     let remedy = match (error.kind(), port) {
@@ -91,41 +68,6 @@ fn shares_port_with_ipv4(address: SocketAddr, all: &[Listen]) -> bool {
         })
 }
 
-impl Bound {
-    /// The TCP socket, if it is one.
-    pub fn into_tcp(self) -> Option<TcpListener> {
-        match self {
-            Self::Tcp(listener) => Some(listener),
-            Self::Unix(_) => None,
-        }
-    }
-
-    /// The TCP address, with the port that the system chose where 0 was asked for.
-    pub fn local_addr(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(listener) => listener.local_addr().ok(),
-            Self::Unix(_) => None,
-        }
-    }
-}
-
-impl BoundUnix {
-    /// Of a socket whose file belongs to another.
-    pub(super) fn inherited(listener: std::os::unix::net::UnixListener) -> Result<Self> {
-        listener.set_nonblocking(true)?;
-        let listener = UnixListener::from_std(listener)?;
-        Ok(Self { listener, path: PathBuf::new(), file: None })
-    }
-}
-
-impl Drop for BoundUnix {
-    fn drop(&mut self) {
-        if self.file.is_some() && self.file == identity(&self.path) {
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
 fn bind_tcp(address: SocketAddr, ipv6_only: bool) -> Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if ipv6_only {
@@ -144,8 +86,7 @@ fn bind_unix(path: &Path, mode: u32) -> Result<BoundUnix> {
     let _ = rustix::fs::fchmod(&socket, rustix::fs::Mode::from_bits_truncate(mode as _));
     socket.bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    let listener = socket.listen(BACKLOG)?;
-    Ok(BoundUnix { listener, file: identity(path), path: path.to_owned() })
+    Ok(BoundUnix::new(socket.listen(BACKLOG)?, path))
 }
 
 fn remove_stale(path: &Path) -> Result<()> {
@@ -165,12 +106,10 @@ fn remove_stale(path: &Path) -> Result<()> {
     }
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn bind(listen: &Listen) -> Result<Bound> {

@@ -73,7 +73,7 @@ pub(super) async fn serve_tcp<S: Answer>(shared: Arc<Shared>, entered: Entered, 
     };
     match outcome {
         Ok(opened) => serve(&shared, &registration, opened).await,
-        Err(refusal) => refusal.record(&shared.entrance, address),
+        Err(refusal) => shared.entrance.refused(&refusal, address),
     }
 }
 
@@ -89,7 +89,7 @@ pub(super) async fn serve_unix<S: Answer>(
     };
     let peer = Arc::new(Peer::with_uid(credentials.uid(), credentials.pid()));
     if let Err(refusal) = admit(&shared, &registration, &peer) {
-        refusal.record(&shared.entrance, peer.address);
+        shared.entrance.refused(&refusal, peer.address);
         return;
     }
     let opened = open(&shared, &registration, stream, peer, service);

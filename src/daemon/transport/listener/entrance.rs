@@ -1,11 +1,11 @@
 //! What lets connections in, for each listener: how many there may be, in all and of one source,
 //! who goes when there is no room, and how many handshakes go on.
 
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -156,10 +156,24 @@ impl Entrance {
     ) -> Result<TlsStream<TcpStream>, HandshakeFailure> {
         let stream = self.handshake(stream, address.ip().into(), registration, acceptor).await;
         stream.map_err(|refusal| {
-            let reason = refusal.reason;
-            refusal.record(self, address);
-            reason
+            self.refused(&refusal, address);
+            refusal.reason
         })
+    }
+
+    /// Counts a connection that did not get as far as its first request, and logs it within limits.
+    pub(super) fn refused(&self, refusal: &Refusal, address: impl fmt::Display) {
+        self.stats.count_failed(refusal.reason);
+        let reason = refusal.reason.name();
+        match refusal.reason {
+            HandshakeFailure::PeerLeft | HandshakeFailure::Crowded | HandshakeFailure::Shutdown => {
+                tracing::debug!(%address, reason, "no handshake");
+            }
+            _ if self.log_limit.allows() => {
+                tracing::info!(%address, reason, detail = refusal.detail, "handshake refused");
+            }
+            _ => {}
+        }
     }
 
     pub(super) async fn handshake(

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use listenfd::ListenFd;
 
-use super::bind::{Bound, BoundUnix};
+use super::bound::{Bound, BoundUnix};
 use crate::daemon::config::Listen;
 
 /// Sockets that were open before this process began.

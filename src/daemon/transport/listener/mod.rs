@@ -1,7 +1,7 @@
 //! From listening sockets to requests that know their peer: accept, TLS, HTTP/2, and the end of
 //! each connection.
 //!
-//! - [`mod@bind`]: the sockets, opened before anything is served
+//! - [`mod@bind`]: the sockets, opened before anything is served; [`bound`]: what they are then
 //! - `connection`, one connection's life, in one task; `stream`, what is under its HTTP/2; `lifetime`,
 //!   how long it may take; `refusal`, why it never began
 //! - [`entrance`]: who is let in; `handshakes`: permits for handshakes, shared among the sources of
@@ -13,6 +13,7 @@
 
 mod authority;
 pub mod bind;
+pub mod bound;
 pub mod calls;
 mod connection;
 mod connections;
@@ -40,7 +41,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tower::Service;
 
-pub use bind::{Bound, BoundUnix, bind, bind_private};
+pub use bind::{bind, bind_private};
+pub use bound::{Bound, BoundUnix};
 pub use calls::Call;
 pub use entrance::{Capacity, Entered, Entrance};
 pub use inherited::Inherited;

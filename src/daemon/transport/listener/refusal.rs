@@ -1,10 +1,9 @@
 //! Why a connection did not get as far as its first request: from TLS errors to a closed set.
 
-use std::{fmt, io};
+use std::io;
 
 use rustls::{AlertDescription, CertificateError};
 
-use super::entrance::Entrance;
 use super::stats::HandshakeFailure;
 use crate::daemon::transport::caller::Peer;
 
@@ -18,20 +17,6 @@ impl Refusal {
     /// Of a peer that is known by now.
     pub(super) fn of(peer: &Peer, reason: HandshakeFailure) -> Self {
         Self { reason, detail: peer.identity().unwrap_or_default().into_owned() }
-    }
-
-    pub(super) fn record(self, entrance: &Entrance, address: impl fmt::Display) {
-        entrance.stats.count_failed(self.reason);
-        let reason = self.reason.name();
-        match self.reason {
-            HandshakeFailure::PeerLeft | HandshakeFailure::Crowded | HandshakeFailure::Shutdown => {
-                tracing::debug!(%address, reason, "no handshake");
-            }
-            _ if entrance.log_limit.allows() => {
-                tracing::info!(%address, reason, detail = self.detail, "handshake refused");
-            }
-            _ => {}
-        }
     }
 }
 

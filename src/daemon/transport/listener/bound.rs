@@ -1,0 +1,75 @@
+//! Sockets that listen, for mutual TLS or for peer credentials.
+
+use std::io::Result;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+
+/// A socket that listens.
+#[derive(Debug)]
+pub enum Bound {
+    /// For mutual TLS.
+    Tcp(TcpListener),
+    /// For peer credentials.
+    Unix(BoundUnix),
+}
+
+/// A Unix socket that listens. Dropped, it removes its file, if that still is its own.
+#[derive(Debug)]
+pub struct BoundUnix {
+    pub(super) listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of its own file; none where the file belongs to another.
+    file: Option<(u64, u64)>,
+}
+
+impl Bound {
+    /// The TCP socket, if it is one.
+    pub fn into_tcp(self) -> Option<TcpListener> {
+        match self {
+            Self::Tcp(listener) => Some(listener),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// The TCP address, with the port that the system chose where 0 was asked for.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl BoundUnix {
+    /// Of a socket that has just made its file at `path`.
+    pub(super) fn new(listener: UnixListener, path: &Path) -> Self {
+        Self { listener, file: identity(path), path: path.to_owned() }
+    }
+
+    /// Of a socket whose file belongs to another.
+    pub(super) fn inherited(listener: std::os::unix::net::UnixListener) -> Result<Self> {
+        listener.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(listener)?;
+        Ok(Self { listener, path: PathBuf::new(), file: None })
+    }
+
+    /// The next connection.
+    pub async fn accept(&self) -> Result<UnixStream> {
+        Ok(self.listener.accept().await?.0)
+    }
+}
+
+impl Drop for BoundUnix {
+    fn drop(&mut self) {
+        if self.file.is_some() && self.file == identity(&self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
