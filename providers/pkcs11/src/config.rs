@@ -1,5 +1,7 @@
 //! The options of a PKCS#11 provider, and what can be checked of them without a token.
 
+pub(crate) mod isolation;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -8,8 +10,8 @@ use cryptoki::session::UserType;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::isolation::options::{HangLimit, Isolation, MemoryLimit, Sandbox};
 use crate::uri::Locator;
+use isolation::{HangLimit, Isolation, MemoryLimit, Sandbox};
 
 /// `[providers.NAME]` with `type = "pkcs11"`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

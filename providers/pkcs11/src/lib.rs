@@ -58,9 +58,9 @@ pub use module::wait_until_left;
 pub use registration::PROVIDER_TYPE;
 pub use token_info::TokenIdentity;
 
+use config::isolation::Isolation;
 use here::Here;
 use isolation::Parent;
-use isolation::options::Isolation;
 use key::Key;
 
 /// A token in a module, by its configuration.

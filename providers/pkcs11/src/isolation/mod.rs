@@ -14,7 +14,6 @@ mod ladder;
 mod link;
 mod log;
 mod message;
-pub(crate) mod options;
 mod outbox;
 mod parent;
 mod pauses;

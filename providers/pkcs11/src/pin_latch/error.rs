@@ -4,8 +4,6 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::record::Names;
-
 /// Why no PIN was tried, or an outcome not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum LatchError {
@@ -103,16 +101,4 @@ pub enum LatchError {
     /// No token has such a serial number.
     #[error("a token's serial number has at most 16 characters; this one has {0} bytes")]
     Serial(usize),
-}
-
-impl LatchError {
-    pub(super) fn same_pin(names: &Names) -> Self {
-        let Names { token, serial, .. } = names.clone();
-        Self::SamePin { token, serial }
-    }
-
-    pub(super) fn exhausted(names: &Names) -> Self {
-        let Names { token, serial, .. } = names.clone();
-        Self::Exhausted { token, serial }
-    }
 }

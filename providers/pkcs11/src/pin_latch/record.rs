@@ -87,6 +87,18 @@ pub(super) struct Names {
     stem: String,
 }
 
+impl LatchError {
+    pub(super) fn same_pin(names: &Names) -> Self {
+        let Names { token, serial, .. } = names.clone();
+        Self::SamePin { token, serial }
+    }
+
+    pub(super) fn exhausted(names: &Names) -> Self {
+        let Names { token, serial, .. } = names.clone();
+        Self::Exhausted { token, serial }
+    }
+}
+
 impl LoginAttempt {
     /// When it was made; none if no clock ever showed that time.
     pub(super) fn since(&self) -> Option<SystemTime> {
