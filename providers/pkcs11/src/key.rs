@@ -2,7 +2,6 @@
 //! token is asked, wherever the module runs.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -28,14 +27,14 @@ pub(crate) struct Key {
 
 /// Where its module runs.
 enum Place {
-    OwnProcess(Arc<RemoteKey>),
+    OwnProcess(RemoteKey),
     /// Here the breaker is the ladder's last rung.
     Here(LocalKey, Breaker),
 }
 
 impl Key {
     /// A key whose module has a process of its own.
-    pub(crate) fn in_its_process(key: Arc<RemoteKey>, facts: Facts) -> Self {
+    pub(crate) fn in_its_process(key: RemoteKey, facts: Facts) -> Self {
         Self { facts, place: Place::OwnProcess(key) }
     }
 

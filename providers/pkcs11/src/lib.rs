@@ -60,7 +60,7 @@ pub use token_info::TokenIdentity;
 
 use config::isolation::Isolation;
 use here::Here;
-use isolation::Parent;
+use isolation::{Parent, RemoteKey};
 use key::Key;
 
 /// A token in a module, by its configuration.
@@ -96,7 +96,7 @@ impl Provider {
     pub async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
         let key = match &self.place {
             Place::OwnProcess(parent) => {
-                let (key, facts) = parent.open(open).await?;
+                let (key, facts) = RemoteKey::open(parent, open).await?;
                 Key::in_its_process(key, facts)
             }
             Place::Here(here) => {

@@ -8,7 +8,7 @@ use claviger_provider_api::ErrorKind;
 use futures::future::BoxFuture;
 
 use super::link::Link;
-use super::parent::Shared;
+use super::shared::Shared;
 use crate::fault::Fault;
 
 /// How many other keys are asked whether they still serve in a process, and for how long.

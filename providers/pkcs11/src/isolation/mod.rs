@@ -1,9 +1,10 @@
 //! A process of its own for each provider: what a vendor's library does to its process, it does to
 //! that one alone.
 //!
-//! The daemon's side: `parent` opens keys, `remote_key` is an open one; `ladder` decides when the process
-//! is replaced; `supervisor` starts it, watches it and starts it anew, after `pauses`; `process` is the
-//! process itself and `link` the calls in flight to it.
+//! The daemon's side, from the top down: `remote_key` is an open key of a `parent`, the provider;
+//! `supervisor` starts the process, watches it and starts it anew, after `pauses`; `ladder` decides when
+//! it is replaced; `shared` is what they all know; `process_key` is a key as the processes know it;
+//! `running` tells which process runs, `process` is the process itself and `link` the calls in flight to it.
 //! The child's side: `child` is its main function, `serving` what it does with each message, `pin` asks
 //! the daemon for a PIN that lies in Vault, `log` sends events to the daemon's log, `sandbox` confines it.
 //! Between them: `message`, in frames of `frame`, written by `outbox`. Handles of the module never cross.
@@ -19,9 +20,12 @@ mod parent;
 mod pauses;
 mod pin;
 mod process;
+mod process_key;
 mod remote_key;
+mod running;
 mod sandbox;
 mod serving;
+mod shared;
 mod supervisor;
 
 pub use child::run as run_child;

@@ -1,26 +1,15 @@
 //! A provider whose module runs in a process of its own, as the daemon sees it.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock, PoisonError};
 
-use claviger_provider_api::{Error, ErrorKind, Logins, Measure, OpenKey};
-use futures::future::BoxFuture;
-use tokio::sync::{RwLock, oneshot, watch};
+use claviger_provider_api::{Logins, Measure};
+use tokio::sync::oneshot;
 
-use super::link::Link;
-use super::remote_key::{RemoteKey, request};
+use super::shared::Shared;
 use super::supervisor;
-use crate::breaker::Breaker;
 use crate::config::Config;
-use crate::facts::Facts;
-use crate::fault::Fault;
-use crate::here::OPEN_LIMIT;
-
-/// How long a process may take to start before the calls that wait are told that there is none.
-const START_LIMIT: Duration = Duration::from_secs(8);
 
 /// The provider. Its process ends when it and all its keys are dropped.
 #[derive(Debug)]
@@ -31,74 +20,19 @@ pub(crate) struct Parent {
     alive: OnceLock<oneshot::Sender<()>>,
 }
 
-/// What the provider, its keys and its supervisor share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) name: String,
-    pub(super) config: Arc<Config>,
-    pub(super) state_dir: Option<PathBuf>,
-    pub(super) running: watch::Sender<Running>,
-    pub(super) logins: Logins,
-    /// Open keys, by number, to be opened again in a new process.
-    keys: Mutex<BTreeMap<u32, Weak<RemoteKey>>>,
-    /// Open while no process can use the token.
-    pub(super) breaker: Breaker,
-    /// Held by those who open and check keys in the process, and alone by the one who replaces it: it
-    /// is never killed inside a login.
-    pub(super) rungs: RwLock<()>,
-    /// What confines the process that runs, or ran last.
-    pub(super) measures: Mutex<Vec<Measure>>,
-}
-
-/// The process that runs, or why there is none.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Running {
-    pub(super) link: Option<Arc<Link>>,
-    pub(super) fault: Option<Arc<str>>,
-}
-
 impl Parent {
     /// A provider whose process starts when the first key is opened.
     pub(crate) fn new(name: &str, config: Arc<Config>, state_dir: Option<PathBuf>) -> Arc<Self> {
-        let shared = Shared {
-            name: name.to_owned(),
-            config,
-            state_dir,
-            running: watch::Sender::new(Running::default()),
-            logins: Logins::default(),
-            keys: Mutex::default(),
-            breaker: Breaker::default(),
-            rungs: RwLock::default(),
-            measures: Mutex::default(),
-        };
         Arc::new(Self {
-            shared: Arc::new(shared),
+            shared: Arc::new(Shared::new(name, config, state_dir)),
             next_key: AtomicU32::new(0),
             alive: OnceLock::new(),
         })
     }
 
-    /// Opens a key in the process.
-    pub(crate) async fn open(
-        self: &Arc<Self>,
-        open: &OpenKey<'_>,
-    ) -> Result<(Arc<RemoteKey>, Facts), Error> {
-        self.start();
-        let number = self.next_key.fetch_add(1, Ordering::Relaxed);
-        let request = request(number, open);
-        let attempt = |link: Arc<Link>| -> BoxFuture<'_, _> {
-            let request = request.clone();
-            Box::pin(async move {
-                let opened = link.open(request, Instant::now() + OPEN_LIMIT).await?;
-                Ok((opened, link.number))
-            })
-        };
-        let opened = self.shared.climb(number, attempt).await;
-        let (opened, link) = opened.map_err(|fault| fault.error)?;
-        let (key, facts) = RemoteKey::new(Arc::clone(self), request, opened, link)?;
-        let key = Arc::new(key);
-        self.shared.keys().insert(number, Arc::downgrade(&key));
-        Ok((key, facts))
+    /// The number of a key that is about to be opened.
+    pub(super) fn next_key(&self) -> u32 {
+        self.next_key.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Where the process's logins are told.
@@ -116,7 +50,8 @@ impl Parent {
         &self.shared
     }
 
-    fn start(&self) {
+    /// Starts the process unless it was started; it runs for as long as this lives.
+    pub(super) fn start(&self) {
         self.alive.get_or_init(|| {
             let (alive, dropped) = oneshot::channel();
             tokio::spawn(supervisor::run(Arc::clone(&self.shared), dropped));
@@ -131,51 +66,5 @@ impl Drop for Parent {
         if let Some(link) = &self.shared.running.borrow().link {
             link.leave();
         }
-    }
-}
-
-impl Shared {
-    /// The process that runs; waits for one that is being started.
-    pub(super) async fn link(&self) -> Result<Arc<Link>, Fault> {
-        self.wait_for(|link| !link.is_gone()).await
-    }
-
-    /// The process that comes after the one behind `link`; waits for it.
-    pub(super) async fn link_after(&self, link: &Link) -> Result<Arc<Link>, Fault> {
-        self.wait_for(|next| next.number != link.number).await
-    }
-
-    async fn wait_for(&self, is_meant: impl Fn(&Link) -> bool) -> Result<Arc<Link>, Fault> {
-        let mut running = self.running.subscribe();
-        let started = running.wait_for(|running| running.link.as_deref().is_some_and(&is_meant));
-        let started = tokio::time::timeout(START_LIMIT, started).await;
-        let link = started.ok().and_then(Result::ok).and_then(|running| running.link.clone());
-        link.ok_or_else(|| Fault::of_process(self.no_process()))
-    }
-
-    /// The process that runs now.
-    pub(super) fn link_now(&self) -> Result<Arc<Link>, Error> {
-        self.running.borrow().link.clone().ok_or_else(|| self.no_process())
-    }
-
-    /// The keys that are open.
-    pub(super) fn open_keys(&self) -> Vec<Arc<RemoteKey>> {
-        self.keys().values().filter_map(Weak::upgrade).collect()
-    }
-
-    /// A key was closed.
-    pub(super) fn closed(&self, number: u32) {
-        self.keys().remove(&number);
-    }
-
-    fn no_process(&self) -> Error {
-        let fault = self.running.borrow().fault.clone();
-        let reason = fault.as_deref().unwrap_or("it is being started");
-        let text = format!("the module's process does not run: {reason}");
-        Error::new(ErrorKind::Unavailable, text)
-    }
-
-    fn keys(&self) -> MutexGuard<'_, BTreeMap<u32, Weak<RemoteKey>>> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

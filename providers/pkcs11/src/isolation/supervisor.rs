@@ -16,10 +16,11 @@ use super::frame::Inbox;
 use super::link::Link;
 use super::log::{emit, level_number, relay};
 use super::message::{Event, FromChild, Pin, PinOutcome, Request, Start, ToChild};
-use super::parent::{Running, Shared};
 use super::pauses::Pauses;
 use super::process::{self, Process};
-use super::remote_key::RemoteKey;
+use super::process_key::ProcessKey;
+use super::running::Running;
+use super::shared::Shared;
 use crate::fault::Fault;
 use crate::here::OPEN_LIMIT;
 
@@ -138,7 +139,7 @@ fn say(shared: &Shared, number: u64, pid: u32, measures: &[Measure]) {
 }
 
 /// Serves until the process must be replaced.
-async fn serve(shared: &Shared, mut child: Child, dropped: &mut oneshot::Receiver<()>) -> End {
+async fn serve(shared: &Arc<Shared>, mut child: Child, dropped: &mut oneshot::Receiver<()>) -> End {
     let link = Arc::clone(&child.link);
     let end = {
         let Child { process, inbox, .. } = &mut child;
@@ -264,7 +265,7 @@ async fn read_pin(source: Option<SecretSource>) -> Result<Secret, Error> {
 }
 
 /// Looks at the process from time to time; ends when it has to be replaced.
-async fn watch(shared: &Shared, link: &Arc<Link>, process: &Process) -> String {
+async fn watch(shared: &Arc<Shared>, link: &Arc<Link>, process: &Process) -> String {
     let hang_limit = shared.config.hang_limit.duration();
     let memory_limit = shared.config.memory_limit.bytes();
     let mut ticks = interval(TICK);
@@ -297,11 +298,18 @@ async fn watch(shared: &Shared, link: &Arc<Link>, process: &Process) -> String {
         if is_quiet && probed.is_none_or(|probed| probed.elapsed() >= hang_limit) {
             probed = Some(Instant::now());
             if let Some(key) = shared.open_keys().into_iter().find(|key| key.serves_in(link)) {
-                let (link, deadline) = (Arc::clone(link), Instant::now() + hang_limit);
-                tokio::spawn(async move { key.probe(&link, deadline).await });
+                tokio::spawn(probe(Arc::clone(shared), Arc::clone(link), key, hang_limit));
             }
         }
     }
+}
+
+/// A check in a process that answers nothing: whether it hangs.
+async fn probe(shared: Arc<Shared>, link: Arc<Link>, key: Arc<ProcessKey>, limit: Duration) {
+    let deadline = Instant::now() + limit;
+    let _with_others = shared.rungs.read().await;
+    // Whatever it gives, the process has answered.
+    let _ = key.check_in(&link, deadline).await;
 }
 
 /// Opens the keys again in a new process, the first one alone: where the token cannot be used, the others
@@ -311,14 +319,14 @@ async fn open_again(shared: Arc<Shared>, link: Arc<Link>) {
     if let Some(first) = keys.next() {
         open_one_again(&shared, &link, &first).await;
     }
-    let open = |key: Arc<RemoteKey>| {
+    let open = |key: Arc<ProcessKey>| {
         let (shared, link) = (&shared, &link);
         async move { open_one_again(shared, link, &key).await }
     };
     futures::stream::iter(keys).for_each_concurrent(OPEN_AT_ONCE, open).await;
 }
 
-async fn open_one_again(shared: &Shared, link: &Link, key: &RemoteKey) {
+async fn open_one_again(shared: &Shared, link: &Link, key: &ProcessKey) {
     let _with_others = shared.rungs.read().await;
     if shared.breaker.admit().is_err() || link.is_gone() {
         return;
