@@ -17,8 +17,8 @@ const STICKY: u32 = 0o1000;
 /// Checks every folder from `/` to the file, along symbolic links too: owned by root or by the user
 /// of this process, and not writable by others. A sticky folder, such as `/tmp` or the root of a
 /// Kubernetes volume, may be writable by all, since only an owner replaces what is in it: folders and
-/// links in it must be owned by root or us as everywhere, and so must the file itself. A folder of our
-/// own may be writable by a group that we are alone in. A last part that does not exist is no error.
+/// links in it must be owned by root or us as everywhere, and so must the file itself. A folder may
+/// be writable by a group that we are alone in. A last part that does not exist is no error.
 pub fn check_folders(path: &Path) -> Result<(), FileError> {
     let io = |source| FileError::Io { path: path.to_owned(), source };
     let refused = |reason: String| FileError::refused(path, reason);
@@ -91,14 +91,14 @@ fn owned(path: &Path, found: &Metadata) -> Result<(), String> {
     ))
 }
 
-/// Whether the folder is our own and its group has no other member: `umask 002` makes such folders
-/// where each user has a group of their own. Told from `/etc/passwd` and `/etc/group`; a group that
+/// Whether the group of a folder, which is root's or our own, has no other member than us: `umask 002`
+/// makes such folders where each user has a group of their own, and Kubernetes' `fsGroup` makes the
+/// root of a volume so. Told from `/etc/passwd` and `/etc/group`; a group that
 /// is not in them is not private.
 fn is_private_group(folder: &Metadata) -> bool {
     let own_uid = rustix::process::geteuid().as_raw();
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    folder.uid() == own_uid
-        && only_member(&read("/etc/passwd"), &read("/etc/group"), own_uid, folder.gid())
+    only_member(&read("/etc/passwd"), &read("/etc/group"), own_uid, folder.gid())
 }
 
 /// Whether `uid` is the only user of the group (passwd(5), group(5)).

@@ -108,7 +108,7 @@ const PIN_LATCHED: Reason = Reason {
     lasts: true,
 };
 
-/// UNAUTHENTICATED, as an answer.
+/// UNAUTHENTICATED for calls in flight; then the caller's connections are closed.
 const CALLER_DENIED: Reason = Reason {
     name: "caller denied",
     options: |setup| {
@@ -119,7 +119,7 @@ const CALLER_DENIED: Reason = Reason {
         two.setups[0].files.file("denied", "spiffe://example.org/key-connector\n", 0o600);
         None
     },
-    seen_as: Some(Code::Unauthenticated),
+    seen_as: None,
     lasts: true,
 };
 
@@ -189,7 +189,8 @@ const BACKEND_THROTTLED: Reason = Reason {
     lasts: true,
 };
 
-/// INTERNAL: CKR_BUFFER_TOO_SMALL for a buffer of the modulus' length.
+/// INTERNAL for calls in flight: CKR_BUFFER_TOO_SMALL for a buffer of the modulus' length. Then no proof
+/// succeeds either, and the key is closed until an operator acts.
 const INTERNAL: Reason = Reason {
     name: "INTERNAL",
     options: none,
@@ -197,7 +198,7 @@ const INTERNAL: Reason = Reason {
         two.faults.on_every("C_Decrypt", "rv=0x150");
         None
     },
-    seen_as: Some(Code::Internal),
+    seen_as: Some(Code::FailedPrecondition),
     lasts: true,
 };
 
