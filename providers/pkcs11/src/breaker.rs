@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::rand;
 use claviger_provider_api::{Error, ErrorKind};
 
-/// The first pauses: an HSM that is away for a moment is looked at often, and for some 15 s no more than
-/// 20 times.
-const QUICK: Duration = Duration::from_millis(800);
-const QUICK_FAILURES: u32 = 40;
-/// Each later pause.
-const SLOW: Duration = Duration::from_secs(2);
+/// The first pauses: a host waits for ten seconds, and an HSM that comes back in the last of them is to
+/// be seen in time.
+const QUICK: Duration = Duration::from_millis(550);
+const QUICK_FAILURES: u32 = 18;
+/// Each later pause: no more than 20 looks in the first 15 s.
+const SLOW: Duration = Duration::from_millis(2700);
 
 /// What is refused, and until when even a look is: of one key, or of a whole process. Only checks open
 /// and close it, never a caller's value.
@@ -38,7 +38,7 @@ impl Breaker {
         open.map_or(Ok(()), |open| Err(open.error(now)))
     }
 
-    /// Opens it after a check failed: for 0.8 s the first 40 times, then for 2 s, and up to a 25th more.
+    /// Opens it after a check failed: for 0.55 s the first 18 times, then for 2.7 s, and up to a 25th more.
     /// Checks that fail together count once, and a token without room not at all.
     pub(crate) fn open(&self, now: Instant, cause: &Error) {
         if matches!(cause.kind(), ErrorKind::Throttled { .. }) {
@@ -109,11 +109,11 @@ mod tests {
     }
 
     #[test]
-    fn checks_fail_quickly_for_thirty_seconds_and_then_every_two() {
+    fn checks_fail_quickly_for_ten_seconds_and_then_rarely() {
         let breaker = Breaker::default();
         let mut now = Instant::now();
-        let quick = std::iter::repeat_n(0.8, 40);
-        for pause in quick.chain([2.0, 2.0, 2.0]) {
+        let quick = std::iter::repeat_n(0.55, 18);
+        for pause in quick.chain([2.7, 2.7, 2.7]) {
             breaker.open(now, &cause());
             let check = |seconds| breaker.admit_check(now + Duration::from_secs_f64(seconds));
             assert!(check(pause - 0.001).is_err(), "{pause}");
