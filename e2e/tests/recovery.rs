@@ -193,7 +193,8 @@ async fn starts_with(callers: usize, seconds: u64) -> u64 {
 async fn fifty_callers_who_wait_cost_the_token_no_more_attempts_than_one() {
     let (one, fifty) = (starts_with(1, 6).await, starts_with(50, 6).await);
     println!("{one} starts of the module for one caller, {fifty} for fifty");
-    assert!((2..=9).contains(&one), "{one}");
+    // The token is looked at every half a second at most.
+    assert!((2..=12).contains(&one), "{one}");
     assert!(fifty <= one + 1, "{fifty} against {one}");
 }
 
