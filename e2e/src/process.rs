@@ -37,9 +37,9 @@ pub fn run(command: &mut Command) -> Output {
 
 /// Runs one of the repository's scripts and gives the path that it prints. Scripts download, so
 /// they keep the whole environment: proxies, mirrors, certificate bundles.
-pub(crate) fn path_from_script(name: &str) -> PathBuf {
+pub fn path_from_script(name: &str, arguments: &[&str]) -> PathBuf {
     let mut script = Command::new(repository().join("scripts").join(name));
-    let output = run(script.stdin(Stdio::null()));
+    let output = run(script.args(arguments).stdin(Stdio::null()));
     PathBuf::from(String::from_utf8(output.stdout).expect("a path in UTF-8").trim())
 }
 

@@ -40,6 +40,6 @@ pub fn story(
 
 /// Python, with everything in `python/requirements.txt`.
 pub fn interpreter() -> &'static Path {
-    static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| path_from_script("python-venv"));
+    static PYTHON: LazyLock<PathBuf> = LazyLock::new(|| path_from_script("python-venv", &[]));
     &PYTHON
 }

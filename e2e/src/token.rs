@@ -119,7 +119,8 @@ impl Token {
 
     /// A fresh kryoptic token in a folder of its own. The first call on a machine builds the module.
     pub fn kryoptic() -> Self {
-        static MODULE: LazyLock<PathBuf> = LazyLock::new(|| path_from_script("kryoptic-token"));
+        static MODULE: LazyLock<PathBuf> =
+            LazyLock::new(|| path_from_script("kryoptic-token", &[]));
         let folder = temporary_folder();
         let storage = folder.path().join("token.sql");
         let environment = vec![("KRYOPTIC_CONF".into(), storage.clone().into())];

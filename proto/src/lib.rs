@@ -1,4 +1,5 @@
-//! The wire contract of Claviger, generated from `claviger/v1/claviger.proto`, and nothing else.
+//! The wire contract of Claviger, generated from `claviger/v1/claviger.proto`, and that of a Kubernetes
+//! KMS plugin, generated from `kubernetes/kms_v2.proto`.
 //!
 //! Messages that carry key material print as `[redacted]`; bytes fields are [`bytes::Bytes`].
 
@@ -13,6 +14,19 @@
 pub mod v1 {
     //! Package `claviger.v1`. The comments of the .proto file are the documentation.
     tonic::include_proto!("claviger.v1");
+}
+
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    unused_qualifications,
+    reason = "generated code"
+)]
+pub mod kms_v2 {
+    //! Package `v2` of Kubernetes: its KMS plugin API.
+    tonic::include_proto!("v2");
 }
 
 use std::fmt;
@@ -49,9 +63,24 @@ impl fmt::Debug for v1::UnwrapResponse {
     }
 }
 
+impl fmt::Debug for kms_v2::EncryptRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EncryptRequest")
+            .field("plaintext", &"[redacted]")
+            .field("uid", &self.uid)
+            .finish()
+    }
+}
+
+impl fmt::Debug for kms_v2::DecryptResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DecryptResponse").field("plaintext", &"[redacted]").finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::v1;
+    use super::{kms_v2, v1};
 
     #[test]
     fn messages_with_key_material_print_redacted_even_inside_a_batch() {
@@ -64,12 +93,20 @@ mod tests {
         let batch = v1::UnwrapBatchResponse {
             results: vec![v1::UnwrapBatchResult {
                 result: Some(v1::unwrap_batch_result::Result::Unwrapped(v1::UnwrapResponse {
-                    key_material: material,
+                    key_material: material.clone(),
                     key_version: 1,
                 })),
             }],
         };
-        for text in [format!("{wrap:?}"), format!("{batch:#?}")] {
+        let encrypt = kms_v2::EncryptRequest { plaintext: material.clone(), uid: "1".into() };
+        let decrypted = kms_v2::DecryptResponse { plaintext: material };
+        let texts = [
+            format!("{wrap:?}"),
+            format!("{encrypt:?}"),
+            format!("{decrypted:?}"),
+            format!("{batch:#?}"),
+        ];
+        for text in texts {
             assert!(!text.contains("marker"), "{text}");
             assert!(text.contains("[redacted]"), "{text}");
         }

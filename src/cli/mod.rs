@@ -15,6 +15,7 @@ pub mod drain;
 pub mod failure;
 pub mod input_output;
 pub mod keys;
+pub mod kms_v2;
 pub mod local_daemon;
 pub mod man;
 #[cfg(feature = "pkcs11")]
@@ -131,6 +132,9 @@ pub enum Command {
     /// Verify the audit log
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Serve a Kubernetes API server as its KMS plugin, under a key of the daemon
+    #[command(name = "kms-v2")]
+    KmsV2(kms_v2::Args),
     /// Measure a backend alone and behind the daemon, side by side
     Bench(bench::Args),
     /// Print the completions of a shell
@@ -162,8 +166,8 @@ fn version(json: bool) -> Result<(), Failure> {
 
 /// Whether key material or a private key passes through the process of a command.
 fn handles_secrets(command: &Command) -> bool {
-    use Command::{Pki, Rewrap, Unwrap, Wrap};
-    matches!(command, Wrap(_) | Unwrap(_) | Rewrap(_) | Pki(_))
+    use Command::{KmsV2, Pki, Rewrap, Unwrap, Wrap};
+    matches!(command, Wrap(_) | Unwrap(_) | Rewrap(_) | Pki(_) | KmsV2(_))
 }
 
 /// Runs the command. What it gives is the process's exit code.
@@ -194,6 +198,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Undrain(args) => drain::undrain(&args, json),
         Command::Pki(command) => pki::run(&command, json),
         Command::Audit(command) => return audit::run(&command, json),
+        Command::KmsV2(args) => kms_v2::run(&args, json),
         Command::Bench(args) => bench::run(&args, json),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
