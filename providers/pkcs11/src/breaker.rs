@@ -12,6 +12,9 @@ const QUICK: Duration = Duration::from_millis(550);
 const QUICK_FAILURES: u32 = 18;
 /// Each later pause: no more than 20 looks in the first 15 s.
 const SLOW: Duration = Duration::from_millis(2700);
+/// A host that calls after so long without a call finds the first pauses again, however long the outage
+/// has lasted. Without calls only the monitor looks, and more rarely than any pause allows.
+const REST: Duration = Duration::from_secs(10);
 
 /// What is refused, and until when even a look is: of one key, or of a whole process. Only checks open
 /// and close it, never a caller's value.
@@ -22,13 +25,23 @@ pub(crate) struct Breaker(Mutex<Option<Open>>);
 struct Open {
     failures: u32,
     until: Instant,
+    /// When a call was refused last.
+    refused_at: Option<Instant>,
     cause: Error,
 }
 
 impl Breaker {
     /// An error while the breaker is open: why a call is refused.
-    pub(crate) fn admit(&self) -> Result<(), Error> {
-        self.state().as_ref().map_or(Ok(()), |open| Err(open.error(Instant::now())))
+    pub(crate) fn admit(&self, now: Instant) -> Result<(), Error> {
+        let mut state = self.state();
+        let Some(open) = state.as_mut() else { return Ok(()) };
+        open.refused_at = Some(now);
+        Err(open.error(now))
+    }
+
+    /// Whether calls are refused.
+    pub(crate) fn is_open(&self) -> bool {
+        self.state().is_some()
     }
 
     /// An error while even a check is refused: it is too early.
@@ -38,21 +51,24 @@ impl Breaker {
         open.map_or(Ok(()), |open| Err(open.error(now)))
     }
 
-    /// Opens it after a check failed: for 0.55 s the first 18 times, then for 2.7 s, and up to a 25th more.
-    /// Checks that fail together count once, and a token without room not at all.
+    /// Opens it after a check failed: for 0.55 s the first 18 times that calls wait, then for 2.7 s, and up to
+    /// a 25th more. Checks that fail together count once, and a token without room not at all.
     pub(crate) fn open(&self, now: Instant, cause: &Error) {
         if matches!(cause.kind(), ErrorKind::Throttled { .. }) {
             return;
         }
         let mut state = self.state();
         let before = state.as_ref().map_or((0, now), |open| (open.failures, open.until));
+        let refused_at = state.as_ref().and_then(|open| open.refused_at);
         let (failures, until) = if now < before.1 {
             before
         } else {
-            let pause = if before.0 < QUICK_FAILURES { QUICK } else { SLOW };
-            (before.0 + 1, now + pause + jitter(pause))
+            let is_waited_for = refused_at.is_some_and(|at| now.duration_since(at) < REST);
+            let failures = if is_waited_for { before.0 } else { 0 };
+            let pause = if failures < QUICK_FAILURES { QUICK } else { SLOW };
+            (failures + 1, now + pause + jitter(pause))
         };
-        *state = Some(Open { failures, until, cause: cause.repeated() });
+        *state = Some(Open { failures, until, refused_at, cause: cause.repeated() });
     }
 
     /// Closes it; whether it was open.
@@ -92,9 +108,9 @@ mod tests {
     fn an_open_breaker_repeats_what_went_wrong_until_it_is_closed() {
         let breaker = Breaker::default();
         let now = Instant::now();
-        breaker.admit().unwrap();
+        breaker.admit(now).unwrap();
         breaker.open(now, &cause());
-        let error = breaker.admit().unwrap_err();
+        let error = breaker.admit(now).unwrap_err();
         assert_eq!(
             (error.kind(), error.to_string()),
             (ErrorKind::Unavailable, cause().to_string())
@@ -104,24 +120,61 @@ mod tests {
         let late = breaker.state().as_ref().unwrap().error(now + SLOW);
         assert_eq!(late.next_look(), None, "the next check asks the token");
         assert!(breaker.close());
-        breaker.admit().unwrap();
+        breaker.admit(now).unwrap();
         assert!(!breaker.close());
+    }
+
+    /// Looks that fail, each as soon as it may, while a call waits or none does; the pauses after them.
+    fn pauses(
+        breaker: &Breaker,
+        now: &mut Instant,
+        looks: usize,
+        is_waited_for: bool,
+    ) -> Vec<u128> {
+        let look = |_| {
+            breaker.open(*now, &cause());
+            assert!(breaker.is_open(), "calls are refused until a check succeeded");
+            if is_waited_for {
+                breaker.admit(*now).unwrap_err();
+            }
+            let open = *now;
+            while breaker.admit_check(*now).is_err() {
+                *now += Duration::from_millis(1);
+            }
+            now.duration_since(open).as_millis()
+        };
+        (0..looks).map(look).collect()
     }
 
     #[test]
     fn checks_fail_quickly_for_ten_seconds_and_then_rarely() {
-        let breaker = Breaker::default();
-        let mut now = Instant::now();
-        let quick = std::iter::repeat_n(0.55, 18);
-        for pause in quick.chain([2.7, 2.7, 2.7]) {
+        let (breaker, mut now) = (Breaker::default(), Instant::now());
+        let pauses = pauses(&breaker, &mut now, 30, true);
+        let (quick, slow) = pauses.split_at(18);
+        assert!(quick.iter().all(|pause| (550..574).contains(pause)), "{pauses:?}");
+        assert!(slow.iter().all(|pause| (2700..2810).contains(pause)), "{pauses:?}");
+    }
+
+    #[test]
+    fn a_host_that_comes_late_in_an_outage_finds_quick_looks_again() {
+        let (breaker, mut now) = (Breaker::default(), Instant::now());
+        pauses(&breaker, &mut now, 30, true);
+        // For a while nothing but the monitor.
+        for _ in 0..10 {
+            now += Duration::from_secs(3);
             breaker.open(now, &cause());
-            let check = |seconds| breaker.admit_check(now + Duration::from_secs_f64(seconds));
-            assert!(check(pause - 0.001).is_err(), "{pause}");
-            let longest = pause * 1.04 + 0.001;
-            assert!(check(longest).is_ok(), "{pause}");
-            assert!(breaker.admit().is_err(), "calls are refused until a check succeeded");
-            now += Duration::from_secs_f64(longest);
         }
+        breaker.admit(now).unwrap_err();
+        let pauses = pauses(&breaker, &mut now, 18, true);
+        assert!(pauses[1..17].iter().all(|pause| (550..574).contains(pause)), "{pauses:?}");
+    }
+
+    #[test]
+    fn looks_that_no_call_waits_for_use_none_of_the_quick_ones_up() {
+        let (breaker, mut now) = (Breaker::default(), Instant::now());
+        pauses(&breaker, &mut now, 1000, false);
+        let pauses = pauses(&breaker, &mut now, 10, true);
+        assert!(pauses.iter().all(|pause| (550..574).contains(pause)), "{pauses:?}");
     }
 
     #[test]

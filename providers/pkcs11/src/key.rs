@@ -110,7 +110,7 @@ impl WrappingKey for Key {
         let bytes = match &self.place {
             Place::OwnProcess(key) => key.unwrap(wrapped, parameters, call).await?,
             Place::Here(key, breaker) => {
-                breaker.admit()?;
+                breaker.admit(Instant::now())?;
                 let operation = Operation::unwrap(wrapped, parameters, self.facts.oaep);
                 key.run(operation, call).await?
             }
@@ -130,7 +130,7 @@ impl WrappingKey for Key {
         let bytes = match &self.place {
             Place::OwnProcess(key) => key.sign(digest, algorithm, call).await?,
             Place::Here(key, breaker) => {
-                breaker.admit()?;
+                breaker.admit(Instant::now())?;
                 key.run(Operation::sign(digest, algorithm), call).await?
             }
         };

@@ -26,7 +26,7 @@ impl Shared {
         attempt: impl Fn(Arc<Link>) -> BoxFuture<'a, Result<T, Fault>>,
     ) -> Result<T, Fault> {
         let mut failed = None;
-        if self.breaker.admit().is_ok() {
+        if !self.breaker.is_open() {
             let _with_others = self.rungs.read().await;
             let link = self.link().await?;
             let is_first = link.note_attempt();
@@ -71,7 +71,7 @@ impl Shared {
             _ => return self.link().await,
         };
         let is_the_same = failed.is_some_and(|failed| failed.number == running.number);
-        if !is_the_same && self.breaker.admit().is_ok() {
+        if !is_the_same && !self.breaker.is_open() {
             return Ok(running);
         }
         running.give_up();

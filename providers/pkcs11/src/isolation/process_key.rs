@@ -65,7 +65,7 @@ impl ProcessKey {
 
     /// Whether it should be well in the process behind `link`.
     pub(super) fn serves_in(&self, link: &Link) -> bool {
-        self.is_open_in(link) && self.breaker.admit().is_ok()
+        self.is_open_in(link) && !self.breaker.is_open()
     }
 
     /// Opens it in the process behind `link`; false if it is open there. Another key in its place is closed

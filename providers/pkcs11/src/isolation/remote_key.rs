@@ -126,7 +126,8 @@ impl RemoteKey {
 
     async fn ask(&self, asked: Asked, call: Call) -> Result<Zeroizing<Vec<u8>>, Error> {
         let shared = self.parent.shared();
-        self.key.breaker.admit().and_then(|()| shared.breaker.admit())?;
+        let now = Instant::now();
+        self.key.breaker.admit(now).and_then(|()| shared.breaker.admit(now))?;
         let link = shared.link_now()?;
         if !self.key.is_open_in(&link) {
             let text = "the key is not open again yet in the module's new process";

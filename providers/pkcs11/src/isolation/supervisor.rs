@@ -123,7 +123,7 @@ async fn start(shared: &Shared, number: u64) -> io::Result<Child> {
 /// Each of the processes that are tried while the token is away would say the same.
 fn say(shared: &Shared, number: u64, pid: u32, measures: &[Measure]) {
     let provider = &shared.name;
-    if shared.breaker.admit().is_err() {
+    if shared.breaker.is_open() {
         tracing::debug!(provider, pid, number, "the module's process is ready");
         return;
     }
@@ -328,7 +328,7 @@ async fn open_again(shared: Arc<Shared>, link: Arc<Link>) {
 
 async fn open_one_again(shared: &Shared, link: &Link, key: &ProcessKey) {
     let _with_others = shared.rungs.read().await;
-    if shared.breaker.admit().is_err() || link.is_gone() {
+    if shared.breaker.is_open() || link.is_gone() {
         return;
     }
     let (provider, locator) = (&shared.name, key.locator());
