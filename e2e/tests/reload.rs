@@ -143,3 +143,41 @@ async fn a_backend_that_cannot_be_reached_refuses_nothing() {
     token.bring_back();
     setup.wait_for(&daemon, Code::Ok).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_filter_of_the_log_follows_a_reload_in_the_daemon_and_in_the_process_of_a_module() {
+    let (token, faults) = Token::softhsm().through_fault_module();
+    let mut setup = Setup::on(&token);
+    let daemon = setup.start();
+    let connection = setup.connect(&daemon).await;
+    let request = setup.request();
+    // What each of them says at `debug`: of a connection that leaves, and of a canary that failed.
+    let said_when_provoked = || async {
+        let said = || {
+            let log = daemon.log();
+            let debug = log.lines().filter(|line| line.contains(" DEBUG "));
+            let debug: Vec<_> = debug.collect();
+            let of = |text| debug.iter().filter(|line| line.contains(text)).count();
+            [of("no handshake"), of("the canary failed")]
+        };
+        let before = said();
+        for _ in 0..5 {
+            drop(std::net::TcpStream::connect(daemon.address()).unwrap());
+            faults.on_next(2, "C_Decrypt", "rv=0x30");
+            let _ = connection.unwrap(&request).await;
+            faults.clear();
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let after = said();
+        [after[0] > before[0], after[1] > before[1]]
+    };
+    for (filter, is_said) in [("info", false), ("debug", true), ("info", false)] {
+        setup.files.set("log.filter", filter);
+        reload(&setup.files, &daemon).await.unwrap();
+        let begun = Instant::now();
+        // The process is told a moment later.
+        while said_when_provoked().await != [is_said; 2] {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{filter}: {}", daemon.log());
+        }
+    }
+}

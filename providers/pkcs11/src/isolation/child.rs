@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::frame::Inbox;
-use super::log::ToDaemon;
+use super::log::{LogLevel, ToDaemon};
 use super::message::{Event, FromChild, Ready, Request, Start, Taken, ToChild};
 use super::outbox::Outbox;
 use super::pin::PinOfDaemon;
@@ -66,7 +66,8 @@ fn serve(socket: UnixStream) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async { heed_no_signals() })?;
     let outbox = Arc::new(Outbox::blocking(socket.try_clone()?));
-    let log = ToDaemon::new(Arc::clone(&outbox), log_level);
+    let log_level = Arc::new(LogLevel::new(log_level));
+    let log = ToDaemon::new(Arc::clone(&outbox), Arc::clone(&log_level));
     tracing::subscriber::set_global_default(log).map_err(io::Error::other)?;
     let pin = Arc::new(PinOfDaemon::new(Arc::clone(&outbox)));
     for source in config.secret_sources() {
@@ -74,7 +75,7 @@ fn serve(socket: UnixStream) -> io::Result<()> {
             field.bind(pin.clone());
         }
     }
-    let serving = Serving::new(config, state_dir, Arc::clone(&outbox), pin);
+    let serving = Serving::new(config, state_dir, Arc::clone(&outbox), pin, log_level);
     let serving = Arc::new(serving);
     let ready = Ready { measures: measures.into_iter().map(Taken::from).collect() };
     outbox.send(&FromChild::from(Event::Ready(ready))).map_err(io::Error::other)?;

@@ -6,6 +6,7 @@ use std::io::{self, PipeReader};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
@@ -150,27 +151,48 @@ fn is_shown(character: char) -> bool {
             '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
+/// In the child: up to which level events go to the daemon.
+#[derive(Debug)]
+pub(super) struct LogLevel(AtomicU32);
+
+impl LogLevel {
+    /// The level with this number.
+    pub(super) fn new(number: u32) -> Self {
+        Self(AtomicU32::new(number))
+    }
+
+    /// The level with this number, from now on.
+    pub(super) fn set(&self, number: u32) {
+        self.0.store(number, Ordering::Relaxed);
+        tracing::callsite::rebuild_interest_cache();
+    }
+
+    fn filter(&self) -> LevelFilter {
+        level_filter(self.0.load(Ordering::Relaxed))
+    }
+}
+
 /// In the child: sends events to the daemon.
 #[derive(Debug)]
 pub(super) struct ToDaemon {
     outbox: Arc<Outbox<UnixStream>>,
-    level: LevelFilter,
+    level: Arc<LogLevel>,
 }
 
 impl ToDaemon {
-    /// Events up to the level with this number go to the daemon.
-    pub(super) fn new(outbox: Arc<Outbox<UnixStream>>, level: u32) -> Self {
-        Self { outbox, level: level_filter(level) }
+    /// Events up to this level go to the daemon.
+    pub(super) fn new(outbox: Arc<Outbox<UnixStream>>, level: Arc<LogLevel>) -> Self {
+        Self { outbox, level }
     }
 }
 
 impl tracing::Subscriber for ToDaemon {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= self.level && metadata.target().starts_with("claviger")
+        *metadata.level() <= self.level.filter() && metadata.target().starts_with("claviger")
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.level)
+        Some(self.level.filter())
     }
 
     fn event(&self, event: &tracing::Event<'_>) {

@@ -14,7 +14,7 @@ use crate::fault::Fault;
 #[derive(Clone, PartialEq, prost::Message)]
 #[prost(skip_debug)]
 pub(super) struct ToChild {
-    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub(super) request: Option<Request>,
 }
 
@@ -38,6 +38,9 @@ pub(super) enum Request {
     /// The caller of the call with this number has left. The answer is waited for.
     #[prost(uint64, tag = "7")]
     CallerLeft(u64),
+    /// [`Start::log_level`] from now on.
+    #[prost(uint32, tag = "8")]
+    LogLevel(u32),
 }
 
 /// The first message.

@@ -12,6 +12,7 @@ use claviger_provider_api::{
 };
 use tokio::sync::mpsc;
 
+use super::log::LogLevel;
 use super::message::{
     Answer, Asked, Call, Check, Event, FromChild, Open, Opened, Outcome, Request, Sign, Unwrap,
 };
@@ -37,6 +38,7 @@ pub(super) struct Serving {
     calls: Mutex<HashMap<u64, Asker>>,
     outbox: Arc<Outbox<UnixStream>>,
     pin: Arc<PinOfDaemon>,
+    log_level: Arc<LogLevel>,
 }
 
 /// Where the one who asked is.
@@ -72,6 +74,7 @@ impl Serving {
         state_dir: Option<PathBuf>,
         outbox: Arc<Outbox<UnixStream>>,
         pin: Arc<PinOfDaemon>,
+        log_level: Arc<LogLevel>,
     ) -> Self {
         // The daemon counts what a caller has in flight: whatever it sends has room here.
         config.queue = Some(config.most_in_flight());
@@ -89,6 +92,7 @@ impl Serving {
             calls: Mutex::default(),
             outbox,
             pin,
+            log_level,
         }
     }
 
@@ -101,6 +105,7 @@ impl Serving {
             Request::Cancel(id) => self.note(id, Asker::Gone),
             Request::CallerLeft(id) => self.note(id, Asker::CallerLeft),
             Request::Pin(pin) => self.pin.deliver(pin),
+            Request::LogLevel(level) => self.log_level.set(level),
             // It came once, before all else.
             Request::Start(_) => {}
         }

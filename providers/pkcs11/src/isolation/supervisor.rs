@@ -11,6 +11,7 @@ use futures::StreamExt;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tracing::level_filters::LevelFilter;
 
 use super::frame::Inbox;
 use super::link::Link;
@@ -97,7 +98,7 @@ async fn start(shared: &Shared, number: u64) -> io::Result<Child> {
     let start = Start {
         config: serde_json::to_string(&*shared.config)?,
         state_dir: shared.state_dir.as_ref().map(|path| path.as_os_str().as_bytes().to_vec()),
-        log_level: level_number(tracing::level_filters::LevelFilter::current()),
+        log_level: level_number(LevelFilter::current()),
     };
     link.send(Request::Start(start)).map_err(io::Error::other)?;
     let mut child = Child { process, link: Arc::new(link), inbox: Inbox::new() };
@@ -272,8 +273,14 @@ async fn watch(shared: &Arc<Shared>, link: &Arc<Link>, process: &Process) -> Str
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut probed: Option<Instant> = None;
     let mut ran_at = Instant::now();
+    let mut log_level = LevelFilter::current();
     loop {
         ticks.tick().await;
+        // A reload may have changed it.
+        if std::mem::replace(&mut log_level, LevelFilter::current()) != LevelFilter::current() {
+            // A process that is gone says nothing.
+            let _ = link.send(Request::LogLevel(level_number(LevelFilter::current())));
+        }
         if !process.is_stopped() {
             ran_at = Instant::now();
         }
