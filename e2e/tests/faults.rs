@@ -297,6 +297,32 @@ async fn a_key_that_is_swapped_under_its_name_is_never_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_another_key_lies_at_its_locator_no_look_uses_that() {
+    let (token, faults) = Token::softhsm().through_fault_module();
+    let mut setup = Setup::on(&token);
+    let daemon = setup.start();
+    serving(&setup, &daemon).await;
+    let connection = setup.connect(&daemon).await;
+    let (initialized, found) = (faults.count("C_Initialize"), faults.count("C_FindObjectsInit"));
+    token.delete(KEY);
+    token.import(&RsaKey::generate(2048), KEY, "01");
+    let begun = Instant::now();
+    // A new process of the module is the last that is tried; it never has the right key.
+    while faults.count("C_Initialize") == initialized
+        || setup.ask_over(&connection).await != Code::FailedPrecondition
+    {
+        assert!(begun.elapsed() < Duration::from_mins(1), "{}", daemon.log());
+    }
+    let (looked, used) = (faults.count("C_FindObjectsInit"), faults.count("C_Decrypt"));
+    assert!(looked > found);
+    while faults.count("C_FindObjectsInit") < looked + 3 {
+        assert_eq!(setup.ask_over(&connection).await, Code::FailedPrecondition);
+        assert!(begun.elapsed() < Duration::from_mins(1), "{}", daemon.log());
+    }
+    assert_eq!(faults.count("C_Decrypt"), used, "{}", daemon.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_is_deleted_needs_an_operator_and_is_found_again_when_it_is_back() {
     let token = Token::softhsm();
     let mut setup = Setup::on(&token);

@@ -56,8 +56,13 @@ impl Here {
         &self.logins
     }
 
-    /// Opens a key; connects to the token first, unless that was done.
-    pub(crate) async fn open(&self, open: &OpenKey<'_>) -> Result<(LocalKey, Facts), Fault> {
+    /// Opens a key; connects to the token first, unless that was done. Another key than the one whose
+    /// public half has the SHA-256 that is `meant` is an error, and not tried.
+    pub(crate) async fn open(
+        &self,
+        open: &OpenKey<'_>,
+        meant: Option<[u8; 32]>,
+    ) -> Result<(LocalKey, Facts), Fault> {
         let (config, state_dir) = (Arc::clone(&self.config), self.state_dir.clone());
         let logins = Arc::clone(&self.logins);
         let request = Request {
@@ -66,6 +71,7 @@ impl Here {
             sign_algorithms: open.sign_algorithms.to_vec(),
             oaep: config.oaep,
             allow_extractable: config.allow_extractable,
+            meant,
         };
         let slow = |_| {
             let error = unavailable("the module did not open the key within 60 s");

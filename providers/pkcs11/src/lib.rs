@@ -100,7 +100,7 @@ impl Provider {
                 Key::in_its_process(key, facts)
             }
             Place::Here(here) => {
-                let (key, facts) = here.open(open).await.map_err(|fault| fault.error)?;
+                let (key, facts) = here.open(open, None).await.map_err(|fault| fault.error)?;
                 Key::here(key, facts)
             }
         };

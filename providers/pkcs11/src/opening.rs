@@ -18,7 +18,7 @@ use crate::module::OpenSession;
 use crate::object::{self, Wanted};
 use crate::operation::{Failure, Operation, mechanism_name};
 use crate::token::Token;
-use crate::token_key::{TokenKey, missing};
+use crate::token_key::{TokenKey, check_meant, missing};
 use crate::token_state::TokenState;
 use crate::uri::Locator;
 
@@ -29,11 +29,13 @@ pub(crate) struct Request {
     pub(crate) sign_algorithms: Vec<SignAlgorithm>,
     pub(crate) oaep: Oaep,
     pub(crate) allow_extractable: bool,
+    /// SHA-256 of the public key, where it is known.
+    pub(crate) meant: Option<[u8; 32]>,
 }
 
 /// Opens a key on a token that is logged in to. Blocks in the module. A failure leaves nothing behind.
 pub(crate) fn open(token: &Arc<Token>, request: Request) -> Result<(LocalKey, Facts), Fault> {
-    let Request { locator, algorithms, sign_algorithms, oaep, allow_extractable } = request;
+    let Request { locator, algorithms, sign_algorithms, oaep, allow_extractable, meant } = request;
     let state = token.state();
     let wanted = Wanted {
         locator,
@@ -46,6 +48,10 @@ pub(crate) fn open(token: &Arc<Token>, request: Request) -> Result<(LocalKey, Fa
         found.ok_or_else(|| missing(&session, &wanted.locator, state.needs_login()))
     });
     let found = found.map_err(|error| state.judge_missed(error))?;
+    if let Some(meant) = meant {
+        check_meant(&wanted.locator, &found.public_key, meant)
+            .map_err(|error| state.judge(error))?;
+    }
     let names = wanted.locator.to_string();
     let open = OpenKey {
         locator: &names,

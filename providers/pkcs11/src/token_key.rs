@@ -1,5 +1,6 @@
 //! A key as its token knows it: where its handle is kept, and how it proves itself.
 
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use claviger_provider_api::{
@@ -66,16 +67,7 @@ impl TokenKey {
         let Some(found) = object::find(session, &self.wanted)? else {
             return Err(missing(session, &self.wanted.locator, needs_login));
         };
-        if found.public_key.sha256() != self.public_key.sha256() {
-            let text = format!(
-                "{} is another key now: its public key has the SHA-256 {}, not {}; nothing is unwrapped \
-                 with it",
-                self.wanted.locator,
-                hex::encode(found.public_key.sha256()),
-                hex::encode(self.public_key.sha256()),
-            );
-            return Err(Error::needs_operator(Cause::AnotherKey, text));
-        }
+        check_meant(&self.wanted.locator, &found.public_key, self.public_key.sha256())?;
         remember(Some((epoch.number, found.object)));
         Ok(())
     }
@@ -113,6 +105,23 @@ impl TokenKey {
             _ => error,
         })
     }
+}
+
+/// An error where a public key has not the SHA-256 that is `meant`.
+pub(crate) fn check_meant(
+    locator: &impl fmt::Display,
+    found: &PublicKey,
+    meant: [u8; 32],
+) -> Result<(), Error> {
+    if found.sha256() == meant {
+        return Ok(());
+    }
+    let (found, meant) = (hex::encode(found.sha256()), hex::encode(meant));
+    let text = format!(
+        "{locator} is another key now: its public key has the SHA-256 {found}, not {meant}; nothing is \
+         unwrapped with it"
+    );
+    Err(Error::needs_operator(Cause::AnotherKey, text))
 }
 
 /// Why a key was not found: it is not there, or there is no login.

@@ -70,6 +70,9 @@ pub(super) struct Open {
     pub(super) algorithms: Vec<String>,
     #[prost(string, repeated, tag = "5")]
     pub(super) sign_algorithms: Vec<String>,
+    /// SHA-256 of the public key that was found before. No private-key operation is tried with another one.
+    #[prost(bytes = "vec", optional, tag = "6")]
+    pub(super) meant_sha256: Option<Vec<u8>>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

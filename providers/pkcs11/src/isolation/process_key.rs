@@ -12,6 +12,7 @@ use super::running::Running;
 use crate::breaker::Breaker;
 use crate::fault::Fault;
 use crate::here::OPEN_LIMIT;
+use crate::token_key::check_meant;
 
 /// A key that stays open when its process is started anew. Dropped, it is closed in the process.
 #[derive(Debug)]
@@ -30,13 +31,14 @@ pub(super) struct ProcessKey {
 }
 
 impl ProcessKey {
-    /// A key that process `opened_in` has opened.
+    /// A key that process `opened_in` has opened. The next process opens no other one.
     pub(super) fn new(
-        request: Open,
+        mut request: Open,
         public_key_sha256: [u8; 32],
         opened_in: u64,
         running: watch::Receiver<Running>,
     ) -> Self {
+        request.meant_sha256 = Some(public_key_sha256.to_vec());
         Self {
             request,
             public_key_sha256,
@@ -78,16 +80,10 @@ impl ProcessKey {
         let opened = link.open(self.request.clone(), Instant::now() + OPEN_LIMIT).await;
         let opened = opened.map_err(proven_before)?;
         let found = public_key(&opened).map_err(Fault::of_process)?;
-        if found.sha256() != self.public_key_sha256 {
+        // The process has looked, and is not relied on.
+        if let Err(error) = check_meant(&self.request.locator, &found, self.public_key_sha256) {
             link.send(Request::Close(self.request.key)).map_err(Fault::of_process)?;
-            let text = format!(
-                "{} is another key now: its public key has the SHA-256 {}, not {}; nothing is \
-                 unwrapped with it",
-                self.request.locator,
-                hex::encode(found.sha256()),
-                hex::encode(self.public_key_sha256),
-            );
-            return Err(Fault::of_key(Error::needs_operator(Cause::AnotherKey, text)));
+            return Err(Fault::of_key(error));
         }
         self.opened_in.store(link.number, Ordering::Release);
         self.note_repair();

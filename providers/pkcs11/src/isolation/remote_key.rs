@@ -159,6 +159,8 @@ fn request(number: u32, open: &OpenKey<'_>) -> Open {
         locator: open.locator.to_owned(),
         algorithms: open.algorithms.iter().map(ToString::to_string).collect(),
         sign_algorithms: open.sign_algorithms.iter().map(ToString::to_string).collect(),
+        // The one who asks compares what is found, and says more of it.
+        meant_sha256: None,
     }
 }
 

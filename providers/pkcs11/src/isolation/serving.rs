@@ -170,9 +170,11 @@ impl Serving {
             sign_algorithms: &sign_algorithms.map_err(known)?,
             public_key_sha256: None,
         };
+        let meant = open.meant_sha256.as_deref().map(<[u8; 32]>::try_from).transpose();
+        let meant = meant.map_err(|_| Fault::of_key(operator("no SHA-256 of a public key")))?;
         let provider = lock(&self.provider).clone();
         let ending = || Fault::no_process("the process is about to end".to_owned());
-        let (key, facts) = provider.ok_or_else(ending)?.open(&wanted).await?;
+        let (key, facts) = provider.ok_or_else(ending)?.open(&wanted, meant).await?;
         let Facts { public_key, labels, extractable, unneeded_rights, .. } = facts;
         let opened = Opened {
             key: open.key,
