@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use e2e::connection::frame;
 use e2e::module::BY_LABEL;
 use e2e::pki::replace;
 use e2e::{Daemon, Faults, Module, Setup, Token};
@@ -101,6 +102,33 @@ async fn says_when_it_looks_again(setup: &Setup, daemon: &Daemon) {
         }
         assert!(begun.elapsed() < Duration::from_secs(30), "{}", daemon.log());
     }
+}
+
+/// Its process is started anew after pauses that grow to three seconds: a call with less time than that
+/// is answered at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_a_module_crashes_at_each_start_an_answer_says_when_the_next_one_is_made() {
+    let Counted { daemon, setup, token: _token, faults } = Counted::new();
+    let connection = setup.connect(&daemon).await;
+    faults.on_every("C_Initialize", "abort");
+    faults.on_call(1, "C_Decrypt", "abort");
+    setup.wait_for(&daemon, Code::Unavailable).await;
+    daemon.wait_for_log("pause=1.6s");
+    let body = frame(&prost::Message::encode_to_vec(&setup.request()));
+    let mut told = 0;
+    for _ in 0..40 {
+        let headers = [("grpc-timeout", "1S")];
+        let path = "/claviger.v1.KeyService/Unwrap";
+        let answer = connection.call(path, body.clone(), &headers).await.unwrap();
+        assert_eq!(answer.code(), Code::Unavailable, "{answer}\n{}", daemon.log());
+        let details = answer.status().get_error_details();
+        let delay = details.retry_info().and_then(|info| info.retry_delay);
+        told += usize::from(delay.is_some_and(|delay| delay <= Duration::from_secs(3)));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(told >= 20, "{told} of 40");
+    faults.clear();
+    setup.wait_for(&daemon, Code::Ok).await;
 }
 
 /// Every host waits its whole timeout and fails then; the token was asked a few times only.

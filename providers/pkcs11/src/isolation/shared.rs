@@ -63,9 +63,12 @@ impl Shared {
         self.wait_for(|next| next.number != link.number).await
     }
 
+    /// Waits for a process, but not for one that is not started yet and will not be soon.
     async fn wait_for(&self, is_meant: impl Fn(&Link) -> bool) -> Result<Arc<Link>, Fault> {
         let mut running = self.running.subscribe();
-        let started = running.wait_for(|running| running.link.as_deref().is_some_and(&is_meant));
+        let started = running.wait_for(|running| {
+            running.link.as_deref().is_some_and(&is_meant) || running.is_pausing()
+        });
         let started = tokio::time::timeout(START_LIMIT, started).await;
         let link = started.ok().and_then(Result::ok).and_then(|running| running.link.clone());
         link.ok_or_else(|| Fault::of_process(self.running.borrow().no_process()))

@@ -62,7 +62,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut dropped: oneshot::Receiver<()>)
         let (reason, has_served) = match start(&shared, number).await {
             Ok(child) => {
                 let link = Arc::clone(&child.link);
-                shared.running.send_replace(Running { link: Some(Arc::clone(&link)), fault: None });
+                let running = Running { link: Some(Arc::clone(&link)), ..Running::default() };
+                shared.running.send_replace(running);
                 if number > 1 {
                     tokio::spawn(open_again(Arc::clone(&shared), Arc::clone(&link)));
                 }
@@ -76,11 +77,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut dropped: oneshot::Receiver<()>)
         };
         let (provider, pause) = (&shared.name, pauses.after(has_served, Instant::now()));
         tracing::error!(provider, ?pause, "the module's process {reason}; it is started anew");
-        let fault = Some(reason.into());
-        shared.running.send_if_modified(|running| {
-            running.fault = fault;
-            false
-        });
+        let (fault, starts_at) = (Some(reason.into()), Some(Instant::now() + pause));
+        shared.running.send_replace(Running { link: None, fault, starts_at });
         tokio::select! {
             () = sleep(pause) => {}
             _ = &mut dropped => return,
@@ -169,7 +167,8 @@ async fn serve(shared: &Arc<Shared>, mut child: Child, dropped: &mut oneshot::Re
         End::Of(reason) => reason.as_str(),
         _ => "was replaced",
     };
-    shared.running.send_replace(Running { link: None, fault: Some(reason.into()) });
+    let fault = Some(reason.into());
+    shared.running.send_replace(Running { fault, ..Running::default() });
     child.link.end(&format!("the module's process {reason}"));
     child.process.kill();
     child.process.ended().await;
