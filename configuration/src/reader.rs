@@ -321,7 +321,7 @@ impl<'a> Node<'a> {
     pub fn file_path(&self) -> Option<PathBuf> {
         let text = self.string()?;
         if text.is_empty() || text.contains('\0') {
-            self.error("is no path; write the path of a file");
+            self.error("is no path; write one");
             return None;
         }
         Some(self.report.resolve(text))

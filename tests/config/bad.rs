@@ -91,7 +91,7 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
     (
         "state_dir = \"state\"",
         "state_dir = \"\"",
-        "claviger.toml:4: server.state_dir: is no path; write the path of a file",
+        "claviger.toml:4: server.state_dir: is no path; write one",
     ),
     (
         "state_dir = \"state\"",
@@ -267,6 +267,31 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
         "directory = \"keys\"\n",
         "",
         "claviger.toml:25: providers.files: `directory` is missing, and there are no `files`; write the folder that holds the key files",
+    ),
+    (
+        "directory = \"keys\"",
+        "directory = \"\"",
+        "claviger.toml:27: providers.files.directory: is no path; write one",
+    ),
+    (
+        "directory = \"keys\"",
+        "directory = \"keys\"\nfiles = { \"kc.pfx\" = { file = \"\" } }",
+        "claviger.toml:28: providers.files.files.\"kc.pfx\".file: is no path; write one",
+    ),
+    (
+        "module = \"libhsm.so\"",
+        "module = \"\"",
+        "claviger.toml:20: providers.hsm-a.module: is no path; write one",
+    ),
+    (
+        "pin = { file = \"pin\" }",
+        "pin = { file = \"\" }",
+        "claviger.toml:22: providers.hsm-a.pin.file: is no path; write one",
+    ),
+    (
+        "[providers.files]",
+        "[providers.v]\ntype = \"vault-transit\"\naddress = \"https://v\"\nca = \"\"\nauth = { token = { file = \"t\" } }\n[providers.files]",
+        "claviger.toml:28: providers.v.ca: is no path; write one",
     ),
     (
         "directory = \"keys\"",

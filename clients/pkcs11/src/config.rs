@@ -169,7 +169,7 @@ fn token(raw: RawToken, folder: &Path) -> Result<Token, String> {
     if raw.endpoints.is_empty() {
         return Err("endpoints: name at least one, such as \"https://daemon:8443\"".into());
     }
-    let beside = |path: Option<PathBuf>| path.map(|path| folder.join(path));
+    let beside = |path: Option<PathBuf>| path.map(|path| claviger_client::beside(folder, path));
     let keys = raw
         .keys
         .map(|keys| keys.into_iter().map(|raw| key(raw, folder)).collect::<Result<Vec<_>, _>>())
@@ -220,7 +220,7 @@ fn key(raw: RawKey, folder: &Path) -> Result<Key, String> {
             })?;
     }
     if let Some(path) = raw.certificate {
-        let path = folder.join(path);
+        let path = claviger_client::beside(folder, path);
         let content = fs::read(&path).map_err(|error| {
             wrong(format!("certificate: cannot read {}: {error}", path.display()))
         })?;

@@ -125,7 +125,7 @@ impl Config {
         let file: File =
             toml::from_str(&text).map_err(|error| invalid(error.to_string().trim().to_owned()))?;
         let folder = path.parent().unwrap_or(Path::new(""));
-        let beside = |path: Option<PathBuf>| path.map(|path| folder.join(path));
+        let beside = |path: Option<PathBuf>| path.map(|path| beside(folder, path));
         let [ca, certificate, private_key] =
             [file.ca, file.certificate, file.private_key].map(beside);
         let (ca, certificate) = (ca.as_deref(), certificate.as_deref());
@@ -151,6 +151,10 @@ impl Config {
             return Err(field("endpoint", "is missing; write `https://host:port` or `unix:/path`"));
         }
         let files = [("ca", ca), ("certificate", certificate), ("private_key", private_key)];
+        let is_empty = |path: &Path| path.as_os_str().is_empty();
+        if let Some((name, _)) = files.iter().find(|(_, path)| path.is_some_and(is_empty)) {
+            return Err(field(name, "is empty; write the path of a PEM file"));
+        }
         let all_unix = endpoints.iter().all(|endpoint| endpoint.as_ref().starts_with("unix:"));
         if all_unix && let Some((name, _)) = files.iter().find(|(_, value)| value.is_some()) {
             return Err(field(name, "a Unix socket takes no certificates; leave it out"));
@@ -244,6 +248,11 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
     deserializer.deserialize_any(OneOrMany)
 }
 
+/// A path that a file names: a relative one starts at the file's folder, and an empty one is none.
+pub fn beside(folder: &Path, path: PathBuf) -> PathBuf {
+    if path.as_os_str().is_empty() { path } else { folder.join(path) }
+}
+
 fn field(field: &'static str, reason: &str) -> ConfigError {
     ConfigError::Field { field, reason: reason.to_owned() }
 }
@@ -306,6 +315,10 @@ mod tests {
             ("endpoint = []", "endpoint: is missing"),
             ("endpoint = [\"unix:/a\", \"unix:/a\"]", "`unix:/a` is there twice"),
             ("endpoint = 8443", "an endpoint or a list of endpoints"),
+            (
+                "endpoint = \"https://a.example:1\"\nca = \"\"",
+                "client.toml: ca: is empty; write the path of a PEM file",
+            ),
         ] {
             let error = load(text).1.unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

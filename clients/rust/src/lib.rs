@@ -40,7 +40,7 @@ pub use client::{
 };
 pub use config::{
     Config, ConfigError, DEFAULT_HEDGE, DEFAULT_MAX_IDLE, DEFAULT_PATIENCE, DEFAULT_TIMEOUT,
-    Endpoint, TlsFiles,
+    Endpoint, TlsFiles, beside,
 };
 pub use error::{Code, Error};
 

@@ -60,16 +60,6 @@ pub fn check_timeouts(whole: (&str, Duration), parts: &[(&str, Duration)]) -> Re
     })
 }
 
-/// Checks that the path of an optional file is not empty.
-pub fn check_path(name: &str, path: Option<&std::path::Path>) -> Result<(), String> {
-    match path {
-        Some(path) if path.as_os_str().is_empty() => {
-            Err(format!("`{name}` is empty; write the path of a PEM file, or leave it out"))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Where requests may go without TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlainHttp {

@@ -82,7 +82,6 @@ impl Options for Config {
         if let Some(endpoint) = &self.endpoint {
             options::origin("endpoint", endpoint, PlainHttp::OnLoopback)?;
         }
-        options::check_path("ca", self.ca.as_deref())?;
         if self.profile.is_some() && self.credentials.is_some() {
             return Err("`profile` and `credentials` exclude each other; leave one out".into());
         }
@@ -150,7 +149,6 @@ mod tests {
             ("endpoint = \"https://user:secret@kms.example.org\"", "user name"),
             ("endpoint = \"https://kms.example.org/path\"", "more than a host"),
             ("endpoint = \"kms.example.org\"", "https://HOST"),
-            ("ca = \"\"", "`ca`"),
             ("profile = \"\"", "`profile`"),
             ("connect_timeout = \"0s\"", "no time limit"),
             ("connect_timeout = \"6m\"", "no time limit"),

@@ -146,7 +146,6 @@ impl Options for Config {
                 }
             }
         }
-        options::check_path("ca", self.ca.as_deref())?;
         for (name, id) in self.auth.ids() {
             if !is_id(id) {
                 return Err(format!(
@@ -329,7 +328,6 @@ mod tests {
             (format!("vault = \"https://a.vault.azure.net/keys\"\n{CLI}"), "more than a host"),
             (format!("{vault}\nresource = \"vault.azure.net\"\n{CLI}"), "`resource`"),
             (format!("{vault}\nauthority = \"http://login\"\n{CLI}"), "`authority`"),
-            (format!("{vault}\nca = \"\"\n{CLI}"), "`ca`"),
             (format!("{vault}\nvalut = 1\n{CLI}"), "valut"),
             (format!("{vault}\nattempt_timeout = \"10s\"\n{CLI}"), "`operation_timeout`"),
             (format!("{vault}\nconnect_timeout = \"0s\"\n{CLI}"), "no time limit"),

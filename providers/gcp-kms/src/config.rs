@@ -62,7 +62,6 @@ impl Options for Config {
     fn validate(&self) -> Result<(), String> {
         self.origin()?;
         self.metadata_origin()?;
-        options::check_path("ca", self.ca.as_deref())?;
         options::check_timeouts(
             ("timeout", self.timeout.0),
             &[("connect_timeout", self.connect_timeout.0)],
@@ -171,7 +170,6 @@ mod tests {
             ("endpoint = \"kms.example.org\"", "https://HOST"),
             ("metadata_endpoint = \"http://metadata.google.internal\"", "link-local"),
             ("metadata_endpoint = \"https://127.0.0.1\"", "link-local"),
-            ("ca = \"\"", "`ca`"),
             ("timeout = \"0s\"", "no time limit"),
             ("timeout = \"6m\"", "no time limit"),
             ("timeout = 5", "string"),

@@ -117,10 +117,10 @@ fn secrets(
                 node.error("must not stand in this file; write { file = \"…\" }, the path of a file that holds it, or { credential = \"…\" } for systemd");
                 return None;
             }
-            let text = |name| node.field(name).and_then(|source| source.text());
-            let file = || text("file").map(|file| SecretSource::File(node.report().resolve(file)));
-            let credential =
-                || text("credential").map(|name| SecretSource::Credential(name.to_owned()));
+            let text = |name| node.field(name).filter(|source| source.text().is_some());
+            let file = || text("file").and_then(|file| file.file_path()).map(SecretSource::File);
+            let credential = || text("credential").and_then(|name| name.text());
+            let credential = || credential().map(|name| SecretSource::Credential(name.to_owned()));
             let source = match node.field("vault") {
                 Some(node) => Some(SecretSource::Vault(vault_field(&node)?)),
                 // Any other form is the provider's to refuse.
@@ -132,10 +132,11 @@ fn secrets(
     Some(sources)
 }
 
-/// The paths that a provider's options name, whole.
+/// The paths that a provider's options name, whole. What is no string is the provider's to refuse.
 fn files(node: &Node<'_>, provider_type: &ProviderType) -> BTreeMap<String, PathBuf> {
     let found = provider_type.paths.iter().flat_map(|option| options(node, option));
-    found.filter_map(|(name, node)| Some((name, node.report().resolve(node.text()?)))).collect()
+    let texts = found.filter(|(_, node)| node.text().is_some());
+    texts.filter_map(|(name, node)| Some((name, node.file_path()?))).collect()
 }
 
 /// The nodes of an option that may be inside tables, by their names; `*` is each name of a table. What
