@@ -1,6 +1,6 @@
 //! Calls of a token counted, and faults injected into them, through the fault module.
 //!
-//! What an action can be stands in `fault-module/src/control.rs`: `rv=0x30`, `sleep=2000`, `hang`,
+//! What an action can be stands in `faults/src/rules.rs`: `rv=0x30`, `sleep=2000`, `hang`,
 //! `abort`, `garbage`, `flags=locked` and others.
 
 use std::ffi::OsString;
@@ -14,21 +14,21 @@ const RECORD: usize = 64;
 #[derive(Debug)]
 pub struct Faults {
     counts: PathBuf,
-    control: PathBuf,
+    file: PathBuf,
     rules: Mutex<Vec<String>>,
 }
 
 impl Faults {
     pub(crate) fn new(folder: &Path) -> Self {
-        let (counts, control) = (folder.join("counts"), folder.join("control"));
-        Self { counts, control, rules: Mutex::default() }
+        let (counts, file) = (folder.join("counts"), folder.join("rules"));
+        Self { counts, file, rules: Mutex::default() }
     }
 
     pub(crate) fn environment(&self, real: &Path) -> [(OsString, OsString); 3] {
         [
-            ("FAULT_MODULE_REAL".into(), real.into()),
-            ("FAULT_MODULE_COUNTS".into(), (&self.counts).into()),
-            ("FAULT_MODULE_CONTROL".into(), (&self.control).into()),
+            ("CLAVIGER_FAULTS_MODULE".into(), real.into()),
+            ("CLAVIGER_FAULTS_COUNTS".into(), (&self.counts).into()),
+            ("CLAVIGER_FAULTS_RULES".into(), (&self.file).into()),
         ]
     }
 
@@ -80,8 +80,8 @@ impl Faults {
 
     /// By rename, so that the module never reads half a file.
     fn write(&self, rules: &[String]) {
-        let new = self.control.with_extension("new");
+        let new = self.file.with_extension("new");
         fs::write(&new, rules.join("\n")).expect("the token's folder is writable");
-        fs::rename(&new, &self.control).expect("the token's folder is writable");
+        fs::rename(&new, &self.file).expect("the token's folder is writable");
     }
 }

@@ -167,7 +167,7 @@ impl Token {
     /// not counted.
     #[must_use]
     pub fn through_fault_module(mut self) -> (Self, Faults) {
-        let module = target_folder().join("deps/libsofthsm_fault_module.so");
+        let module = target_folder().join("deps/libclaviger_faults.so");
         assert!(module.exists(), "{} was not built: cargo test -p e2e", module.display());
         let faults = Faults::new(self.folder.path());
         self.environment.extend(faults.environment(&self.own_module));

@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use claviger_faults::counts;
 use claviger_pkcs11::{Config, Provider, pin_latch};
 use claviger_provider_api::{
     Algorithm, Call, CallerSlot, Cause, Digest, Error, ErrorKind, Hash, KeyMaterial, OpenKey,
@@ -18,7 +19,6 @@ use claviger_provider_api::{
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as CryptokiError, RvError};
 use serde_json::{Value, json};
-use softhsm_fault_module::counts;
 
 /// Where distributions put SoftHSM.
 const MODULES: [&str; 5] = [
@@ -106,9 +106,9 @@ fn run_in_a_process_of_its_own(name: &str) {
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", &format!("inner::{name}"), "--ignored", "--nocapture"])
         .env("SOFTHSM2_CONF", bench.path("softhsm2.conf"))
-        .env("FAULT_MODULE_REAL", module())
-        .env("FAULT_MODULE_COUNTS", bench.path("counts"))
-        .env("FAULT_MODULE_CONTROL", bench.path("control"))
+        .env("CLAVIGER_FAULTS_MODULE", module())
+        .env("CLAVIGER_FAULTS_COUNTS", bench.path("counts"))
+        .env("CLAVIGER_FAULTS_RULES", bench.path("control"))
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -233,7 +233,7 @@ impl Bench {
 
     fn faulty_provider_with(&self, change: impl FnOnce(&mut Value)) -> Provider {
         let test = std::env::current_exe().unwrap();
-        let module = test.with_file_name("libsofthsm_fault_module.so");
+        let module = test.with_file_name("libclaviger_faults.so");
         assert!(module.exists(), "{} was not built", module.display());
         self.provider(|options| {
             options["module"] = json!(module);

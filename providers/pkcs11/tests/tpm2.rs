@@ -11,12 +11,12 @@ use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use claviger_faults::counts;
 use claviger_pkcs11::{Config, Provider, pin_latch};
 use claviger_provider_api::{
     Algorithm, Call, CallerSlot, Error, KeyMaterial, OpenKey, Parameters, WrappingKey,
 };
 use serde_json::json;
-use softhsm_fault_module::counts;
 
 /// Where Debian's libtpm2-pkcs11-1 puts it.
 const MODULE: &str = "/usr/lib/x86_64-linux-gnu/pkcs11/libtpm2_pkcs11.so";
@@ -104,9 +104,9 @@ fn two_tpm_tokens_have_a_login_and_a_latch_each() {
         .args(["--exact", "inner::two_tpm_tokens", "--ignored", "--nocapture"])
         .envs(environment)
         .env("TPM_TEST_FOLDER", folder.path())
-        .env("FAULT_MODULE_REAL", MODULE)
-        .env("FAULT_MODULE_COUNTS", path("counts"))
-        .env("FAULT_MODULE_CONTROL", path("control"))
+        .env("CLAVIGER_FAULTS_MODULE", MODULE)
+        .env("CLAVIGER_FAULTS_COUNTS", path("counts"))
+        .env("CLAVIGER_FAULTS_RULES", path("control"))
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -161,7 +161,7 @@ mod inner {
 }
 
 fn provider(folder: &Path, label: &str) -> Provider {
-    let module = std::env::current_exe().unwrap().with_file_name("libsofthsm_fault_module.so");
+    let module = std::env::current_exe().unwrap().with_file_name("libclaviger_faults.so");
     let config: Config = serde_json::from_value(json!({
         "module": module,
         "token": { "label": label },

@@ -1,21 +1,24 @@
-//! What to do to which call: the control file, read again whenever it changes.
+//! What to do to which call: the rules file, read again whenever it changes.
 //!
-//! One rule a line, `function:calls:action`. Calls are numbered from 1 as in the counts file, over
-//! all processes: `*` (every call), `7`, `7-9` or `7-`. The actions are those of [`Action`].
+//! One rule a line, `function:calls:action`; empty lines and lines that begin with `#` say nothing. The
+//! function is one of PKCS#11 2.40, or `*` for each of them. Calls of a function are numbered from 1, over
+//! all processes where there is a counts file: `*` (every call), `7`, `7-9`, `7-`, or `/7` (every
+//! seventh). The actions are those of [`Action`]. Replace the file by a rename: a half-written one may
+//! be read.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// One fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// `rv=0x30`: gives this code without calling the real module. On C_Decrypt or C_Sign that
-    /// leaves the operation active below, as a token in trouble does.
+    /// `rv=CKR_DEVICE_ERROR` or `rv=0x30`: gives this code without calling the real module. On
+    /// C_Decrypt or C_Sign that leaves the operation active below, as a token in trouble does.
     Return(u64),
-    /// `late-rv=0x30`: calls the real module, then gives this code.
+    /// `late-rv=CKR_DEVICE_REMOVED`: calls the real module, then gives this code.
     LateReturn(u64),
     /// `sleep=2000`: waits so many milliseconds, then goes on.
     Sleep(Duration),
@@ -45,6 +48,8 @@ pub enum Action {
     /// `length=4096`: success, but with another length of C_Decrypt's or C_Sign's output, or
     /// another number of objects found by C_FindObjects.
     Length(u64),
+    /// `shuffle`: the objects that one call of C_FindObjects found, in reverse order.
+    Shuffle,
     /// `flags=0x40000`: adds flags to what C_GetTokenInfo gave; also by name (`locked`,
     /// `final-try`, `count-low`, `to-be-changed`).
     Flags(u64),
@@ -72,8 +77,9 @@ pub enum Action {
 
 /// The rules in force.
 #[derive(Debug)]
-pub(crate) struct Control {
-    path: PathBuf,
+pub(crate) struct Rules {
+    /// None: there are no rules.
+    path: Option<PathBuf>,
     loaded: Mutex<(Stamp, Arc<[Rule]>)>,
 }
 
@@ -83,36 +89,57 @@ type Stamp = Option<(u64, i64, i64, u64)>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Rule {
-    function: String,
-    first: u64,
-    last: u64,
+    /// None: every function.
+    function: Option<String>,
+    calls: Calls,
     action: Action,
 }
 
-impl Control {
-    pub(crate) fn new(path: PathBuf) -> Self {
+/// Which calls of a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Calls {
+    /// Numbers from the first to the last.
+    Between(u64, u64),
+    /// Every so many.
+    Every(u64),
+}
+
+impl Calls {
+    fn has(self, number: u64) -> bool {
+        match self {
+            Self::Between(first, last) => (first..=last).contains(&number),
+            Self::Every(n) => number.is_multiple_of(n),
+        }
+    }
+}
+
+impl Rules {
+    pub(crate) fn new(path: Option<PathBuf>) -> Self {
         Self { path, loaded: Mutex::new((None, Arc::new([]))) }
     }
 
     /// The actions for call number `number` of `function`, in the order of the file.
     pub(crate) fn actions(&self, function: &str, number: u64) -> Vec<Action> {
-        self.rules()
+        let Some(path) = &self.path else { return Vec::new() };
+        self.read(path)
             .iter()
-            .filter(|rule| rule.function == function && (rule.first..=rule.last).contains(&number))
+            .filter(|rule| rule.function.as_ref().is_none_or(|name| name == function))
+            .filter(|rule| rule.calls.has(number))
             .map(|rule| rule.action)
             .collect()
     }
 
-    fn rules(&self) -> Arc<[Rule]> {
+    fn read(&self, path: &Path) -> Arc<[Rule]> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        let stamp = fs::metadata(&self.path)
+        let stamp = fs::metadata(path)
             .ok()
             .map(|file| (file.ino(), file.ctime(), file.ctime_nsec(), file.len()));
         if stamp != loaded.0 {
-            let text = fs::read_to_string(&self.path).unwrap_or_default();
-            let rules = text.lines().map(|line| {
-                parse(line).unwrap_or_else(|reason| {
-                    crate::die(&format!("{}: {line:?}: {reason}", self.path.display()))
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let lines = text.lines().zip(1..).filter(|(line, _)| says_something(line));
+            let rules = lines.map(|(line, number)| {
+                parse(line.trim()).unwrap_or_else(|reason| {
+                    crate::die(&format!("{} line {number}: {line:?}: {reason}", path.display()))
                 })
             });
             *loaded = (stamp, rules.collect());
@@ -121,22 +148,37 @@ impl Control {
     }
 }
 
+fn says_something(line: &str) -> bool {
+    let line = line.trim();
+    !line.is_empty() && !line.starts_with('#')
+}
+
 fn parse(line: &str) -> Result<Rule, String> {
     let mut parts = line.splitn(3, ':');
     let (Some(function), Some(calls), Some(action)) = (parts.next(), parts.next(), parts.next())
     else {
         return Err("a rule is function:calls:action".into());
     };
-    if !crate::NAMES.contains(&function) {
+    if function != "*" && !crate::NAMES.contains(&function) {
         return Err(format!("{function} is no function of PKCS#11 2.40"));
     }
-    let (first, last) = match calls.split_once('-') {
-        _ if calls == "*" => (1, u64::MAX),
-        None => (number(calls)?, number(calls)?),
-        Some((first, "")) => (number(first)?, u64::MAX),
-        Some((first, last)) => (number(first)?, number(last)?),
-    };
-    Ok(Rule { function: function.to_owned(), first, last, action: parse_action(action)? })
+    let function = Some(function).filter(|name| *name != "*").map(str::to_owned);
+    Ok(Rule { function, calls: parse_calls(calls)?, action: parse_action(action)? })
+}
+
+fn parse_calls(text: &str) -> Result<Calls, String> {
+    if let Some(every) = text.strip_prefix('/') {
+        return match number(every)? {
+            0 => Err("every call is *".into()),
+            every => Ok(Calls::Every(every)),
+        };
+    }
+    Ok(match text.split_once('-') {
+        _ if text == "*" => Calls::Between(1, u64::MAX),
+        None => Calls::Between(number(text)?, number(text)?),
+        Some((first, "")) => Calls::Between(number(first)?, u64::MAX),
+        Some((first, last)) => Calls::Between(number(first)?, number(last)?),
+    })
 }
 
 fn parse_action(text: &str) -> Result<Action, String> {
@@ -149,11 +191,12 @@ fn parse_action(text: &str) -> Result<Action, String> {
         None if text == "close-all" => Action::CloseAll,
         None if text == "finalize" => Action::Finalize,
         None if text == "garbage" => Action::Garbage,
+        None if text == "shuffle" => Action::Shuffle,
         None if text == "nul-padded" => Action::NulPadded,
         None if text == "right-aligned" => Action::RightAligned,
         None if text == "bad-clock" => Action::BadClock,
-        Some(("rv", code)) => Action::Return(number(code)?),
-        Some(("late-rv", code)) => Action::LateReturn(number(code)?),
+        Some(("rv", code)) => Action::Return(parse_code(code)?),
+        Some(("late-rv", code)) => Action::LateReturn(parse_code(code)?),
         Some(("sleep", milliseconds)) => {
             Action::Sleep(Duration::from_millis(number(milliseconds)?))
         }
@@ -172,6 +215,14 @@ fn parse_action(text: &str) -> Result<Action, String> {
         Some(("clear-flags", flags)) => Action::ClearFlags(parse_flags(flags)?),
         _ => return Err(format!("unknown action {text:?}")),
     })
+}
+
+fn parse_code(text: &str) -> Result<u64, String> {
+    match crate::code(text) {
+        Some(code) => Ok(code),
+        None if text.starts_with("CKR_") => Err(format!("{text} is no code of PKCS#11 3.1")),
+        None => number(text),
+    }
 }
 
 fn parse_flags(text: &str) -> Result<u64, String> {
@@ -207,6 +258,7 @@ mod tests {
     fn each_action_is_read_as_it_is_documented() {
         for (text, action) in [
             ("rv=0x30", Action::Return(0x30)),
+            ("rv=CKR_TOKEN_NOT_PRESENT", Action::Return(0xe0)),
             ("late-rv=5", Action::LateReturn(5)),
             ("sleep=2000", Action::Sleep(Duration::from_secs(2))),
             ("hang", Action::Hang),
@@ -217,6 +269,7 @@ mod tests {
             ("close-all", Action::CloseAll),
             ("finalize", Action::Finalize),
             ("garbage", Action::Garbage),
+            ("shuffle", Action::Shuffle),
             ("length=0", Action::Length(0)),
             ("flags=locked", Action::Flags(0x40000)),
             ("flags=final-try", Action::Flags(0x20000)),
@@ -238,7 +291,14 @@ mod tests {
 
     #[test]
     fn a_rule_that_is_misspelt_is_refused_and_not_ignored() {
-        for line in ["", "C_Decrypt", "C_Decrpyt:1:abort", "C_Login:x:abort", "C_Login:1:rv=zz"] {
+        for line in [
+            "C_Decrypt",
+            "C_Decrpyt:1:abort",
+            "C_Login:x:abort",
+            "C_Login:/0:abort",
+            "C_Login:1:rv=zz",
+            "C_Login:1:rv=CKR_PIN_WRONG",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }
@@ -246,20 +306,23 @@ mod tests {
     #[test]
     fn rules_apply_to_their_calls_and_follow_the_file() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("control");
+        let path = folder.path().join("rules");
         let write = |text: &str| {
             fs::write(folder.path().join("new"), text).unwrap();
             fs::rename(folder.path().join("new"), &path).unwrap();
         };
-        let control = Control::new(path.clone());
-        assert_eq!(control.actions("C_Login", 1), []);
-        write("C_Login:2:abort\nC_Login:2-3:hang\nC_Sign:*:garbage\n");
-        assert_eq!(control.actions("C_Login", 1), []);
-        assert_eq!(control.actions("C_Login", 2), [Action::Abort, Action::Hang]);
-        assert_eq!(control.actions("C_Login", 3), [Action::Hang]);
+        let rules = Rules::new(Some(path.clone()));
+        assert_eq!(rules.actions("C_Login", 1), []);
+        write("# a comment\n\nC_Login:2:abort\n C_Login:2-3:hang\nC_Sign:*:garbage\n");
+        assert_eq!(rules.actions("C_Login", 1), []);
+        assert_eq!(rules.actions("C_Login", 2), [Action::Abort, Action::Hang]);
+        assert_eq!(rules.actions("C_Login", 3), [Action::Hang]);
+        write("*:/10:crash\n");
+        assert_eq!(rules.actions("C_Sign", 20), [Action::Crash]);
+        assert_eq!(rules.actions("C_Login", 21), []);
         write("C_Login:3-:rv=0xa0\n");
-        assert_eq!(control.actions("C_Login", 2), []);
-        assert_eq!(control.actions("C_Login", 300), [Action::Return(0xa0)]);
-        assert_eq!(control.actions("C_Sign", 1), []);
+        assert_eq!(rules.actions("C_Login", 2), []);
+        assert_eq!(rules.actions("C_Login", 300), [Action::Return(0xa0)]);
+        assert_eq!(rules.actions("C_Sign", 1), []);
     }
 }

@@ -1,13 +1,16 @@
-//! A PKCS#11 module that loads a real one, counts every call, and injects the faults it is told.
+//! A PKCS#11 module around another one, which counts every call and injects the faults it is told.
 //!
-//! Environment: `FAULT_MODULE_REAL` names the real module, `FAULT_MODULE_COUNTS` the file with the
-//! counts ([`counts`]), `FAULT_MODULE_CONTROL` the file with the faults ([`control`]). Only
-//! `C_GetFunctionList` is exported, so callers see version 2.40 whatever the real module offers.
+//! Environment: `CLAVIGER_FAULTS_MODULE` names the module behind it; `CLAVIGER_FAULTS_RULES`, if set, the
+//! file that says what to do to which call ([`rules`]); `CLAVIGER_FAULTS_COUNTS`, if set, the file in
+//! which calls are counted over all processes ([`counts`]). Only `C_GetFunctionList` is exported, so
+//! callers see version 2.40 whatever the module behind it offers. docs/testing-with-faults.md shows
+//! how to use it.
 
-pub mod control;
+mod codes;
 pub mod counts;
 mod functions;
 mod intercept;
+pub mod rules;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -15,10 +18,11 @@ use std::sync::OnceLock;
 use cryptoki_sys::{CK_FUNCTION_LIST, CK_RV, CKR_ARGUMENTS_BAD, CKR_OK};
 use libloading::{Library, Symbol};
 
+pub use codes::{CODES, code};
 pub use functions::NAMES;
 
-use control::Control;
 use counts::Counts;
+use rules::Rules;
 
 /// The function list of the module (PKCS#11 2.40, section 5.4).
 ///
@@ -39,7 +43,7 @@ struct Module {
     real: CK_FUNCTION_LIST,
     list: CK_FUNCTION_LIST,
     counts: Counts,
-    control: Control,
+    rules: Rules,
 }
 
 /// The module of this process. What is missing ends the process with a sentence: a test that
@@ -47,13 +51,21 @@ struct Module {
 fn module() -> &'static Module {
     static MODULE: OnceLock<Module> = OnceLock::new();
     MODULE.get_or_init(|| {
-        let real = load(&environment("FAULT_MODULE_REAL"));
+        let real = load(&variable("CLAVIGER_FAULTS_MODULE").unwrap_or_else(|| {
+            die("CLAVIGER_FAULTS_MODULE is not set: it names the module to put faults into")
+        }));
+        let counts = match variable("CLAVIGER_FAULTS_COUNTS") {
+            Some(file) => Counts::open(&file, &NAMES).unwrap_or_else(|error| {
+                die(&format!("CLAVIGER_FAULTS_COUNTS {}: {error}", file.display()))
+            }),
+            None => Counts::of_this_process(NAMES.len())
+                .unwrap_or_else(|error| die(&format!("no memory for counts: {error}"))),
+        };
         Module {
             list: functions::intercepted(&real),
             real,
-            counts: Counts::open(&environment("FAULT_MODULE_COUNTS"), &NAMES)
-                .unwrap_or_else(|error| die(&format!("FAULT_MODULE_COUNTS: {error}"))),
-            control: Control::new(environment("FAULT_MODULE_CONTROL")),
+            counts,
+            rules: Rules::new(variable("CLAVIGER_FAULTS_RULES")),
         }
     })
 }
@@ -63,8 +75,9 @@ fn load(path: &PathBuf) -> CK_FUNCTION_LIST {
     // SAFETY: the real module is a PKCS#11 module: its constructors are its own business, and its
     // `C_GetFunctionList` has the standard's signature. It is never unloaded.
     let rv = unsafe {
-        let library = Library::new(path)
-            .unwrap_or_else(|error| die(&format!("FAULT_MODULE_REAL {}: {error}", path.display())));
+        let library = Library::new(path).unwrap_or_else(|error| {
+            die(&format!("CLAVIGER_FAULTS_MODULE {}: {error}", path.display()))
+        });
         let library = Box::leak(Box::new(library));
         let entry: Symbol<'_, unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV> =
             library.get(b"C_GetFunctionList\0").unwrap_or_else(|error| die(&error.to_string()));
@@ -77,11 +90,11 @@ fn load(path: &PathBuf) -> CK_FUNCTION_LIST {
     unsafe { *list }
 }
 
-fn environment(name: &str) -> PathBuf {
-    std::env::var_os(name).map_or_else(|| die(&format!("{name} is not set")), PathBuf::from)
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 fn die(what: &str) -> ! {
-    eprintln!("fault module: {what}");
+    eprintln!("libclaviger_faults: {what}");
     std::process::abort()
 }

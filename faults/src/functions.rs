@@ -90,7 +90,7 @@ functions! {
     );
     C_FindObjects(
         a: CK_SESSION_HANDLE, b: *mut CK_OBJECT_HANDLE, c: CK_ULONG,
-        d: *mut CK_ULONG) alters Output::Number(d
+        d: *mut CK_ULONG) alters Output::Found(b, d
     );
     C_FindObjectsFinal(a: CK_SESSION_HANDLE);
     C_EncryptInit(a: CK_SESSION_HANDLE, b: *mut CK_MECHANISM, c: CK_OBJECT_HANDLE);

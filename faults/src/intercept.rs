@@ -1,28 +1,30 @@
-//! One call: counted, then done to as the control file says.
+//! One call: counted, then done to as the rules say.
 
 use std::slice;
 use std::thread;
 use std::time::Duration;
 
 use cryptoki_sys::{
-    CK_ATTRIBUTE, CK_BYTE, CK_RV, CK_SLOT_ID, CK_TOKEN_INFO, CK_ULONG, CK_UNAVAILABLE_INFORMATION,
-    CKF_CLOCK_ON_TOKEN, CKR_ATTRIBUTE_TYPE_INVALID, CKR_HOST_MEMORY, CKR_OK,
+    CK_ATTRIBUTE, CK_BYTE, CK_OBJECT_HANDLE, CK_RV, CK_SLOT_ID, CK_TOKEN_INFO, CK_ULONG,
+    CK_UNAVAILABLE_INFORMATION, CKF_CLOCK_ON_TOKEN, CKR_ATTRIBUTE_TYPE_INVALID, CKR_HOST_MEMORY,
+    CKR_OK,
 };
 
-use crate::control::Action;
 use crate::functions::NAMES;
 use crate::module;
+use crate::rules::Action;
 
 /// Where a function reads or writes what some of the [actions](Action) alter.
 pub(crate) enum Output {
     None,
     Bytes(*mut CK_BYTE, *mut CK_ULONG),
-    Number(*mut CK_ULONG),
     TokenInfo(*mut CK_TOKEN_INFO),
     /// A template whose values are asked for.
     Attributes(*mut CK_ATTRIBUTE, CK_ULONG),
     /// A template that is searched by.
     Search(*mut CK_ATTRIBUTE, CK_ULONG),
+    /// The objects that were found, and how many.
+    Found(*mut CK_OBJECT_HANDLE, *mut CK_ULONG),
 }
 
 /// An attribute's place and length as the caller gave them.
@@ -36,7 +38,7 @@ pub(crate) fn intercept(
     real: impl FnOnce() -> CK_RV,
 ) -> CK_RV {
     let number = module().counts.count(function);
-    let actions = || module().control.actions(NAMES[function], number);
+    let actions = || module().rules.actions(NAMES[function], number);
     let planned = actions();
     let mut untouched = Vec::new();
     for action in &planned {
@@ -160,7 +162,10 @@ impl Output {
                         *byte ^= 0xff;
                     }
                 }
-                (Self::Bytes(_, number) | Self::Number(number), Action::Length(length)) => {
+                (Self::Found(handles, number), Action::Shuffle) => {
+                    slice::from_raw_parts_mut(*handles, **number as usize).reverse();
+                }
+                (Self::Bytes(_, number) | Self::Found(_, number), Action::Length(length)) => {
                     **number = length as CK_ULONG;
                 }
                 (Self::TokenInfo(info), action) => alter_token_info(&mut **info, action),

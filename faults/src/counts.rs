@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::mm::{MapFlags, ProtFlags, mmap};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
 
 /// The length of a record in bytes.
 pub const RECORD: usize = 64;
@@ -53,6 +53,16 @@ impl Counts {
         self.counter(function).fetch_add(1, Ordering::SeqCst) + 1
     }
 
+    /// Counters of this process alone.
+    pub fn of_this_process(records: usize) -> io::Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a fresh private mapping, which the kernel fills with zeros.
+        let base = unsafe {
+            mmap_anonymous(std::ptr::null_mut(), records * RECORD, access, MapFlags::PRIVATE)?
+        };
+        Ok(Self { base: base.cast(), records })
+    }
+
     fn counter(&self, function: usize) -> &AtomicU64 {
         assert!(function < self.records);
         // SAFETY: inside the mapping (checked above) and aligned: the mapping starts at a page,
@@ -83,6 +93,8 @@ mod tests {
         assert_eq!((first.count(1), first.count(1)), (1, 2));
         let second = Counts::open(file.path(), &names).unwrap();
         assert_eq!((second.count(1), first.count(1), first.count(0)), (3, 4, 1));
+        let alone = Counts::of_this_process(names.len()).unwrap();
+        assert_eq!((alone.count(1), alone.count(1), alone.count(0)), (1, 2, 1));
         let bytes = std::fs::read(file.path()).unwrap();
         assert_eq!(read(&bytes, "C_Login"), Some(4));
         assert_eq!(read(&bytes, "C_Initialize"), Some(1));
