@@ -129,21 +129,22 @@ impl Site {
 async fn try_out(cases: Vec<Case>, daemons: usize) -> BTreeMap<&'static str, Row> {
     let cases = Arc::new(Mutex::new(cases.into_iter()));
     let rows = Arc::new(Mutex::new(BTreeMap::<_, Row>::new()));
-    let workers: Vec<_> = (0..daemons)
-        .map(|_| {
-            let (cases, rows) = (Arc::clone(&cases), Arc::clone(&rows));
-            tokio::spawn(async move {
-                let mut site = Site::start().await;
-                loop {
-                    let Some(case) = cases.lock().unwrap().next() else { break };
-                    let (answers, recovery) = site.try_out(case).await;
-                    note(&mut rows.lock().unwrap(), case, &answers, recovery);
-                }
-                let log = site.daemon.log();
-                assert!(!log.contains("panicked"), "{log}");
-            })
-        })
-        .collect();
+    let mut workers = Vec::new();
+    for _ in 0..daemons {
+        let mut site = Site::start().await;
+        let (cases, rows) = (Arc::clone(&cases), Arc::clone(&rows));
+        workers.push(async move {
+            loop {
+                let Some(case) = cases.lock().unwrap().next() else { break };
+                let (answers, recovery) = site.try_out(case).await;
+                note(&mut rows.lock().unwrap(), case, &answers, recovery);
+            }
+            let log = site.daemon.log();
+            assert!(!log.contains("panicked"), "{log}");
+        });
+    }
+    // Only now: a start waits in its thread, and connections must not wait with it.
+    let workers: Vec<_> = workers.into_iter().map(tokio::spawn).collect();
     for worker in workers {
         worker.await.unwrap();
     }
