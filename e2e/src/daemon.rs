@@ -215,6 +215,15 @@ impl Daemon {
         Duration::from_nanos(ticks * 1_000_000_000 / rustix::param::clock_ticks_per_second())
     }
 
+    /// Its child processes that have not ended, which are those of modules (Linux).
+    pub fn children(&self) -> Vec<u32> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten();
+        let of_task = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).ok();
+        let lists: Vec<_> = tasks.flatten().filter_map(of_task).collect();
+        let all = lists.iter().flat_map(|list| list.split_ascii_whitespace());
+        all.filter_map(|child| child.parse().ok()).filter(|child| is_alive(*child)).collect()
+    }
+
     fn proc(&self, file: &str) -> String {
         let path = format!("/proc/{}/{file}", self.pid());
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
@@ -228,6 +237,12 @@ impl Daemon {
     fn exit(&self, status: ExitStatus) -> Exit {
         Exit { code: status.code(), signal: status.signal(), log: self.log() }
     }
+}
+
+/// Whether the process has not ended.
+fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 impl Drop for Daemon {

@@ -53,6 +53,26 @@ impl Setup {
         Self::of(files, key, "hsm-a", "pkcs11:object=user-keys")
     }
 
+    /// The key lies in each of these tokens, in the order in which they are asked: `hsm-a`, `hsm-b` and so
+    /// on. What a token needs in its environment, only its own module's process has.
+    pub fn on_replicas(tokens: &[&Token]) -> Self {
+        const NAMES: [&str; 3] = ["hsm-a", "hsm-b", "hsm-c"];
+        const LOCATOR: &str = "pkcs11:object=user-keys";
+        let mut files = DaemonFiles::new();
+        let key = RsaKey::shared(2048);
+        let mut version = Version::active(1, &key, NAMES[0], LOCATOR);
+        for (token, name) in tokens.iter().zip(NAMES) {
+            token.import(&key, KEY, "01");
+            files.provider(name, token.provider_alone());
+            if name != NAMES[0] {
+                version = version.replica(name, LOCATOR);
+            }
+        }
+        let mut setup = Self::at(files, key, NAMES[0], LOCATOR, Algorithm::RsaOaep);
+        setup.files.key(KEY, &[Algorithm::RsaOaep.name()], vec![version]);
+        setup
+    }
+
     fn of(files: DaemonFiles, key: RsaKey, provider: &str, locator: &str) -> Self {
         Self::at(files, key, provider, locator, Algorithm::RsaOaep)
     }

@@ -229,6 +229,16 @@ impl Token {
         provider
     }
 
+    /// [`Self::provider`] with the environment in it, which the module's own process has and no other.
+    pub fn provider_alone(&self) -> toml::Table {
+        let mut provider = self.provider();
+        let text = |value: &OsString| value.to_str().expect("UTF-8").to_owned();
+        let environment = self.environment.iter().map(|(n, v)| (text(n), text(v).into()));
+        provider.insert("environment".into(), environment.collect::<toml::Table>().into());
+        provider.insert("hang_limit".into(), "3s".into());
+        provider
+    }
+
     /// Puts a private key into the token, as an unwrapping key should be. `id` is hexadecimal.
     pub fn import(&self, key: &RsaKey, label: &str, id: &str) {
         self.import_with(key, label, id, Attributes::default());
