@@ -1,6 +1,7 @@
 //! Two daemons behind HAProxy, which passes TLS through and asks their operations listeners: one is
 //! killed, one stands still, and callers notice nothing.
 
+use std::fmt::Write;
 use std::fs::{self, File};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ const CALLERS: usize = 16;
 
 /// Two daemons with the same key, which know the same callers.
 fn two() -> [(Setup, Daemon); 2] {
-    let mut setups = [Setup::software(), Setup::software()];
+    let setups = [Setup::software(), Setup::software()];
     let ca = setups[0].files.pki.ca_pem();
     replace(&setups[1].files.path("clients.pem"), &ca, 0o644);
     setups[0].files.pki.server().write(&setups[1].files.path("."), "server");
@@ -43,12 +44,14 @@ impl Balancer {
              listen keys\n  bind 127.0.0.1:{port}\n  option httpchk GET /readyz\n"
         );
         for (number, (setup, daemon)) in behind.iter().enumerate() {
-            configuration += &format!(
-                "  server daemon-{number} {} check addr 127.0.0.1 port {} inter 200ms fall 2 rise 1 \
-                 on-marked-down shutdown-sessions\n",
+            let checked = setup.files.operations_address().port();
+            writeln!(
+                configuration,
+                "  server daemon-{number} {} check addr 127.0.0.1 port {checked} inter 200ms fall 2 rise 1 \
+                 on-marked-down shutdown-sessions",
                 daemon.address(),
-                setup.files.operations_address().port()
-            );
+            )
+            .expect("a String takes everything");
         }
         let files = &behind[0].0.files;
         let path = files.path("haproxy.cfg");

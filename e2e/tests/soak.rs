@@ -186,17 +186,19 @@ fn judge(samples: &[Sample]) {
         values[values.len() / 2]
     };
     let (first, second) = settled.split_at(half);
-    let hours = (second[second.len() / 2].at - first[first.len() / 2].at).as_secs_f64() / 3600.0;
+    let middle = |samples: &[&Sample]| samples[samples.len() / 2].at.as_secs_f64() / 3600.0;
+    let hours = middle(second) - middle(first);
     let memory = [median(first, |s| s.memory), median(second, |s| s.memory)];
-    let growth = memory[1].saturating_sub(memory[0]);
+    let growth =
+        f64::from(u32::try_from(memory[1].saturating_sub(memory[0])).expect("KiB")) / 1024.0;
     println!(
         "soak: memory {} -> {} KiB in {hours:.2} h: {:.1} MiB/h",
         memory[0],
         memory[1],
-        growth as f64 / 1024.0 / hours
+        growth / hours
     );
     // A few pages more or less are no slope in a short run.
-    assert!(growth as f64 <= 1024.0 * hours + 512.0, "{memory:?} KiB in {hours:.2} h");
+    assert!(growth <= hours + 0.5, "{memory:?} KiB in {hours:.2} h");
     for (what, of) in [
         ("descriptors", (|s| s.descriptors as u64) as fn(&Sample) -> u64),
         ("threads", |s| s.threads as u64),
