@@ -100,6 +100,23 @@ fn a_grant_can_be_narrowed_to_values_and_a_rewrap_to_its_targets() {
 }
 
 #[test]
+fn each_daemon_of_a_fleet_takes_its_share_of_the_limits() {
+    let fleet = |daemons: u32, rate: &str| {
+        GOOD.replace("state_dir = \"state\"", &format!("state_dir = \"state\"\nfleet = {daemons}"))
+            .replace("rate = \"50/s\", failed_unwraps = \"off\"", &format!("rate = \"{rate}\""))
+    };
+    let limits = parse(&fleet(4, "50/s")).unwrap().callers[0].limits;
+    let rate = |count, seconds| Some(Rate { count, per: Duration::from_secs(seconds) });
+    assert_eq!((limits.rate, limits.failed_unwraps), (rate(12, 1), rate(25, 3600)));
+    assert_eq!(
+        refusal(&fleet(8, "5/s")),
+        "claviger.toml:55: callers[0].limits.rate: is less than one for each of the 8 daemons of server.fleet; write at least 8"
+    );
+    let refused = refusal(&fleet(101, "off"));
+    assert!(refused.contains("claviger.toml:5: server.fleet: is 101"), "{refused}");
+}
+
+#[test]
 fn unwraps_alarm_by_default_where_no_rate_says_how_many_are_usual() {
     let limits = |written: &str| {
         let text = GOOD.replace("rate = \"50/s\", failed_unwraps = \"off\"", written);
@@ -162,6 +179,7 @@ fn what_is_left_out_has_its_documented_default() {
         max_handshakes: 256,
         handshake_timeout: Duration::from_secs(5),
         max_connection_age: Duration::from_hours(1),
+        fleet: 1,
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(30),
     };
@@ -384,6 +402,7 @@ fn the_example_says_what_every_option_is() {
         "max_handshakes",
         "handshake_timeout",
         "max_connection_age",
+        "fleet",
         "drain_delay",
         "drain_timeout",
         "certificate",

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::grants::grants;
-use super::{Caller, Identity, Key, Limits, Listen, Match, Server, values};
+use super::{Caller, Identity, Key, Limits, Listen, Match, Rate, Server, values};
 use claviger_configuration::Node;
 
 /// What callers are checked against.
@@ -40,7 +40,7 @@ fn caller(node: &Node<'_>, around: &Around<'_>, seen: &mut Seen) -> Caller {
         name: name.unwrap_or_default(),
         matches: matches(&node.required("match", write), around.server, seen),
         grants: grants(&node.optional("grants"), around.keys),
-        limits: limits(&node.optional("limits")),
+        limits: limits(&node.optional("limits"), around.server.fleet),
     }
 }
 
@@ -157,15 +157,24 @@ fn check_reachable(
     }
 }
 
-fn limits(node: &Node<'_>) -> Limits {
+fn limits(node: &Node<'_>, fleet: u32) -> Limits {
     let node = node.with_fields(&["rate", "failed_unwraps", "unwraps_alarm"]);
     let default = Limits::default();
-    let rate = node.parsed_or("rate", default.rate, values::rate);
+    let share = |name, default: Option<Rate>| {
+        let limit = node.parsed_or(name, default, values::rate)?;
+        Limits::shared_by(limit, fleet).or_else(|| {
+            node.optional(name).error(format_args!(
+                "is less than one for each of the {fleet} daemons of server.fleet; write at least {fleet}"
+            ));
+            None
+        })
+    };
+    let rate = share("rate", default.rate);
     // Where a rate says how much is usual, nothing has to be guessed.
     let usual = default.unwraps_alarm.filter(|_| rate.is_none());
     Limits {
         rate,
-        failed_unwraps: node.parsed_or("failed_unwraps", default.failed_unwraps, values::rate),
+        failed_unwraps: share("failed_unwraps", default.failed_unwraps),
         unwraps_alarm: node.parsed_or("unwraps_alarm", usual, values::rate),
     }
 }

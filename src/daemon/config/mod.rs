@@ -88,6 +88,9 @@ pub struct Server {
     pub handshake_timeout: Duration,
     /// After this a connection is asked to go (GOAWAY) and its calls may end. Default: 1 h.
     pub max_connection_age: Duration,
+    /// How many daemons serve the same callers: `rate` and `failed_unwraps` are for all of them together,
+    /// so each takes its share. 1 to 100. Default: 1.
+    pub fleet: u32,
     /// How long connections are still accepted after `/readyz` has gone down. Default: 0 s.
     pub drain_delay: Duration,
     /// How long a drain waits for calls without an answer. Default: 30 s.
@@ -314,6 +317,15 @@ pub struct Limits {
     /// Unwraps beyond which the daemon alarms; it refuses none for it. Default: 100 an hour where
     /// there is no `rate`.
     pub unwraps_alarm: Option<Rate>,
+}
+
+impl Limits {
+    /// One daemon's share where `fleet` of them serve the same callers. None of a limit that is less
+    /// than one for each.
+    pub(crate) fn shared_by(rate: Rate, fleet: u32) -> Option<Rate> {
+        let count = rate.count / fleet;
+        (count > 0).then_some(Rate { count, ..rate })
+    }
 }
 
 impl Default for Limits {

@@ -33,6 +33,7 @@ pub(super) fn server(node: &Node<'_>) -> Server {
         "max_handshakes",
         "handshake_timeout",
         "max_connection_age",
+        "fleet",
         "drain_delay",
         "drain_timeout",
     ]);
@@ -64,6 +65,7 @@ pub(super) fn server(node: &Node<'_>) -> Server {
         max_handshakes: limit("max_handshakes", 256),
         handshake_timeout: time_limit(&node, "handshake_timeout", Duration::from_secs(5)),
         max_connection_age: time_limit(&node, "max_connection_age", Duration::from_hours(1)),
+        fleet: node.optional("fleet").integer(1, 100).unwrap_or(1),
         drain_delay: node.parsed_or("drain_delay", Duration::ZERO, values::duration),
         drain_timeout: node.parsed_or("drain_timeout", Duration::from_secs(30), values::duration),
     }
