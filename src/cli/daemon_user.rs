@@ -23,6 +23,43 @@ impl DaemonUser {
         Self::of(state_dir.as_deref())
     }
 
+    /// The user of this name; none where it is root.
+    #[cfg(target_os = "linux")]
+    pub fn named(name: &str) -> Result<Option<Self>, Failure> {
+        use nix::unistd::User;
+
+        let Ok(Some(user)) = User::from_name(name) else {
+            let message = format!("there is no user {name}");
+            return Err(Failure::new(Exit::Configuration, message).advise(format!(
+                "Make it (useradd --system --user-group --shell /usr/sbin/nologin {name}), or name \
+                 another with --user."
+            )));
+        };
+        let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+        Ok((uid != 0).then_some(Self { name: user.name, uid, gid }))
+    }
+
+    /// A user by name: known on Linux only.
+    #[cfg(not(target_os = "linux"))]
+    pub fn named(_: &str) -> Result<Option<Self>, Failure> {
+        Ok(None)
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The user's number.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// The number of the user's own group.
+    pub fn gid(&self) -> u32 {
+        self.gid
+    }
+
     /// Whether a file is this user's.
     pub fn owns(&self, file: &Path) -> bool {
         std::fs::metadata(file).is_ok_and(|found| found.uid() == self.uid)

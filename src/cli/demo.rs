@@ -52,6 +52,12 @@ impl Args {
 /// The port of a new folder.
 const PORT: u16 = 8443;
 
+/// The last words: how to go on in earnest.
+#[cfg(all(feature = "pkcs11", feature = "software"))]
+const REAL: &str = "\nFor a set-up of your own, with an HSM: claviger init";
+#[cfg(not(all(feature = "pkcs11", feature = "software")))]
+const REAL: &str = "";
+
 /// Runs the demo.
 pub fn run(args: &Args) -> Result<(), Failure> {
     let backend = args.backend();
@@ -192,7 +198,7 @@ fn how_to_go_on(local: &LocalDaemon) -> String {
 }
 
 fn how_to_remove(local: &LocalDaemon) -> String {
-    format!("To remove the demo: rm -r {}", local.dir.display())
+    format!("To remove the demo: rm -r {}{REAL}", local.dir.display())
 }
 
 /// Prints a line. A stdout that is closed or full is a failure, which ends the daemon too.

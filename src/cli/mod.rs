@@ -13,6 +13,8 @@ pub mod deny;
 pub mod doctor;
 pub mod drain;
 pub mod failure;
+#[cfg(all(feature = "pkcs11", feature = "software"))]
+pub mod init;
 pub mod input_output;
 pub mod keys;
 pub mod kms_v2;
@@ -85,6 +87,9 @@ Exit codes:
 pub enum Command {
     /// Run a daemon on loopback, and wrap and unwrap a key with it
     Demo(demo::Args),
+    /// Write a configuration: answers four questions, on a terminal or by flags
+    #[cfg(all(feature = "pkcs11", feature = "software"))]
+    Init(Box<init::Args>),
     /// Run the daemon
     Serve(serve::Args),
     /// Have the running daemon read its configuration again, and wait for the outcome
@@ -178,6 +183,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     }
     match arguments.command {
         Command::Demo(args) => demo::run(&args),
+        #[cfg(all(feature = "pkcs11", feature = "software"))]
+        Command::Init(args) => init::run(&args, json),
         Command::Serve(args) => serve::run(&args),
         Command::Reload(args) => reload::run(&args, json),
         Command::Config(command) => config::run(&command, json),

@@ -13,6 +13,7 @@
 //! - `module`: the process-wide table of modules; `functions`: those of its functions that are called
 //!   directly
 //! - `recovery`: checks and repairs inside this process, asked for by a `check_request`
+//! - [`inventory`]: what a module shows to an operator who has not configured it yet
 //! - `error`: what return values mean
 
 mod breaker;
@@ -25,6 +26,7 @@ mod fault;
 mod find_token;
 mod functions;
 mod here;
+pub mod inventory;
 mod isolation;
 mod job;
 mod key;

@@ -71,6 +71,37 @@ pub(crate) fn visible(session: &OpenSession) -> Result<String, Error> {
     Ok(names(session.module().functions(), session, &objects))
 }
 
+/// An RSA private key, as it is shown to an operator who chooses one.
+pub(crate) struct Shown {
+    pub(crate) locator: Locator,
+    pub(crate) public_key: Result<PublicKey, Error>,
+    /// Why it could not unwrap for the daemon.
+    pub(crate) unfit: Option<Error>,
+}
+
+/// The RSA private keys that the session sees and that have a label or an id to name them by.
+pub(crate) fn rsa_keys(session: &OpenSession) -> Result<Vec<Shown>, Error> {
+    let functions = session.module().functions();
+    let mut shown = Vec::new();
+    for object in private_keys(session, None)? {
+        let Some(locator) = locator_of(functions, session, object) else { continue };
+        let attributes = Attributes::of(functions, session, object)?;
+        if attributes.rsa != Some(true) {
+            continue;
+        }
+        let wanted = Wanted {
+            locator: locator.clone(),
+            decrypt: true,
+            sign: false,
+            allow_extractable: false,
+        };
+        let unfit = attributes.check(&wanted).err();
+        let public_key = attributes.public_key(functions, session);
+        shown.push(Shown { locator, public_key, unfit });
+    }
+    Ok(shown)
+}
+
 fn private_keys(session: &Session, locator: Option<&Locator>) -> Result<Vec<ObjectHandle>, Error> {
     let mut template = vec![Attribute::Class(ObjectClass::PRIVATE_KEY)];
     if let Some(locator) = locator {
@@ -105,21 +136,24 @@ fn several(
 
 /// The locators of objects, as a configuration would have them.
 fn names(functions: &Functions, session: &Session, objects: &[ObjectHandle]) -> String {
-    let asked = [CKA_LABEL, CKA_ID].map(|attribute| Asked { attribute, longest: LONGEST });
     let name = |object: &ObjectHandle| {
-        let mut told = functions.attributes(session, *object, &asked).unwrap_or_default();
-        let id = told.pop().flatten().filter(|id| !id.is_empty());
-        let object = told.pop().flatten().filter(|label| !label.is_empty());
-        if object.is_none() && id.is_none() {
-            return "one without label and id".to_owned();
-        }
-        Locator { object, id }.to_string()
+        let locator = locator_of(functions, session, *object);
+        locator.map_or_else(|| "one without label and id".to_owned(), |known| known.to_string())
     };
     let names = objects.iter().take(NAMED).map(name).collect::<Vec<_>>().join(", ");
     match objects.len().saturating_sub(NAMED) {
         0 => names,
         more => format!("{names} and {more} more"),
     }
+}
+
+/// By what an object can be named; none where it has neither label nor id.
+fn locator_of(functions: &Functions, session: &Session, object: ObjectHandle) -> Option<Locator> {
+    let asked = [CKA_LABEL, CKA_ID].map(|attribute| Asked { attribute, longest: LONGEST });
+    let mut told = functions.attributes(session, object, &asked).unwrap_or_default();
+    let id = told.pop().flatten().filter(|id| !id.is_empty());
+    let object = told.pop().flatten().filter(|label| !label.is_empty());
+    (object.is_some() || id.is_some()).then_some(Locator { object, id })
 }
 
 /// What a token tells about a private key; none where it tells nothing.

@@ -4,9 +4,9 @@ use std::fmt;
 
 use cryptoki_sys::{
     CK_EFFECTIVELY_INFINITE, CK_FLAGS, CK_TOKEN_INFO, CK_ULONG, CK_UNAVAILABLE_INFORMATION,
-    CKF_PROTECTED_AUTHENTICATION_PATH, CKF_SO_PIN_COUNT_LOW, CKF_SO_PIN_FINAL_TRY,
-    CKF_SO_PIN_LOCKED, CKF_TOKEN_INITIALIZED, CKF_USER_PIN_COUNT_LOW, CKF_USER_PIN_FINAL_TRY,
-    CKF_USER_PIN_LOCKED,
+    CKF_LOGIN_REQUIRED, CKF_PROTECTED_AUTHENTICATION_PATH, CKF_SO_PIN_COUNT_LOW,
+    CKF_SO_PIN_FINAL_TRY, CKF_SO_PIN_LOCKED, CKF_TOKEN_INITIALIZED, CKF_USER_PIN_COUNT_LOW,
+    CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED,
 };
 
 use crate::config::User;
@@ -64,6 +64,11 @@ impl TokenInfo {
     /// Whether it has a keypad of its own (`CKF_PROTECTED_AUTHENTICATION_PATH`).
     pub(crate) fn has_protected_path(&self) -> bool {
         self.has(CKF_PROTECTED_AUTHENTICATION_PATH)
+    }
+
+    /// Whether private objects are seen only after a login (`CKF_LOGIN_REQUIRED`).
+    pub(crate) fn wants_login(&self) -> bool {
+        self.has(CKF_LOGIN_REQUIRED)
     }
 
     /// What it says of the PIN of `user`. A token need not have these flags, so that their absence

@@ -1,5 +1,7 @@
 //! The RSA key of a local daemon: in a file, or in a fresh SoftHSM token.
 
+use std::path::Path;
+
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
 use base64::Engine;
@@ -66,13 +68,32 @@ impl LocalDaemon {
 }
 
 /// The public half of the key in the folder.
-pub(super) fn read_public(path: &std::path::Path) -> Result<PublicKey, Failure> {
+pub(super) fn read_public(path: &Path) -> Result<PublicKey, Failure> {
     let shown = path.display().to_string();
     let spki = std::fs::read(path).map_err(|error| failed(&shown, &error))?;
     PublicKey::from_spki(&spki).map_err(|error| failed(&shown, &error))
 }
 
 fn in_a_file(local: &LocalDaemon, bits: u16) -> Result<LocalKey, Failure> {
+    let directory = local.dir.join("keys");
+    make_private_dir(&directory)?;
+    let (key_file, public_file) =
+        (directory.join("user-keys.pem"), directory.join("user-keys.spki"));
+    if !key_file.exists() || !public_file.exists() {
+        write(&public_file, &make_key_file(&key_file, bits)?)?;
+    }
+    let public_key = read_public(&public_file)?;
+    Ok(LocalKey {
+        provider: "type      = \"software\"\ndirectory = \"keys\"".into(),
+        locator: "user-keys.pem".into(),
+        algorithms: r#"["RSA-OAEP", "RSA-OAEP-256"]"#,
+        public_key,
+    })
+}
+
+/// Makes an RSA key of 2048, 3072 or 4096 bits in a file for ourselves alone: PKCS#8, PEM. Gives its
+/// SubjectPublicKeyInfo, DER.
+pub fn make_key_file(path: &Path, bits: u16) -> Result<Vec<u8>, Failure> {
     let size = match bits {
         2048 => KeySize::Rsa2048,
         3072 => KeySize::Rsa3072,
@@ -82,24 +103,11 @@ fn in_a_file(local: &LocalDaemon, bits: u16) -> Result<LocalKey, Failure> {
             return Err(Failure::new(Exit::Usage, message));
         }
     };
-    let directory = local.dir.join("keys");
-    make_private_dir(&directory)?;
-    let (key_file, public_file) =
-        (directory.join("user-keys.pem"), directory.join("user-keys.spki"));
-    if !key_file.exists() || !public_file.exists() {
-        let refused = |_| Failure::new(Exit::Failure, "no RSA key could be made");
-        let key = PrivateDecryptingKey::generate(size).map_err(refused)?;
-        let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&key).map_err(refused)?;
-        write(&public_file, key.public_key().as_der().map_err(refused)?.as_ref())?;
-        write(&key_file, pem("PRIVATE KEY", der.as_ref()).as_bytes())?;
-    }
-    let public_key = read_public(&public_file)?;
-    Ok(LocalKey {
-        provider: "type      = \"software\"\ndirectory = \"keys\"".into(),
-        locator: "user-keys.pem".into(),
-        algorithms: r#"["RSA-OAEP", "RSA-OAEP-256"]"#,
-        public_key,
-    })
+    let refused = |_| Failure::new(Exit::Failure, "no RSA key could be made");
+    let key = PrivateDecryptingKey::generate(size).map_err(refused)?;
+    let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&key).map_err(refused)?;
+    write(path, pem("PRIVATE KEY", der.as_ref()).as_bytes())?;
+    Ok(key.public_key().as_der().map_err(refused)?.as_ref().to_vec())
 }
 
 fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use claviger_files::NewMode;
 pub use daemon::{Daemon, is_ready};
-pub use key::{Backend, LocalKey};
+pub use key::{Backend, LocalKey, make_key_file};
 
 use super::failure::{Exit, Failure};
 use crate::pki::{Ca, CaOptions, ClientName};
