@@ -6,9 +6,9 @@ use serde_json::json;
 
 use super::failure::{Exit, Failure};
 use super::input_output;
-use super::replicas::table;
 use super::state_dir::StateDir;
-use crate::daemon::operations::control::{self, Drained, ReplicaStatus};
+use crate::daemon::operations::control::{self, Drained};
+use crate::daemon::operations::status::ReplicaStatus;
 
 /// Beyond the time that calls in flight are waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -112,7 +112,10 @@ pub fn undrain(args: &UndrainArgs, json: bool) -> Result<(), Failure> {
     let all_serve = replicas.iter().all(|replica| replica.state == "serves");
     let lines = match &replicas[..] {
         [] => format!("{provider} is in service; no key uses it"),
-        replicas => format!("{provider} is in service\n{}", table(replicas)),
+        replicas => {
+            let lines: Vec<_> = replicas.iter().map(proven).collect();
+            format!("{provider} is in service\n{}", lines.join("\n"))
+        }
     };
     if !all_serve {
         let fields = json!({ "provider": provider, "replicas": replicas });
@@ -123,6 +126,15 @@ pub fn undrain(args: &UndrainArgs, json: bool) -> Result<(), Failure> {
         return input_output::print(&result.to_string());
     }
     input_output::print(&lines)
+}
+
+/// How a replica is after it was to prove every algorithm.
+fn proven(replica: &ReplicaStatus) -> String {
+    let ReplicaStatus { key, version, state, reason, error, .. } = replica;
+    match error {
+        None => format!("{key} version {version}  {state}"),
+        Some(error) => format!("{key} version {version}  {state}  {reason}\n  {error}"),
+    }
 }
 
 #[cfg(test)]

@@ -24,13 +24,13 @@ pub mod man;
 pub mod pin;
 pub mod pki;
 pub mod reload;
-pub mod replicas;
 pub mod rewrap;
 pub mod rewrap_files;
 pub mod serve;
 mod server_option;
 pub mod sign;
 pub mod state_dir;
+pub mod status;
 pub mod stored;
 mod unneeded_rights;
 pub mod unwrap;
@@ -125,8 +125,8 @@ pub enum Command {
     /// Show or reset a caller's failed unwraps
     #[command(subcommand)]
     Budget(budget::Command),
-    /// Show how every replica of every key is, as the running daemon sees it
-    Replicas(replicas::Args),
+    /// Show how the running daemon is: keys, callers, audit log, and why something does not serve
+    Status(status::Args),
     /// Take a provider out of service for maintenance, while its keys are served by others
     Drain(drain::DrainArgs),
     /// Take a provider into service again, once it has proven every algorithm
@@ -200,7 +200,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         #[cfg(feature = "pkcs11")]
         Command::Pin(command) => pin::run(&command, json),
         Command::Budget(command) => budget::run(&command, json),
-        Command::Replicas(args) => replicas::run(&args, json),
+        Command::Status(args) => return status::run(&args, json),
         Command::Drain(args) => drain::drain(&args, json),
         Command::Undrain(args) => drain::undrain(&args, json),
         Command::Pki(command) => pki::run(&command, json),

@@ -90,6 +90,14 @@ fn stamps(files: &TlsFiles) -> Option<[Stamp; 3]> {
     Some([stamp(&files.ca)?, stamp(&files.certificate)?, stamp(&files.private_key)?])
 }
 
+impl TlsFiles {
+    /// The TLS that this crate's clients use, with ALPN `h2`: for a program that asks the daemon's operations
+    /// listener with the same files.
+    pub fn client_config(&self) -> Result<ClientConfig, ConfigError> {
+        client_config(self)
+    }
+}
+
 fn client_config(files: &TlsFiles) -> Result<ClientConfig, ConfigError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])

@@ -8,8 +8,9 @@ use claviger_provider_api::{
     SignAlgorithm, WrappingKey,
 };
 
-use super::diagnosis::{Diagnosis, Trouble};
+use super::diagnosis::Trouble;
 use crate::daemon::config::{Replica, Version};
+use crate::daemon::keys::diagnosis::Diagnosis;
 
 /// How long one private-key operation may take.
 const CALL_LIMIT: Duration = Duration::from_secs(10);

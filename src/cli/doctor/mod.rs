@@ -1,7 +1,7 @@
 //! `claviger doctor`: asks every backend as the daemon would, and says what to do.
 //!
 //! - `examine`: one replica: opened, compared with its pin, proven, timed
-//! - `diagnosis`: what is wrong, in one word, and what to do about it
+//! - `diagnosis`: what is wrong with a replica, and how far it got
 //! - `report`: what was found, for people and as JSON
 
 mod diagnosis;

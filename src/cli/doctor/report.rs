@@ -7,7 +7,7 @@ use claviger_provider_api::Measure;
 use serde_json::{Value, json};
 
 use super::Measures;
-use super::diagnosis::{Steps, Trouble};
+use super::diagnosis::{Steps, Trouble, steps_with};
 use super::examine::{ConfiguredReplica, Finding, Found};
 use crate::cli::failure::Exit;
 use crate::cli::unneeded_rights;
@@ -331,7 +331,7 @@ fn steps(finding: &Finding) -> Steps {
         steps[3] = None;
     }
     for trouble in &finding.troubles {
-        for (step, of_trouble) in steps.iter_mut().zip(trouble.diagnosis.steps()) {
+        for (step, of_trouble) in steps.iter_mut().zip(steps_with(trouble.diagnosis)) {
             *step = match (*step, of_trouble) {
                 (Some(false), _) | (_, Some(false)) => Some(false),
                 (None, _) | (_, None) => None,

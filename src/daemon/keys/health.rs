@@ -4,6 +4,11 @@ use std::sync::{Arc, LazyLock};
 
 use claviger_provider_api::{Cause, Error, ErrorKind};
 
+use super::diagnosis::Diagnosis;
+
+/// The reason of what serves.
+pub const OK: &str = "ok";
+
 /// Why a replica does not serve at the moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -30,6 +35,11 @@ impl Fault {
     #[must_use]
     pub fn with_cause(self, cause: Cause) -> Self {
         Self { cause: Some(cause), ..self }
+    }
+
+    /// What is wrong, in one word of the doctor's.
+    pub fn diagnosis(&self) -> Diagnosis {
+        Diagnosis::of(self.kind, self.cause)
     }
 
     /// Whether the replica is not what the configuration says: another key lies there, it gives wrong
@@ -71,6 +81,15 @@ impl ReplicaHealth {
         match self {
             Self::Failing(fault) => Some(fault),
             Self::Opening | Self::Serving | Self::Drained => None,
+        }
+    }
+
+    /// Why it is so: [`OK`], `opening`, `drained`, or the doctor's word for what is wrong.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Serving => OK,
+            Self::Failing(fault) => fault.diagnosis().name(),
+            Self::Opening | Self::Drained => self.name(),
         }
     }
 

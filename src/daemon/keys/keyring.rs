@@ -9,7 +9,7 @@ use claviger_provider_api::{
 };
 
 use crate::daemon::config::{Balance, Operation, State};
-use crate::daemon::keys::health::{Fault, ReplicaHealth};
+use crate::daemon::keys::health::{Fault, OK, ReplicaHealth};
 use crate::daemon::keys::replica::{DRAINED, Replica};
 use crate::daemon::records::metrics::KeyMetrics;
 use crate::daemon::status::Failure;
@@ -71,6 +71,15 @@ impl Key {
     /// Whether every version that is not disabled has a replica that serves.
     pub fn is_serving(&self) -> bool {
         self.is_usable() && self.usable().all(Version::is_serving)
+    }
+
+    /// `ok`, or the reason of the newest version that is not: the doctor's word, `opening`, `drained`;
+    /// `disabled` where all versions are.
+    pub fn reason(&self) -> &'static str {
+        let reasons: Vec<_> = self.usable().map(|v| (v.is_serving(), v.reason())).collect();
+        let first = reasons.iter().find(|(serves, _)| !serves);
+        let first = first.or_else(|| reasons.iter().find(|(_, reason)| *reason != OK));
+        first.or(reasons.first()).map_or("disabled", |(_, reason)| *reason)
     }
 
     /// Versions that are not disabled, newest first.
@@ -270,6 +279,19 @@ impl Version {
     /// or nothing is known.
     pub fn next_look(&self) -> Option<Duration> {
         self.replicas.iter().filter_map(|replica| replica.next_look()).min()
+    }
+
+    /// `ok` while a replica serves well, else why the best of them does not: the doctor's word,
+    /// `opening`, `drained`; `disabled` if it is.
+    pub fn reason(&self) -> &'static str {
+        let rank = |replica: &&Arc<Replica>| match &*replica.health() {
+            ReplicaHealth::Serving => u8::from(replica.reason() != OK),
+            ReplicaHealth::Opening => 2,
+            ReplicaHealth::Failing(fault) if fault.kind == ErrorKind::Unavailable => 2,
+            ReplicaHealth::Failing(_) => 3,
+            ReplicaHealth::Drained => 4,
+        };
+        self.replicas.iter().min_by_key(rank).map_or("disabled", |replica| replica.reason())
     }
 
     /// Why no replica answers.

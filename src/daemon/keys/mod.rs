@@ -2,7 +2,8 @@
 //!
 //! - [`keyring`]: from a key's name to the versions that may answer
 //! - [`choice`]: which replica of a version is asked, and which next; [`failover`]: when
-//! - [`replica`]: one open key in one backend; [`health`]: how it is
+//! - [`replica`]: one open key in one backend; [`health`]: how it is; [`diagnosis`]: what is wrong, in
+//!   one word
 //! - [`specification`]: what a replica is made from
 //! - [`proof`]: that the replicas of a version are equal
 //! - [`backend_calls`]: how long a replica's backend takes, and what it has not answered
@@ -12,6 +13,7 @@
 
 pub mod backend_calls;
 pub mod choice;
+pub mod diagnosis;
 pub mod drained;
 pub mod failover;
 #[cfg(test)]

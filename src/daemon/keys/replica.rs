@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::daemon::config;
 use crate::daemon::keys::backend_calls::BackendCalls;
+use crate::daemon::keys::diagnosis::Diagnosis;
 use crate::daemon::keys::health::{Fault, ReplicaHealth};
 use crate::daemon::keys::proof::Proof;
 use crate::daemon::keys::specification::Specification;
@@ -51,6 +52,10 @@ pub struct Replica {
     proven_at: AtomicU64,
     /// When a canary of a key that served was last throttled, the same.
     throttled_at: AtomicU64,
+    /// When its backend last had no room for a call or a canary, the same.
+    no_room_at: AtomicU64,
+    /// How long its last canary that came back right took, in microseconds; 0: there was none.
+    canary_us: AtomicU64,
     /// When it is looked at again after it failed, the same; until then no call asks the backend.
     next_look_at: AtomicU64,
     started: Instant,
@@ -99,6 +104,8 @@ impl Replica {
             compared_at: AtomicU64::new(0),
             proven_at: AtomicU64::new(0),
             throttled_at: AtomicU64::new(0),
+            no_room_at: AtomicU64::new(0),
+            canary_us: AtomicU64::new(0),
             next_look_at: AtomicU64::new(0),
             started: Instant::now(),
             checks: Mutex::default(),
@@ -133,6 +140,33 @@ impl Replica {
     /// Whether its last private-key operation went right.
     pub fn is_serving(&self) -> bool {
         matches!(**self.health.load(), ReplicaHealth::Serving)
+    }
+
+    /// Why it is as it is: the word of its health, and where it serves `throttled` or `no-answer` if
+    /// that is what the last call got.
+    pub fn reason(&self) -> &'static str {
+        let health = self.health.load();
+        let serves = matches!(**health, ReplicaHealth::Serving);
+        let has_no_room =
+            || self.no_room_at.load(Ordering::Relaxed) > self.proven_at.load(Ordering::Relaxed);
+        if serves && self.is_silent() {
+            Diagnosis::Of(Cause::NoAnswer).name()
+        } else if serves && has_no_room() {
+            Diagnosis::Throttled.name()
+        } else {
+            health.reason()
+        }
+    }
+
+    /// Notes that its backend had no room for a call or a canary.
+    pub fn had_no_room(&self) {
+        self.no_room_at.store(self.now().max(1), Ordering::Relaxed);
+    }
+
+    /// How long its last canary that came back right took; none before the first.
+    pub fn canary_took(&self) -> Option<Duration> {
+        let us = self.canary_us.load(Ordering::Relaxed);
+        (us > 0).then(|| Duration::from_micros(us))
     }
 
     /// Whether an operator has taken its provider out. Asked after an operation was counted in
@@ -253,7 +287,8 @@ impl Replica {
         }
         let opened = tokio::time::timeout(OPEN_TIMEOUT, self.open_proven()).await;
         let opened = opened.unwrap_or_else(|_| {
-            Err(Fault::new(ErrorKind::Unavailable, "opening it took too long"))
+            Err(Fault::new(ErrorKind::Unavailable, "opening it took too long")
+                .with_cause(Cause::NoAnswer))
         });
         match opened {
             Ok(key) => {
@@ -377,9 +412,11 @@ impl Replica {
             }
             Ok(Ok(Err(fault))) => fault,
             Ok(Err(_)) => Fault::new(ErrorKind::Internal, "the check panicked"),
-            Err(_) => Fault::new(ErrorKind::Unavailable, "the check took too long"),
+            Err(_) => Fault::new(ErrorKind::Unavailable, "the check took too long")
+                .with_cause(Cause::NoAnswer),
         };
         if matches!(fault.kind, ErrorKind::Throttled { .. }) && self.is_serving() {
+            self.had_no_room();
             // A used-up quota says nothing about the key.
             self.throttled_at.store(self.now(), Ordering::Relaxed);
             let config::Replica { provider, locator } = &self.specification.place;
@@ -393,10 +430,13 @@ impl Replica {
     /// A canary; and what every replica of the version must unwrap, when that is due. One that failed
     /// comes back with it.
     async fn check_key(&self, key: &dyn WrappingKey) -> Result<(), Fault> {
+        let begun = Instant::now();
         key.check().await.map_err(|error| {
             error.next_look().inspect(|next_look| self.looks_again_after(*next_look));
             Fault::of(&error)
         })?;
+        let us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.canary_us.store(us.max(1), Ordering::Relaxed);
         let comes_back = !self.is_serving() && self.proof.is_needed(&self.specification);
         if comes_back || self.comparison_due_for().is_some() {
             self.compare(key).await?;

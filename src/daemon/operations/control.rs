@@ -29,8 +29,10 @@ use crate::daemon::transport::listener::BoundUnix;
 const FILE: &str = "control.sock";
 /// Commands at a time; more wait.
 const MOST_COMMANDS: usize = 8;
-/// The longest line that is read, in bytes.
-const LONGEST_LINE: u64 = 64 * 1024;
+/// The longest command that is read, in bytes.
+const LONGEST_COMMAND: u64 = 64 * 1024;
+/// The longest answer that is read, in bytes: a status has about 1 KB for each key and caller.
+const LONGEST_ANSWER: u64 = 256 << 20;
 /// How long a command may take to be sent.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -66,13 +68,13 @@ pub enum Command {
         force: bool,
     },
     /// Takes it into service again, once its replicas have proven every algorithm: answered with the
-    /// [`ReplicaStatus`] of each of them.
+    /// [`ReplicaStatus`](super::status::ReplicaStatus) of each of them.
     Undrain {
         /// The provider's name in the configuration.
         provider: String,
     },
-    /// How every replica is: answered with a list of [`ReplicaStatus`].
-    Replicas,
+    /// How the daemon is: answered with a [`Status`](super::status::Status).
+    Status,
     /// Records that the failed logins of tokens were forgotten: answered with null.
     PinCleared {
         /// Their serial numbers.
@@ -98,27 +100,6 @@ pub struct Drained {
     pub unanswered: u64,
     /// Versions, such as `user-keys version 1`, that no replica serves now.
     pub unserved: Vec<String>,
-}
-
-/// How a replica is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReplicaStatus {
-    /// The key's name in the configuration.
-    pub key: String,
-    /// The version's number.
-    pub version: u32,
-    /// The provider's name in the configuration.
-    pub provider: String,
-    /// Where it lives, in the backend's own form.
-    pub locator: String,
-    /// `opening`, `serves`, `fails`, `diverges` or `drained`.
-    pub state: String,
-    /// Why it does not serve.
-    pub error: Option<String>,
-    /// Operations of callers that it has not answered.
-    pub unanswered: u64,
-    /// How many seconds ago its private key last did its work; none where it is not open.
-    pub proven_ago_s: Option<u64>,
 }
 
 /// What a caller has spent of `failed_unwraps` on a key.
@@ -217,7 +198,7 @@ fn may_command(uid: u32) -> bool {
 
 async fn read_line(stream: &mut UnixStream) -> io::Result<String> {
     let mut line = String::new();
-    BufReader::new(stream.take(LONGEST_LINE)).read_line(&mut line).await?;
+    BufReader::new(stream.take(LONGEST_COMMAND)).read_line(&mut line).await?;
     Ok(line)
 }
 
@@ -250,7 +231,7 @@ pub fn ask<T: DeserializeOwned>(
         line.push(b'\n');
         stream.write_all(&line)?;
         let mut answer = Vec::new();
-        stream.take(LONGEST_LINE).read_to_end(&mut answer)?;
+        stream.take(LONGEST_ANSWER).read_to_end(&mut answer)?;
         Ok(serde_json::from_slice(&answer)?)
     };
     match asked() {

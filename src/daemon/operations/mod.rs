@@ -1,4 +1,4 @@
-//! The operations listener: `/livez` and `/readyz` for any client, `/metrics` for readers.
+//! The operations listener: `/livez` and `/readyz` for any client, `/metrics` and `/status` for readers.
 //!
 //! HTTP/1.1, one request per connection. The probes tell up or down and nothing else.
 
@@ -9,6 +9,7 @@ mod scrape;
 #[cfg(test)]
 mod shipped_queries;
 mod sources;
+pub mod status;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -33,8 +34,6 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::daemon::records::metrics::Metrics;
-use crate::daemon::request::health::Phase;
 use crate::daemon::transport::descriptors::Descriptors;
 use crate::daemon::transport::listener::{Capacity, Entered, Entrance};
 
@@ -47,6 +46,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// For all of a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
+const PLAIN: &str = "text/plain; charset=utf-8";
+
 /// The TLS configuration in force, asked for at each connection, so that reloads take effect.
 pub type TlsSource = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
 
@@ -56,27 +57,37 @@ pub type Authorise = Arc<dyn Fn(&[CertificateDer<'_>]) -> bool + Send + Sync>;
 /// What the listener tells.
 #[derive(Debug)]
 pub struct OperationsState {
-    metrics: Arc<Metrics>,
     sources: Arc<Sources>,
     /// One at a time: readers cannot take all processors.
     rendering: Semaphore,
 }
 
 impl OperationsState {
-    /// What is counted, and what is read when it is asked for.
-    pub fn new(metrics: Arc<Metrics>, sources: Sources) -> Self {
-        Self { metrics, sources: Arc::new(sources), rendering: Semaphore::new(1) }
+    /// What is read when it is asked for.
+    pub fn new(sources: Sources) -> Self {
+        Self { sources: Arc::new(sources), rendering: Semaphore::new(1) }
     }
 
-    /// Whether the daemon accepts calls and can record unwrap, rewrap and sign, so that it may answer
-    /// them.
-    pub fn is_ready(&self) -> bool {
-        self.sources.phase() == Phase::Ready && !self.sources.audit.is_failing()
+    fn is_ready(&self) -> bool {
+        self.sources.is_ready()
     }
 
     /// Whether it can record every other call too.
     fn is_ready_for_all(&self) -> bool {
         self.is_ready() && !self.sources.audit.is_in_reserve()
+    }
+
+    /// What `render` makes of the sources. With 10,000 keys this takes long enough to be felt by calls.
+    async fn rendered<T: Send + 'static>(
+        &self,
+        render: impl FnOnce(&Arc<Sources>) -> T + Send + 'static,
+    ) -> Result<T, Response<Full<Bytes>>> {
+        let _one_at_a_time = self.rendering.acquire().await;
+        let sources = Arc::clone(&self.sources);
+        tokio::task::spawn_blocking(move || render(&sources)).await.map_err(|error| {
+            tracing::error!(%error, "what was asked of the operations listener could not be rendered");
+            text(StatusCode::INTERNAL_SERVER_ERROR, "failed\n")
+        })
     }
 }
 
@@ -184,7 +195,10 @@ async fn respond(
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
+    // Where it is not told to anybody, `?verbose` changes nothing: a probe must not fail for it.
+    let is_verbose = is_reader && request.uri().query().is_some_and(|query| query == "verbose");
     match request.uri().path() {
+        "/readyz" if is_verbose => readiness(state).await,
         "/livez" => text(StatusCode::OK, "up\n"),
         "/readyz" if state.is_ready() => text(StatusCode::OK, "up\n"),
         "/readyz/all" if state.is_ready_for_all() => text(StatusCode::OK, "up\n"),
@@ -193,41 +207,57 @@ async fn respond(
             let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
             metrics(state, plain_text::is_asked_for(accept)).await
         }
-        "/metrics" => text(StatusCode::FORBIDDEN, "not a reader\n"),
+        "/status" if is_reader => status(state).await,
+        "/metrics" | "/status" => text(StatusCode::FORBIDDEN, "not a reader\n"),
         _ => text(StatusCode::NOT_FOUND, "not here\n"),
     }
 }
 
 /// As OpenMetrics, or as plain text.
 async fn metrics(state: &OperationsState, is_plain: bool) -> Response<Full<Bytes>> {
-    let _one_at_a_time = state.rendering.acquire().await;
-    let (metrics, sources) = (Arc::clone(&state.metrics), Arc::clone(&state.sources));
-    // With 10,000 keys this takes long enough to be felt by calls.
-    match tokio::task::spawn_blocking(move || scrape::render(&metrics, &sources)).await {
-        Ok(rendered) => {
-            let mut response = text(StatusCode::OK, "");
-            let (content_type, rendered) = if is_plain {
-                (plain_text::CONTENT_TYPE, plain_text::plain_text(&rendered))
-            } else {
-                (scrape::CONTENT_TYPE, rendered)
-            };
-            let content_type = HeaderValue::from_static(content_type);
-            response.headers_mut().insert(CONTENT_TYPE, content_type);
-            *response.body_mut() = Full::new(rendered.into());
-            response
+    match state.rendered(scrape::render).await {
+        Ok(rendered) if is_plain => {
+            with_body(StatusCode::OK, plain_text::CONTENT_TYPE, plain_text::plain_text(&rendered))
         }
-        Err(error) => {
-            tracing::error!(%error, "the metrics could not be rendered");
+        Ok(rendered) => with_body(StatusCode::OK, scrape::CONTENT_TYPE, rendered),
+        Err(failed) => failed,
+    }
+}
+
+/// What `/readyz` looks at, part by part, and how each replica is.
+async fn readiness(state: &OperationsState) -> Response<Full<Bytes>> {
+    let ready = state.is_ready();
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let rendered = state.rendered(|sources| sources.readiness()).await;
+    rendered.map_or_else(|failed| failed, |rendered| with_body(code, PLAIN, rendered))
+}
+
+/// The [`status::Status`].
+async fn status(state: &OperationsState) -> Response<Full<Bytes>> {
+    let rendered = state.rendered(|sources| serde_json::to_string(&sources.status())).await;
+    match rendered {
+        Ok(Ok(rendered)) => with_body(StatusCode::OK, "application/json", rendered + "\n"),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the status cannot be written");
             text(StatusCode::INTERNAL_SERVER_ERROR, "failed\n")
         }
+        Err(failed) => failed,
     }
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+    with_body(status, PLAIN, body)
+}
+
+fn with_body(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

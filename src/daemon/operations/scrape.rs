@@ -21,9 +21,9 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 
 /// Everything as OpenMetrics text. Takes a while with thousands of keys (about 2 KB each), and looks
 /// at the state directory: not for a thread that answers calls.
-pub(super) fn render(metrics: &Arc<Metrics>, sources: &Arc<Sources>) -> String {
+pub(super) fn render(sources: &Arc<Sources>) -> String {
     let mut registry = Registry::default();
-    let scrape = Scrape { metrics: Arc::clone(metrics), sources: Arc::clone(sources) };
+    let scrape = Scrape { metrics: Arc::clone(&sources.metrics), sources: Arc::clone(sources) };
     registry.sub_registry_with_prefix("claviger").register_collector(Box::new(scrape));
     registry.register_collector(Box::new(Process));
     let mut text = String::new();

@@ -45,7 +45,7 @@ fn the_shipped_rules_and_dashboard_name_only_metrics_that_exist() {
         folder.path().display()
     );
     let metrics = Arc::new(Metrics::default());
-    let scraped = render(&metrics, &Arc::new(Sources::of(&configuration, &metrics).0));
+    let scraped = render(&Arc::new(Sources::of(&configuration, &metrics).0));
     let families = families(&scraped);
     assert!(families.len() > 20, "{families:?}");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

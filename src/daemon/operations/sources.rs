@@ -1,18 +1,21 @@
 //! What is not counted for the metrics but read at each scrape, from those who know it.
 
 mod replicas;
+mod status;
 mod transport;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use prometheus_client::encoding::DescriptorEncoder;
 use tokio::sync::watch;
 
 use crate::daemon::backends::{LatchedToken, latched_tokens};
+use crate::daemon::config::Config;
 use crate::daemon::records::audit::Audit;
+use crate::daemon::records::metrics::Metrics;
 use crate::daemon::records::metrics::render::{gauge, info, plain_gauge, sample_gauge};
 use crate::daemon::request::active::ActiveConfig;
 use crate::daemon::request::health::Phase;
@@ -26,8 +29,12 @@ use crate::daemon::transport::tls::TlsState;
 pub struct Sources {
     /// Providers and replicas in force.
     pub active: Arc<ArcSwap<ActiveConfig>>,
-    /// Where PIN latches are.
-    pub state_dir: Option<PathBuf>,
+    /// The configuration in force.
+    pub config: Arc<ArcSwap<Config>>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// When the daemon started.
+    pub started: Instant,
     /// Where the daemon is in its life.
     pub phase: watch::Receiver<Phase>,
     /// Calls in flight.
@@ -46,6 +53,12 @@ impl Sources {
     /// Where the daemon is in its life.
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
+    }
+
+    /// Whether the daemon accepts calls and can record unwrap, rewrap and sign, so that it may answer
+    /// them.
+    pub fn is_ready(&self) -> bool {
+        self.phase() == Phase::Ready && !self.audit.is_failing()
     }
 
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -109,7 +122,8 @@ impl Sources {
 
     /// While the latches cannot be read no login is tried: that is shown as one without a serial number.
     fn pins(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(state_dir) = &self.state_dir else { return Ok(()) };
+        let config = self.config.load();
+        let Some(state_dir) = &config.server.state_dir else { return Ok(()) };
         let tokens = latched_tokens(state_dir).unwrap_or_else(|error| {
             tracing::error!(error, "PIN latches cannot be read");
             let [serial, label] = [const { String::new() }; 2];
@@ -127,11 +141,7 @@ impl Sources {
 #[cfg(test)]
 impl Sources {
     /// Of a daemon that was configured so and has not opened any key; with what sets its phase.
-    pub(crate) fn of(
-        configuration: &str,
-        metrics: &crate::daemon::records::metrics::Metrics,
-    ) -> (Self, watch::Sender<Phase>) {
-        use crate::daemon::config::Config;
+    pub(crate) fn of(configuration: &str, metrics: &Arc<Metrics>) -> (Self, watch::Sender<Phase>) {
         use crate::daemon::request::active::Previous;
         use crate::daemon::request::failed_unwraps::FailedUnwraps;
 
@@ -149,12 +159,14 @@ impl Sources {
         let (phases, phase) = watch::channel(Phase::Starting);
         let sources = Self {
             active: Arc::new(ArcSwap::from_pointee(active)),
-            state_dir: config.server.state_dir,
+            metrics: Arc::clone(metrics),
+            started: Instant::now(),
             phase,
             in_flight: Arc::new(InFlight::new(8)),
             connections: Arc::default(),
             tls: None,
             denied: DeniedCallers::open(config.server.denied_callers.as_deref()).unwrap(),
+            config: Arc::new(ArcSwap::from_pointee(config)),
             audit,
         };
         (sources, phases)

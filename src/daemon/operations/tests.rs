@@ -10,6 +10,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 
 use super::*;
+use crate::daemon::records::metrics::Metrics;
+use crate::daemon::request::health::Phase;
 
 fn descriptors() -> Descriptors {
     Descriptors::raise(16, 1).unwrap()
@@ -29,7 +31,7 @@ impl Running {
         let metrics = Arc::new(Metrics::default());
         let configuration = "[server]\nlisten = [\"unix:/run/c.sock\"]\n[audit]\noff = true\n";
         let (sources, phase) = Sources::of(configuration, &metrics);
-        let state = Arc::new(OperationsState::new(metrics, sources));
+        let state = Arc::new(OperationsState::new(sources));
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {
             let _ = stopped.await;

@@ -45,6 +45,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The configured callers, in the order of the configuration.
+    pub fn callers(&self) -> impl Iterator<Item = &Arc<Caller>> {
+        self.policies.iter()
+    }
+
     /// The configured caller that this peer is, if it is exactly one.
     pub fn identify(&self, peer: &Peer) -> Result<&Arc<Caller>, Unidentified> {
         let CallerIndex(index) = self.callers.identify(peer)?;

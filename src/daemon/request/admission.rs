@@ -179,6 +179,7 @@ impl Shared {
             refuse(failure, Some(&caller.name), reason)
         };
         check_head(request).map_err(refuse)?;
+        caller.calls.seen.note(peer);
         let timeout = deadline(request.headers()).map_err(refuse)?.min(MAX_DEADLINE);
         let context = CallContext {
             request_id: Arc::clone(request_id),

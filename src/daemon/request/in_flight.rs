@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
 
+use crate::daemon::request::last_seen::LastSeen;
 use crate::daemon::status::{Exhausted, Failure};
 
 /// Calls that one caller may have in flight, and waiting, before the totals count for it.
@@ -31,6 +32,8 @@ pub struct InFlight {
 /// The calls of one caller; kept over reloads.
 #[derive(Debug)]
 pub struct CallerCalls {
+    /// When it called last, and as whom.
+    pub seen: LastSeen,
     started: AtomicU32,
     waiting: AtomicU32,
     room: Arc<Semaphore>,
@@ -40,10 +43,16 @@ impl CallerCalls {
     /// Of a caller that has none yet, where all may have `most` in flight.
     pub fn new(most: usize) -> Self {
         Self {
+            seen: LastSeen::default(),
             started: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
             room: Arc::new(Semaphore::new((most / 8).clamp(128, 1 << 24))),
         }
+    }
+
+    /// How many of them are in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.started.load(Ordering::Relaxed)
     }
 }
 

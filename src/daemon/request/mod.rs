@@ -5,7 +5,7 @@
 //! of the steps, attribution, audit record) -> [`policy`] and [`budget`] (may it) ->
 //! [`keyring`](crate::daemon::keys::keyring) (which version) -> replica -> the provider's `key.rs`.
 //!
-//! - [`in_flight`]: room for calls; `one_message`: a call has exactly one, but for streams
+//! - [`in_flight`]: room for calls; [`last_seen`]: when a caller called last; `one_message`: a call has exactly one, but for streams
 //! - [`call`]: what a call carries: caller, peer, request id, deadline
 //! - [`active`]: the callers, grants and keys in force
 //! - [`public_work`]: RSA with public keys, off the threads of the sockets
@@ -20,6 +20,7 @@ pub mod failed_unwraps;
 pub mod guard;
 pub mod health;
 pub mod in_flight;
+pub mod last_seen;
 mod one_message;
 pub mod policy;
 pub mod public_work;

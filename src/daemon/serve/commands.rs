@@ -11,7 +11,6 @@ use crate::daemon::records::audit::Event;
 use crate::daemon::request::budget::{Budget, Spent};
 use crate::daemon::request::health::Phase;
 use crate::daemon::serve::daemon::Daemon;
-use crate::daemon::serve::maintenance::replicas;
 use crate::daemon::transport::listener::{BoundUnix, bind_private};
 
 /// The longest that a command may wait for calls in flight, in seconds.
@@ -25,7 +24,7 @@ impl Daemon {
         let path = control::path_in(config.server.state_dir.as_deref()?);
         let bound = bind_private(&path);
         if let Err(error) = &bound {
-            tracing::warn!(%error, "no control socket: `claviger budget`, `reload`, `drain` and `replicas` will not reach this daemon");
+            tracing::warn!(%error, "no control socket: `claviger status`, `budget`, `reload` and `drain` will not reach this daemon");
         }
         bound.ok()
     }
@@ -44,7 +43,9 @@ impl Daemon {
     }
 
     async fn obey(self, command: Command, uid: u32) -> Answer {
-        tracing::info!(?command, uid, "a command of the control socket");
+        if command != Command::Status {
+            tracing::info!(?command, uid, "a command of the control socket");
+        }
         match command {
             Command::Reload => {
                 // Before that the first configuration is still being put in force.
@@ -68,7 +69,7 @@ impl Daemon {
                 answer(self.drain(&provider, wait, force, uid).await)
             }
             Command::Undrain { provider } => answer(self.undrain(&provider, uid).await),
-            Command::Replicas => Answer::of(&replicas(&self.active.load(), |_| true)),
+            Command::Status => self.status().await,
             Command::PinCleared { tokens } => {
                 for token in &tokens {
                     drop(self.audit.event(&Event::PinCleared { token, uid }));
@@ -76,6 +77,13 @@ impl Daemon {
                 Answer::of(&())
             }
         }
+    }
+
+    /// Off the threads that answer calls.
+    async fn status(&self) -> Answer {
+        let sources = self.sources();
+        let status = tokio::task::spawn_blocking(move || Answer::of(&sources.status())).await;
+        status.unwrap_or_else(|error| Answer::Error(error.to_string()))
     }
 
     /// Recorded before it is done: what cannot be recorded is not done.

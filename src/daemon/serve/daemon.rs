@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -49,6 +49,7 @@ pub(super) struct Daemon {
     pub(super) guard: Arc<Guard>,
     pub(super) config_path: PathBuf,
     pub(super) reloading: Arc<tokio::sync::Mutex<()>>,
+    pub(super) started: Instant,
 }
 
 /// A token, by its serial number and its label.
@@ -99,6 +100,7 @@ impl Daemon {
             guard,
             config_path: options.config.clone(),
             reloading: Arc::default(),
+            started: Instant::now(),
         })
     }
 

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use crate::daemon::keys::keyring::Version;
 use crate::daemon::keys::monitor;
 use crate::daemon::keys::replica::Replica;
-use crate::daemon::operations::control::{Drained, ReplicaStatus};
+use crate::daemon::operations::control::Drained;
+use crate::daemon::operations::status::ReplicaStatus;
 use crate::daemon::records::audit::Event;
 use crate::daemon::request::active::{ActiveConfig, Previous};
 use crate::daemon::serve::daemon::Daemon;
@@ -36,7 +37,7 @@ impl Daemon {
         let lost = unserved_without(&before, provider, Version::is_serving);
         if !force && !was_drained && !lost.is_empty() {
             return Err(format!(
-                "no other replica serves {}: nothing was changed; see `claviger replicas`, or say --force",
+                "no other replica serves {}: nothing was changed; see `claviger status`, or say --force",
                 lost.join(", ")
             ));
         }
@@ -75,14 +76,14 @@ impl Daemon {
         let _alone = self.reloading.lock().await;
         let before = self.active.load_full();
         if !is_drained(&before, provider)? {
-            return Ok(replicas(&before, |name| name == provider));
+            return Ok(replicas(&before, provider));
         }
         let mut drained = self.drained.names();
         drained.remove(provider);
         let active = self.build_with(&before, &drained)?;
         let proving = monitor::open_provider(&active.replicas, provider);
         let in_time = tokio::time::timeout(PROVE_LIMIT, proving).await.is_ok();
-        let proven = replicas(&active, |name| name == provider);
+        let proven = replicas(&active, provider);
         let serves = of_provider(&active, provider).any(|replica| replica.is_serving());
         if !serves && !proven.is_empty() {
             let why = proven.iter().map(|replica| {
@@ -135,38 +136,21 @@ fn not_durable(error: &std::io::Error) -> String {
     format!("it cannot be written to the state directory, so nothing was changed: {error}")
 }
 
-/// How the replicas of the providers that are meant are, in the order of key names and versions.
-pub(super) fn replicas(
-    active: &ActiveConfig,
-    is_meant: impl Fn(&str) -> bool,
-) -> Vec<ReplicaStatus> {
+/// How the replicas of a provider are, in the order of key names and versions.
+fn replicas(active: &ActiveConfig, provider: &str) -> Vec<ReplicaStatus> {
     let mut keys: Vec<_> = active.snapshot.keyring.keys.values().collect();
     keys.sort_unstable_by_key(|key| &key.name);
     let mut found = Vec::new();
     for key in keys {
         for version in &key.versions {
-            let meant = version
+            let its = version
                 .replicas
                 .iter()
-                .filter(|replica| is_meant(&replica.specification.place.provider));
-            found.extend(meant.map(|replica| status(&key.name, version.number, replica)));
+                .filter(|replica| replica.specification.place.provider == provider);
+            found.extend(its.map(|replica| ReplicaStatus::of(&key.name, version.number, replica)));
         }
     }
     found
-}
-
-fn status(key: &str, version: u32, replica: &Replica) -> ReplicaStatus {
-    let health = replica.health();
-    ReplicaStatus {
-        key: key.to_owned(),
-        version,
-        provider: replica.specification.place.provider.clone(),
-        locator: replica.specification.place.locator.clone(),
-        state: health.name().to_owned(),
-        error: health.fault().map(|fault| fault.text.to_string()),
-        unanswered: replica.backend_calls.unanswered(),
-        proven_ago_s: replica.key().map(|_| replica.proven_ago().as_secs()),
-    }
 }
 
 fn of_provider<'a>(

@@ -64,7 +64,7 @@ impl Daemon {
             self.tls.clone().filter(|_| !listener.local_addr().is_ok_and(|a| a.ip().is_loopback()));
         let source =
             tls.map(|tls| -> TlsSource { Arc::new(move || tls.load().operations_config()) });
-        let state = Arc::new(OperationsState::new(Arc::clone(&self.metrics), self.sources()));
+        let state = Arc::new(OperationsState::new(self.sources()));
         let daemon = self.clone();
         let authorise: Authorise = Arc::new(move |chain| daemon.may_read_metrics(chain));
         let (descriptors, never) = (self.descriptors, std::future::pending());
@@ -94,10 +94,12 @@ impl Daemon {
         routes.prepare()
     }
 
-    fn sources(&self) -> Sources {
+    pub(super) fn sources(&self) -> Sources {
         Sources {
             active: Arc::clone(&self.active),
-            state_dir: self.config.load().server.state_dir.clone(),
+            config: Arc::clone(&self.config),
+            metrics: Arc::clone(&self.metrics),
+            started: self.started,
             phase: self.phase.subscribe(),
             in_flight: Arc::clone(&self.in_flight),
             connections: self.transport.stats(),

@@ -12,7 +12,7 @@ use crate::daemon::records::metrics::KeyMetrics;
 /// What is counted, of a daemon without keys.
 fn counted(metrics: &Arc<Metrics>) -> BTreeMap<String, f64> {
     let configuration = "[server]\nlisten = [\"unix:/run/c.sock\"]\n[audit]\noff = true\n";
-    series(&render(metrics, &Arc::new(Sources::of(configuration, metrics).0)))
+    series(&render(&Arc::new(Sources::of(configuration, metrics).0)))
 }
 
 /// Value by name and labels.

@@ -23,6 +23,13 @@ impl Sources {
         for (labels, replica) in &replicas {
             sample_gauge(&mut up, labels, replica.is_serving())?;
         }
+        let help = "Why a replica is as it is, in one word of the doctor's; always 1";
+        let mut states = gauge(encoder, "key_state", help)?;
+        for ([key, version, provider, place], replica) in &replicas {
+            let reason = ("reason", replica.reason().to_owned());
+            let labels = [key, version, provider, place, &reason].map(Clone::clone);
+            sample_gauge(&mut states, &labels, 1)?;
+        }
         let help =
             "Whether a replica is not what the configuration says (1); no call is given to it";
         let mut diverges = gauge(encoder, "key_diverges", help)?;
@@ -35,6 +42,20 @@ impl Sources {
         for (labels, replica) in replicas.iter().filter(|(_, replica)| replica.key().is_some()) {
             let at = now.checked_sub(replica.proven_ago()).unwrap_or(SystemTime::UNIX_EPOCH);
             sample_gauge(&mut checked, labels, seconds(at))?;
+        }
+        let help = "How long a replica's last canary took";
+        let name = "key_check_duration_seconds";
+        let mut canaries = gauge(encoder, name, help)?;
+        for (labels, took) in
+            replicas.iter().filter_map(|(labels, r)| Some((labels, r.canary_took()?)))
+        {
+            canaries.encode_family(labels)?.encode_gauge(&took.as_secs_f64())?;
+        }
+        let help =
+            "Whether calls to a replica that fails are answered without asking its backend (1)";
+        let mut paused = gauge(encoder, "key_paused", help)?;
+        for (labels, replica) in &replicas {
+            sample_gauge(&mut paused, labels, replica.next_look().is_some())?;
         }
         let asked = || {
             replicas

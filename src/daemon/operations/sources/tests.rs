@@ -81,12 +81,12 @@ fn how_the_daemon_is_can_be_read_at_any_time() {
     sources.tls = Some(tls(folder.path()));
     let sources = Arc::new(sources);
     let caller = Arc::new(CallerCalls::new(8));
-    let soon = std::time::Instant::now() + Duration::from_secs(1);
+    let soon = Instant::now() + Duration::from_secs(1);
     let started = sources.in_flight.start(&caller, soon).now_or_never();
     let _call = started.expect("there is room").unwrap();
-    let before = series(&render(&metrics, &sources));
+    let before = series(&render(&sources));
     phases.send_replace(Phase::Draining);
-    let after = series(&render(&metrics, &sources));
+    let after = series(&render(&sources));
 
     let crl = format!("crl=\"{}/crl\"", folder.path().display());
     let expected = [
@@ -141,7 +141,7 @@ fn a_refused_pin_is_seen_and_so_is_a_latch_that_cannot_be_read() {
     let (sources, _) = Sources::of(&configuration(folder.path()), &metrics);
     let sources = Arc::new(sources);
     let latched = || {
-        let series = series(&render(&metrics, &sources));
+        let series = series(&render(&sources));
         let latched = |(name, value): (String, f64)| {
             Some((name.strip_prefix("claviger_pin_latched")?.to_owned(), value))
         };

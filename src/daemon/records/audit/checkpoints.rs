@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -86,21 +87,21 @@ impl Checkpoints {
         (note, line)
     }
 
-    /// The line is durable: now the second file gets the note.
-    pub(super) fn written(&mut self, head: &Head, note: &str) {
+    /// The line is durable: now the second file gets the note, or gives the reason why not.
+    pub(super) fn written(&mut self, head: &Head, note: &str) -> Option<Arc<str>> {
         self.last = Instant::now();
         // The checkpoint is a record itself.
         self.covered = head.records + 1;
-        match append(&self.file, note) {
-            Ok(()) => self.failed = false,
-            Err(error) if !std::mem::replace(&mut self.failed, true) => {
-                tracing::error!(
-                    path = %self.file.display(), %error,
-                    "a checkpoint of the audit log was not kept in its second file"
-                );
-            }
-            Err(_) => {}
+        let error = append(&self.file, note).err();
+        let was_failed = std::mem::replace(&mut self.failed, error.is_some());
+        let error = error?;
+        if !was_failed {
+            tracing::error!(
+                path = %self.file.display(), %error,
+                "a checkpoint of the audit log was not kept in its second file"
+            );
         }
+        Some(format!("{}: {error}", self.file.display()).into())
     }
 }
 

@@ -8,7 +8,7 @@
 //! - `counted`: which cheap calls get a line of their own, and the counting of the others
 //! - `chain`: each line names the one before it; `checkpoint`, `checkpoints`: signed statements of the
 //!   chain's end, and when they are written
-//! - `queue`: what waits; `writer`: the thread
+//! - `queue`: what waits; `writer`: the thread; `state`: what it tells of the log
 //! - `file`: durable writes, failures, rotation; `open`: safe opening, lock, repair; `room`: the blocks
 //!   that are kept for unwrap, rewrap and sign
 
@@ -23,6 +23,7 @@ mod open;
 mod queue;
 mod record;
 mod room;
+mod state;
 mod writer;
 
 #[cfg(test)]
@@ -43,6 +44,7 @@ pub use chain::{Head, Link};
 pub use checkpoint::{CheckpointError, Signer, Verifier, parse as parse_checkpoint};
 pub use event::{Alarm, Event, Trust, Trusted};
 pub use record::{Record, RewrapTarget};
+pub use state::{AuditState, Covered, LogState};
 
 use crate::daemon::config::{self, Operation};
 use crate::daemon::records::metrics::AuditMetrics;
@@ -218,6 +220,18 @@ impl Audit {
         let log = self.log.as_ref()?;
         let free = room::free_bytes(&log.path).ok()?;
         Some(free.saturating_add(log.queue.reserve_left()))
+    }
+
+    /// How the log is; none where there is none.
+    pub fn state(&self) -> Option<AuditState> {
+        let log = self.log.as_ref()?;
+        Some(AuditState {
+            path: log.path.clone(),
+            is_failing: self.is_failing(),
+            is_in_reserve: self.is_in_reserve(),
+            free_bytes: self.free_bytes(),
+            log: log.queue.state(),
+        })
     }
 
     /// Looks at the room that is left, and alarms when it falls below [`LOW_ROOM`].

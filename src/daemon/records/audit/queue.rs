@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::AuditError;
 use super::counted::{Cheap, Counting, Counts};
 use super::line::{push_number, with_buffer};
+use super::state::LogState;
 use crate::daemon::records::metrics::AuditMetrics;
 
 /// Beyond this the disk hangs, and records are refused at once instead of filling the memory.
@@ -26,6 +27,7 @@ pub(super) struct Queue {
     pending: Mutex<Pending>,
     arrived: Condvar,
     counts: Mutex<Counts>,
+    state: Mutex<LogState>,
     failing: AtomicBool,
     in_reserve: AtomicBool,
     reserve_left: AtomicU64,
@@ -102,6 +104,7 @@ impl Queue {
             pending: Mutex::default(),
             arrived: Condvar::new(),
             counts: Mutex::default(),
+            state: Mutex::default(),
             failing: AtomicBool::new(false),
             in_reserve: AtomicBool::new(false),
             reserve_left: AtomicU64::new(0),
@@ -115,6 +118,16 @@ impl Queue {
 
     pub(super) fn metrics(&self) -> &AuditMetrics {
         &self.metrics
+    }
+
+    /// What the thread has told of the log last.
+    pub(super) fn state(&self) -> LogState {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// For the thread: tells how the log is.
+    pub(super) fn tell(&self, change: impl FnOnce(&mut LogState)) {
+        change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(super) fn is_failing(&self) -> bool {

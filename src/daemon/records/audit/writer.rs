@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::AuditError;
 use super::checkpoints::Checkpoints;
@@ -12,6 +12,7 @@ use super::event::{Alarm, Event};
 use super::file::LogFile;
 use super::line::with_buffer;
 use super::queue::{Batch, Dropped, Next, Queue};
+use super::state::Covered;
 
 /// How often a log that fails, or that has only its reserve left, is tried while no record comes.
 const RETRY: Duration = Duration::from_secs(1);
@@ -26,6 +27,7 @@ pub(super) fn start(
     }
     thread::Builder::new().name("audit".to_owned()).spawn(move || {
         let abandon = AbandonAtEnd(Arc::clone(&queue));
+        abandon.0.tell(|state| state.head = file.head());
         let mut writer = Writer { queue: &abandon.0, file, checkpoints, gap: None };
         writer.look_at_room();
         writer.run();
@@ -137,8 +139,15 @@ impl Writer<'_> {
         match written {
             Ok(()) => {
                 if let (Some(checkpoints), Some((note, _))) = (&mut self.checkpoints, &checkpoint) {
-                    checkpoints.written(&head, note);
+                    let error = checkpoints.written(&head, note);
+                    self.queue.tell(|state| {
+                        let at = SystemTime::now();
+                        state.checkpoint = Some(Covered { records: head.records, at });
+                        state.checkpoint_error = error;
+                    });
                 }
+                let head = self.file.head();
+                self.queue.tell(|state| state.head = head);
                 self.queue.metrics().synced(batch.records, started.elapsed());
                 self.recovered();
                 for waiter in batch.waiters.drain(..) {

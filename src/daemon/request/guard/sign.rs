@@ -146,6 +146,9 @@ impl Work for Signing<'_, '_> {
                 Ok(signature)
             }
             Err(error) => {
+                if matches!(error.kind(), ErrorKind::Throttled { .. }) {
+                    replica.had_no_room();
+                }
                 record.backend_failed(&error);
                 Err(error.kind())
             }

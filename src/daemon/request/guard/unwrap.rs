@@ -410,6 +410,7 @@ async fn attempt(
                 budget.not_answered();
             }
             if matches!(error.kind(), ErrorKind::Throttled { .. }) {
+                replica.had_no_room();
                 record.throttled(was_another_asked);
             }
             Err(error.kind())

@@ -1,0 +1,49 @@
+//! How the log is: what its thread has told last, for status and metrics.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::chain::Head;
+
+/// How the log is.
+#[derive(Clone, Debug)]
+pub struct LogState {
+    /// Where the chain ends.
+    pub head: Head,
+    /// The last checkpoint of this process, if it wrote one.
+    pub checkpoint: Option<Covered>,
+    /// Why the last checkpoint is not where it should be: it was not signed, or its second file has it
+    /// not. The next one tries again.
+    pub checkpoint_error: Option<Arc<str>>,
+}
+
+/// What a checkpoint covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Covered {
+    /// Lines, from the first of the chain on.
+    pub records: u64,
+    /// When it was written.
+    pub at: SystemTime,
+}
+
+/// The log as a whole.
+#[derive(Clone, Debug)]
+pub struct AuditState {
+    /// The file.
+    pub path: PathBuf,
+    /// Whether it cannot be written at present: calls fail.
+    pub is_failing: bool,
+    /// Whether only unwrap, rewrap and sign can be recorded.
+    pub is_in_reserve: bool,
+    /// Bytes that are left for it, where the file system tells.
+    pub free_bytes: Option<u64>,
+    /// What its thread has told.
+    pub log: LogState,
+}
+
+impl Default for LogState {
+    fn default() -> Self {
+        Self { head: Head::START, checkpoint: None, checkpoint_error: None }
+    }
+}
