@@ -1,21 +1,18 @@
-//! What one caller can take of the daemon, and that a storm is none: descriptors, connections, room
-//! for calls; and restarts that no caller notices.
+//! What one caller can take of the daemon: descriptors, connections, room for calls; and restarts that
+//! no caller notices.
 
 use std::collections::VecDeque;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use claviger_client::Config;
-use claviger_proto::v1::UnwrapResponse;
 use e2e::connection::{Connection, frame};
 use e2e::module::BY_LABEL;
-use e2e::setup::{KEY, MATERIAL};
-use e2e::{Daemon, Identity, Load, Module, Setup, Token};
+use e2e::setup::KEY;
+use e2e::{Daemon, Load, Module, Setup, Token};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 use tonic::Code;
 
 /// Few descriptors, as a careless unit or container would have it.
@@ -103,110 +100,6 @@ fn with_too_few_descriptors_for_any_connection_the_daemon_says_what_it_needs() {
         "{}",
         exit.log
     );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_hundred_clients_of_one_identity_at_once_all_get_their_answer() {
-    storm(300).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "long: scripts/test --all"]
-async fn two_thousand_clients_of_one_identity_at_once_all_get_their_answer() {
-    storm(2000).await;
-}
-
-/// So many clients of one identity, each with its own connection, unwrap at once on SoftHSM; another
-/// caller asks meanwhile, one call after the other, as it did before. They connect a few at a time:
-/// what a busy machine cannot do in time is another matter.
-async fn storm(clients: usize) {
-    let token = Token::softhsm();
-    let mut setup = Setup::on(&token);
-    setup.files.set("server.handshake_timeout", "60s");
-    let quiet = setup.files.caller("quiet", &[KEY], &["unwrap"]);
-    let daemon = setup.start();
-    let mut connections = Vec::new();
-    while connections.len() < clients {
-        let some = (0..10).map(|_| setup.connect(&daemon));
-        connections.extend(futures::future::join_all(some).await);
-    }
-    let other = AnotherCaller::start(&setup, &daemon, quiet);
-    let mut before = other.wait_for(200).await;
-    let body = frame(&prost::Message::encode_to_vec(&setup.request()));
-    let begun = Instant::now();
-    let mut asked = JoinSet::new();
-    for connection in connections {
-        let body = body.clone();
-        asked.spawn(async move {
-            let headers = [("grpc-timeout", "120S")];
-            let answer = connection.call("/claviger.v1.KeyService/Unwrap", body, &headers).await;
-            (answer, connection)
-        });
-    }
-    while let Some(asked_one) = asked.join_next().await {
-        let (answer, _connection) = asked_one.unwrap();
-        let answer = answer.unwrap_or_else(|error| panic!("{error}\n{}", daemon.log()));
-        assert_eq!(answer.code(), Code::Ok, "{answer}");
-        assert_eq!(&*answer.message::<UnwrapResponse>().key_material, MATERIAL);
-    }
-    let took = begun.elapsed();
-    let mut meanwhile = other.wait_for(1).await;
-    drop(other);
-    println!(
-        "{clients} clients at once: none refused, over in {took:?}; another caller's calls: {} before \
-         ({}), {} meanwhile ({})",
-        before.len(),
-        percentiles(&mut before),
-        meanwhile.len(),
-        percentiles(&mut meanwhile),
-    );
-    assert_eq!(daemon.count("claviger_refusals_total", &["reason=\"calls_in_flight\""]), 0);
-    assert_eq!(daemon.terminate().code, Some(0));
-}
-
-/// A caller that asks one call after the other, in a thread of its own: what the storm does to the test
-/// itself is not measured.
-struct AnotherCaller(mpsc::Receiver<Duration>);
-
-impl AnotherCaller {
-    fn start(setup: &Setup, daemon: &Daemon, identity: Identity) -> Self {
-        let (address, ca, request) = (daemon.address(), setup.files.pki.ca_der(), setup.request());
-        let (sender, took) = mpsc::channel();
-        std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let connection = Connection::open(address, ca, Some(&identity)).await.unwrap();
-                loop {
-                    let begun = Instant::now();
-                    let answer = connection.unwrap(&request).await.unwrap();
-                    assert_eq!(&*answer.key_material, MATERIAL);
-                    if sender.send(begun.elapsed()).is_err() {
-                        return;
-                    }
-                }
-            });
-        });
-        Self(took)
-    }
-
-    /// How long its calls took since the last time, once there were so many.
-    async fn wait_for(&self, calls: usize) -> Vec<Duration> {
-        let mut took: Vec<_> = self.0.try_iter().collect();
-        let begun = Instant::now();
-        while took.len() < calls {
-            assert!(begun.elapsed() < Duration::from_mins(1), "{calls} calls take too long");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            took.extend(self.0.try_iter());
-        }
-        took
-    }
-}
-
-fn percentiles(took: &mut [Duration]) -> String {
-    took.sort_unstable();
-    let of = |percent| took.get(took.len() * percent / 100).copied().unwrap_or_default();
-    format!("p50 {:.1?}, p99 {:.1?}", of(50), of(99))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
