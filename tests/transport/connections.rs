@@ -223,7 +223,7 @@ async fn a_unix_peer_is_known_by_its_uid_and_can_be_denied() {
     let (path, list) = (directory.path().join("claviger.sock"), directory.path().join("denied"));
     replace(&list, "# nobody\n");
     let denied = DeniedCallers::open(Some(&list)).unwrap();
-    let transport = Transport::new(None, denied.clone(), settings());
+    let transport = Transport::new(None, denied.clone(), settings()).unwrap();
     let callers = claviger::daemon::transport::caller::Callers::new(&[], false);
     let service = whoami(Arc::new(callers), denied, Default::default(), Arc::default());
     let bound = bind(&Listen::Unix(path.clone()), &[], &mut Inherited::default()).unwrap();
@@ -247,7 +247,7 @@ async fn a_unix_peer_is_known_by_its_uid_and_can_be_denied() {
 #[tokio::test]
 async fn tcp_without_tls_is_not_served() {
     let denied = DeniedCallers::open(None).unwrap();
-    let transport = Transport::new(None, denied.clone(), settings());
+    let transport = Transport::new(None, denied.clone(), settings()).unwrap();
     let callers = claviger::daemon::transport::caller::Callers::new(&[], false);
     let service = whoami(Arc::new(callers), denied, Default::default(), Arc::default());
     let bound = listen("127.0.0.1:0");
@@ -261,7 +261,8 @@ async fn clients_that_follow_a_goaway_lose_no_call() {
     let tls = TlsState::open(&files.config, false).unwrap();
     let age = Duration::from_millis(150);
     let settings = ConnectionSettings { max_connection_age: age, ..settings() };
-    let transport = Transport::new(Some(tls), DeniedCallers::open(None).unwrap(), settings);
+    let transport =
+        Transport::new(Some(tls), DeniedCallers::open(None).unwrap(), settings).unwrap();
     let bound = listen("127.0.0.1:0");
     let address = bound.local_addr().unwrap();
     let (_, health) = tonic_health::server::health_reporter();

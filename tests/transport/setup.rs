@@ -202,7 +202,7 @@ impl Setup {
         several_cas: bool,
     ) -> Self {
         let denied = DeniedCallers::open(denied).unwrap();
-        let transport = Transport::new(Some(tls.clone()), denied.clone(), settings);
+        let transport = Transport::new(Some(tls.clone()), denied.clone(), settings).unwrap();
         let bound = listen("127.0.0.1:0");
         let address = bound.local_addr().unwrap();
         let (served, kept) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());

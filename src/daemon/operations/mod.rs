@@ -108,7 +108,7 @@ pub async fn serve(
     }
     let most = descriptors.for_operations();
     let capacity = Capacity { connections: most, of_one_source: most.div_ceil(2) };
-    let entrance = Arc::new(Entrance::new(HANDSHAKES, descriptors));
+    let entrance = Arc::new(Entrance::new(HANDSHAKES, descriptors)?);
     let mut shutdown = pin!(shutdown);
     let mut connections = JoinSet::new();
     loop {

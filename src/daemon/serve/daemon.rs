@@ -71,7 +71,7 @@ impl Daemon {
         let providers = config.providers.len();
         let descriptors = Descriptors::raise(config.server.max_connections, providers)?;
         let settings = ConnectionSettings::new(&config.server, descriptors);
-        let transport = Transport::new(tls.clone(), Arc::clone(&denied), settings);
+        let transport = Transport::new(tls.clone(), Arc::clone(&denied), settings)?;
         let changed = watch::Sender::new(0);
         let previous = Previous {
             active: None,

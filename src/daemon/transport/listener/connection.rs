@@ -29,6 +29,8 @@ use super::stats::{Cut, HandshakeFailure};
 use super::stream::Lingering;
 use super::{Answer, ConnectionSettings, Shared};
 use crate::daemon::transport::caller::{Peer, PeerAddress};
+use crate::daemon::transport::tls::TlsState;
+use crate::daemon::transport::tls::trust::ClientTrust;
 
 /// A dead peer is noticed after both together; idle connections cost one small frame a minute.
 const PING_INTERVAL: Duration = Duration::from_mins(1);
@@ -106,24 +108,51 @@ async fn handshake(
     let tls = shared.tls.as_ref().ok_or(HandshakeFailure::Protocol)?;
     let acceptor = || TlsAcceptor::from(tls.load().server_config());
     let source = address.ip().into();
-    let stream = shared.entrance.handshake(stream, source, registration, acceptor).await?;
-    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let verify = {
+        let tls = Arc::clone(tls);
+        move |stream| Ok((Verified::by(&tls, address, &stream)?, stream))
+    };
+    let done = shared.entrance.handshake(stream, source, registration, acceptor, verify).await?;
+    let (mut verified, stream) = done;
     loop {
-        let (trust, now) = (tls.load().trust().clone(), SystemTime::now());
-        let verified = trust.verify(chain, now)?;
+        admit(shared, registration, &verified.peer)?;
+        // What came in force before `identify` may not have looked at this connection.
+        if verified.is_so_now(tls) {
+            return Ok((stream, verified.peer));
+        }
+        verified = Verified::by(tls, address, &stream)?;
+    }
+}
+
+/// A peer, and what it was verified by.
+struct Verified {
+    peer: Arc<Peer>,
+    trust: Arc<ClientTrust>,
+    at: SystemTime,
+}
+
+impl Verified {
+    /// By what is in force now.
+    fn by(
+        tls: &TlsState,
+        address: SocketAddr,
+        stream: &TlsStream<TcpStream>,
+    ) -> Result<Self, Refusal> {
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let (trust, at) = (tls.load().trust().clone(), SystemTime::now());
+        let verified = trust.verify(chain, at)?;
         let peer = Peer::with_certificate(address, verified, chain).map_err(|error| Refusal {
             reason: HandshakeFailure::BadCertificate,
             detail: error.to_string(),
         })?;
-        let peer = Arc::new(peer);
-        admit(shared, registration, &peer)?;
-        // What came in force before `identify` may not have looked at this connection.
+        Ok(Self { peer: Arc::new(peer), trust, at })
+    }
+
+    /// Whether nothing else came in force meanwhile.
+    fn is_so_now(&self, tls: &TlsState) -> bool {
         let in_force = tls.load().trust().clone();
-        if in_force.fingerprint() == trust.fingerprint()
-            && in_force.past_grace(SystemTime::now()) == trust.past_grace(now)
-        {
-            return Ok((stream, peer));
-        }
+        in_force.fingerprint() == self.trust.fingerprint()
+            && in_force.past_grace(SystemTime::now()) == self.trust.past_grace(self.at)
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::HandshakeFailure;
 use super::connections::{Connections, Full, Registration};
+use super::handshake_thread::HandshakeThread;
 use super::handshakes::{Handshakes, Source};
 use super::refusal::Refusal;
 use super::stats::ConnectionStats;
@@ -41,6 +42,7 @@ pub struct Entrance {
     pub(super) handshakes: Handshakes,
     pub(super) stats: Arc<ConnectionStats>,
     pub(super) log_limit: LogLimit,
+    thread: HandshakeThread,
     descriptors: Descriptors,
 }
 
@@ -56,16 +58,20 @@ pub struct Entered {
 }
 
 impl Entrance {
-    /// Without connections; at most `handshakes` go on at a time.
-    pub fn new(handshakes: usize, descriptors: Descriptors) -> Self {
+    /// Without connections; at most `handshakes` go on at a time, all on one thread.
+    ///
+    /// # Errors
+    /// The thread does not start.
+    pub fn new(handshakes: usize, descriptors: Descriptors) -> io::Result<Self> {
         let stats = Arc::new(ConnectionStats::default());
-        Self {
+        Ok(Self {
             connections: Connections::new(Arc::clone(&stats)),
             handshakes: Handshakes::new(handshakes),
             stats,
             log_limit: LogLimit::per_minute(LOG_LINES),
+            thread: HandshakeThread::start()?,
             descriptors,
-        }
+        })
     }
 
     /// The next connection that is let in.
@@ -154,7 +160,8 @@ impl Entrance {
         registration: &Registration,
         acceptor: impl FnOnce() -> TlsAcceptor,
     ) -> Result<TlsStream<TcpStream>, HandshakeFailure> {
-        let stream = self.handshake(stream, address.ip().into(), registration, acceptor).await;
+        let source = address.ip().into();
+        let stream = self.handshake(stream, source, registration, acceptor, Ok).await;
         stream.map_err(|refusal| {
             self.refused(&refusal, address);
             refusal.reason
@@ -176,15 +183,21 @@ impl Entrance {
         }
     }
 
-    pub(super) async fn handshake(
+    /// The same, and what `then` makes of the connection; neither is done on the calling thread.
+    pub(super) async fn handshake<T: Send + 'static>(
         &self,
         stream: TcpStream,
         source: Source,
         registration: &Registration,
         acceptor: impl FnOnce() -> TlsAcceptor,
-    ) -> Result<TlsStream<TcpStream>, Refusal> {
+        then: impl FnOnce(TlsStream<TcpStream>) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
         registration.first_byte(&stream).await?;
-        let accept = async { acceptor().accept(stream).await.map_err(Refusal::from) };
+        let accept = async {
+            let acceptor = acceptor();
+            let accepted = async move { then(acceptor.accept(stream).await?) };
+            self.thread.run(accepted).await
+        };
         self.handshakes.run(source, accept).await
     }
 }

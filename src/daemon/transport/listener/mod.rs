@@ -5,7 +5,7 @@
 //! - `connection`, one connection's life, in one task; `stream`, what is under its HTTP/2; `lifetime`,
 //!   how long it may take; `refusal`, why it never began
 //! - [`entrance`]: who is let in; `handshakes`: permits for handshakes, shared among the sources of
-//!   connections
+//!   connections; `handshake_thread`: where they are made
 //! - `connections`: all that are open, to drain them, cut them, and verify them again; `signal`, how
 //!   one is told
 //! - [`calls`]: the calls of one connection, in flight until their answers have left
@@ -18,6 +18,7 @@ pub mod calls;
 mod connection;
 mod connections;
 pub mod entrance;
+mod handshake_thread;
 mod handshakes;
 pub mod inherited;
 mod lifetime;
@@ -161,20 +162,23 @@ struct InForce {
 
 impl Transport {
     /// A transport that serves nothing yet.
+    ///
+    /// # Errors
+    /// Its thread for handshakes does not start.
     pub fn new(
         tls: Option<Arc<TlsState>>,
         denied: Arc<DeniedCallers>,
         settings: ConnectionSettings,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let looked_at = Mutex::new(InForce::now(tls.as_deref(), &denied));
         let shared = Arc::new(Shared {
             tls,
             denied,
             settings: ArcSwap::from_pointee(settings),
-            entrance: Entrance::new(handshake_permits(&settings), settings.descriptors),
+            entrance: Entrance::new(handshake_permits(&settings), settings.descriptors)?,
             looked_at,
         });
-        Self { shared }
+        Ok(Self { shared })
     }
 
     /// What happened to connections since the start.

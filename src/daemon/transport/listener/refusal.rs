@@ -8,6 +8,7 @@ use super::stats::HandshakeFailure;
 use crate::daemon::transport::caller::Peer;
 
 /// A connection that did not get as far as its first request.
+#[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) reason: HandshakeFailure,
     pub(super) detail: String,
