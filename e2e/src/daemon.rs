@@ -103,9 +103,17 @@ impl Daemon {
 
     /// An HTTP GET on the operations listener: status code and body.
     pub fn operations_get(&self, path: &str) -> std::io::Result<(u16, String)> {
+        self.operations_get_as(path, "*/*")
+    }
+
+    /// The same, of what the client accepts.
+    pub fn operations_get_as(&self, path: &str, accept: &str) -> std::io::Result<(u16, String)> {
         let mut stream = TcpStream::connect_timeout(&self.operations, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\naccept: {accept}\r\nconnection: close\r\n\r\n"
+        )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));

@@ -1,9 +1,12 @@
 //! What a scrape of a running daemon says: every name that the operations page and alerts rely on.
 
+use std::io::Write;
+use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
 
 use claviger_proto::v1::UnwrapRequest;
 use claviger_provider_api::{Algorithm, KeyMaterial, Parameters};
+use e2e::process::{command, repository};
 use e2e::{Connection, Daemon, DaemonFiles, Pki, RsaKey, Token, Version};
 use toml::{Table, Value};
 
@@ -35,6 +38,22 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(begun.elapsed() < Duration::from_secs(20), "not within 20 s: {what}");
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// `promtool check metrics` has no word about names, units and help texts.
+fn promtool_finds_nothing(daemon: &Daemon) {
+    let (_, scrape) = daemon.operations_get_as("/metrics", "text/plain").unwrap();
+    let mut promtool = command(repository().join("scripts/promtool"))
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("scripts/promtool starts");
+    promtool.stdin.take().unwrap().write_all(scrape.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}\n{scrape}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,6 +129,8 @@ async fn a_scrape_tells_how_the_daemon_its_keys_and_its_connections_are() {
     }
     assert!(daemon.metric("claviger_certificate_not_after_timestamp_seconds", &[]) > now);
     assert!(daemon.metric("claviger_config_last_reload_timestamp_seconds", &[]) > now - 600.0);
+
+    promtool_finds_nothing(&daemon);
 
     // No repair mends this.
     faults.on_every("C_DecryptInit", "rv=0x30");
