@@ -8,6 +8,6 @@ mod blocks;
 mod error;
 mod kinds;
 
-pub use blocks::{Block, blocks, encode, is_pem};
+pub use blocks::{Block, blocks, encode, encode_secret, is_pem};
 pub use error::PemError;
 pub use kinds::{Beside, certificates, crls, private_key, private_key_block, public_key};

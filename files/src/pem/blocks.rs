@@ -57,16 +57,24 @@ pub fn blocks(file: &[u8]) -> Result<Vec<Block>, PemError> {
 
 /// One block as text, in lines of 64 characters. Not for secrets: the text is not zeroed.
 pub fn encode(label: &str, der: &[u8]) -> String {
-    let text = Base64::encode_string(der);
-    let mut pem = format!("-----BEGIN {label}-----\n");
-    let mut rest = text.as_str();
+    encode_secret(label, der).as_str().to_owned()
+}
+
+/// The same for a private key: the text is zeroed when dropped.
+pub fn encode_secret(label: &str, der: &[u8]) -> Zeroizing<String> {
+    let base64 = Zeroizing::new(Base64::encode_string(der));
+    // Sized beforehand: a text that grows would leave copies of the key behind.
+    let room = base64.len() + base64.len() / 64 + 2 * label.len() + 64;
+    let mut text = Zeroizing::new(String::with_capacity(room));
+    text.extend(["-----BEGIN ", label, "-----\n"]);
+    let mut rest = base64.as_str();
     while !rest.is_empty() {
         let (line, more) = rest.split_at(rest.len().min(64));
-        pem.push_str(line);
-        pem.push('\n');
+        text.extend([line, "\n"]);
         rest = more;
     }
-    pem + &format!("-----END {label}-----\n")
+    text.extend(["-----END ", label, "-----\n"]);
+    text
 }
 
 /// The rest of a block whose BEGIN line was read.

@@ -4,10 +4,8 @@ use std::path::Path;
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeySize, PrivateDecryptingKey};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use claviger_files::pem;
 use claviger_provider_api::PublicKey;
-use zeroize::Zeroizing;
 
 use super::{LocalDaemon, failed, make_private_dir, write};
 use crate::cli::failure::{Exit, Failure};
@@ -106,19 +104,6 @@ pub fn make_key_file(path: &Path, bits: u16) -> Result<Vec<u8>, Failure> {
     let refused = |_| Failure::new(Exit::Failure, "no RSA key could be made");
     let key = PrivateDecryptingKey::generate(size).map_err(refused)?;
     let der = AsDer::<Pkcs8V1Der<'_>>::as_der(&key).map_err(refused)?;
-    write(path, pem("PRIVATE KEY", der.as_ref()).as_bytes())?;
+    write(path, pem::encode_secret("PRIVATE KEY", der.as_ref()).as_bytes())?;
     Ok(key.public_key().as_der().map_err(refused)?.as_ref().to_vec())
-}
-
-fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {
-    let base64 = Zeroizing::new(STANDARD.encode(der));
-    // Sized beforehand: a text that grows would leave copies of the key behind.
-    let mut text = Zeroizing::new(String::with_capacity(base64.len() * 66 / 64 + 128));
-    text.extend(["-----BEGIN ", label, "-----\n"]);
-    for line in base64.as_bytes().chunks(64) {
-        text.push_str(std::str::from_utf8(line).expect("base64 is ASCII"));
-        text.push('\n');
-    }
-    text.extend(["-----END ", label, "-----\n"]);
-    text
 }
