@@ -1,7 +1,7 @@
 //! Where the daemon is: a client file or flags; and one call to it.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -78,28 +78,27 @@ impl ConnectionArgs {
                 Failure::new(Exit::Usage, format!("--{message}"))
             });
         }
-        let file = match &self.client {
-            Some(file) => file.clone(),
-            None => default_file().ok_or_else(|| {
-                Failure::new(
-                    Exit::Configuration,
-                    "there is no home directory to find a client file in",
-                )
-                .advise("Name one with --client, or give --endpoint.")
-            })?,
-        };
-        if !file.exists() {
-            return Err(Failure::new(
-                Exit::Configuration,
-                format!("there is no client file at {}", file.display()),
-            )
-            .advise(
-                "Write one with endpoint, ca, certificate and private_key, name another with \
-                 --client, or give --endpoint.",
-            ));
-        }
-        Ok(Config::from_file(file)?)
+        client_file(self.client.as_deref())
     }
+}
+
+/// What a client file says: the one that was given, else the default one.
+pub(super) fn client_file(given: Option<&Path>) -> Result<Config, Failure> {
+    let file = match given {
+        Some(file) => file.to_owned(),
+        None => default_file().ok_or_else(|| {
+            Failure::new(Exit::Configuration, "there is no home directory to find a client file in")
+                .advise("Name one with --client, or give --endpoint.")
+        })?,
+    };
+    if !file.exists() {
+        let message = format!("there is no client file at {}", file.display());
+        return Err(Failure::new(Exit::Configuration, message).advise(
+            "Write one with endpoint, ca, certificate and private_key, name another with \
+             --client, or give --endpoint.",
+        ));
+    }
+    Ok(Config::from_file(file)?)
 }
 
 fn default_file() -> Option<PathBuf> {

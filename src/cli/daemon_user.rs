@@ -1,8 +1,10 @@
 //! Commands that ask as the daemon would, run by root: who may read a secret, and where a login is
 //! recorded, depends on who asks.
 
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
 
 use super::failure::{Exit, Failure};
 
@@ -120,6 +122,24 @@ impl DaemonUser {
 /// Goes on as the owner of the state directory that a configuration names, where root runs the command.
 pub fn ask_as_the_daemon(config: &Path) -> Result<(), Failure> {
     DaemonUser::of_config(config)?.map_or(Ok(()), |user| user.enter())
+}
+
+/// Runs another command of this program, with `--json` and with the configuration, which becomes the
+/// daemon's user itself; what it reads on stdin is `input`. So a vendor's module is never loaded by root,
+/// and whatever it does cannot come back to root's rights.
+pub fn run_anew(command: &[&str], config: &Path, input: &[u8]) -> io::Result<Output> {
+    let mut child = std::process::Command::new(std::env::current_exe()?)
+        .arg("--json")
+        .args(command)
+        .arg("--config")
+        .arg(config)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // One that ended before it has read says why on stderr.
+    let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input));
+    child.wait_with_output()
 }
 
 /// `server.state_dir` of a configuration file that holds this.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
 use claviger_client::{Code, ConfigError, Error};
@@ -35,21 +35,22 @@ pub enum Exit {
 }
 
 impl Exit {
+    const WORST_FIRST: [Self; 8] = [
+        Self::Configuration,
+        Self::Denied,
+        Self::Usage,
+        Self::Data,
+        Self::Failure,
+        Self::Unavailable,
+        Self::TryAgain,
+        Self::Closed,
+    ];
+
     /// Of two failures the one to look at first: what has to be changed comes before
     /// what may succeed when it is repeated.
     #[must_use]
     pub fn or_worse(self, other: Self) -> Self {
-        const WORST_FIRST: [Exit; 8] = [
-            Exit::Configuration,
-            Exit::Denied,
-            Exit::Usage,
-            Exit::Data,
-            Exit::Failure,
-            Exit::Unavailable,
-            Exit::TryAgain,
-            Exit::Closed,
-        ];
-        let place = |exit| WORST_FIRST.iter().position(|worse| *worse == exit);
+        let place = |exit| Self::WORST_FIRST.iter().position(|worse| *worse == exit);
         if place(other) < place(self) { other } else { self }
     }
 }
@@ -74,6 +75,35 @@ impl Failure {
     /// A failure for several reasons, a line each. Machines get the fields of `fields` as well.
     pub fn of_lines(exit: Exit, lines: &impl fmt::Display, fields: Value) -> Self {
         Self { of_lines: Some(fields), ..Self::new(exit, lines.to_string()) }
+    }
+
+    /// Why a process of this program failed that was run with `--json`: its own words, or how it ended.
+    pub fn of_process(what: &str, stderr: &[u8], status: ExitStatus) -> Self {
+        let text = String::from_utf8_lossy(stderr);
+        let error = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let Some(error) = error.map(|json| json["error"].clone()).find(Value::is_object) else {
+            return Self::new(
+                Exit::Failure,
+                format!("{what} ended with {status}: {}", text.trim()),
+            );
+        };
+        let code = status.code();
+        let exit = Exit::WORST_FIRST.into_iter().find(|exit| code == Some(*exit as i32));
+        let exit = exit.unwrap_or(Exit::Failure);
+        let text = |name: &str| error[name].as_str().map(str::to_owned);
+        let message = text("message").unwrap_or_default();
+        let mut fields = json!({});
+        for name in ["reasons", "file", "errors"] {
+            if !error[name].is_null() {
+                fields[name] = error[name].clone();
+            }
+        }
+        let is_lines = fields.as_object().is_some_and(|fields| !fields.is_empty());
+        Self {
+            advice: text("advice"),
+            of_lines: is_lines.then_some(fields),
+            ..Self::new(exit, message)
+        }
     }
 
     /// The reader of stdout has gone: the command ends without a word.

@@ -6,6 +6,7 @@ pub mod budget;
 pub mod certificate;
 pub mod completions;
 pub mod config;
+mod configuration_file;
 pub mod connection;
 pub mod daemon_user;
 pub mod demo;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
 
-use super::daemon_user::{DaemonUser, ask_as_the_daemon};
+use super::daemon_user::{self, DaemonUser, ask_as_the_daemon};
 use super::failure::{Exit, Failure};
 use super::input_output;
 use super::unneeded_rights;
@@ -162,22 +162,15 @@ fn find(path: &Path) -> Result<(), Failure> {
 /// Asks the backends in a process of the daemon's user: a vendor's module is never loaded by root, and
 /// whatever it does cannot come back to root's rights.
 fn found_by_the_daemon(path: &Path) -> Result<Answers, Failure> {
-    let failed = |error: &dyn std::error::Error| {
-        Failure::new(Exit::Failure, format!("asking as the daemon's user: {error}"))
-    };
-    let output = std::env::current_exe()
-        .and_then(|this| {
-            std::process::Command::new(this)
-                .args(["--json", "config", "pin", "--only-find", "--config"])
-                .arg(path)
-                .stdin(std::process::Stdio::null())
-                .output()
-        })
+    const WHAT: &str = "asking as the daemon's user";
+    let failed =
+        |error: &dyn std::error::Error| Failure::new(Exit::Failure, format!("{WHAT}: {error}"));
+    let output = daemon_user::run_anew(&["config", "pin", "--only-find"], path, &[])
         .map_err(|error| failed(&error))?;
     if output.status.success() {
         return pin_report::from_wire(&output.stdout).map_err(|error| failed(&error));
     }
-    Err(pin_report::failure_from_wire(&output.stderr, output.status))
+    Err(Failure::of_process(WHAT, &output.stderr, output.status))
 }
 
 fn found(config: &Config) -> Result<Answers, Failure> {

@@ -2,12 +2,10 @@
 //! that of the daemon's user.
 
 use std::fmt::Write;
-use std::process::ExitStatus;
 
 use serde_json::{Value, json};
 
 use super::pinned_keys::{Answers, Pin, PinError};
-use crate::cli::failure::{Exit, Failure};
 use crate::daemon::config::Config;
 
 /// What was found in the backends, and whether the file has it.
@@ -138,27 +136,6 @@ pub(super) fn from_wire(bytes: &[u8]) -> Result<Answers, serde_json::Error> {
     let Wire { new, confirmed, silent, notes } = answers;
     let (new, confirmed): (Result<_, _>, Result<_, _>) = (pins(new), pins(confirmed));
     Ok(Answers { new: new?, confirmed: confirmed?, silent, notes })
-}
-
-/// Why the process of the daemon's user failed: its own words, or how it ended.
-pub(super) fn failure_from_wire(stderr: &[u8], status: ExitStatus) -> Failure {
-    let text = String::from_utf8_lossy(stderr);
-    let error = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let Some(error) = error.map(|json| json["error"].clone()).find(Value::is_object) else {
-        let message = format!("asking as the daemon's user ended with {status}: {}", text.trim());
-        return Failure::new(Exit::Failure, message);
-    };
-    let code = status.code();
-    let exits = [Exit::Configuration, Exit::Usage, Exit::Failure];
-    let exit = exits.into_iter().find(|exit| code == Some(*exit as i32));
-    let message = error["message"].as_str().unwrap_or_default().to_owned();
-    let mut fields = json!({});
-    for name in ["reasons", "file", "errors"] {
-        if !error[name].is_null() {
-            fields[name] = error[name].clone();
-        }
-    }
-    Failure::of_lines(exit.unwrap_or(Exit::Failure), &message, fields)
 }
 
 #[derive(serde::Deserialize)]

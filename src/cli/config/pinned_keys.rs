@@ -2,14 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
-use std::path::Path;
 
-use claviger_files::NewMode;
-use claviger_provider_api::public_key::sha256;
 use claviger_provider_api::{Error, PublicKey};
-use toml_edit::{DocumentMut, Item, TableLike, Value};
 
+use crate::cli::configuration_file::{self, version_table};
 use crate::daemon::config::{Config, Replica, State, Version};
 
 /// What the backends answered.
@@ -163,55 +159,28 @@ pub(super) fn write_pins(config: &Config, pins: &[Pin]) -> Result<(), PinError> 
             return Err(one(format!("{shown} is left as it is: {} did not take its pin", pin.key)));
         }
     }
-    replace(&config.path, &config.sha256, filled.as_bytes())
+    configuration_file::replace(config, &filled)
         .map_err(|error| one(format!("{shown} cannot be replaced: {error}; add the lines by hand")))
 }
 
 /// The text with pins filled in where there are none.
 fn fill_in(text: &str, pins: &[Pin]) -> Result<String, String> {
-    let mut document: DocumentMut = text.parse().map_err(|error| format!("{error}"))?;
-    for pin in pins {
-        let missing = || format!("version {} of keys.{} was not found", pin.version, pin.key);
-        let versions = document
-            .get_mut("keys")
-            .and_then(|keys| keys.get_mut(&pin.key))
-            .and_then(|key| key.get_mut("versions"))
-            .ok_or_else(missing)?;
-        let table = version_table(versions, pin.version).ok_or_else(missing)?;
-        if table.contains_key("public_key_sha256") {
-            return Err(format!("version {} of keys.{} has a pin already", pin.version, pin.key));
+    configuration_file::edit(text, |document| {
+        for pin in pins {
+            let versions = configuration_file::versions(document, &pin.key);
+            let table = versions.and_then(|versions| version_table(versions, pin.version));
+            let table = table.ok_or_else(|| {
+                format!("version {} of keys.{} was not found", pin.version, pin.key)
+            })?;
+            if table.contains_key("public_key_sha256") {
+                return Err(format!(
+                    "version {} of keys.{} has a pin already",
+                    pin.version, pin.key
+                ));
+            }
+            table.insert("public_key_sha256", toml_edit::value(hex::encode(pin.sha256)));
         }
-        table.insert("public_key_sha256", toml_edit::value(hex::encode(pin.sha256)));
-    }
-    let filled = document.to_string();
-    let is_crlf = text.contains('\n') && text.matches('\n').count() == text.matches("\r\n").count();
-    Ok(if is_crlf { filled.replace("\r\n", "\n").replace('\n', "\r\n") } else { filled })
-}
-
-fn version_table(versions: &mut Item, number: u32) -> Option<&mut dyn TableLike> {
-    let is_it = |table: &dyn TableLike| {
-        table.get("version").and_then(Item::as_integer) == Some(i64::from(number))
-    };
-    match versions {
-        Item::ArrayOfTables(tables) => {
-            tables.iter_mut().find(|table| is_it(*table)).map(|table| table as &mut dyn TableLike)
-        }
-        Item::Value(Value::Array(array)) => array
-            .iter_mut()
-            .filter_map(Value::as_inline_table_mut)
-            .find(|table| is_it(*table))
-            .map(|table| table as &mut dyn TableLike),
-        _ => None,
-    }
-}
-
-/// Replaces a file by another with the same mode and owner, if it still is what was read.
-fn replace(path: &Path, read: &[u8; 32], bytes: &[u8]) -> io::Result<()> {
-    claviger_files::replace_unless(path, bytes, NewMode::AsBefore, |path| {
-        if sha256(&std::fs::read(path)?) == *read {
-            return Ok(());
-        }
-        Err(io::Error::other("it was changed meanwhile"))
+        Ok(())
     })
 }
 

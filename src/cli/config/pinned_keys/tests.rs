@@ -9,6 +9,7 @@ use claviger_provider_api::{AnotherKey, ErrorKind};
 
 use super::*;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
 const GOOD: &str = include_str!("../../../../tests/config/good.toml");
 
