@@ -12,6 +12,7 @@
 //! - [`secret`]: PINs and passphrases, and the files and stores they are read from
 //! - [`checks`]: the checks around each operation of a key
 //! - [`opened_key`]: what every key does the same way around what only its backend can do
+//! - [`making`]: making keys in a backend, which an operator does and the daemon never
 //! - [`login`]: logins of providers to tokens, for the audit log
 //! - [`provider`]: what a provider is; [`options`]: options that several have
 //! - [`foreign`]: what a server or a library said, made fit for one line of a log
@@ -32,6 +33,7 @@ pub mod foreign;
 pub mod http;
 pub mod key;
 pub mod login;
+pub mod making;
 pub mod material;
 pub mod opened_key;
 pub mod options;
@@ -48,6 +50,7 @@ pub use cause::Cause;
 pub use error::{AnotherKey, Error, ErrorKind};
 pub use key::{BatchItem, Call, CallerSlot, OpenKey, Unwrapped, WrappingKey};
 pub use login::{Login, LoginListener, Logins};
+pub use making::{MadeKey, NewKey};
 pub use material::{Digest, KeyMaterial, Signature};
 pub use opened_key::{BackendKey, OpenedKey};
 pub use options::Timeout;

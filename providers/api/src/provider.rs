@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use crate::error::Error;
 use crate::key::{OpenKey, WrappingKey};
 use crate::login::LoginListener;
+use crate::making::{MadeKey, NewKey, not_here};
 use crate::secret::{SecretSource, SecretStore};
 
 /// Checks path and field of a secret: what is wrong, and what to write instead.
@@ -28,6 +29,9 @@ pub struct ProviderType {
     pub secrets: &'static [&'static str],
     /// Whether each operation has its price, so that canaries should be few.
     pub is_billed: bool,
+    /// Whether its keys, or the records of its logins, are files of this host: then they are made by the
+    /// daemon's user, so that the daemon can read them.
+    pub keeps_files: bool,
     /// What its backends allow by default, as their vendors say: where to look when one throttles.
     pub quota: &'static str,
     /// Checks path and field of a secret that others read through it; none if it holds no secrets.
@@ -80,6 +84,17 @@ impl fmt::Display for Measure {
 pub trait Provider: fmt::Debug + Send + Sync {
     /// Opens a key: looks it up, logs in, checks its type, proves each listed algorithm.
     async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error>;
+
+    /// Makes an RSA key. Asked for by an operator's command, never by the daemon; made once or not at
+    /// all, and never in the place of another key.
+    ///
+    /// # Errors
+    ///
+    /// Where the outcome is not known (no answer, a lost connection), the error says that a key may
+    /// have been made, and where.
+    async fn create_key(&self, _new: &NewKey<'_>) -> Result<MadeKey, Error> {
+        Err(not_here("making a key in this type of provider", "use its vendor's own tool"))
+    }
 
     /// Tells each login to a token to `listener` from now on; without effect where there are no tokens.
     /// Called before the first key is opened; the first listener stays.

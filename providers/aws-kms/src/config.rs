@@ -56,6 +56,7 @@ pub const PROVIDER_TYPE: ProviderType = ProviderType {
         "credentials.session_token",
     ],
     is_billed: true,
+    keeps_files: false,
     quota: "1,000 requests a second with RSA keys by default, shared by everything in the account and \
             region; more through Service Quotas",
     check_secret: None,

@@ -160,13 +160,17 @@ impl BackendKey for KmsKey {
     }
 }
 
-async fn describe(client: &Client, locator: &str) -> Result<GetPublicKeyOutput, Failure> {
+/// The public half of a key, and what it was made for.
+pub(crate) async fn describe(
+    client: &Client,
+    locator: &str,
+) -> Result<GetPublicKeyOutput, Failure> {
     let asked = client.get_public_key().key_id(locator).send().await;
     asked.map_err(|error| Failure::of_call("GetPublicKey", &error))
 }
 
 /// What KMS can never do, said before it is asked.
-fn check_algorithms(open: &OpenKey<'_>) -> Result<(), Error> {
+pub(crate) fn check_algorithms(open: &OpenKey<'_>) -> Result<(), Error> {
     let refuse = |text: String| Err(Error::needs_operator(Cause::AlgorithmNotOffered, text));
     if let Some(algorithm) = open.algorithms.iter().find(|a| encryption_algorithm(**a).is_none()) {
         return refuse(format!(
@@ -184,7 +188,7 @@ fn check_algorithms(open: &OpenKey<'_>) -> Result<(), Error> {
 }
 
 /// The ARN and the public key, if the key is of the right kind.
-fn judge(
+pub(crate) fn judge(
     found: &GetPublicKeyOutput,
     open: &OpenKey<'_>,
     kind: Locator,

@@ -4,7 +4,7 @@
 //! - `config`, `locator`: what an operator writes
 //! - `client`, `credentials`: one client for all keys of a provider, and what it signs in with
 //! - `limit`: answers of limited length
-//! - `key`: an opened key
+//! - `key`: an opened key; `making`: a new one, for an operator
 //! - `answer`, `refusal`, `error`: from the SDK's errors to the one error of every provider
 
 mod answer;
@@ -15,12 +15,15 @@ mod error;
 mod key;
 mod limit;
 mod locator;
+mod making;
 mod refusal;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use claviger_provider_api::{self as api, Error, ErrorKind, OpenKey, Options, WrappingKey};
+use claviger_provider_api::{
+    self as api, Error, ErrorKind, MadeKey, NewKey, OpenKey, Options, WrappingKey,
+};
 use tokio::sync::OnceCell;
 
 pub use config::{Config, PROVIDER_TYPE, StaticCredentials};
@@ -62,6 +65,11 @@ impl api::Provider for Provider {
             );
         }
         Ok(Arc::new(key))
+    }
+
+    async fn create_key(&self, new: &NewKey<'_>) -> Result<MadeKey, Error> {
+        let backend = self.backend.get_or_try_init(|| Backend::connect(&self.config)).await?;
+        making::create(backend, new).await
     }
 }
 

@@ -110,6 +110,7 @@ pub const PROVIDER_TYPE: ProviderType = ProviderType {
     paths: &["ca"],
     secrets: &["auth.client_secret.secret", "auth.workload_identity.token"],
     is_billed: true,
+    keeps_files: false,
     quota: "in ten seconds, for each vault and region: 2,000 operations with RSA-2048 in hardware, 500 \
             with RSA-3072, 250 with RSA-4096, twice as many in software; five times that for a \
             subscription. A Managed HSM has its own",

@@ -16,6 +16,7 @@ use crate::limit::NoAnswer;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     GetKey,
+    CreateKey,
     ListVersions,
     Unwrap,
     Sign,
@@ -25,6 +26,7 @@ impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::GetKey => "get key",
+            Self::CreateKey => "create key",
             Self::ListVersions => "list key versions",
             Self::Unwrap => "unwrapKey",
             Self::Sign => "sign",

@@ -34,14 +34,7 @@ impl AzureKey {
         locator: &Locator,
         open: &OpenKey<'_>,
     ) -> Result<OpenedKey<Self>, Error> {
-        let listed = open.algorithms.iter();
-        if let Some(algorithm) = listed.copied().find(|a| encryption_algorithm(*a).is_none()) {
-            let reason = format!(
-                "Azure cannot unwrap {algorithm}, only RSA-OAEP, RSA-OAEP-256 and RSA1_5; take it \
-                 off the list"
-            );
-            return Err(Error::needs_operator(Cause::AlgorithmNotOffered, reason));
-        }
+        check_algorithms(open)?;
         let found = versions::find(&backend, locator, open).await?;
         found.check_use(open)?;
         if !found.in_hardware {
@@ -92,6 +85,18 @@ impl AzureKey {
         let version = self.locator.version.as_deref();
         (&self.locator.name, version.expect("an opened key has a version"))
     }
+}
+
+/// What Azure can never do, said before it is asked.
+pub(crate) fn check_algorithms(open: &OpenKey<'_>) -> Result<(), Error> {
+    let mut listed = open.algorithms.iter().copied();
+    listed.find(|algorithm| encryption_algorithm(*algorithm).is_none()).map_or(Ok(()), |algorithm| {
+        let reason = format!(
+            "Azure cannot unwrap {algorithm}, only RSA-OAEP, RSA-OAEP-256 and RSA1_5; take it off \
+             the list"
+        );
+        Err(Error::needs_operator(Cause::AlgorithmNotOffered, reason))
+    })
 }
 
 /// What an operation gave.

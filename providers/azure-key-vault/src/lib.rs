@@ -8,7 +8,7 @@
 //! - `limit`: answers of limited length
 //! - `login`, `credentials`: its token, and what it signs in with
 //! - `versions`: which version of a key is meant, and whether it is fit for use
-//! - `key`: an opened key
+//! - `key`: an opened key; `making`: a new one, for an operator
 //! - `error`: from the SDK's errors to the one error of every provider
 
 mod client;
@@ -19,12 +19,15 @@ mod key;
 mod limit;
 mod locator;
 mod login;
+mod making;
 mod versions;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use claviger_provider_api::{self as api, Error, ErrorKind, OpenKey, Options, WrappingKey};
+use claviger_provider_api::{
+    self as api, Error, ErrorKind, MadeKey, NewKey, OpenKey, Options, WrappingKey,
+};
 use tokio::sync::OnceCell;
 
 pub use config::{
@@ -70,6 +73,13 @@ impl api::Provider for Provider {
             );
         }
         Ok(Arc::new(key))
+    }
+
+    async fn create_key(&self, new: &NewKey<'_>) -> Result<MadeKey, Error> {
+        let origin = self.config.origin().map_err(operator)?;
+        let connect = || async { Backend::connect(&self.config) };
+        let backend = self.backend.get_or_try_init(connect).await?;
+        making::create(backend, &origin, new).await
     }
 }
 

@@ -44,6 +44,19 @@ impl Locator {
         })
     }
 
+    /// The key of this name in the vault at `origin`, without a version. Other letters than a name may
+    /// have become hyphens.
+    pub(crate) fn named(name: &str, origin: &str) -> Self {
+        let fits = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '-' };
+        let (origin, name) = (origin.to_owned(), name.chars().map(fits).collect());
+        Self { origin, name, version: None }
+    }
+
+    /// This key, in whichever version.
+    pub(crate) fn without_version(&self) -> Self {
+        Self { version: None, ..self.clone() }
+    }
+
     /// The version of this key that `kid` names, if it names one.
     pub(crate) fn version_of<'a>(&self, kid: &'a str) -> Option<&'a str> {
         let (rest, version) = kid.rsplit_once('/')?;

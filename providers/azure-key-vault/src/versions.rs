@@ -143,7 +143,8 @@ async fn ask<T>(
     backend.ask(operation, daemon_call().deadline, asking).await.map_err(in_own_time)
 }
 
-fn usable(locator: &Locator, key: Key) -> Result<Found, String> {
+/// What a version is, by the vault's description, if it is an RSA key.
+pub(crate) fn usable(locator: &Locator, key: Key) -> Result<Found, String> {
     let jwk = key.key.unwrap_or_default();
     let in_hardware = match &jwk.kty {
         Some(KeyType::Rsa) => false,

@@ -45,6 +45,7 @@ pub const PROVIDER_TYPE: ProviderType = ProviderType {
     paths: &["ca"],
     secrets: &["credentials"],
     is_billed: true,
+    keeps_files: false,
     quota: "per project and location, in requests a minute, enforced by the second; the Quotas page of \
             the project shows and raises them",
     check_secret: None,

@@ -120,6 +120,31 @@ fn ability(name: &str) -> Option<Ability> {
     })
 }
 
+/// KMS's name of the one algorithm that does what is listed, with keys of so many bits.
+pub(crate) fn algorithm_for(open: &OpenKey<'_>, bits: u32) -> Result<String, Error> {
+    let refuse = |reason: String| Error::needs_operator(Cause::AlgorithmNotOffered, reason);
+    let (what, hash) = match (open.algorithms, open.sign_algorithms) {
+        ([Algorithm::RsaOaep], []) => ("RSA_DECRYPT_OAEP", "SHA1"),
+        ([Algorithm::RsaOaep256], []) => ("RSA_DECRYPT_OAEP", "SHA256"),
+        ([Algorithm::RsaOaep512], []) => ("RSA_DECRYPT_OAEP", "SHA512"),
+        ([], [SignAlgorithm::Rs256]) => ("RSA_SIGN_PKCS1", "SHA256"),
+        ([], [SignAlgorithm::Rs512]) => ("RSA_SIGN_PKCS1", "SHA512"),
+        ([], [SignAlgorithm::Ps256]) => ("RSA_SIGN_PSS", "SHA256"),
+        ([], [SignAlgorithm::Ps512]) => ("RSA_SIGN_PSS", "SHA512"),
+        _ => {
+            let reason = "a key of Google's has one algorithm: list one of RSA-OAEP, RSA-OAEP-256 and \
+                          RSA-OAEP-512, or one of RS256, RS512, PS256 and PS512";
+            return Err(refuse(reason.to_owned()));
+        }
+    };
+    if hash == "SHA512" && bits != 4096 {
+        return Err(refuse(format!(
+            "Google has {what} with SHA-512 for 4096 bits only: --bits 4096"
+        )));
+    }
+    Ok(format!("{what}_{bits}_{hash}"))
+}
+
 /// Whether a version does what a configuration lists; if not, what to write instead.
 pub(crate) fn check(version: &Version, locator: &Locator, open: &OpenKey<'_>) -> Result<(), Error> {
     let algorithm = printable(&version.algorithm);
@@ -177,6 +202,34 @@ mod tests {
         ];
         for (name, expected) in table {
             assert_eq!(ability(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_made_for_the_one_algorithm_that_is_listed() {
+        use Algorithm::{RsaOaep, RsaOaep256, RsaOaep384, RsaOaep512};
+        let name = |algorithms: &[Algorithm], sign_algorithms: &[SignAlgorithm], bits| {
+            let open =
+                OpenKey { locator: "", algorithms, sign_algorithms, public_key_sha256: None };
+            algorithm_for(&open, bits)
+        };
+        for algorithm in [RsaOaep, RsaOaep256, RsaOaep512] {
+            let made = ability(&name(&[algorithm], &[], 4096).unwrap());
+            assert_eq!(made, Some(Ability::Unwrap(algorithm)));
+        }
+        for algorithm in [SignAlgorithm::Rs256, SignAlgorithm::Ps512] {
+            let made = ability(&name(&[], &[algorithm], 4096).unwrap());
+            assert_eq!(made, Some(Ability::Sign(algorithm)));
+        }
+        assert_eq!(name(&[RsaOaep256], &[], 3072).unwrap(), "RSA_DECRYPT_OAEP_3072_SHA256");
+        for (algorithms, sign_algorithms, bits) in [
+            (&[RsaOaep, RsaOaep256][..], &[][..], 3072),
+            (&[RsaOaep384], &[], 3072),
+            (&[RsaOaep512], &[], 3072),
+            (&[RsaOaep], &[SignAlgorithm::Rs256], 3072),
+            (&[], &[], 3072),
+        ] {
+            assert!(name(algorithms, sign_algorithms, bits).is_err());
         }
     }
 

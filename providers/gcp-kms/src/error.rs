@@ -15,6 +15,8 @@ pub(crate) enum Operation {
     Unwrap,
     Sign,
     ReadKey,
+    /// A key ring, a key or a version.
+    MakeKey,
     /// A token from OAuth, STS or IAM credentials.
     Token,
     /// A subject token from the issuer that vouches for this host (workload identity federation).
@@ -26,7 +28,7 @@ pub(crate) enum Operation {
 impl Operation {
     /// Whether it goes to KMS, with an access token.
     pub(crate) fn is_of_kms(self) -> bool {
-        matches!(self, Self::Unwrap | Self::Sign | Self::ReadKey)
+        matches!(self, Self::Unwrap | Self::Sign | Self::ReadKey | Self::MakeKey)
     }
 
     fn name(self) -> &'static str {
@@ -34,6 +36,7 @@ impl Operation {
             Self::Unwrap => "asymmetricDecrypt",
             Self::Sign => "asymmetricSign",
             Self::ReadKey => "getPublicKey",
+            Self::MakeKey => "making a key",
             Self::Token => "asking for an access token",
             Self::SubjectToken => "asking for a subject token",
             Self::Metadata => "asking the metadata server for an access token",
@@ -161,6 +164,9 @@ impl Refusal {
             }
             (Operation::Metadata, _, 400..=403) => {
                 "it gives this machine or pod no token; outside of Google Cloud set `credentials`"
+            }
+            (Operation::MakeKey, Some("PERMISSION_DENIED"), _) => {
+                "grant roles/cloudkms.admin on the key ring, or on the location, to the operator"
             }
             (operation, Some("PERMISSION_DENIED"), _) if operation.is_of_kms() => {
                 "grant roles/cloudkms.publicKeyViewer and roles/cloudkms.cryptoKeyDecrypter (or \

@@ -61,7 +61,7 @@ impl KmsKey {
     ) -> Result<OpenedKey<Self>, Error> {
         let url = format!("{}/v1/{locator}", session.origin()?);
         let key = Self { session, locator, url };
-        let version = key.described().await?;
+        let version = described(&key.session, &key.locator).await?;
         description::check(&version, &key.locator, open)?;
         let name = key.locator.to_string();
         let opened = OpenedKey::prove(key, name, version.public_key, open).await?;
@@ -74,15 +74,6 @@ impl KmsKey {
             "opened"
         );
         Ok(opened)
-    }
-
-    async fn described(&self) -> Result<description::Version, Error> {
-        let request = || Request::get(Operation::ReadKey, format!("{}/publicKey", self.url));
-        let answer = self.session.send(request, daemon_call().deadline).await;
-        let answer = answer.map_err(|error| {
-            in_own_time(error).in_context(format_args!("{} cannot be read", self.locator))
-        })?;
-        description::read(&answer, &self.locator)
     }
 
     /// Reads an answer; nothing of one whose checksums do not fit is used.
@@ -117,6 +108,19 @@ impl KmsKey {
             })?;
         Ok(Signature { bytes, backend_request_id: Some(answer.request_id.clone()) })
     }
+}
+
+/// What KMS says of a version.
+pub(crate) async fn described(
+    session: &Session,
+    locator: &Locator,
+) -> Result<description::Version, Error> {
+    let url = format!("{}/v1/{locator}/publicKey", session.origin()?);
+    let answer = session.send(|| Request::get(Operation::ReadKey, url), daemon_call().deadline);
+    let answer = answer
+        .await
+        .map_err(|error| in_own_time(error).in_context(format_args!("{locator} cannot be read")))?;
+    description::read(&answer, locator)
 }
 
 #[async_trait]
@@ -172,7 +176,7 @@ impl BackendKey for KmsKey {
     }
 
     async fn public_key_now(&self) -> Result<Option<PublicKey>, Error> {
-        self.described().await.map(|version| Some(version.public_key))
+        described(&self.session, &self.locator).await.map(|version| Some(version.public_key))
     }
 }
 

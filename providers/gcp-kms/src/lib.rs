@@ -7,7 +7,7 @@
 //! - `credentials`, `token`: a credentials file as Google's tools write it, and the access token it gives
 //! - `session`: the current token, which all keys of a provider share
 //! - `description`: what KMS says about a version
-//! - `key`: an opened key
+//! - `key`: an opened key; `making`: a new one, for an operator
 //! - `error`: from what KMS or a token endpoint answered to the one error of every provider
 
 mod client;
@@ -17,13 +17,16 @@ mod description;
 mod error;
 mod key;
 mod locator;
+mod making;
 mod session;
 mod token;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use claviger_provider_api::{self as api, Error, ErrorKind, OpenKey, Options, WrappingKey};
+use claviger_provider_api::{
+    self as api, Error, ErrorKind, MadeKey, NewKey, OpenKey, Options, WrappingKey,
+};
 
 pub use config::{Config, PROVIDER_TYPE};
 
@@ -50,6 +53,10 @@ impl api::Provider for Provider {
     async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
         let locator: Locator = open.locator.parse().map_err(operator)?;
         Ok(Arc::new(KmsKey::open(self.session.clone(), locator, open).await?))
+    }
+
+    async fn create_key(&self, new: &NewKey<'_>) -> Result<MadeKey, Error> {
+        making::create(&self.session, new).await
     }
 }
 

@@ -16,6 +16,11 @@ impl Locator {
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The names of the key and the version's number.
+    pub(crate) fn key_and_number(&self) -> (&str, &str) {
+        self.0.rsplit_once("/cryptoKeyVersions/").expect("the name of a version")
+    }
 }
 
 impl FromStr for Locator {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
-use claviger_provider_api::{Cause, Error, ErrorKind, Logins, OpenKey};
+use claviger_provider_api::{Cause, Error, ErrorKind, Logins, OpenKey, PublicKey};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -16,6 +16,7 @@ use crate::facts::Facts;
 use crate::fault::Fault;
 use crate::local_key::LocalKey;
 use crate::login::LoginFault;
+use crate::making::{self, NewPair};
 use crate::module::InUse;
 use crate::opening::{self, Request};
 use crate::token::Token;
@@ -63,18 +64,35 @@ impl Here {
         open: &OpenKey<'_>,
         meant: Option<[u8; 32]>,
     ) -> Result<(LocalKey, Facts), Fault> {
-        let (config, state_dir) = (Arc::clone(&self.config), self.state_dir.clone());
-        let logins = Arc::clone(&self.logins);
         let request = Request {
             locator: open.locator.parse().map_err(|error| Fault::of_key(operator(error)))?,
             algorithms: open.algorithms.to_vec(),
             sign_algorithms: open.sign_algorithms.to_vec(),
-            oaep: config.oaep,
-            allow_extractable: config.allow_extractable,
+            oaep: self.config.oaep,
+            allow_extractable: self.config.allow_extractable,
             meant,
         };
+        self.on_token("open the key", |token| opening::open(token, request)).await
+    }
+
+    /// Makes a key pair; connects to the token first, unless that was done. Gives its public half.
+    pub(crate) async fn make(&self, pair: NewPair) -> Result<PublicKey, Fault> {
+        let make =
+            move |token: &Arc<Token>| making::make(token.state(), &pair).map_err(Fault::of_key);
+        self.on_token("make the key", make).await
+    }
+
+    /// Does something with the token, on a thread of its own and alone. What it is called stands in the
+    /// error if it takes too long.
+    async fn on_token<T: Send + 'static>(
+        &self,
+        what: &str,
+        job: impl FnOnce(&Arc<Token>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let (config, state_dir) = (Arc::clone(&self.config), self.state_dir.clone());
+        let logins = Arc::clone(&self.logins);
         let slow = |_| {
-            let error = unavailable("the module did not open the key within 60 s");
+            let error = unavailable(format!("the module did not {what} within 60 s"));
             Fault::of_process(error.with_cause(Cause::NoAnswer))
         };
         let turn = timeout(OPEN_LIMIT, Arc::clone(&self.token).lock_owned()).await;
@@ -83,21 +101,20 @@ impl Here {
         let in_use = InUse::announce();
         let thread = thread::Builder::new().name("pkcs11-open".to_owned());
         let spawned = thread.spawn(move || {
-            let opened = token
-                .get(&config, state_dir.as_deref(), logins)
-                .and_then(|token| opening::open(&token, request));
-            if opened.as_ref().is_err_and(|fault| fault.is_of_process) {
+            let done =
+                token.get(&config, state_dir.as_deref(), logins).and_then(|token| job(&token));
+            if done.as_ref().is_err_and(|fault| fault.is_of_process) {
                 token.kept = None;
             }
-            // The caller of `open` may have gone: then the key closes here.
-            drop(reply.send(opened));
+            // The one who asked may have gone: then what was opened closes here.
+            drop(reply.send(done));
             drop((token, in_use));
         });
         spawned.map_err(|error| {
             Fault::of_key(unavailable(format!("cannot start a thread: {error}")))
         })?;
         timeout(OPEN_LIMIT, answer).await.map_err(slow)?.unwrap_or_else(|_| {
-            let error = Error::new(ErrorKind::Internal, "opening a key panicked");
+            let error = Error::new(ErrorKind::Internal, "working with the token panicked");
             Err(Fault::of_process(error))
         })
     }

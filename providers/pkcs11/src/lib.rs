@@ -7,7 +7,7 @@
 //! - `connect`: from a token's name to a token that is logged in to; `find_token` and `token_info`: among
 //!   the slots of a module; `login` and [`pin_latch`]: no second try with a PIN that failed; `token`: a
 //!   token in use; `token_state`: what is shared on one; `login_epoch`: since which login
-//! - `token_key` and `object`: a key on a token
+//! - `token_key` and `object`: a key on a token; `making`: a new one, for an operator
 //! - `worker`: session threads, fed by a queue of `job`s; `operation`: what they do; [`oaep`]: padding
 //!   removed in software; `reply`: to whom they answer
 //! - `module`: the process-wide table of modules; `functions`: those of its functions that are called
@@ -33,6 +33,7 @@ mod key;
 mod local_key;
 mod login;
 mod login_epoch;
+mod making;
 mod module;
 pub mod oaep;
 mod object;
@@ -52,7 +53,9 @@ mod worker;
 use std::path::Path;
 use std::sync::Arc;
 
-use claviger_provider_api::{Error, ErrorKind, Logins, Measure, OpenKey, WrappingKey};
+use claviger_provider_api::{
+    Error, ErrorKind, Logins, MadeKey, Measure, NewKey, OpenKey, WrappingKey,
+};
 
 pub use config::Config;
 pub use isolation::{CHILD_ARGUMENT, run_child};
@@ -64,6 +67,7 @@ use config::isolation::Isolation;
 use here::Here;
 use isolation::{Parent, RemoteKey};
 use key::Key;
+use making::NewPair;
 
 /// A token in a module, by its configuration.
 #[derive(Debug)]
@@ -108,6 +112,16 @@ impl Provider {
         };
         tracing::info!(provider = self.name, locator = open.locator, "key open");
         Ok(Arc::new(key))
+    }
+
+    /// Makes a key pair in the token: logs in, and generates it there, with a `CKA_ID` of its own.
+    pub async fn create_key(&self, new: &NewKey<'_>) -> Result<MadeKey, Error> {
+        let pair = NewPair::of(new)?;
+        let made = match &self.place {
+            Place::OwnProcess(parent) => parent.make(&pair).await?,
+            Place::Here(here) => here.make(pair.clone()).await.map_err(|fault| fault.error)?,
+        };
+        Ok(MadeKey { locator: pair.locator.to_string(), public_key: made, notes: Vec::new() })
     }
 
     /// Where it tells its logins.

@@ -102,7 +102,11 @@ pub(crate) fn rsa_keys(session: &OpenSession) -> Result<Vec<Shown>, Error> {
     Ok(shown)
 }
 
-fn private_keys(session: &Session, locator: Option<&Locator>) -> Result<Vec<ObjectHandle>, Error> {
+/// The private keys that the session sees and that the locator names, or all of them.
+pub(crate) fn private_keys(
+    session: &Session,
+    locator: Option<&Locator>,
+) -> Result<Vec<ObjectHandle>, Error> {
     let mut template = vec![Attribute::Class(ObjectClass::PRIVATE_KEY)];
     if let Some(locator) = locator {
         template.extend(locator.object.clone().map(Attribute::Label));

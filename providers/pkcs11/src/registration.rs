@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use claviger_provider_api::{
-    self as api, Error, LoginListener, Measure, OpenKey, Options, ProviderType, SecretSource,
-    WrappingKey,
+    self as api, Error, LoginListener, MadeKey, Measure, NewKey, OpenKey, Options, ProviderType,
+    SecretSource, WrappingKey,
 };
 
 use crate::{Config, Provider};
@@ -17,6 +17,7 @@ pub const PROVIDER_TYPE: ProviderType = ProviderType {
     paths: &["module"],
     secrets: &["pin"],
     is_billed: false,
+    keeps_files: true,
     quota: "no quota; the token's own number of sessions, of which the daemon takes `sessions` and two \
             more while it runs, and its own speed",
     check_secret: None,
@@ -56,6 +57,10 @@ impl Options for Config {
 impl api::Provider for Provider {
     async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
         Self::open(self, open).await
+    }
+
+    async fn create_key(&self, new: &NewKey<'_>) -> Result<MadeKey, Error> {
+        Self::create_key(self, new).await
     }
 
     fn measures(&self) -> Vec<Measure> {

@@ -218,8 +218,16 @@ impl TokenState {
 
     /// A new session where the token is now.
     pub(crate) fn open_session(&self) -> Result<(LoginEpoch, OpenSession), Error> {
+        self.open(self.settings.credentials.user == User::So)
+    }
+
+    /// The same, in which objects can be made.
+    pub(crate) fn open_writable_session(&self) -> Result<OpenSession, Error> {
+        self.open(true).map(|(_, session)| session)
+    }
+
+    fn open(&self, writable: bool) -> Result<(LoginEpoch, OpenSession), Error> {
         let epoch = self.epoch();
-        let writable = self.settings.credentials.user == User::So;
         let session = OpenSession::open(self.module(), epoch.slot, writable)?;
         if self.epoch() != epoch {
             let text = "the token was logged in to again while a session was opened";

@@ -9,6 +9,7 @@
 mod error;
 mod file;
 mod key;
+mod making;
 mod pkcs12;
 mod workers;
 
@@ -18,7 +19,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use claviger_provider_api::{
-    self as api, Error, ErrorKind, OpenKey, Options, ProviderType, SecretSource, WrappingKey,
+    self as api, Error, ErrorKind, MadeKey, NewKey, OpenKey, Options, ProviderType, SecretSource,
+    WrappingKey,
 };
 use serde::Deserialize;
 
@@ -44,6 +46,7 @@ pub const PROVIDER_TYPE: ProviderType = ProviderType {
     paths: &["directory"],
     secrets: &["passphrase", "files.*"],
     is_billed: false,
+    keeps_files: true,
     quota: "no quota; one operation per processor core at a time",
     check_secret: None,
 };
@@ -162,6 +165,10 @@ impl api::Provider for Provider {
              reads either has it. For tests and first steps, and to move a key away."
         );
         Ok(Arc::new(key))
+    }
+
+    async fn create_key(&self, new: &NewKey<'_>) -> Result<MadeKey, Error> {
+        making::create(&self.config, new).await
     }
 }
 

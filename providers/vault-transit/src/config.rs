@@ -97,6 +97,7 @@ pub const PROVIDER_TYPE: ProviderType = ProviderType {
         "auth.certificate.private_key",
     ],
     is_billed: false,
+    keeps_files: false,
     quota: "none but the rate limit quotas that its operator set (`sys/quotas`)",
     check_secret: Some(check_secret),
 };

@@ -55,6 +55,12 @@ pub(crate) fn read(answer: &Answer, locator: &Locator) -> Result<Version, Error>
     version(&data, locator)
 }
 
+/// The number of the latest version.
+pub(crate) fn latest(answer: &Answer) -> Result<u32, Error> {
+    let Body { data } = answer.json()?;
+    Ok(data.latest_version)
+}
+
 fn version(data: &Description, locator: &Locator) -> Result<Version, Error> {
     let refuse =
         |cause, reason: String| Err(Error::needs_operator(cause, format!("{locator}: {reason}")));

@@ -14,6 +14,7 @@ pub(crate) enum Operation {
     UnwrapBatch,
     Sign,
     ReadKey,
+    MakeKey,
     LogIn,
     LookUpToken,
     RenewToken,
@@ -163,7 +164,7 @@ mod tests {
     use super::*;
     use ErrorKind::{OperatorNeeded, Unavailable, UnwrapFailed};
     use Operation::{
-        LogIn, LookUpToken, ReadKey, ReadSecret, RenewToken, Sign, Unwrap, UnwrapBatch,
+        LogIn, LookUpToken, MakeKey, ReadKey, ReadSecret, RenewToken, Sign, Unwrap, UnwrapBatch,
     };
 
     type Meaning = (ErrorKind, Option<Cause>);
@@ -181,7 +182,7 @@ mod tests {
 
     /// Unwraps with 400, 403, 404, "failed to RSA decrypt" and "sealed", and refused logins by AppRole,
     /// are what OpenBao 2.4.0 and Vault 1.21.0 were seen to say; the others are from their documentation.
-    const TABLE: [(Operation, u16, &str, Meaning); 45] = [
+    const TABLE: [(Operation, u16, &str, Meaning); 47] = [
         (
             Unwrap,
             500,
@@ -229,6 +230,8 @@ mod tests {
         (ReadKey, 404, "", ABSENT),
         (ReadKey, 403, "1 error occurred:\n\t* permission denied\n\n", DENIED),
         (ReadKey, 503, "Vault is sealed", SEALED),
+        (MakeKey, 403, "1 error occurred:\n\t* permission denied\n\n", DENIED),
+        (MakeKey, 500, "internal error", FAILING),
         (LogIn, 400, "invalid role or secret ID", LOGIN),
         (LogIn, 400, "error validating token: invalid issuer (iss) claim", LOGIN),
         (LogIn, 403, "permission denied", LOGIN),

@@ -70,15 +70,7 @@ impl TransitKey {
         locator: Locator,
         open: &OpenKey<'_>,
     ) -> Result<OpenedKey<Self>, Error> {
-        for &algorithm in open.algorithms {
-            if !matches!(algorithm, Algorithm::RsaOaep256 | Algorithm::Rsa15) {
-                let reason = format!(
-                    "{locator}: Transit does OAEP with SHA-256 only, so {algorithm} cannot work; \
-                     take it off the list, or keep the key in another backend"
-                );
-                return Err(Error::needs_operator(Cause::AlgorithmNotOffered, reason));
-            }
-        }
+        check_algorithms(&locator, open.algorithms)?;
         let version = described(&session, &locator).await?;
         if version.exportable {
             tracing::warn!(
@@ -104,6 +96,20 @@ impl TransitKey {
     fn decrypt_path(&self) -> String {
         format!("{}/decrypt/{}", self.locator.mount, self.locator.key)
     }
+}
+
+/// Transit has one padding for RSA, and another one on some servers.
+pub(crate) fn check_algorithms(locator: &Locator, algorithms: &[Algorithm]) -> Result<(), Error> {
+    for algorithm in algorithms {
+        if !matches!(algorithm, Algorithm::RsaOaep256 | Algorithm::Rsa15) {
+            let reason = format!(
+                "{locator}: Transit does OAEP with SHA-256 only, so {algorithm} cannot work; take it \
+                 off the list, or keep the key in another backend"
+            );
+            return Err(Error::needs_operator(Cause::AlgorithmNotOffered, reason));
+        }
+    }
+    Ok(())
 }
 
 #[async_trait]

@@ -10,6 +10,7 @@
 //! - `auth`: one login for all keys of a provider: renewal, and a new one where it was revoked
 //! - `description`: what the server says about a key
 //! - `key`: the contract; `value`, `batch`: one value, and several in one request
+//! - `making`: new keys, for an operator
 //! - `kv`: secrets of other providers
 //! - `error`: from what a server answered to our error
 
@@ -22,13 +23,14 @@ mod error;
 mod key;
 mod kv;
 mod locator;
+mod making;
 mod value;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use claviger_provider_api::{
-    self as api, Error, ErrorKind, OpenKey, Options, SecretStore, WrappingKey,
+    self as api, Error, ErrorKind, MadeKey, NewKey, OpenKey, Options, SecretStore, WrappingKey,
 };
 
 pub use config::{AppRole, Auth, Certificate, Config, Jwt, PROVIDER_TYPE};
@@ -60,6 +62,10 @@ impl api::Provider for Provider {
         let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
         let locator: Locator = open.locator.parse().map_err(refuse)?;
         Ok(Arc::new(TransitKey::open(self.session.clone(), locator, open).await?))
+    }
+
+    async fn create_key(&self, new: &NewKey<'_>) -> Result<MadeKey, Error> {
+        making::make(&self.session, new).await
     }
 
     /// The secrets that this login may read.

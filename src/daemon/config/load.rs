@@ -80,6 +80,22 @@ impl Config {
         places.map(|(version, (path, _))| (version, path)).collect()
     }
 
+    /// Whether a version has `algorithms` and `sign_algorithms` of its own, by the file, if that is still
+    /// the one that was parsed.
+    pub(crate) fn own_lists(&self, key: &str, number: u32) -> (bool, bool) {
+        let own = |root: &Node<'_>| {
+            let keys = root.optional("keys").entries();
+            let key = keys.into_iter().find(|(name, _)| *name == key);
+            let versions = key.map(|(_, node)| node.optional("versions").elements());
+            let is_it = |version: &Node<'_>| version.optional("version").number() == Some(number);
+            let version = versions.unwrap_or_default().into_iter().find(is_it);
+            let has = |name| version.as_ref().is_some_and(|node| node.field(name).is_some());
+            (has("algorithms"), has("sign_algorithms"))
+        };
+        let own = self.text().map(|text| claviger_configuration::read(&self.path, &text, own));
+        own.and_then(Result::ok).unwrap_or_default()
+    }
+
     fn places_of_versions(&self) -> BTreeMap<(String, u32), (String, usize)> {
         let text = self.text();
         let places =

@@ -33,6 +33,7 @@ use claviger_provider_api::{Algorithm, SecretSource, SignAlgorithm};
 pub use self::changes::changes;
 pub(crate) use self::load::version_path;
 pub use self::load::{DEFAULT_PATH, PATH_VARIABLE, path_or_default};
+pub(crate) use self::values::name as check_name;
 use crate::daemon::backends::ProviderConfig;
 
 /// The whole configuration.

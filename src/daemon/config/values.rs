@@ -9,7 +9,7 @@ use super::{Identity, Rate};
 use crate::spiffe;
 
 /// The names of providers, keys, callers and client CAs go to metrics, logs and health names.
-pub(super) fn name(text: &str) -> Result<String, String> {
+pub(crate) fn name(text: &str) -> Result<String, String> {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
     let starts_well = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
     if starts_well && text.len() <= 64 && text.bytes().all(inner) {

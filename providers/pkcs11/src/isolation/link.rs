@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use claviger_provider_api::caller_left::caller_has_left;
-use claviger_provider_api::{self as api, Cause, Error, ErrorKind};
+use claviger_provider_api::{self as api, Cause, Error, ErrorKind, PublicKey};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
 use zeroize::Zeroizing;
 
-use super::message::{Answer, Asked, Call, Check, Open, Opened, Outcome, Request, ToChild};
+use super::message::{Answer, Asked, Call, Check, Make, Open, Opened, Outcome, Request, ToChild};
 use super::outbox::{NotSent, Outbox};
 use crate::fault::Fault;
 
@@ -62,7 +62,7 @@ struct Waiting {
 /// What a call gave.
 #[derive(Debug)]
 pub(super) enum Reply {
-    /// Key material or a signature.
+    /// Key material, a signature, or the public half of a key that was made.
     Bytes(Zeroizing<Vec<u8>>),
     Opened(Opened),
     /// The canary came back right.
@@ -149,6 +149,17 @@ impl Link {
         match ticket.wait(deadline).await? {
             Reply::Opened(opened) => Ok(opened),
             Reply::Bytes(_) | Reply::Well => Err(no_sense()),
+        }
+    }
+
+    /// Asks for a key pair to be made; `make.id` is set here. Gives its public half.
+    pub(super) async fn make(&self, make: Make, deadline: Instant) -> Result<PublicKey, Fault> {
+        let ticket = self.ticket(None, deadline, true).map_err(Fault::of_process)?;
+        let request = Request::Make(Make { id: ticket.id, ..make });
+        self.send(request).map_err(Fault::of_process)?;
+        match ticket.wait(deadline).await? {
+            Reply::Bytes(spki) => PublicKey::from_spki(&spki).map_err(|_| no_sense()),
+            Reply::Opened(_) | Reply::Well => Err(no_sense()),
         }
     }
 

@@ -9,12 +9,14 @@ use claviger_provider_api::{self as api, Cause, Error, ErrorKind};
 use zeroize::Zeroize;
 
 use crate::fault::Fault;
+use crate::making::NewPair;
+use crate::uri::UriError;
 
 /// From the daemon.
 #[derive(Clone, PartialEq, prost::Message)]
 #[prost(skip_debug)]
 pub(super) struct ToChild {
-    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub(super) request: Option<Request>,
 }
 
@@ -41,6 +43,8 @@ pub(super) enum Request {
     /// [`Start::log_level`] from now on.
     #[prost(uint32, tag = "8")]
     LogLevel(u32),
+    #[prost(message, tag = "9")]
+    Make(Make),
 }
 
 /// The first message.
@@ -73,6 +77,22 @@ pub(super) struct Open {
     /// SHA-256 of the public key that was found before. No private-key operation is tried with another one.
     #[prost(bytes = "vec", optional, tag = "6")]
     pub(super) meant_sha256: Option<Vec<u8>>,
+}
+
+/// A key pair to be made. Answered with its public half as bytes, DER.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Make {
+    #[prost(uint64, tag = "1")]
+    pub(super) id: u64,
+    /// By `object` and `id`, both.
+    #[prost(string, tag = "2")]
+    pub(super) locator: String,
+    #[prost(uint32, tag = "3")]
+    pub(super) bits: u32,
+    #[prost(bool, tag = "4")]
+    pub(super) decrypt: bool,
+    #[prost(bool, tag = "5")]
+    pub(super) sign: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -204,7 +224,7 @@ pub(super) struct Login {
     pub(super) error: Option<String>,
 }
 
-/// To an `Open` or a `Call`.
+/// To an `Open`, a `Call` or a `Make`.
 #[derive(Clone, PartialEq, prost::Message)]
 #[prost(skip_debug)]
 pub(super) struct Answer {
@@ -221,7 +241,7 @@ pub(super) struct Answer {
 #[derive(Clone, PartialEq, prost::Oneof)]
 #[prost(skip_debug)]
 pub(super) enum Outcome {
-    /// Key material or a signature.
+    /// Key material, a signature, or the public half of a key that was made.
     #[prost(bytes = "vec", tag = "3")]
     Bytes(Vec<u8>),
     #[prost(message, tag = "4")]
@@ -291,6 +311,24 @@ pub(super) struct Log {
     pub(super) level: u32,
     #[prost(string, tag = "2")]
     pub(super) text: String,
+}
+
+impl From<&NewPair> for Make {
+    fn from(pair: &NewPair) -> Self {
+        let NewPair { locator, bits, decrypt, sign } = pair;
+        let (locator, bits) = (locator.to_string(), *bits);
+        Self { id: 0, locator, bits, decrypt: *decrypt, sign: *sign }
+    }
+}
+
+impl TryFrom<&Make> for NewPair {
+    type Error = UriError;
+
+    fn try_from(make: &Make) -> Result<Self, UriError> {
+        let Make { locator, bits, decrypt, sign, .. } = make;
+        let locator = locator.parse()?;
+        Ok(Self { locator, bits: *bits, decrypt: *decrypt, sign: *sign })
+    }
 }
 
 impl From<&Error> for Failure {

@@ -3,13 +3,17 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
+use std::time::Instant;
 
-use claviger_provider_api::{Logins, Measure};
+use claviger_provider_api::making::asked_once;
+use claviger_provider_api::{Error, Logins, Measure, PublicKey};
 use tokio::sync::oneshot;
 
 use super::shared::Shared;
 use super::supervisor;
 use crate::config::Config;
+use crate::here::OPEN_LIMIT;
+use crate::making::NewPair;
 
 /// The provider. Its process ends when it and all its keys are dropped.
 #[derive(Debug)]
@@ -43,6 +47,16 @@ impl Parent {
     /// What confines the process; empty before it has started.
     pub(crate) fn measures(&self) -> Vec<Measure> {
         self.shared.measures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes a key pair in the process, which is started if it was not; asked for once, whatever happens.
+    /// Gives its public half.
+    pub(crate) async fn make(&self, pair: &NewPair) -> Result<PublicKey, Error> {
+        self.start();
+        let link = self.shared.link().await.map_err(|fault| fault.error)?;
+        link.note_attempt();
+        let made = link.make(pair.into(), Instant::now() + OPEN_LIMIT).await;
+        made.map_err(|fault| asked_once(fault.error, &pair.locator))
     }
 
     /// What is shared.

@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 
 use super::log::LogLevel;
 use super::message::{
-    Answer, Asked, Call, Check, Event, FromChild, Open, Opened, Outcome, Request, Sign, Unwrap,
+    Answer, Asked, Call, Check, Event, FromChild, Make, Open, Opened, Outcome, Request, Sign,
+    Unwrap,
 };
 use super::outbox::Outbox;
 use super::pin::PinOfDaemon;
@@ -23,6 +24,7 @@ use crate::facts::Facts;
 use crate::fault::Fault;
 use crate::here::Here;
 use crate::local_key::LocalKey;
+use crate::making::NewPair;
 use crate::operation::Operation;
 use crate::reply::{self, Reply};
 use crate::{operator, unavailable};
@@ -55,6 +57,7 @@ enum Asker {
 #[derive(Debug)]
 pub(super) enum Rare {
     Open(Open),
+    Make(Make),
     /// The canary of a key, for the call with this number.
     Check(u64, Arc<LocalKey>),
 }
@@ -101,6 +104,7 @@ impl Serving {
         match request {
             Request::Call(call) => return self.call(call),
             Request::Open(open) => return Some(Rare::Open(open)),
+            Request::Make(make) => return Some(Rare::Make(make)),
             Request::Close(number) => drop(lock(&self.keys).remove(&number)),
             Request::Cancel(id) => self.note(id, Asker::Gone),
             Request::CallerLeft(id) => self.note(id, Asker::CallerLeft),
@@ -172,9 +176,7 @@ impl Serving {
         };
         let meant = open.meant_sha256.as_deref().map(<[u8; 32]>::try_from).transpose();
         let meant = meant.map_err(|_| Fault::of_key(operator("no SHA-256 of a public key")))?;
-        let provider = lock(&self.provider).clone();
-        let ending = || Fault::no_process("the process is about to end".to_owned());
-        let (key, facts) = provider.ok_or_else(ending)?.open(&wanted, meant).await?;
+        let (key, facts) = self.provider()?.open(&wanted, meant).await?;
         let Facts { public_key, labels, extractable, unneeded_rights, .. } = facts;
         let opened = Opened {
             key: open.key,
@@ -185,6 +187,17 @@ impl Serving {
         };
         lock(&self.keys).insert(open.key, Arc::new(key));
         Ok(opened)
+    }
+
+    /// The public half of a key pair that was made, DER.
+    async fn make(&self, make: &Make) -> Result<Vec<u8>, Fault> {
+        let pair = NewPair::try_from(make).map_err(|error| Fault::of_key(operator(error)))?;
+        Ok(self.provider()?.make(pair).await?.spki().to_vec())
+    }
+
+    fn provider(&self) -> Result<Arc<Here>, Fault> {
+        let ending = || Fault::no_process("the process is about to end".to_owned());
+        lock(&self.provider).clone().ok_or_else(ending)
     }
 }
 
@@ -201,6 +214,13 @@ pub(super) async fn serve_rare(serving: Arc<Serving>, mut rare: mpsc::UnboundedR
                         Err(fault) => failure(&fault),
                     };
                     serving.answer(open.id, 0, outcome);
+                }
+                Rare::Make(make) => {
+                    let outcome = match serving.make(&make).await {
+                        Ok(spki) => Outcome::Bytes(spki),
+                        Err(fault) => failure(&fault),
+                    };
+                    serving.answer(make.id, 0, outcome);
                 }
                 Rare::Check(id, key) => {
                     let outcome = match key.check().await {
