@@ -1,6 +1,8 @@
 //! The services that are asked over HTTP: each started, given keys, and put into a daemon's
 //! configuration, directly or behind the fault proxy. One more service is one more entry here.
 
+use std::path::PathBuf;
+
 use azure_key_vault_fake::{CLIENT_ID, CLIENT_SECRET, TENANT};
 use claviger_provider_api::Algorithm;
 use fault_proxy::{FaultProxy, Service};
@@ -260,6 +262,18 @@ impl TestService {
             }
         }
         files.provider(provider, options);
+    }
+
+    /// Options of its provider with which keys can be made, in a file of its own beside the daemon's.
+    pub fn admin(&self, files: &DaemonFiles) -> PathBuf {
+        let options = match &self.server {
+            Server::Vault(_) => {
+                files.file("operator.token", vault::ROOT, 0o600);
+                "auth = { token = { file = \"operator.token\" } }\n"
+            }
+            Server::Aws(_) | Server::Azure(_) | Server::Google(_) => "",
+        };
+        files.file("admin.toml", options, 0o644).into()
     }
 
     /// The ministack, to be asked as an administrator.

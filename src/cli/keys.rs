@@ -1,4 +1,5 @@
-//! `claviger keys`: which keys there are for this client, and their public halves.
+//! `claviger keys`: which keys there are for this client, and their public halves; the commands that
+//! change keys are in `lifecycle`.
 
 use clap::Subcommand;
 use claviger_client::{Health, Key, KeyVersion, KeyVersionState};
@@ -8,6 +9,7 @@ use super::certificate;
 use super::connection::ConnectionArgs;
 use super::failure::{Exit, Failure};
 use super::input_output::{self, OutputArgs};
+use super::lifecycle;
 
 /// The commands below `claviger keys`.
 #[derive(Debug, Subcommand)]
@@ -36,6 +38,17 @@ Examples:
     PublicKey(PublicKeyArgs),
     /// Make an X.509 certificate for a key, for programs that want one: PEM, DER or PKCS#12
     Certificate(certificate::Args),
+    /// Make a key in a backend, and add it to the configuration
+    Create(lifecycle::create::Args),
+    /// Make a new version of a key; it unwraps, and does not wrap before it is activated
+    Rotate(lifecycle::rotate::Args),
+    /// Have the new version of a key wrap, once every daemon has it open
+    Activate(lifecycle::activate::Args),
+    /// Disable a version that no stored value needs any more
+    Retire(lifecycle::retire::Args),
+    /// Make the key that root's command asks for on stdin, as the daemon's user
+    #[command(hide = true)]
+    Make(lifecycle::making::Args),
 }
 
 /// The arguments of `claviger keys public-key`.
@@ -63,6 +76,11 @@ pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
         Command::Show { key, connection } => show(key, connection, json),
         Command::PublicKey(args) => public_key(args, json),
         Command::Certificate(args) => certificate::run(args, json),
+        Command::Create(args) => lifecycle::create::run(args, json),
+        Command::Rotate(args) => lifecycle::rotate::run(args, json),
+        Command::Activate(args) => lifecycle::activate::run(args, json),
+        Command::Retire(args) => lifecycle::retire::run(args, json),
+        Command::Make(args) => lifecycle::making::run(args),
     }
 }
 

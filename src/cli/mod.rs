@@ -19,6 +19,7 @@ pub mod init;
 pub mod input_output;
 pub mod keys;
 pub mod kms_v2;
+pub mod lifecycle;
 pub mod local_daemon;
 pub mod man;
 #[cfg(feature = "pkcs11")]
@@ -110,7 +111,7 @@ pub enum Command {
     Sign(sign::Args),
     /// Verify a signature over a message or a digest
     Verify(verify::Args),
-    /// Show the keys that this client may use
+    /// Show the keys that this client may use; make, rotate and retire keys
     #[command(subcommand)]
     Keys(keys::Command),
     /// Print the SHA-256 of a stored wrapped value, for a narrow grant
