@@ -11,10 +11,11 @@ use e2e::daemon::claviger;
 use e2e::process::{command, repository};
 
 /// Pages whose every command is run here or says why not.
-const PAGES: [&str; 5] = [
+const PAGES: [&str; 6] = [
     "README.md",
     "docs/installation.md",
     "docs/operations.md",
+    "docs/rotate.md",
     "docs/backends/pkcs11.md",
     "docs/pkcs11-module.md",
 ];
@@ -119,6 +120,27 @@ test $(logins) -gt $before
 test "$(grep -c refused /run/systemd-of-tests/claviger.service.log)" = 0
 "#;
 
+/// What was wrapped by the installation, before the page about rotating is followed. A PIN that only root
+/// may read makes a key that the daemon's user can open.
+const BEFORE_ROTATION: &str = r#"
+cd /root/others
+claviger unwrap user-keys --client client.toml wrapped | cmp - key
+install -m 0600 /etc/claviger/pin operators.pin
+echo 'pin = { file = "operators.pin" }' > admin.toml
+cp /etc/claviger/claviger.toml before.toml
+claviger keys create second --provider hsm --admin admin.toml --write
+claviger doctor second
+cp before.toml /etc/claviger/claviger.toml
+"#;
+
+/// Then: the new value unwraps, the old one does not, and the daemon's user owns all that was made.
+const AFTER_ROTATION: &str = r#"
+claviger unwrap user-keys --client client.toml values/key-connector | cmp - key
+if claviger unwrap user-keys --client client.toml wrapped > /dev/null; then exit 1; fi
+claviger doctor user-keys --json | jq --exit-status '[.keys[0].versions[].replicas[].unneeded_rights[]] == []'
+test -z "$(find /var/lib/claviger /var/lib/claviger-softhsm ! -user claviger)"
+"#;
+
 #[test]
 fn the_installation_leads_from_an_empty_system_to_the_first_call_and_back() {
     let text = page("docs/installation.md");
@@ -155,12 +177,14 @@ fn the_installation_leads_from_an_empty_system_to_the_first_call_and_back() {
         grep 'the old configuration stays in force' refused
         sed -i '/^drain_timeout/d' /etc/claviger/claviger.toml
         ";
+    let rotation = [BEFORE_ROTATION, &script(&page("docs/rotate.md")), AFTER_ROTATION].concat();
     let after = "\
         test ! -e /etc/claviger
         test -z \"$(id claviger 2> /dev/null)\"
         test -e /var/log/claviger/audit.jsonl
         ";
-    let all = [&script(install), checks, &others, by_the_daemons_user, &script(remove), after];
+    let all =
+        [&script(install), checks, &others, by_the_daemons_user, &rotation, &script(remove), after];
     let said = must_succeed(&on_a_new_host(&all.concat()));
     assert!(said.contains("pinned: user-keys version 1, RSA-3072"), "{said}");
     assert!(said.contains("1 replica asked: 1 sound, 0 failing"), "{said}");
