@@ -1,5 +1,6 @@
 //! The connector as a process, with a daemon behind it and a database of each kind.
 
+mod bitwarden;
 mod cases;
 mod databases;
 mod first_start;

@@ -124,7 +124,12 @@ impl Services {
         Self::spawn_at(&configuration, address, operations)
     }
 
-    fn spawn_at(configuration: &Path, address: SocketAddr, operations: SocketAddr) -> Connector {
+    /// Starts a connector by that configuration, which names these addresses.
+    pub(crate) fn spawn_at(
+        configuration: &Path,
+        address: SocketAddr,
+        operations: SocketAddr,
+    ) -> Connector {
         let log = configuration.with_extension("log");
         let file = File::options().create(true).append(true).open(&log).unwrap();
         let child = command(env!("CARGO_BIN_EXE_claviger-connector"))
