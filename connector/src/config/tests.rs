@@ -58,6 +58,22 @@ fn the_files_that_are_shipped_are_good() {
 }
 
 #[test]
+fn the_file_for_vaultwarden_is_good_with_discovery_and_with_its_public_key() {
+    let text = include_str!("../../../deploy/vaultwarden/connector.toml");
+    let parse = |text: &str| Config::parse(Path::new("/etc/claviger/connector.toml"), text);
+    let config = parse(text).unwrap();
+    assert!(matches!(config.issuer.source, KeySource::Discovery { .. }));
+    let by_file = text.replace("url  =", "# url  =").replace("# keys =", "keys =");
+    let config = parse(&by_file).unwrap();
+    assert!(matches!(config.issuer.source, KeySource::File(_)));
+    assert_eq!(config.issuer.name.as_deref(), Some("https://vault.example.org|login"));
+    let port = format!(":{}", config.server.listen.port());
+    let environment = include_str!("../../../deploy/vaultwarden/vaultwarden.env");
+    let url = environment.lines().find_map(|line| line.strip_prefix("KEY_CONNECTOR_URL="));
+    assert!(url.is_some_and(|url| url.ends_with(&port)), "{environment}");
+}
+
+#[test]
 fn the_files_for_bitwardens_folders_agree_with_each_other() {
     let folder = "/etc/bitwarden/key-connector/claviger";
     let text = include_str!("../../../deploy/connector/bwdata/connector.toml");

@@ -196,34 +196,6 @@ fn the_limits_of_one_user_and_of_one_address_are_their_own() {
 }
 
 #[test]
-fn tokens_of_vaultwarden_are_good_by_a_public_key_or_a_key_set_in_a_file() {
-    let services = Services::software();
-    let stored = Stored::shared(services.sqlite("vaultwarden.db"));
-    let (configuration, ..) = services.configuration(&stored);
-    let text = std::fs::read_to_string(configuration).unwrap();
-    let files = &services.setup.files;
-    let name = "https://vault.example.org|login";
-    let token = |user: &str, iss: &str| {
-        let case = serde_json::json!({
-            "header": { "kid": null, "typ": "JWT" },
-            "claims": { "iss": iss, "scope": ["api", "offline_access"], "aud": null },
-        });
-        services.issuer.token_with(user, &case, &|text| text.to_owned())
-    };
-    for (file, content) in [("pem", services.issuer.pem()), ("jwks", services.issuer.jwks())] {
-        let keys = files.file(file, &content, 0o644);
-        let url = format!("url = '{}'", services.issuer.name());
-        let text = text.replace(&url, &format!("keys = '{keys}'\nname = '{name}'"));
-        let connector = services.spawn_file(&stored, &text);
-        connector.wait_until_healthy();
-        let user = new_user();
-        let status = |token: &str| connector.user_keys("GET", token, None).status;
-        assert_eq!(status(&token(&user, name)), 404, "{}", connector.log());
-        assert_eq!(status(&token(&user, &services.issuer.name())), 401, "another issuer");
-    }
-}
-
-#[test]
 fn a_key_is_in_no_log_line_whatever_the_level() {
     let services = Services::software();
     let mut stored = Stored::shared(services.sqlite("marker.db"));

@@ -10,3 +10,4 @@ mod operations;
 mod request;
 mod servers;
 mod services;
+mod vaultwarden;
