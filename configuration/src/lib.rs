@@ -9,4 +9,4 @@ mod reader;
 pub use error::{ConfigError, ConfigErrors};
 pub use file::read_file;
 pub use names::{joined, nearest, unknown_field};
-pub use reader::{Node, Report, all, read};
+pub use reader::{Node, Report, all, all_of, read};

@@ -300,6 +300,11 @@ impl<'a> Node<'a> {
         self.wanted("true or false", self.value.and_then(DeValue::as_bool))
     }
 
+    /// True or false; none where it is something else, which is reported elsewhere.
+    pub fn truth(&self) -> Option<bool> {
+        self.value.and_then(DeValue::as_bool)
+    }
+
     /// A whole number from `min` to `max`.
     pub fn integer(&self, min: u32, max: u32) -> Option<u32> {
         let integer = self.value.and_then(DeValue::as_integer);
@@ -332,6 +337,14 @@ impl<'a> Node<'a> {
 pub fn all<T>(read: impl IntoIterator<Item = Option<T>>) -> Option<Vec<T>> {
     let read: Vec<Option<T>> = read.into_iter().collect();
     read.into_iter().collect()
+}
+
+/// What is there and right, or not there; none for what is wrong.
+pub fn all_of<T>(value: Option<Option<T>>) -> Option<Option<T>> {
+    match value {
+        None => Some(None),
+        Some(value) => value.map(Some),
+    }
 }
 
 fn entry<'a>(

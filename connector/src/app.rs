@@ -1,8 +1,11 @@
 //! What the requests share.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use claviger_tokens::Issuer;
 use http::HeaderValue;
 use ipnet::IpNet;
-use std::net::IpAddr;
 
 use crate::accessed::Accessed;
 use crate::config::{Config, Transport};
@@ -11,7 +14,6 @@ use crate::http::Limiter;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::store::Store;
-use crate::token::Issuer;
 use crate::user::UserId;
 
 /// The parts of a running connector.
@@ -22,7 +24,7 @@ pub struct App {
     /// What opens and seals users' keys.
     pub keys: Keys,
     /// Whose tokens are good.
-    pub issuer: Issuer,
+    pub issuer: Arc<Issuer>,
     /// Per user.
     pub user_limit: Limiter<UserId>,
     /// Per address, for requests without a good token.
@@ -40,7 +42,7 @@ pub struct App {
 
 impl App {
     /// From the configuration and the parts that have been opened.
-    pub fn new(config: &Config, store: Store, keys: Keys, issuer: Issuer) -> Self {
+    pub fn new(config: &Config, store: Store, keys: Keys, issuer: Arc<Issuer>) -> Self {
         let web_vault = HeaderValue::from_str(&config.server.web_vault);
         let proxies = match &config.server.transport {
             Transport::Proxied(proxies) => proxies.clone(),

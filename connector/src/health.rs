@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use claviger_client::Health as DaemonHealth;
+use claviger_tokens::Issuer;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 use crate::config::Mode;
 use crate::keys::Keys;
 use crate::store::Store;
-use crate::token::Issuer;
 
 /// How old an answer may be; checks by many cost the daemon no more than one.
 const MAX_AGE: Duration = Duration::from_secs(3);
@@ -56,7 +56,7 @@ async fn ask(store: &Store, keys: &Keys, issuer: &Issuer) -> (Health, String) {
     if let Err(error) = store.ping().await {
         return (Health::Unhealthy, error.to_string());
     }
-    if !issuer.is_known() {
+    if issuer.known().is_none() {
         return (Health::Unhealthy, "the issuer's keys are not known".to_owned());
     }
     let daemon = match keys.daemon().health().await {

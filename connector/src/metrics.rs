@@ -80,7 +80,7 @@ impl Metrics {
     pub(crate) fn refused(&self, refusal: Refusal) {
         let reason = match refusal {
             Refusal::NoToken => "no_token",
-            Refusal::Invalid(_) => "invalid_token",
+            Refusal::Bad(_) | Refusal::Invalid(_) => "invalid_token",
             Refusal::Forbidden(_) => "forbidden",
             Refusal::NotNow => "issuer_unknown",
         };

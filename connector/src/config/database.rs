@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use claviger_configuration::Node;
+use claviger_configuration::{Node, all_of};
 use claviger_files::Protection;
 use zeroize::Zeroizing;
 
-use super::sections::{all_of, file, non_empty};
+use super::sections::{file, non_empty};
 use super::values::one_of;
 use super::{Database, DatabaseServer};
 

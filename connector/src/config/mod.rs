@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use claviger_configuration::{ConfigErrors, read, read_file};
+use claviger_tokens::Settings;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
@@ -30,7 +31,7 @@ pub struct Config {
     /// Where `/metrics` and `/health` are for operators, without TLS; none: nowhere.
     pub operations: Option<SocketAddr>,
     /// Who signs users' tokens.
-    pub issuer: Issuer,
+    pub issuer: Settings,
     /// Where keys are unwrapped, and how they are stored.
     pub keys: Keys,
     /// Where users' wrapped keys are stored.
@@ -68,30 +69,6 @@ pub enum Transport {
     },
     /// Plain HTTP, from these proxies alone. What they write into `X-Forwarded-For` is believed.
     Proxied(Vec<IpNet>),
-}
-
-/// `[issuer]`.
-#[derive(Debug)]
-pub struct Issuer {
-    /// What `iss` must be, to the letter; none: what the discovery document says, which must then be
-    /// the URL.
-    pub name: Option<String>,
-    /// Where its keys are.
-    pub source: KeySource,
-}
-
-/// Where an issuer's public keys come from.
-#[derive(Debug)]
-pub enum KeySource {
-    /// OpenID Connect Discovery: `URL/.well-known/openid-configuration`.
-    Discovery {
-        /// Without a slash at its end.
-        url: String,
-        /// PEM; none: the system's CAs.
-        ca: Option<PathBuf>,
-    },
-    /// A public key (PEM) or a key set (JWKS, RFC 7517 section 5).
-    File(PathBuf),
 }
 
 /// `[keys]`.

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use claviger_configuration::Node;
+use claviger_configuration::{Node, all_of};
+use claviger_tokens::{KeySource, Settings};
 
 use super::database::database;
 use super::values::{address, duration, network, one_of, origin, rate, url};
-use super::{Config, Issuer, KeySource, Keys, Limits, Log, Mode, Rate, Server, Transport};
+use super::{Config, Keys, Limits, Log, Mode, Rate, Server, Transport};
 
 /// The whole file; none only where something was reported.
 pub(super) fn config(path: &Path, root: &Node<'_>) -> Option<Config> {
@@ -88,7 +89,7 @@ fn operations_section(node: &Node<'_>) -> Option<SocketAddr> {
     node.required("listen", "write an address and a port: \"127.0.0.1:9444\"").parsed(address)
 }
 
-fn issuer_section(node: &Node<'_>) -> Option<Issuer> {
+fn issuer_section(node: &Node<'_>) -> Option<Settings> {
     let node = node.with_fields(&["url", "keys", "ca", "name"]);
     let name = node.field("name").map(|node| node.parsed(non_empty));
     let ca = node.field("ca").map(|node| node.file_path());
@@ -114,7 +115,12 @@ fn issuer_section(node: &Node<'_>) -> Option<Issuer> {
             None
         }
     };
-    Some(Issuer { name: all_of(name)?, source: source? })
+    Some(Settings {
+        name: all_of(name)?,
+        source: source?,
+        cache_time: Duration::from_mins(10),
+        max_age: Duration::from_hours(24),
+    })
 }
 
 fn keys_section(node: &Node<'_>) -> Option<Keys> {
@@ -144,15 +150,6 @@ fn log_section(node: &Node<'_>) -> Log {
     Log {
         json: node.parsed_or("format", false, |text| one_of(text, &formats)),
         filter: node.parsed_or("filter", "info".to_owned(), crate::log::filter),
-    }
-}
-
-/// What is there and right, or not there; none for what is wrong.
-#[expect(clippy::option_option, reason = "what is not there is no error")]
-pub(super) fn all_of<T>(value: Option<Option<T>>) -> Option<Option<T>> {
-    match value {
-        None => Some(None),
-        Some(value) => value.map(Some),
     }
 }
 

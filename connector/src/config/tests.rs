@@ -1,5 +1,7 @@
 //! What is said about wrong files, and that the example is right.
 
+use claviger_tokens::KeySource;
+
 use super::*;
 
 const GOOD: &str = r#"

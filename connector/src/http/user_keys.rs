@@ -16,7 +16,7 @@ use super::{body, header, limiter};
 use crate::app::App;
 use crate::keys::KeyError;
 use crate::store::Timestamp;
-use crate::token::Refusal;
+use crate::token::{self, Refusal};
 use crate::user::UserId;
 
 const ALLOW: &str = "GET, POST, PUT";
@@ -58,7 +58,7 @@ async fn user(app: &App, head: &Parts) -> Result<UserId, Refusal> {
     if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
         return Err(Refusal::NoToken);
     }
-    app.issuer.user(token).await
+    token::user(&app.issuer, token).await
 }
 
 fn refused(app: &App, address: IpAddr, refusal: Refusal) -> Response<Answer> {
@@ -73,7 +73,7 @@ fn refused(app: &App, address: IpAddr, refusal: Refusal) -> Response<Answer> {
     match refusal {
         Refusal::Forbidden(_) => empty(StatusCode::FORBIDDEN),
         Refusal::NoToken => unauthorized(false),
-        Refusal::Invalid(_) | Refusal::NotNow => unauthorized(true),
+        Refusal::Bad(_) | Refusal::Invalid(_) | Refusal::NotNow => unauthorized(true),
     }
 }
 

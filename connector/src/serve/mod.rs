@@ -5,6 +5,7 @@ mod tls;
 
 use std::sync::Arc;
 
+use claviger_tokens::Issuer;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -18,9 +19,11 @@ use crate::cli::{Exit, Failure};
 use crate::config::{Config, Mode, Transport};
 use crate::keys::{Daemon, Keys, Shared};
 use crate::store::Store;
-use crate::token::{self, Issuer};
 use listener::{Connections, Service};
 use tls::Tls;
+
+/// How often is looked whether the issuer's keys are old.
+const LOOK_AT_ISSUER: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT. A database, a daemon or an issuer that is away does not keep it from
 /// starting: users wait, and `/health` says so. SIGHUP has the certificate, the issuer's keys and the
@@ -61,6 +64,9 @@ pub async fn serve(config: Config) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What is made of the files that the configuration names.
+type Opened = (Arc<Issuer>, Daemon, Option<Arc<Tls>>);
+
 /// Reads every file that the configuration names.
 pub fn check(config: &Config) -> Result<(), Failure> {
     open(config)?;
@@ -68,7 +74,7 @@ pub fn check(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-fn open(config: &Config) -> Result<(Issuer, Daemon, Option<Arc<Tls>>), Failure> {
+fn open(config: &Config) -> Result<Opened, Failure> {
     let wrong = |reason: String| Failure::new(Exit::Configuration, reason);
     let issuer = Issuer::new(&config.issuer).map_err(wrong)?;
     let daemon = Daemon::new(&config.keys).map_err(|error| wrong(error.to_string()))?;
@@ -104,10 +110,10 @@ fn open_keys(app: &Arc<App>) -> JoinHandle<()> {
 fn refresh_issuer(app: &Arc<App>) -> JoinHandle<()> {
     let app = Arc::clone(app);
     tokio::spawn(async move {
-        let mut due = interval(token::REFRESH);
+        let mut due = interval(LOOK_AT_ISSUER);
         loop {
             due.tick().await;
-            app.issuer.refresh().await;
+            app.issuer.refresh_when_due();
         }
     })
 }

@@ -3,13 +3,12 @@
 //! As the original checks them, and stricter where `docs/connector.md` says so.
 
 mod claims;
-mod discovery;
-mod header;
-mod issuer;
-mod key_set;
 
-pub use issuer::{Issuer, REFRESH};
-pub use key_set::{KeySet, KeySetError};
+use std::sync::Arc;
+
+use claviger_tokens::{Fault, Issuer, NotVerified, Token};
+
+use crate::user::UserId;
 
 /// Why a request is not answered with a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +17,9 @@ pub enum Refusal {
     #[error("no bearer token")]
     NoToken,
     /// The token is not good: 401, with the reason for the log alone.
+    #[error(transparent)]
+    Bad(#[from] Fault),
+    /// Its claims are not good: 401, with the reason for the log alone.
     #[error("{0}")]
     Invalid(&'static str),
     /// The token is good and does not allow this: 403.
@@ -28,5 +30,12 @@ pub enum Refusal {
     NotNow,
 }
 
-/// Longest token; those of Bitwarden have one to two thousand bytes.
-pub const MAX_TOKEN_LEN: usize = 16 << 10;
+/// The user whose token it is.
+pub async fn user(issuer: &Arc<Issuer>, token: &str) -> Result<UserId, Refusal> {
+    let token = Token::parse(token)?;
+    let known = issuer.verify(&token).await.map_err(|reason| match reason {
+        NotVerified::Bad(fault) => Refusal::Bad(fault),
+        NotVerified::NoKeys => Refusal::NotNow,
+    })?;
+    claims::user(token.claims(), &known.name)
+}

@@ -1,0 +1,25 @@
+//! JSON Web Tokens of OpenID Connect issuers: their parts, their signatures, and the issuers' keys.
+//!
+//! - [`Token`]: a token taken apart, its header judged
+//! - [`Claims`]: what it says, each name once; [`Rules`], what is demanded of that
+//! - [`Issuer`]: an issuer's keys, fetched again when they are old or a token does not fit them
+//! - [`KeySet`]: public keys, from a key set or a PEM file; `discovery`, how they are asked for
+//! - [`examine`]: an issuer looked at for an operator, its quirks in words
+//! - [`Fault`]: why a token is not good, in a closed set
+
+mod claims;
+mod discovery;
+mod examination;
+mod fault;
+mod issuer;
+mod key_set;
+mod rules;
+mod token;
+
+pub use claims::{ClaimValue, Claims};
+pub use examination::{Examined, Trouble, examine};
+pub use fault::{Fault, NotVerified};
+pub use issuer::{Issuer, KeySource, Known, Settings};
+pub use key_set::{KeySet, KeySetError};
+pub use rules::{ALGORITHMS, Audience, Audiences, Judged, LEEWAY, Rules};
+pub use token::{MAX_TOKEN_LEN, Token};
