@@ -126,13 +126,14 @@ impl Files {
     pub(crate) fn client_config(&self, address: SocketAddr) -> claviger_client::Config {
         let name = ClientName::Spiffe(KEY_CONNECTOR.to_owned());
         let issued = self.ca.issue_client(&name, DAY).unwrap();
-        let files = claviger_client::TlsFiles {
-            ca: self.config.client_ca["clients"].clone(),
+        let identity = claviger_client::IdentityFiles {
             certificate: self.at("client.crt"),
             private_key: self.at("client.key"),
         };
-        replace(&files.certificate, &issued.certificate_pem);
-        replace(&files.private_key, &issued.private_key_pem);
+        replace(&identity.certificate, &issued.certificate_pem);
+        replace(&identity.private_key, &issued.private_key_pem);
+        let ca = self.config.client_ca["clients"].clone();
+        let files = claviger_client::TlsFiles { ca, identity: Some(identity) };
         let endpoint = claviger_client::Endpoint::Tls {
             host: address.ip().to_string(),
             port: address.port(),
@@ -145,6 +146,7 @@ impl Files {
             wait: false,
             hedge: None,
             max_idle: claviger_client::DEFAULT_MAX_IDLE,
+            token: None,
         }
     }
 

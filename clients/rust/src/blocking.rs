@@ -90,7 +90,7 @@ impl Client {
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
         let engine = ArcSwap::from_pointee(Engine::new(config)?);
         let shared = Arc::new(Shared { config: config.clone(), engine });
-        Ok(Self { shared, options: CallOptions::new(config) })
+        Ok(Self { shared, options: CallOptions::new(config)? })
     }
 
     /// A client over these connections with another deadline for each call.

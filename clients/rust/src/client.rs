@@ -19,6 +19,7 @@ use claviger_proto::v1::key_service_client::KeyServiceClient;
 use claviger_proto::v1::unwrap_batch_result::Result as ItemResult;
 use claviger_proto::{MAX_MESSAGE_BYTES, REQUEST_ID, v1};
 
+use crate::bearer::Bearer;
 use crate::channel::Channel;
 use crate::config::{Config, ConfigError};
 use crate::connect::Driver;
@@ -49,6 +50,9 @@ pub struct Client {
     pub(crate) options: CallOptions,
 }
 
+/// The metadata key of a bearer token (RFC 6750 section 2.1).
+const AUTHORIZATION: &str = "authorization";
+
 /// What holds for each call of a client.
 #[derive(Clone, Debug)]
 pub(crate) struct CallOptions {
@@ -57,6 +61,7 @@ pub(crate) struct CallOptions {
     pub(crate) wait: bool,
     pub(crate) hedge: Option<Duration>,
     pub(crate) request_id: Option<String>,
+    pub(crate) bearer: Option<Arc<Bearer>>,
 }
 
 impl Client {
@@ -72,12 +77,13 @@ impl Client {
     /// goes on running between the calls.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
         let endpoints = Arc::new(Endpoints::new(config, Driver::Always)?);
-        Ok(Self { endpoints, options: CallOptions::new(config) })
+        Ok(Self { endpoints, options: CallOptions::new(config)? })
     }
 
     #[cfg(test)]
     pub(crate) fn of(endpoints: Endpoints, config: &Config) -> Self {
-        Self { endpoints: Arc::new(endpoints), options: CallOptions::new(config) }
+        let options = CallOptions::new(config).expect("there is no token to be read");
+        Self { endpoints: Arc::new(endpoints), options }
     }
 
     /// A client over these connections with another deadline for each call.
@@ -299,6 +305,9 @@ impl Client {
             request.set_timeout(left);
             let id = sent_id.parse().expect("a request id is printable ASCII");
             request.metadata_mut().insert(REQUEST_ID, id);
+            if let Some(bearer) = &self.options.bearer {
+                request.metadata_mut().insert(AUTHORIZATION, bearer.header());
+            }
             send(channel, request)
         });
         let response = answer
@@ -310,9 +319,10 @@ impl Client {
 }
 
 impl CallOptions {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config) -> Result<Self, ConfigError> {
         let Config { timeout, patience, wait, hedge, .. } = *config;
-        Self { timeout, patience, wait, hedge, request_id: None }
+        let bearer = config.token.as_deref().map(Bearer::read).transpose()?.map(Arc::new);
+        Ok(Self { timeout, patience, wait, hedge, request_id: None, bearer })
     }
 
     /// The id that a call is sent with.

@@ -43,12 +43,15 @@ pub struct Config {
     /// Only for [`crate::blocking::Client`]: a connection that was idle for longer is replaced
     /// before a call.
     pub max_idle: Duration,
+    /// A file with a bearer token that is sent with each call, and read again as it is replaced: an access
+    /// token, a Kubernetes service account's, a JWT-SVID. A secret file.
+    pub token: Option<PathBuf>,
 }
 
 /// Where the daemon listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// TLS 1.3 with a client certificate.
+    /// TLS 1.3, with a client certificate unless the daemon lets tokens alone in there.
     Tls {
         /// A DNS name or an IP address, without brackets; the daemon's certificate must name it.
         host: String,
@@ -61,11 +64,18 @@ pub enum Endpoint {
     Unix(PathBuf),
 }
 
-/// The files that mutual TLS needs, all PEM.
+/// The files that TLS needs, all PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The CA certificates that the daemon's certificate must chain to.
     pub ca: PathBuf,
+    /// What this program shows; none: nothing, which is enough where the daemon says so.
+    pub identity: Option<IdentityFiles>,
+}
+
+/// A client certificate and its key, PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityFiles {
     /// This program's certificate, followed by its intermediates.
     pub certificate: PathBuf,
     /// The private key of `certificate`; refused if others may read it.
@@ -109,12 +119,13 @@ struct File {
     ca: Option<PathBuf>,
     certificate: Option<PathBuf>,
     private_key: Option<PathBuf>,
+    token: Option<PathBuf>,
 }
 
 impl Config {
     /// Reads a client file: TOML with `endpoint`, which is one or a list, and, unless they are all
-    /// Unix sockets, `ca`, `certificate` and `private_key`. Relative paths start at the file's
-    /// folder.
+    /// Unix sockets, `ca`, `certificate` and `private_key`; with `token` the latter two may be left out.
+    /// Relative paths start at the file's folder.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
         let text = fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
@@ -126,10 +137,11 @@ impl Config {
             toml::from_str(&text).map_err(|error| invalid(error.to_string().trim().to_owned()))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let beside = |path: Option<PathBuf>| path.map(|path| beside(folder, path));
-        let [ca, certificate, private_key] =
-            [file.ca, file.certificate, file.private_key].map(beside);
+        let [ca, certificate, private_key, token] =
+            [file.ca, file.certificate, file.private_key, file.token].map(beside);
         let (ca, certificate) = (ca.as_deref(), certificate.as_deref());
-        let mut config = Self::new(&file.endpoint, ca, certificate, private_key.as_deref())
+        let (private_key, token) = (private_key.as_deref(), token.as_deref());
+        let mut config = Self::with_token(&file.endpoint, ca, certificate, private_key, token)
             .map_err(|error| invalid(error.to_string()))?;
         for endpoint in &mut config.endpoints {
             if let Endpoint::Unix(socket) = endpoint {
@@ -146,6 +158,18 @@ impl Config {
         ca: Option<&Path>,
         certificate: Option<&Path>,
         private_key: Option<&Path>,
+    ) -> Result<Self, ConfigError> {
+        Self::with_token(endpoints, ca, certificate, private_key, None)
+    }
+
+    /// The same with a file that has a bearer token: then an `https://host:port` may go without
+    /// certificate and key.
+    pub fn with_token(
+        endpoints: &[impl AsRef<str>],
+        ca: Option<&Path>,
+        certificate: Option<&Path>,
+        private_key: Option<&Path>,
+        token: Option<&Path>,
     ) -> Result<Self, ConfigError> {
         if endpoints.is_empty() {
             return Err(field("endpoint", "is missing; write `https://host:port` or `unix:/path`"));
@@ -170,11 +194,16 @@ impl Config {
                         let missing = || field(name, "is missing; an https endpoint needs it");
                         value.map(Path::to_owned).ok_or_else(missing)
                     };
-                    let files = TlsFiles {
-                        ca: needed("ca", ca)?,
-                        certificate: needed("certificate", certificate)?,
-                        private_key: needed("private_key", private_key)?,
+                    let ca = needed("ca", ca)?;
+                    let shows_nothing = certificate.is_none() && private_key.is_none();
+                    let identity = if token.is_some() && shows_nothing {
+                        None
+                    } else {
+                        let certificate = needed("certificate", certificate)?;
+                        let private_key = needed("private_key", private_key)?;
+                        Some(IdentityFiles { certificate, private_key })
                     };
+                    let files = TlsFiles { ca, identity };
                     Endpoint::Tls { host, port, files }
                 }
             };
@@ -190,6 +219,7 @@ impl Config {
             wait: false,
             hedge: Some(DEFAULT_HEDGE),
             max_idle: DEFAULT_MAX_IDLE,
+            token: token.map(Path::to_owned),
         })
     }
 }
@@ -280,7 +310,7 @@ mod tests {
         let [Endpoint::Tls { host, port, files }] = &endpoints[..] else { panic!("not TLS") };
         assert_eq!((host.as_str(), *port), ("::1", 8443));
         assert_eq!(files.ca, folder.path().join("ca.pem"));
-        assert_eq!(files.certificate, Path::new("/tls/client.crt"));
+        assert_eq!(files.identity.as_ref().unwrap().certificate, Path::new("/tls/client.crt"));
     }
 
     #[test]

@@ -135,7 +135,10 @@ impl Target {
     /// The daemon refused this program's certificate.
     pub(crate) fn refused(&self, alert: AlertDescription) -> EndpointFailure {
         EndpointFailure::CertificateRefused(match &self.address {
-            Address::Tls { identity, .. } => certificate::refused(alert, identity.certificate()),
+            Address::Tls { identity, .. } => match identity.certificate() {
+                Some(file) => certificate::refused(alert, file),
+                None => "the daemon wants a client certificate beside the token".to_owned(),
+            },
             Address::Unix(_) => format!("TLS alert {alert:?}"),
             #[cfg(test)]
             Address::InMemory(_) => format!("TLS alert {alert:?}"),

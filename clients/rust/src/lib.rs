@@ -19,6 +19,7 @@
 //! - [`blocking::Client`]: the same for programs without a runtime
 //! - [`Error`]: one error for every call, with the daemon's code, field, wait and request id
 
+mod bearer;
 pub mod blocking;
 mod certificate;
 mod channel;
@@ -40,7 +41,7 @@ pub use client::{
 };
 pub use config::{
     Config, ConfigError, DEFAULT_HEDGE, DEFAULT_MAX_IDLE, DEFAULT_PATIENCE, DEFAULT_TIMEOUT,
-    Endpoint, TlsFiles, beside,
+    Endpoint, IdentityFiles, TlsFiles, beside,
 };
 pub use error::{Code, Error};
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::{ConfigError, TlsFiles};
+use crate::config::{ConfigError, IdentityFiles, TlsFiles};
 
 /// How often a look at the files is worth its system calls.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ pub(crate) struct Identity {
 struct State {
     config: Arc<ClientConfig>,
     generation: u64,
-    stamps: Option<[Stamp; 3]>,
+    stamps: Option<Vec<Stamp>>,
     looked: Instant,
 }
 
@@ -52,9 +52,9 @@ impl Identity {
         Ok(Self { files: files.clone(), state: Mutex::new(state) })
     }
 
-    /// The file with this program's certificate.
-    pub(crate) fn certificate(&self) -> &Path {
-        &self.files.certificate
+    /// The file with this program's certificate, where it shows one.
+    pub(crate) fn certificate(&self) -> Option<&Path> {
+        self.files.identity.as_ref().map(|identity| identity.certificate.as_path())
     }
 
     /// The configuration, and a number that grows when the files change. Files that are wrong, as
@@ -78,8 +78,8 @@ impl Identity {
     }
 }
 
-fn stamps(files: &TlsFiles) -> Option<[Stamp; 3]> {
-    let stamp = |path| {
+fn stamps(files: &TlsFiles) -> Option<Vec<Stamp>> {
+    let stamp = |path: &PathBuf| {
         let metadata = fs::metadata(path).ok()?;
         Some(Stamp {
             inode: (metadata.dev(), metadata.ino()),
@@ -87,7 +87,8 @@ fn stamps(files: &TlsFiles) -> Option<[Stamp; 3]> {
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         })
     };
-    Some([stamp(&files.ca)?, stamp(&files.certificate)?, stamp(&files.private_key)?])
+    let own = files.identity.iter().flat_map(|own| [&own.certificate, &own.private_key]);
+    std::iter::once(&files.ca).chain(own).map(stamp).collect()
 }
 
 impl TlsFiles {
@@ -103,18 +104,17 @@ fn client_config(files: &TlsFiles) -> Result<ClientConfig, ConfigError> {
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("aws-lc-rs speaks TLS 1.3")
         .with_root_certificates(roots(&files.ca)?);
-    let mut config = builder
-        .with_client_auth_cert(
-            certificates(&files.certificate, Beside::Keys)?,
-            private_key(&files.private_key)?,
-        )
-        .map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => {
-                let certificate = files.certificate.display();
-                invalid(&files.private_key, format!("is not the private key of {certificate}"))
-            }
-            error => invalid(&files.certificate, format!("not usable: {error}")),
-        })?;
+    let mut config = match &files.identity {
+        None => builder.with_no_client_auth(),
+        Some(IdentityFiles { certificate: path, private_key: key }) => builder
+            .with_client_auth_cert(certificates(path, Beside::Keys)?, private_key(key)?)
+            .map_err(|error| match error {
+                rustls::Error::InconsistentKeys(_) => {
+                    invalid(key, format!("is not the private key of {}", path.display()))
+                }
+                error => invalid(path, format!("not usable: {error}")),
+            })?,
+    };
     config.alpn_protocols = vec![b"h2".to_vec()];
     // A resumed session would skip the daemon's look at revocation lists; it issues no tickets.
     config.resumption = Resumption::disabled();
@@ -172,7 +172,6 @@ fn invalid(path: &Path, reason: String) -> ConfigError {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
-    use std::path::PathBuf;
 
     fn files(folder: &Path) -> TlsFiles {
         let pair = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
@@ -182,11 +181,20 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             path
         };
-        TlsFiles {
-            ca: write("ca.pem", pair.cert.pem(), 0o644),
+        let identity = IdentityFiles {
             certificate: write("client.crt", pair.cert.pem(), 0o644),
             private_key: write("client.key", pair.signing_key.serialize_pem(), 0o600),
-        }
+        };
+        TlsFiles { ca: write("ca.pem", pair.cert.pem(), 0o644), identity: Some(identity) }
+    }
+
+    fn own(files: &TlsFiles) -> &IdentityFiles {
+        files.identity.as_ref().unwrap()
+    }
+
+    fn with_key(files: &TlsFiles, private_key: PathBuf) -> TlsFiles {
+        let identity = Some(IdentityFiles { private_key, ..own(files).clone() });
+        TlsFiles { identity, ..files.clone() }
     }
 
     #[test]
@@ -211,9 +219,9 @@ mod tests {
         };
         assert_eq!(look(), 0);
         let pair = rcgen::generate_simple_self_signed(["localhost".into()]).unwrap();
-        fs::write(&old.certificate, pair.cert.pem()).unwrap();
+        fs::write(&own(&old).certificate, pair.cert.pem()).unwrap();
         assert_eq!(look(), 0, "the key is not there yet");
-        fs::write(&old.private_key, pair.signing_key.serialize_pem()).unwrap();
+        fs::write(&own(&old).private_key, pair.signing_key.serialize_pem()).unwrap();
         assert_eq!((look(), look()), (1, 1));
         fs::remove_file(&old.ca).unwrap();
         assert_eq!(look(), 1);
@@ -224,11 +232,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let files = files(folder.path());
         for mode in [0o644, 0o604, 0o620] {
-            fs::set_permissions(&files.private_key, fs::Permissions::from_mode(mode)).unwrap();
+            fs::set_permissions(&own(&files).private_key, fs::Permissions::from_mode(mode))
+                .unwrap();
             let error = client_config(&files).unwrap_err().to_string();
             assert!(error.contains("client.key") && error.contains("chmod 600"), "{error}");
         }
-        fs::set_permissions(&files.private_key, fs::Permissions::from_mode(0o640)).unwrap();
+        fs::set_permissions(&own(&files).private_key, fs::Permissions::from_mode(0o640)).unwrap();
         client_config(&files).unwrap();
     }
 
@@ -243,19 +252,16 @@ mod tests {
         for (files, expected) in [
             (TlsFiles { ca: missing.clone(), ..good.clone() }, "missing.pem: No such file"),
             (
-                TlsFiles { ca: good.private_key.clone(), ..good.clone() },
+                TlsFiles { ca: own(&good).private_key.clone(), ..good.clone() },
                 "it holds PRIVATE KEY, where only certificate belongs",
             ),
-            (TlsFiles { private_key: folder.path().into(), ..good.clone() }, "not a regular file"),
-            (
-                TlsFiles { private_key: other, ..good.clone() },
-                "other.key: is not the private key of",
-            ),
+            (with_key(&good, folder.path().into()), "not a regular file"),
+            (with_key(&good, other), "other.key: is not the private key of"),
         ] {
             let error = client_config(&files).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
-        fs::write(&good.private_key, "no key").unwrap();
+        fs::write(&own(&good).private_key, "no key").unwrap();
         let error = client_config(&good).unwrap_err().to_string();
         assert!(error.contains("client.key: it holds no private key in PEM"), "{error}");
     }

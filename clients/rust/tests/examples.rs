@@ -72,8 +72,8 @@ async fn tell(language: &str) {
     let files = pki.client(pki.ca_file());
     let daemon = Daemon::start(&pki).await;
     let target = format!("localhost:{}", daemon.port);
-    let paths =
-        [&files.ca, &files.certificate, &files.private_key].map(|path| path.to_str().unwrap());
+    let own = files.identity.as_ref().unwrap();
+    let paths = [&files.ca, &own.certificate, &own.private_key].map(|path| path.to_str().unwrap());
     let with = |key| [&[&*target, key], &paths[..]].concat();
 
     assert_unwrapped(&example.run(&with("user-keys")).await);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use claviger_client::TlsFiles;
+use claviger_client::{IdentityFiles, TlsFiles};
 use http::header::HOST;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
@@ -84,11 +84,12 @@ impl RemoteArgs {
                 Failure::new(Exit::Usage, format!("--{option}: an https endpoint needs it"))
             })
         };
-        let files = TlsFiles {
-            ca: file(&self.ca, "ca")?,
+        let ca = file(&self.ca, "ca")?;
+        let identity = Some(IdentityFiles {
             certificate: file(&self.certificate, "certificate")?,
             private_key: file(&self.private_key, "private-key")?,
-        };
+        });
+        let files = TlsFiles { ca, identity };
         let mut config = files.client_config()?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)

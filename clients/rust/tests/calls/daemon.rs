@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use claviger_client::{Config, Endpoint, TlsFiles};
+use claviger_client::{Config, Endpoint, IdentityFiles, TlsFiles};
 use claviger_proto::v1::key_service_server::{KeyService, KeyServiceServer};
 use claviger_proto::v1::rewrap_batch_result::Result as RewrapItemResult;
 use claviger_proto::v1::rewrap_target::Recipient;
@@ -51,14 +51,13 @@ impl Pki {
     /// A client's certificate and key; `ca` is whom the client trusts.
     pub(crate) fn client(&self, ca: PathBuf) -> TlsFiles {
         let (certificate, key) = self.issue("client");
-        let files = TlsFiles {
-            ca,
+        let identity = IdentityFiles {
             certificate: self.folder.path().join("client.crt"),
             private_key: self.folder.path().join("client.key"),
         };
-        std::fs::write(&files.certificate, certificate.pem()).unwrap();
-        write_private(&files.private_key, &key.serialize_pem());
-        files
+        std::fs::write(&identity.certificate, certificate.pem()).unwrap();
+        write_private(&identity.private_key, &key.serialize_pem());
+        TlsFiles { ca, identity: Some(identity) }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -246,6 +245,7 @@ pub(crate) fn config(port: u16, files: TlsFiles) -> Config {
         wait: false,
         hedge: Some(claviger_client::DEFAULT_HEDGE),
         max_idle: claviger_client::DEFAULT_MAX_IDLE,
+        token: None,
     }
 }
 
