@@ -186,6 +186,17 @@ impl DaemonFiles {
         self.pki.client(&spiffe)
     }
 
+    /// Adds a caller by token with one grant; `found` is the inside of its `match`.
+    pub fn token_caller(&mut self, name: &str, found: &str, keys: &[&str], operations: &[&str]) {
+        let mut grant = Table::new();
+        grant.insert("keys".into(), strings(keys));
+        grant.insert("operations".into(), strings(operations));
+        let mut caller: Table = format!("match = {{ {found} }}").parse().expect("a match in TOML");
+        caller.insert("name".into(), name.into());
+        caller.insert("grants".into(), vec![Value::from(grant)].into());
+        self.callers().push(caller.into());
+    }
+
     /// Sets an option of a caller that was added: `limits.rate`, `limits.failed_unwraps`, …
     pub fn limit(&mut self, caller: &str, limit: &str, value: &str) {
         let table = self
@@ -259,7 +270,8 @@ fn free_ports() -> [u16; 2] {
 }
 
 fn parse_address(value: &Value) -> SocketAddr {
-    value.as_str().and_then(|text| text.parse().ok()).expect("a TCP address was configured")
+    let text = value.get("address").unwrap_or(value).as_str();
+    text.and_then(|text| text.parse().ok()).expect("a TCP address was configured")
 }
 
 fn path_value(path: &Path) -> Value {

@@ -15,6 +15,7 @@
 //! - [`daemon`]: the daemon as a process
 //! - [`doctor`]: `claviger doctor` beside it
 //! - [`setup`]: what most tests begin with: one key, one caller
+//! - [`issuer`]: an OpenID Connect issuer and its tokens
 //! - [`load`]: callers that unwrap all the time, and remember what failed
 //! - [`connection`]: a client that shows all that came back, byte for byte
 //! - [`module`]: the PKCS#11 module, and a host that does what a Key Connector does
@@ -31,6 +32,7 @@ pub mod doctor;
 pub mod encoding;
 pub mod fault_setup;
 pub mod faults;
+pub mod issuer;
 pub mod load;
 pub mod module;
 pub mod pki;
@@ -47,6 +49,7 @@ pub use daemon::{Daemon, Exit};
 pub use daemon_files::{DaemonFiles, Version};
 pub use fault_setup::FaultSetup;
 pub use faults::Faults;
+pub use issuer::Issuer;
 pub use load::Load;
 pub use module::Module;
 pub use pki::{Identity, Pki};

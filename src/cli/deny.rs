@@ -43,7 +43,8 @@ pub struct AddArgs {
 /// Entries, and the list that they are in.
 #[derive(clap::Args, Debug)]
 pub struct EntriesArgs {
-    /// A URI SAN, a DNS SAN, a certificate's SHA-256 (64 hexadecimal digits) or uid:N
+    /// A URI SAN, a DNS SAN, a certificate's SHA-256 (64 hexadecimal digits), uid:N
+    /// or token:ISSUER:SUBJECT
     #[arg(required = true, value_name = "ENTRY")]
     entries: Vec<Entry>,
     #[command(flatten)]

@@ -14,6 +14,9 @@ use tonic_types::{ErrorDetails, StatusExt};
 const UNWRAP_FAILED: &str = "the value does not unwrap with this key: it was wrapped under another one, with another algorithm or \
      label, or changed since (from Java: without an OAEPParameterSpec)";
 const UNAUTHENTICATED: &str = "no configured caller matches this peer";
+const BAD_TOKEN: &str = "the call's token makes it no configured caller; the daemon's log says why";
+const ISSUER_AWAY: &str =
+    "the keys of the token's issuer cannot be had at the moment; safe to retry";
 const PERMISSION_DENIED: &str = "no such key, or no grant for this operation on it";
 const UNAVAILABLE: &str = "the key cannot be reached at the moment; safe to retry";
 const NOT_RECORDED: &str =
@@ -37,6 +40,10 @@ pub enum Failure {
     UnwrapFailed,
     /// No caller matches; expired; revoked.
     Unauthenticated,
+    /// The call's token is not good, or no caller matches it.
+    BadToken,
+    /// The keys of the token's issuer are not known.
+    IssuerAway,
     /// No such key, not yours, or all its versions disabled.
     PermissionDenied,
     /// No room, or a limit is used up.
@@ -68,6 +75,8 @@ pub enum Exhausted {
     Rate,
     /// The caller's `failed_unwraps`.
     FailedUnwraps,
+    /// The tokens with wrong signatures that are looked at of one source.
+    WrongSignatures,
     /// Calls in flight, of this caller or of all.
     Calls,
     /// A queue for the backend, or the backend's own limit.
@@ -83,6 +92,7 @@ impl Exhausted {
             Self::FailedUnwraps => {
                 "this caller has had too many failed unwraps on this key; an operator was told"
             }
+            Self::WrongSignatures => "too many tokens with wrong signatures came from here",
             Self::Calls => "too many calls in flight",
             Self::Backend => "the key's backend has no room for this call",
             Self::AuditRoom => {
@@ -95,7 +105,7 @@ impl Exhausted {
     /// the next endpoint for everything else (google.rpc.QuotaFailure tells them).
     fn is_the_callers_limit(self) -> bool {
         match self {
-            Self::Rate | Self::FailedUnwraps => true,
+            Self::Rate | Self::FailedUnwraps | Self::WrongSignatures => true,
             Self::Calls | Self::Backend | Self::AuditRoom => false,
         }
     }
@@ -104,6 +114,7 @@ impl Exhausted {
         match self {
             Self::Rate => "rate",
             Self::FailedUnwraps => "failed_unwraps",
+            Self::WrongSignatures => "wrong_signatures",
             Self::Calls => "calls_in_flight",
             Self::Backend => "backend_throttled",
             Self::AuditRoom => "audit_room",
@@ -145,10 +156,10 @@ impl Failure {
     pub fn code(&self) -> Code {
         match self {
             Self::Field { .. } | Self::UnwrapFailed => Code::InvalidArgument,
-            Self::Unauthenticated => Code::Unauthenticated,
+            Self::Unauthenticated | Self::BadToken => Code::Unauthenticated,
             Self::PermissionDenied => Code::PermissionDenied,
             Self::Exhausted { .. } => Code::ResourceExhausted,
-            Self::Unavailable { .. } | Self::NotRecorded => Code::Unavailable,
+            Self::Unavailable { .. } | Self::NotRecorded | Self::IssuerAway => Code::Unavailable,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
             Self::OperatorNeeded => Code::FailedPrecondition,
             Self::Internal => Code::Internal,
@@ -161,6 +172,8 @@ impl Failure {
             Self::Field { .. } => "field",
             Self::UnwrapFailed => "unwrap_failed",
             Self::Unauthenticated => "unauthenticated",
+            Self::BadToken => "bad_token",
+            Self::IssuerAway => "issuer_unavailable",
             Self::PermissionDenied => "permission_denied",
             Self::Exhausted { what, .. } => what.reason(),
             Self::Unavailable { .. } => "unavailable",
@@ -177,6 +190,8 @@ impl Failure {
             Self::Field { field, allowed } => format!("{field}: {allowed}"),
             Self::UnwrapFailed => UNWRAP_FAILED.into(),
             Self::Unauthenticated => UNAUTHENTICATED.into(),
+            Self::BadToken => BAD_TOKEN.into(),
+            Self::IssuerAway => ISSUER_AWAY.into(),
             Self::PermissionDenied => PERMISSION_DENIED.into(),
             Self::Exhausted { what, .. } => what.message().into(),
             Self::Unavailable { .. } => UNAVAILABLE.into(),
@@ -282,6 +297,7 @@ mod tests {
         for (what, is_the_callers) in [
             (Exhausted::Rate, true),
             (Exhausted::FailedUnwraps, true),
+            (Exhausted::WrongSignatures, true),
             (Exhausted::Calls, false),
             (Exhausted::Backend, false),
             (Exhausted::AuditRoom, false),

@@ -571,7 +571,7 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
     (
         "match = { spiffe = \"spiffe://example.org/kc\" }\n",
         "",
-        "claviger.toml:50: callers[0].match: is missing; write match = { spiffe = \"spiffe://…\" }, { dns = \"…\" } or { uid = … }",
+        "claviger.toml:50: callers[0].match: is missing; write match = { spiffe = \"spiffe://…\" }, { dns = \"…\" }, { uid = … } or { issuer = \"…\", subject = \"…\" }",
     ),
     (
         "spiffe = \"spiffe://example.org/kc\"",
@@ -591,12 +591,12 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
     (
         "spiffe = \"spiffe://example.org/kc\"",
         "cn = \"kc\"",
-        "claviger.toml:52: callers[0].match.cn: is not a known field; known are spiffe, dns, uid, ca\nclaviger.toml:52: callers[0].match: has no identity; write exactly one of spiffe, dns and uid; several identities are a list: [{ … }, { … }]",
+        "claviger.toml:52: callers[0].match.cn: is not a known field; known are spiffe, dns, uid, ca, issuer, subject, claims\nclaviger.toml:52: callers[0].match: has no identity; write exactly one of spiffe, dns and uid, or issuer with subject or claims; several identities are a list: [{ … }, { … }]",
     ),
     (
         "{ spiffe = \"spiffe://example.org/kc\" }",
         "{ spiffe = \"spiffe://example.org/kc\", dns = \"kc.example.org\" }",
-        "claviger.toml:52: callers[0].match: has several identities; write exactly one of spiffe, dns and uid; several identities are a list: [{ … }, { … }]",
+        "claviger.toml:52: callers[0].match: has several identities; write exactly one of spiffe, dns and uid, or issuer with subject or claims; several identities are a list: [{ … }, { … }]",
     ),
     (
         "match = { spiffe = \"spiffe://example.org/kc\" }",
@@ -606,7 +606,7 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
     (
         "match = { spiffe = \"spiffe://example.org/kc\" }",
         "match = \"spiffe://example.org/kc\"",
-        "claviger.toml:52: callers[0].match: is a string; write { spiffe = \"spiffe://…\" }, { dns = \"…\" }, { uid = … }, or a list of them",
+        "claviger.toml:52: callers[0].match: is a string; write { spiffe = \"spiffe://…\" }, { dns = \"…\" }, { uid = … }, { issuer = \"…\", subject = \"…\" }, or a list of them",
     ),
     (
         "{ spiffe = \"spiffe://example.org/kc\" }",

@@ -1,6 +1,7 @@
 //! What is accepted and what it becomes; that everything wrong is found, with its place.
 
 mod bad;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -168,6 +169,7 @@ fn what_is_left_out_has_its_documented_default() {
     let config = parse("[server]\nlisten = [\"unix:/run/c.sock\"]\n[audit]\noff = true\n").unwrap();
     let expected = Server {
         listen: vec![Listen::Unix("/run/c.sock".into())],
+        without_certificate: Vec::new(),
         state_dir: None,
         denied_callers: None,
         tls: None,

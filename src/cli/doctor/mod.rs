@@ -2,10 +2,12 @@
 //!
 //! - `examine`: one replica: opened, compared with its pin, proven, timed
 //! - `diagnosis`: what is wrong with a replica, and how far it got
+//! - `issuers`: the issuers of tokens
 //! - `report`: what was found, for people and as JSON
 
 mod diagnosis;
 mod examine;
+mod issuers;
 mod report;
 
 use std::cell::RefCell;
@@ -28,6 +30,7 @@ use crate::daemon::config::{Config, State, path_or_default};
 use crate::daemon::serve::{prepare_state_dir, protect_memory};
 use diagnosis::Trouble;
 use examine::{ConfiguredReplica, Finding};
+use issuers::Issuers;
 use report::Report;
 
 /// Replicas of one provider that are examined at a time.
@@ -41,8 +44,8 @@ const LEAVE_WAIT: Duration = Duration::from_secs(2);
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
 Exit codes:
-   0  every replica of every version that is not disabled is sound
-  69  a backend cannot be reached, or does not answer; safe to repeat
+   0  every replica of every version that is not disabled is sound, and every issuer of tokens
+  69  a backend or an issuer cannot be reached, or does not answer; safe to repeat
   75  a backend has no room at the moment
   78  an operator must act; what to do is said for each failure
    1  a backend broke its promise, or a reason that no other code tells
@@ -83,12 +86,17 @@ pub fn run(args: &Args, json: bool) -> Result<ExitCode, Failure> {
     let runtime = runtime.map_err(failed)?;
     let (findings, measures) =
         runtime.block_on(examine_all(&config, &replicas, args.timeout, !json));
+    // Who asks for one key does not ask for the issuers.
+    let issuers = match args.keys.as_slice() {
+        [] => runtime.block_on(Issuers::examine(&config, args.timeout)),
+        _ => Issuers::default(),
+    };
     // One that hangs has had its time: the process ends without it.
     runtime.shutdown_background();
     let _ = backends::wait_until_left(LEAVE_WAIT);
     let latched = state_dir.map_or(Ok(Vec::new()), backends::latched_tokens);
     let findings = replicas.iter().zip(findings).collect();
-    let report = Report::new(&config, &args.keys, findings, measures, latched);
+    let report = Report::new(&config, &args.keys, findings, measures, latched, issuers);
     input_output::print(&if json { report.to_json().to_string() } else { report.to_text() })?;
     Ok(ExitCode::from(report.exit_code()))
 }

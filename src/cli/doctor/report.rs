@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::Measures;
 use super::diagnosis::{Steps, Trouble, steps_with};
 use super::examine::{ConfiguredReplica, Finding, Found};
+use super::issuers::Issuers;
 use crate::cli::failure::Exit;
 use crate::cli::unneeded_rights;
 use crate::daemon::backends::LatchedToken;
@@ -24,6 +25,7 @@ pub(super) struct Report<'a> {
     measures: Measures,
     /// Tokens with failed logins.
     latched: Result<Vec<LatchedToken>, String>,
+    issuers: Issuers,
 }
 
 struct Examined<'a> {
@@ -40,6 +42,7 @@ impl<'a> Report<'a> {
         mut findings: Vec<(&'a ConfiguredReplica<'a>, Finding)>,
         measures: Measures,
         latched: Result<Vec<LatchedToken>, String>,
+        issuers: Issuers,
     ) -> Self {
         let mut versions = Vec::new();
         for (key, version) in
@@ -53,13 +56,13 @@ impl<'a> Report<'a> {
             let replicas = findings.extract_if(.., of_version).collect();
             versions.push(Examined { key, version, replicas });
         }
-        Self { config, versions, measures, latched }
+        Self { config, versions, measures, latched, issuers }
     }
 
     /// As `claviger doctor --help` says.
     pub(super) fn exit_code(&self) -> u8 {
-        let exits: Vec<Exit> =
-            self.replicas().flat_map(|(_, finding)| &finding.troubles).map(Trouble::exit).collect();
+        let of_replicas = self.replicas().flat_map(|(_, finding)| &finding.troubles);
+        let exits: Vec<Exit> = of_replicas.map(Trouble::exit).chain(self.issuers.exits()).collect();
         let order = [Exit::Configuration, Exit::Failure, Exit::Unavailable, Exit::TryAgain];
         order.into_iter().find(|exit| exits.contains(exit)).map_or(0, |exit| exit as u8)
     }
@@ -112,6 +115,7 @@ impl<'a> Report<'a> {
                 }
             }
         }
+        let _ = self.issuers.write(&mut text);
         match &self.latched {
             Ok(tokens) => {
                 for LatchedToken { serial, label, is_shut, is_exhausted } in tokens {
@@ -179,12 +183,13 @@ impl<'a> Report<'a> {
             tokens.iter().map(token).collect::<Vec<_>>()
         });
         json!({
-            "ok": asked == sound,
+            "ok": asked == sound && self.issuers.exits().next().is_none(),
             "exit_code": self.exit_code(),
             "file": self.config.path.display().to_string(),
             "replicas": { "asked": asked, "sound": sound, "failing": asked - sound },
             "keys": keys,
             "providers": providers,
+            "issuers": self.issuers.to_json(),
             "latched_tokens": latched,
         })
     }
@@ -366,6 +371,6 @@ fn name(state: State) -> &'static str {
 }
 
 /// What a backend said, fit for a terminal.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     text.chars().map(|c| if is_deceptive(c) { '?' } else { c }).collect()
 }

@@ -20,6 +20,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<String> {
     );
     named("provider", &old.providers, &new.providers, &mut changes);
     named("key", &old.keys, &new.keys, &mut changes);
+    named("issuer", &old.issuers, &new.issuers, &mut changes);
     named("caller", &by_name(&old.callers), &by_name(&new.callers), &mut changes);
     changes
 }

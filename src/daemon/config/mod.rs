@@ -4,20 +4,22 @@
 //! and what to write instead where it cannot.
 //!
 //! - `load`: the file itself, and what only `serve` asks for
-//! - `parse`: the sections together; `server`, `providers`, `keys`, `callers`, `grants`: each one;
-//!   `narrowness`: whether lists of values restrict anything
+//! - `parse`: the sections together; `server`, `providers`, `keys`, `issuers`, `callers`, `grants`: each
+//!   one; `token_matches`: callers by token; `narrowness`: whether lists of values restrict anything
 //! - `values`: what one may look like; its place in the file and what is wrong: `claviger-configuration`
 //! - `changes`: what differs between two configurations
 
 mod callers;
 mod changes;
 mod grants;
+mod issuers;
 mod keys;
 mod load;
 mod narrowness;
 mod parse;
 mod providers;
 mod server;
+mod token_matches;
 mod values;
 
 use std::collections::BTreeMap;
@@ -29,6 +31,7 @@ use std::time::Duration;
 pub(crate) use claviger_configuration::joined;
 pub use claviger_configuration::{ConfigError, ConfigErrors};
 use claviger_provider_api::{Algorithm, SecretSource, SignAlgorithm};
+use claviger_tokens::{ClaimValue, Rules, Settings};
 
 pub use self::changes::changes;
 pub(crate) use self::load::version_path;
@@ -51,6 +54,8 @@ pub struct Config {
     pub providers: BTreeMap<String, Provider>,
     /// Keys by name.
     pub keys: BTreeMap<String, Key>,
+    /// Issuers of tokens by name.
+    pub issuers: BTreeMap<String, Issuer>,
     /// Who may call, and what for. `callers[i]` has the caller slot `i + 1`.
     pub callers: Vec<Caller>,
     /// The audit log.
@@ -64,6 +69,8 @@ pub struct Config {
 pub struct Server {
     /// Where to listen; at least one.
     pub listen: Vec<Listen>,
+    /// The addresses among `listen` where `client_certificate = "optional"`: a token is enough there.
+    pub without_certificate: Vec<SocketAddr>,
     /// Durable and our own; without it no PIN is ever used.
     pub state_dir: Option<PathBuf>,
     /// Callers to refuse at once.
@@ -215,6 +222,17 @@ pub struct Replica {
     pub locator: String,
 }
 
+/// `[issuers.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    /// What `iss` is and where its keys are.
+    pub settings: Settings,
+    /// A SPIFFE trust domain: its JWT-SVIDs need no `iss`, and no other `sub` is good.
+    pub trust_domain: Option<String>,
+    /// What is demanded of its tokens.
+    pub rules: Rules,
+}
+
 /// `[[callers]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
@@ -246,6 +264,21 @@ pub enum Identity {
     Dns(String),
     /// The user of the process at the other end of a Unix socket; never 0 or 65534.
     Uid(u32),
+    /// A token in the call's metadata.
+    Token(TokenMatch),
+}
+
+/// Which tokens are a caller.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TokenMatch {
+    /// A name from `[issuers]`.
+    pub issuer: String,
+    /// `sub`, to the letter; none: any, as far as the claims are right.
+    pub subject: Option<String>,
+    /// Each of these claims is one of its values, or a list with one of them.
+    pub claims: BTreeMap<String, Vec<ClaimValue>>,
+    /// What the connection must show besides: a certificate's name or a uid; none: whatever lets it in.
+    pub peer: Option<Box<Identity>>,
 }
 
 /// What a caller may do with which keys.

@@ -5,6 +5,7 @@ use std::path::Path;
 use claviger_provider_api::public_key::sha256;
 
 use super::callers::{Around, callers};
+use super::issuers::issuers;
 use super::keys::keys;
 use super::providers::Providers;
 use super::server::{audit, log, operations, server};
@@ -21,7 +22,7 @@ impl Config {
 
 /// Reads all sections.
 fn config(path: &Path, text: &str, root: &Node<'_>) -> Config {
-    let known = ["server", "operations", "providers", "keys", "callers", "audit", "log"];
+    let known = ["server", "operations", "providers", "keys", "issuers", "callers", "audit", "log"];
     let root = root.with_fields(&known);
     let server_node = root.required("server", "add [server] with listen");
     let server = server(&server_node);
@@ -30,7 +31,13 @@ fn config(path: &Path, text: &str, root: &Node<'_>) -> Config {
     let providers_node = root.optional("providers");
     let providers = Providers::read(&providers_node);
     let keys = keys(&root.optional("keys"), &providers);
-    let callers = callers(&callers_node, &Around { server: &server, keys: &keys });
+    let issuers_node = root.optional("issuers");
+    let issuers = issuers(&issuers_node);
+    let around = Around { server: &server, keys: &keys, issuers: &issuers_node };
+    let callers = callers(&callers_node, &around);
+    if !server.without_certificate.is_empty() && root.field("issuers").is_none() {
+        server_node.optional("listen").error("lets clients in without a certificate, and there are no [issuers] whose tokens could say who they are; add one, or leave client_certificate out");
+    }
     let write = "add [audit] with file = \"…\", or off = true to go without";
     let audit = audit(&root.required("audit", write));
     let log = log(&root.optional("log"));
@@ -45,5 +52,5 @@ fn config(path: &Path, text: &str, root: &Node<'_>) -> Config {
         ));
     }
     let (path, sha256) = (path.to_owned(), sha256(text.as_bytes()));
-    Config { path, sha256, server, operations, providers, keys, callers, audit, log }
+    Config { path, sha256, server, operations, providers, keys, issuers, callers, audit, log }
 }

@@ -40,7 +40,8 @@ pub(super) fn server(node: &Node<'_>) -> Server {
     let at_least_one = |name, default| node.optional(name).integer(1, 1 << 24).unwrap_or(default);
     let limit = |name, default| at_least_one(name, default) as usize;
     let listen_node = node.required("listen", "write listen = [\"0.0.0.0:8443\"]");
-    let listen = listen(&listen_node);
+    let mut without_certificate = Vec::new();
+    let listen = listen(&listen_node, &mut without_certificate);
     let tls = node.field("tls").map(|node| tls(&node));
     let is_tcp = |listen: &Listen| matches!(listen, Listen::Tcp(_));
     if tls.is_none() && listen.iter().flatten().any(is_tcp) {
@@ -54,6 +55,7 @@ pub(super) fn server(node: &Node<'_>) -> Server {
         // A placeholder has both kinds, as callers need one or the other.
         listen: listen
             .unwrap_or_else(|| vec![Listen::Tcp(ANY_ADDRESS), Listen::Unix(PathBuf::new())]),
+        without_certificate,
         state_dir: node.optional("state_dir").file_path(),
         denied_callers: node.optional("denied_callers").file_path(),
         tls,
@@ -75,7 +77,7 @@ fn time_limit(node: &Node<'_>, name: &str, default: Duration) -> Duration {
     node.parsed_or(name, default, values::positive_duration)
 }
 
-fn listen(node: &Node<'_>) -> Option<Vec<Listen>> {
+fn listen(node: &Node<'_>, without_certificate: &mut Vec<SocketAddr>) -> Option<Vec<Listen>> {
     let items = node.some_items(
         "a list such as [\"0.0.0.0:8443\"]",
         "; write at least one address, such as \"0.0.0.0:8443\"",
@@ -83,7 +85,10 @@ fn listen(node: &Node<'_>) -> Option<Vec<Listen>> {
     let mut seen = HashMap::new();
     let mut sockets = Vec::new();
     for item in &items {
-        let Some(socket) = item.string().and_then(|text| socket(item, text)) else { continue };
+        let Some((socket, is_optional)) = one_listen(item) else { continue };
+        if let (Listen::Tcp(address), true) = (&socket, is_optional) {
+            without_certificate.push(*address);
+        }
         if let Some(first) = seen.insert(format!("{socket:?}"), item.path().to_owned()) {
             item.error(format_args!("is the same as {first}; leave one of them out"));
         } else if let Listen::Tcp(address) = &socket
@@ -94,6 +99,29 @@ fn listen(node: &Node<'_>) -> Option<Vec<Listen>> {
         sockets.push(socket);
     }
     (sockets.len() == items.len()).then_some(sockets)
+}
+
+/// A socket, and whether clients need no certificate there.
+fn one_listen(node: &Node<'_>) -> Option<(Listen, bool)> {
+    if !node.is_table() {
+        return Some((node.string().and_then(|text| socket(node, text))?, false));
+    }
+    let node = node.with_fields(&["address", "client_certificate"]);
+    let certificate = node.field("client_certificate");
+    let is_optional = certificate.as_ref().is_some_and(|node| {
+        node.parsed(|word| match word {
+            "required" => Ok(false),
+            "optional" => Ok(true),
+            _ => Err(format!("{word:?} is not known; write \"required\" or \"optional\"")),
+        })
+        .unwrap_or_default()
+    });
+    let address = node.required("address", "write address = \"0.0.0.0:8443\"");
+    let socket = address.string().and_then(|text| socket(&address, text))?;
+    if let (Listen::Unix(_), Some(certificate)) = (&socket, certificate) {
+        certificate.error("is for TLS; a Unix socket shows the peer's uid: leave it out");
+    }
+    Some((socket, is_optional))
 }
 
 /// The socket among those that takes this address too: the system lets only one listen. IPv4 and

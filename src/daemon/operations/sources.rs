@@ -69,6 +69,7 @@ impl Sources {
         self.connections(encoder)?;
         self.tls(encoder)?;
         self.denied(encoder)?;
+        self.issuers(encoder)?;
         self.audit(encoder)
     }
 

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use claviger_provider_api::public_key::sha256;
 use claviger_provider_api::{Provider, PublicKey};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
 use tokio::sync::watch;
 
 use crate::daemon::backends::{self, Providers};
@@ -24,6 +26,8 @@ use crate::daemon::request::in_flight::CallerCalls;
 use crate::daemon::request::policy::{self, Caller, Granted};
 use crate::daemon::transport::caller::{CallerIndex, Callers, Peer, Unidentified};
 use crate::daemon::transport::log_limit::LogLimit;
+use crate::daemon::transport::tokens::{IssuerError, NotIdentified, Tokens};
+use crate::daemon::transport::verdicts::TokenIdentity;
 
 /// What a version takes in a message without its certificate: the public key (RSA-8192) and the
 /// names of all algorithms.
@@ -35,11 +39,15 @@ const LISTING: &str = "";
 /// Lines of the log a minute about the calls of one caller.
 const LOG_LINES: u32 = 60;
 
+/// A caller, and the token that makes it this caller.
+pub type ByToken<'a> = (&'a Arc<Caller>, Arc<TokenIdentity>);
+
 /// The callers and keys in force: what a call needs.
 #[derive(Debug)]
 pub struct Snapshot {
     callers: Callers,
     policies: Vec<Arc<Caller>>,
+    tokens: Option<Arc<Tokens>>,
     /// Every key.
     pub keyring: Keyring,
 }
@@ -54,6 +62,24 @@ impl Snapshot {
     pub fn identify(&self, peer: &Peer) -> Result<&Arc<Caller>, Unidentified> {
         let CallerIndex(index) = self.callers.identify(peer)?;
         self.policies.get(index).ok_or(Unidentified::NoCaller)
+    }
+
+    /// The issuers of tokens, if there are any.
+    pub fn tokens(&self) -> Option<&Arc<Tokens>> {
+        self.tokens.as_ref()
+    }
+
+    /// The configured caller that the token in these headers is, on this peer's connection; none where
+    /// the headers have no token, or none is looked at.
+    pub fn identify_by_token(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+    ) -> Option<Result<ByToken<'_>, NotIdentified>> {
+        let tokens = self.tokens.as_ref()?;
+        headers.get(AUTHORIZATION)?;
+        let identified = tokens.identify(&self.callers, peer, headers);
+        Some(identified.map(|(CallerIndex(index), token)| (&self.policies[index], token)))
     }
 }
 
@@ -102,6 +128,9 @@ pub enum BuildError {
         /// About what its description takes.
         bytes: usize,
     },
+    /// An issuer's file or CA cannot be used.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
     /// A version without a pin. `Config::check_for_serve` says it better and earlier.
     #[error("keys.{key}: version {version} has no public_key_sha256")]
     NotPinned {
@@ -204,7 +233,9 @@ impl ActiveConfig {
             .collect();
         let several_cas = config.server.tls.as_ref().is_some_and(|tls| tls.client_ca.len() > 1);
         let callers = Callers::new(&config.callers, several_cas);
-        let snapshot = Arc::new(Snapshot { callers, policies, keyring });
+        let tokens_before = previous.active.and_then(|active| active.snapshot.tokens.as_deref());
+        let tokens = Tokens::new(&config.issuers, tokens_before)?;
+        let snapshot = Arc::new(Snapshot { callers, policies, tokens, keyring });
         let drained = previous.drained.iter().filter(|name| providers.contains_key(*name));
         let drained = drained.cloned().collect();
         let replicas = Arc::new(Replicas { providers, by_specification: replicas, drained });

@@ -6,11 +6,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use claviger_tokens::Issuer;
+use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -23,10 +24,13 @@ use crate::daemon::request::call::{CallContext, DEFAULT_DEADLINE};
 use crate::daemon::request::in_flight::InFlight;
 use crate::daemon::request::one_message::OneMessage;
 use crate::daemon::request::status_trailers::ContractTrailers;
-use crate::daemon::status::{Failure, in_contract};
+use crate::daemon::status::{Exhausted, Failure, in_contract};
 use crate::daemon::transport::caller::Peer;
 use crate::daemon::transport::denied::DeniedCallers;
 use crate::daemon::transport::listener::Call;
+use crate::daemon::transport::log_limit::LogLine;
+use crate::daemon::transport::tokens::{NotIdentified, Why};
+use crate::daemon::transport::verdicts::TokenIdentity;
 
 /// Services whose answers are in the contract already.
 const OUR_SERVICES: &str = "/claviger.v1.";
@@ -80,61 +84,102 @@ impl tower::Service<Request<Incoming>> for Admission {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let request_id = request_id();
-        let context = match self.shared.admit(&request, &request_id) {
-            Ok(context) => context,
-            Err(failure) => {
-                return Box::pin(std::future::ready(Ok(refusal(failure, &request_id))));
+        let (shared, routes) = (Arc::clone(&self.shared), self.routes.clone());
+        match self.shared.admit(&request, &request_id, Keys::MayBeOutdated) {
+            Ok(context) => Box::pin(shared.serve(routes, request, context, request_id)),
+            Err(NotAdmitted::Refused(failure)) => {
+                Box::pin(std::future::ready(Ok(refusal(failure, &request_id))))
             }
-        };
-        let (shared, mut routes) = (Arc::clone(&self.shared), self.routes.clone());
-        Box::pin(async move {
-            let started = shared.in_flight.start(&context.caller.calls, context.deadline).await;
-            let started = match started {
-                Ok(started) => started,
-                Err(failure) => {
-                    shared.refused(&context, failure.code(), failure.reason());
-                    return Ok(answer(failure.into(), &request_id));
+            Err(NotAdmitted::Outdated(issuer)) => Box::pin(async move {
+                // Of a bad request the deadline does not matter.
+                let patience = deadline(request.headers()).unwrap_or_default();
+                let fetched = issuer.refresh_for_a_token();
+                let _ = tokio::time::timeout(patience.min(DEFAULT_DEADLINE), fetched).await;
+                match shared.admit(&request, &request_id, Keys::AreFetched) {
+                    Ok(context) => shared.serve(routes, request, context, request_id).await,
+                    Err(NotAdmitted::Refused(failure)) => Ok(refusal(failure, &request_id)),
+                    Err(NotAdmitted::Outdated(_)) => Ok(refusal(Failure::Internal, &request_id)),
                 }
-            };
-            // It is given up when nothing works for the call any more and its answer has left.
-            let started = Arc::new(started);
-            let _ = context.in_flight.set(Arc::clone(&started));
-            let path = request.uri().path();
-            let ours = path.starts_with(OUR_SERVICES);
-            let many = path.starts_with(REFLECTION);
-            let stream_deadline = stream_deadline(request.headers());
-            if let Some(call) = request.extensions_mut().remove::<Arc<Call>>() {
-                let until = if ours { Some(context.deadline) } else { stream_deadline };
-                call.keep(until.map(|until| until + UNTIL_LEFT), started);
-            }
-            request.extensions_mut().insert(Arc::clone(&context));
-            let deadline = context.deadline;
-            let answered = if many {
-                tower::Service::call(&mut routes, request)
-            } else {
-                tower::Service::call(&mut routes, request.map(OneMessage::of))
-            };
-            let answered = tokio::time::timeout_at(deadline.into(), answered).await;
-            let Ok(response) = answered else {
-                return Ok(answer(Failure::DeadlineExceeded.into(), &request_id));
-            };
-            let Ok(mut response) = response;
-            if let Some((status, reason)) = of_the_framework(response.headers()) {
-                shared.refused(&context, status.code(), reason);
-                return Ok(answer(status, &request_id));
-            }
-            add_request_id(response.headers_mut(), &request_id);
-            if ours {
-                return Ok(response);
-            }
-            Ok(response.map(|body| ContractTrailers::around(body, stream_deadline)))
-        })
+            }),
+        }
     }
 }
 
+/// Whether the keys of a token's issuer were fetched for this call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    MayBeOutdated,
+    AreFetched,
+}
+
+/// Why a call does not go on.
+enum NotAdmitted {
+    /// It was counted and recorded.
+    Refused(Failure),
+    /// This issuer's keys do not fit the call's token: they may have changed.
+    Outdated(Arc<Issuer>),
+}
+
+/// What is known of a call that is refused.
+#[derive(Clone, Copy, Default)]
+struct Known<'a> {
+    caller: Option<&'a str>,
+    token: Option<&'a TokenIdentity>,
+    token_sha256: Option<&'a [u8; 32]>,
+}
+
 impl Shared {
+    async fn serve(
+        self: Arc<Self>,
+        mut routes: Routes,
+        mut request: Request<Incoming>,
+        context: Arc<CallContext>,
+        request_id: Arc<str>,
+    ) -> Result<Response<Body>, Infallible> {
+        let started = self.in_flight.start(&context.caller.calls, context.deadline).await;
+        let started = match started {
+            Ok(started) => started,
+            Err(failure) => {
+                self.refused(&context, failure.code(), failure.reason());
+                return Ok(answer(failure.into(), &request_id));
+            }
+        };
+        // It is given up when nothing works for the call any more and its answer has left.
+        let started = Arc::new(started);
+        let _ = context.in_flight.set(Arc::clone(&started));
+        let path = request.uri().path();
+        let ours = path.starts_with(OUR_SERVICES);
+        let many = path.starts_with(REFLECTION);
+        let stream_deadline = stream_deadline(request.headers(), context.token.as_deref());
+        if let Some(call) = request.extensions_mut().remove::<Arc<Call>>() {
+            let until = if ours { Some(context.deadline) } else { stream_deadline };
+            call.keep(until.map(|until| until + UNTIL_LEFT), started);
+        }
+        request.extensions_mut().insert(Arc::clone(&context));
+        let deadline = context.deadline;
+        let answered = if many {
+            tower::Service::call(&mut routes, request)
+        } else {
+            tower::Service::call(&mut routes, request.map(OneMessage::of))
+        };
+        let answered = tokio::time::timeout_at(deadline.into(), answered).await;
+        let Ok(response) = answered else {
+            return Ok(answer(Failure::DeadlineExceeded.into(), &request_id));
+        };
+        let Ok(mut response) = response;
+        if let Some((status, reason)) = of_the_framework(response.headers()) {
+            self.refused(&context, status.code(), reason);
+            return Ok(answer(status, &request_id));
+        }
+        add_request_id(response.headers_mut(), &request_id);
+        if ours {
+            return Ok(response);
+        }
+        Ok(response.map(|body| ContractTrailers::around(body, stream_deadline)))
+    }
+
     /// Counts and records a call that ended before it reached the service.
     fn refused(&self, context: &CallContext, code: Code, reason: &'static str) {
         self.metrics.server.refused(reason);
@@ -147,50 +192,104 @@ impl Shared {
         &self,
         request: &Request<Incoming>,
         request_id: &Arc<str>,
-    ) -> Result<Arc<CallContext>, Failure> {
-        let peer = request.extensions().get::<Arc<Peer>>().ok_or(Failure::Internal)?;
+        keys: Keys,
+    ) -> Result<Arc<CallContext>, NotAdmitted> {
+        let peer = request.extensions().get::<Arc<Peer>>();
+        let peer = peer.ok_or(NotAdmitted::Refused(Failure::Internal))?;
         let snapshot = self.snapshot.load();
         let caller_request_id = caller_request_id(request.headers());
-        let refuse = |failure: Failure, caller: Option<&str>, reason: &'static str| {
+        let refuse = |failure: Failure, reason: &'static str, known: Known<'_>| {
             self.metrics.server.refused(reason);
             let (identity, address) = (peer.identity(), peer.address.to_string());
+            let record = Record::new(failure.code()).with_token(known.token);
             self.audit.refusal(&Record {
                 request_id,
                 caller_request_id: caller_request_id.as_deref(),
-                caller,
+                caller: known.caller,
                 identity: identity.as_deref(),
                 certificate_sha256: peer.certificate.as_ref().map(|c| &c.sha256),
                 certificate_not_after: peer.certificate.as_ref().map(|c| c.not_after),
                 anchor: peer.certificate.as_ref().map(|c| &*c.anchor.bundle),
+                token_sha256: known.token_sha256.or(record.token_sha256),
                 peer: Some(&address),
                 reason: Some(reason),
-                ..Record::new(failure.code())
+                ..record
             });
-            failure
+            NotAdmitted::Refused(failure)
         };
         if self.denied.denies(peer) {
-            return Err(refuse(Failure::Unauthenticated, None, "denied_caller"));
+            return Err(refuse(Failure::Unauthenticated, "denied_caller", Known::default()));
         }
-        let caller = snapshot
-            .identify(peer)
-            .map_err(|unknown| refuse(Failure::Unauthenticated, None, unknown.reason()))?;
+        let (caller, token) = match snapshot.identify_by_token(peer, request.headers()) {
+            None => {
+                let identified = snapshot.identify(peer).map_err(|unknown| {
+                    refuse(Failure::Unauthenticated, unknown.reason(), Known::default())
+                });
+                (identified?, None)
+            }
+            Some(Ok((caller, token))) => (caller, Some(token)),
+            Some(Err(NotIdentified { outdated: Some(issuer), .. }))
+                if keys == Keys::MayBeOutdated =>
+            {
+                return Err(NotAdmitted::Outdated(issuer));
+            }
+            Some(Err(NotIdentified { why, sha256, identity, .. })) => {
+                log_refusal(&snapshot, peer, request_id, why);
+                let (token, token_sha256) = (identity.as_deref(), sha256.as_ref());
+                let known = Known { caller: None, token, token_sha256 };
+                return Err(refuse(of_token(why), why.reason(), known));
+            }
+        };
+        let known =
+            Known { caller: Some(&caller.name), token: token.as_deref(), ..Known::default() };
+        if token.as_ref().is_some_and(|token| self.denied.denies_token(token)) {
+            return Err(refuse(Failure::BadToken, "denied_caller", known));
+        }
         let refuse = |failure: Failure| {
             let reason = failure.reason();
-            refuse(failure, Some(&caller.name), reason)
+            refuse(failure, reason, known)
         };
-        check_head(request).map_err(refuse)?;
+        check_head(request, token.is_some()).map_err(refuse)?;
         caller.calls.seen.note(peer);
         let timeout = deadline(request.headers()).map_err(refuse)?.min(MAX_DEADLINE);
         let context = CallContext {
             request_id: Arc::clone(request_id),
-            caller_request_id,
             traceparent: traceparent(request.headers()),
             peer: Arc::clone(peer),
             caller: Arc::clone(caller),
             deadline: Instant::now() + timeout,
             in_flight: OnceLock::new(),
+            token: token.clone(),
+            caller_request_id,
         };
         Ok(Arc::new(context))
+    }
+}
+
+/// What the caller learns: one and the same for every bad token.
+fn of_token(why: Why) -> Failure {
+    match why {
+        Why::Bad(_) | Why::Unidentified(_) => Failure::BadToken,
+        Why::NoKeys => Failure::IssuerAway,
+        Why::TooMany => Failure::Exhausted {
+            what: Exhausted::WrongSignatures,
+            retry_after: Duration::from_secs(1),
+        },
+    }
+}
+
+/// Why a token was refused, for the operator.
+fn log_refusal(snapshot: &Snapshot, peer: &Peer, request_id: &str, why: Why) {
+    let Some(tokens) = snapshot.tokens() else { return };
+    let (peer, identity) = (peer.address, peer.identity());
+    match tokens.log_limit().count() {
+        LogLine::Written => {
+            tracing::warn!(request_id, %peer, ?identity, reason = why.reason(), "token refused: {why}");
+        }
+        LogLine::FirstLeftOut => {
+            tracing::warn!("more lines about refused tokens are left out for up to a minute");
+        }
+        LogLine::LeftOut => {}
     }
 }
 
@@ -201,14 +300,16 @@ fn request_id() -> Arc<str> {
     hex::encode(id).into()
 }
 
-/// A call is a POST with headers of a bearable size and gRPC's content type.
-fn check_head(request: &Request<Incoming>) -> Result<(), Failure> {
+/// A call is a POST with headers of a bearable size and gRPC's content type. A token that was looked at
+/// has its own bound.
+fn check_head(request: &Request<Incoming>, has_token: bool) -> Result<(), Failure> {
     if request.method() != Method::POST {
         return Err(Failure::Field { field: METHOD, allowed: "must be POST".into() });
     }
     let headers = request.headers();
-    let fields = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
-    let size: usize = fields.sum();
+    let counts = |name: &HeaderName| !has_token || *name != AUTHORIZATION;
+    let fields = headers.iter().filter(|(name, _)| counts(name));
+    let size: usize = fields.map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
     if size > MAX_METADATA {
         let allowed = format!("must take at most {MAX_METADATA} bytes, not {size}");
         return Err(Failure::Field { field: "metadata", allowed });
@@ -259,13 +360,14 @@ fn deadline(headers: &HeaderMap) -> Result<Duration, Failure> {
     Ok(timeout)
 }
 
-/// When a stream ends, if its caller says so. Else it goes on as long as its connection.
-fn stream_deadline(headers: &HeaderMap) -> Option<Instant> {
-    headers
-        .contains_key(TIMEOUT)
-        .then(|| deadline(headers).ok())
-        .flatten()
-        .map(|timeout| Instant::now() + timeout)
+/// When a stream ends: with the call's token, and when its caller says. Else it goes on as long as its
+/// connection.
+fn stream_deadline(headers: &HeaderMap, token: Option<&TokenIdentity>) -> Option<Instant> {
+    let told = headers.contains_key(TIMEOUT).then(|| deadline(headers).ok()).flatten();
+    let left = |token: &TokenIdentity| token.until.duration_since(SystemTime::now());
+    let of_token = token.map(|token| left(token).unwrap_or_default());
+    let timeout = [told, of_token].into_iter().flatten().min()?;
+    Some(Instant::now() + timeout)
 }
 
 /// The caller's own request id, if it is printable and at most 64 characters.

@@ -11,6 +11,7 @@ use crate::daemon::request::in_flight::StartedCall;
 use crate::daemon::request::policy::Caller;
 use crate::daemon::status::Failure;
 use crate::daemon::transport::caller::Peer;
+use crate::daemon::transport::verdicts::TokenIdentity;
 
 /// How long a call without a deadline may take.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
@@ -29,7 +30,9 @@ pub struct CallContext {
     pub traceparent: Option<String>,
     /// The other end of the connection.
     pub peer: Arc<Peer>,
-    /// The configured caller that the peer is.
+    /// Who the call's token says it is; none: it came without one.
+    pub token: Option<Arc<TokenIdentity>>,
+    /// The configured caller that the peer is, or the token.
     pub caller: Arc<Caller>,
     /// After this nothing is started for this call.
     pub deadline: Instant,
@@ -68,7 +71,7 @@ impl CallContext {
             certificate_not_after: self.peer.certificate.as_ref().map(|c| c.not_after),
             anchor: self.peer.certificate.as_ref().map(|c| &*c.anchor.bundle),
             peer: Some(&address),
-            ..Record::new(outcome)
+            ..Record::new(outcome).with_token(self.token.as_deref())
         })
     }
 }

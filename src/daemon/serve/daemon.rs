@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use claviger_tokens::Audiences;
 use tokio::sync::watch;
 
 use crate::daemon::backends::latched_tokens;
@@ -109,6 +110,22 @@ impl Daemon {
         if !self.audit.is_on() {
             tracing::warn!("audit is off: no operation is recorded");
         }
+        let config = self.config.load();
+        for address in &config.server.without_certificate {
+            tracing::warn!(
+                %address,
+                "client_certificate = \"optional\": any host that reaches this address may send calls, and a \
+                 token alone says who it is"
+            );
+        }
+        for (issuer, options) in &config.issuers {
+            if options.rules.audiences == Audiences::Any {
+                tracing::warn!(
+                    issuer,
+                    "audiences = \"any\": its tokens for other services are good here too"
+                );
+            }
+        }
         if !self.failed_unwraps.is_kept() {
             tracing::warn!("no server.state_dir: failed unwraps are forgotten at a restart");
         }
@@ -132,7 +149,9 @@ impl Daemon {
     pub(super) fn record_trust(&self, trust: &mut TrustLog) {
         let config = self.config.load();
         let options = config.server.tls.as_ref();
-        trust.record(options, self.tls.as_deref(), &self.denied, &self.audit);
+        let snapshot = self.snapshot.load();
+        let tokens = snapshot.tokens().map(Arc::as_ref);
+        trust.record(options, self.tls.as_deref(), &self.denied, tokens, &self.audit);
     }
 
     /// Each second: what was taken back of failed unwraps is written, what is trusted now is recorded,
@@ -144,6 +163,9 @@ impl Daemon {
         loop {
             tick.tick().await;
             self.record_trust(&mut trust);
+            if let Some(tokens) = self.snapshot.load().tokens() {
+                tokens.refresh_when_due();
+            }
             Arc::clone(&self.failed_unwraps).written().await;
             self.audit.look_at_room();
             shut = self.record_pin_latches(shut).await;

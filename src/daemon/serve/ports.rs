@@ -37,7 +37,14 @@ impl Daemon {
         let all: Vec<Listen> =
             config.server.listen.iter().cloned().chain(operations.clone()).collect();
         let mut bind = |one: &Listen| bind(one, &all, &mut inherited);
-        let callers = config.server.listen.iter().map(&mut bind).collect::<io::Result<_>>();
+        let without = &config.server.without_certificate;
+        let callers = config.server.listen.iter().map(|listen| match listen {
+            Listen::Tcp(address) if without.contains(address) => {
+                Ok(bind(listen)?.without_certificate())
+            }
+            _ => bind(listen),
+        });
+        let callers = callers.collect::<io::Result<_>>();
         let callers = callers.map_err(failed("server.listen"))?;
         let operations = operations.as_ref().map(bind).transpose();
         let operations = operations.map_err(failed("operations.listen"))?.and_then(Bound::into_tcp);

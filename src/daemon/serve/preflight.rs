@@ -107,6 +107,11 @@ fn check_files_of_server(config: &Config, allow_demo: bool, findings: &mut Findi
         let list = DeniedCallers::prepare(Some(path)).map_err(|error| in_words(&error));
         findings.take("server.denied_callers", list);
     }
+    for (name, issuer) in &config.issuers {
+        let (field, made) =
+            (joined("issuers", name), claviger_tokens::Issuer::new(&issuer.settings));
+        findings.take(&field, made);
+    }
     let state_dir = config.server.state_dir.as_deref();
     if let Some(path) = state_dir {
         let good = check_state_dir(path).map_err(|e| format!("{}: {e}", path.display()));

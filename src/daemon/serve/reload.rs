@@ -156,6 +156,7 @@ fn refuse_what_breaks_a_key(before: &ActiveConfig, after: &ActiveConfig) -> Resu
 fn refuse_what_needs_a_restart(old: &Config, new: &Config) -> Result<(), ServeError> {
     let changed = [
         (old.server.listen != new.server.listen, "server.listen"),
+        (old.server.without_certificate != new.server.without_certificate, "server.listen"),
         (old.server.state_dir != new.server.state_dir, "server.state_dir"),
         (old.server.tls.is_some() != new.server.tls.is_some(), "server.tls"),
         (old.server.reflection != new.server.reflection, "server.reflection"),

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use claviger_tokens::KeySource;
+
 use crate::daemon::config;
-use crate::daemon::records::audit::{Audit, Event, Trust, Trusted};
+use crate::daemon::records::audit::{Audit, Event, Trust, Trusted as What};
 use crate::daemon::transport::denied::DeniedCallers;
 use crate::daemon::transport::tls::TlsState;
+use crate::daemon::transport::tokens::{Tokens, Trusted};
 
 /// What the audit log was told.
 #[derive(Debug, Default)]
@@ -18,7 +21,7 @@ pub(super) struct TrustLog {
 }
 
 /// A file in its part; one file may have two.
-type Key = (Trusted, Option<String>, PathBuf);
+type Key = (What, Option<String>, PathBuf);
 
 impl TrustLog {
     /// Writes a record for each file that is in force now and was not before, or not with this
@@ -28,9 +31,11 @@ impl TrustLog {
         options: Option<&config::Tls>,
         tls: Option<&TlsState>,
         denied: &DeniedCallers,
+        tokens: Option<&Tokens>,
         audit: &Audit,
     ) {
-        let now = in_force(options, tls, denied);
+        let mut now = in_force(options, tls, denied);
+        now.extend(tokens.into_iter().flat_map(Tokens::trusted).filter_map(keys_of));
         for (key, sha256) in &now {
             if self.in_force.get(key) != Some(sha256) {
                 write(audit, key, Some(sha256), None);
@@ -47,7 +52,7 @@ impl TrustLog {
         {
             let known = self.in_force.keys().find(|(_, _, known)| *known == path).cloned();
             // The private key is part of the server's certificate.
-            let key = known.unwrap_or((Trusted::ServerCertificate, None, path));
+            let key = known.unwrap_or((What::ServerCertificate, None, path));
             write(audit, &key, None, Some(&error));
         }
         let failed = denied.failed();
@@ -56,9 +61,19 @@ impl TrustLog {
             && let Some((path, _)) = denied.file()
         {
             let error = "it cannot be used as it is, or a line of it is no entry; see the log";
-            write(audit, &(Trusted::DeniedCallers, None, path), None, Some(error));
+            write(audit, &(What::DeniedCallers, None, path), None, Some(error));
         }
     }
+}
+
+/// The keys of an issuer that are in force.
+fn keys_of(trusted: &Trusted) -> Option<(Key, [u8; 32])> {
+    let sha256 = trusted.issuer.known()?.keys.sha256();
+    let source = match &trusted.config.settings.source {
+        KeySource::File(path) => path.clone(),
+        KeySource::Discovery { url, .. } => url.into(),
+    };
+    Some(((What::IssuerKeys, Some(trusted.name.to_string()), source), sha256))
 }
 
 /// The files in force. Which part each has, the configuration says.
@@ -76,20 +91,19 @@ fn in_force(
         }
     }
     if let Some((path, sha256)) = denied.file() {
-        found.insert((Trusted::DeniedCallers, None, path), sha256);
+        found.insert((What::DeniedCallers, None, path), sha256);
     }
     found
 }
 
-fn parts(options: &config::Tls, path: &Path) -> Vec<(Trusted, Option<String>)> {
+fn parts(options: &config::Tls, path: &Path) -> Vec<(What, Option<String>)> {
     let bundles = options.client_ca.iter().filter(|(_, file)| *file == path);
-    let mut parts: Vec<_> =
-        bundles.map(|(name, _)| (Trusted::ClientCa, Some(name.clone()))).collect();
+    let mut parts: Vec<_> = bundles.map(|(name, _)| (What::ClientCa, Some(name.clone()))).collect();
     if options.crl.iter().any(|file| file == path) {
-        parts.push((Trusted::Crl, None));
+        parts.push((What::Crl, None));
     }
     if options.certificate == path {
-        parts.push((Trusted::ServerCertificate, None));
+        parts.push((What::ServerCertificate, None));
     }
     parts
 }
@@ -143,7 +157,7 @@ mod tests {
         let mut trust = TrustLog::default();
         let mut told = 0;
         let mut new_lines = async || {
-            trust.record(Some(&options), Some(&tls), &denied, &audit);
+            trust.record(Some(&options), Some(&tls), &denied, None, &audit);
             audit.drain().await.unwrap();
             let text = std::fs::read_to_string(at("audit")).unwrap_or_default();
             let lines: Vec<_> = text.lines().skip(told).map(str::to_owned).collect();

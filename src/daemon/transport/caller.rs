@@ -3,12 +3,16 @@
 mod peer;
 #[cfg(test)]
 mod tests;
+mod token_callers;
 
 use std::collections::HashMap;
 use std::time::SystemTime;
 
+use claviger_tokens::Claims;
+
 use crate::daemon::config::{self, Identity};
 pub use peer::{MalformedCertificate, Peer, PeerAddress, PeerCertificate};
+use token_callers::TokenCallers;
 
 /// Uids that are never a caller: root (0), and 65534, which stands for users without a mapping.
 const NO_CALLERS_UIDS: [u32; 2] = [0, 65534];
@@ -68,6 +72,7 @@ pub struct Callers {
     spiffe: HashMap<Box<str>, Vec<Entry>>,
     dns: HashMap<Box<str>, Vec<Entry>>,
     uid: HashMap<u32, Vec<Entry>>,
+    tokens: TokenCallers,
     several_cas: bool,
 }
 
@@ -82,8 +87,13 @@ impl Callers {
     /// Indexes the callers. With several client CA bundles, an entry that names none matches
     /// no certificate.
     pub fn new(callers: &[config::Caller], several_cas: bool) -> Self {
-        let mut index =
-            Self { spiffe: HashMap::new(), dns: HashMap::new(), uid: HashMap::new(), several_cas };
+        let mut index = Self {
+            spiffe: HashMap::new(),
+            dns: HashMap::new(),
+            uid: HashMap::new(),
+            tokens: TokenCallers::default(),
+            several_cas,
+        };
         for (place, caller) in callers.iter().enumerate() {
             for one in &caller.matches {
                 let entries = match &one.identity {
@@ -92,6 +102,10 @@ impl Callers {
                         index.dns.entry(name.to_ascii_lowercase().into()).or_default()
                     }
                     Identity::Uid(uid) => index.uid.entry(*uid).or_default(),
+                    Identity::Token(token) => {
+                        index.tokens.add(token, one.ca.as_deref(), CallerIndex(place));
+                        continue;
+                    }
                 };
                 let ca = one.ca.as_deref().map(Into::into);
                 entries.push(Entry { ca, caller: CallerIndex(place) });
@@ -113,6 +127,21 @@ impl Callers {
             }
             (None, PeerAddress::Tcp(_)) => Err(Unidentified::NoCertificate),
         }
+    }
+
+    /// Which caller a good token is, on this peer's connection: exactly one entry must match. No entry
+    /// that names no issuer matches a call with a token.
+    pub fn identify_token(
+        &self,
+        peer: &Peer,
+        issuer: &str,
+        subject: &str,
+        claims: &Claims,
+    ) -> Result<CallerIndex, Unidentified> {
+        if peer.certificate.as_ref().is_some_and(|c| c.not_after < SystemTime::now()) {
+            return Err(Unidentified::Expired);
+        }
+        only(self.tokens.matching(peer, issuer, subject, claims))
     }
 
     fn identify_certificate(

@@ -12,6 +12,7 @@ use claviger_files::{FileError, Protection};
 
 use crate::daemon::transport::caller::Peer;
 use crate::daemon::transport::file_stamp::FileStamp;
+use crate::daemon::transport::verdicts::TokenIdentity;
 use list::List;
 pub use list::{BadEntry, Entry, entries};
 
@@ -21,7 +22,7 @@ const MAX_FILE: u64 = 16 << 20;
 /// The denied callers in force.
 ///
 /// The file has one entry a line: a URI SAN, a DNS SAN, a certificate's SHA-256 (64 hexadecimal
-/// digits, colons allowed) or `uid:N`; `#` begins a comment. Any user may read it; only root and we may
+/// digits, colons allowed), `uid:N` or `token:ISSUER:SUBJECT`; `#` begins a comment. Any user may read it; only root and we may
 /// write it. It must hold at least one line: an empty list is a comment. A line that is no entry
 /// raises the alarm, and the others act.
 #[derive(Debug)]
@@ -123,6 +124,11 @@ impl DeniedCallers {
     /// Whether this peer is on the list. Cheap: to be asked for each call.
     pub fn denies(&self, peer: &Peer) -> bool {
         self.list.load().denies(peer)
+    }
+
+    /// Whether the subject of a token is on the list. Cheap: to be asked for each call.
+    pub fn denies_token(&self, token: &TokenIdentity) -> bool {
+        self.list.load().denies_token(token)
     }
 
     /// Whether the file as it is now could not be used, so that an older list is in force, or holds a

@@ -1,4 +1,4 @@
-//! The series of connections, of certificates and CRLs, and of the list of denied callers.
+//! The series of connections, of certificates and CRLs, of the list of denied callers, and of issuers.
 
 use std::fmt;
 use std::time::SystemTime;
@@ -11,6 +11,7 @@ use crate::daemon::records::metrics::render::{
 };
 use crate::daemon::records::metrics::seconds;
 use crate::daemon::transport::listener::{Cut, HandshakeFailure};
+use crate::daemon::transport::tokens::Trusted;
 
 impl Sources {
     pub(super) fn connections(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -74,5 +75,26 @@ impl Sources {
         plain_counter(encoder, "denied_callers_reloads", help, self.denied.generation())?;
         let help = "Whether the list of denied callers could not be read; the last one is in force";
         plain_gauge(encoder, "denied_callers_stale", help, self.denied.failed())
+    }
+
+    /// Nothing where there are no issuers.
+    pub(super) fn issuers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let active = self.active.load();
+        let Some(tokens) = active.snapshot.tokens() else { return Ok(()) };
+        let label = |trusted: &Trusted| [("issuer", trusted.name.to_string())];
+        let help = "Whether the keys of an issuer of tokens are known and not too old";
+        let mut ready = gauge(encoder, "issuer_ready", help)?;
+        for trusted in tokens.trusted() {
+            sample_gauge(&mut ready, &label(trusted), trusted.issuer.known().is_some())?;
+        }
+        let help = "How long ago the keys of an issuer were fetched";
+        let mut age = gauge(encoder, "issuer_keys_age_seconds", help)?;
+        for trusted in tokens.trusted() {
+            if let (Some(at), _) = trusted.issuer.condition() {
+                let seconds = i64::try_from(at.elapsed().as_secs()).unwrap_or(i64::MAX);
+                sample_gauge(&mut age, &label(trusted), seconds)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -96,14 +96,14 @@ pub enum Event<'a> {
     Stop,
 }
 
-/// A file that decides who is trusted.
+/// A file, or a document of an issuer, that decides who is trusted.
 #[derive(Clone, Copy, Debug)]
 pub struct Trust<'a> {
     /// Which kind of file.
     pub what: Trusted,
-    /// The name of a bundle of client CAs in the configuration; `None` for the others.
+    /// The name of a bundle of client CAs, or of an issuer, in the configuration; `None` for the others.
     pub name: Option<&'a str>,
-    /// The file.
+    /// The file, or the URL of the issuer's discovery.
     pub file: &'a Path,
     /// Of its bytes; `None` where it could not be read.
     pub sha256: Option<&'a [u8; 32]>,
@@ -120,6 +120,8 @@ pub enum Trusted {
     Crl,
     /// The list of denied callers.
     DeniedCallers,
+    /// The public keys of an issuer of tokens.
+    IssuerKeys,
     /// The server's own certificate.
     ServerCertificate,
 }
@@ -131,6 +133,7 @@ impl Trusted {
             Self::ClientCa => "client_ca",
             Self::Crl => "crl",
             Self::DeniedCallers => "denied_callers",
+            Self::IssuerKeys => "issuer_keys",
             Self::ServerCertificate => "server_certificate",
         }
     }

@@ -7,6 +7,7 @@ use tonic::Code;
 use super::line::Line;
 use crate::daemon::config::Operation;
 use crate::daemon::records::metrics::code_name;
+use crate::daemon::transport::verdicts::TokenIdentity;
 
 /// Longest names of keys, callers, providers, algorithms and ids, in characters.
 pub(super) const NAME: usize = 64;
@@ -27,7 +28,7 @@ pub struct Record<'a> {
     pub traceparent: Option<&'a str>,
     /// The caller's name; `None` for a peer that is no configured caller.
     pub caller: Option<&'a str>,
-    /// The SAN that made it this caller, or `uid:N`.
+    /// What the connection shows: the certificate's SAN, or `uid:N`.
     pub identity: Option<&'a str>,
     /// Of the client certificate's DER.
     pub certificate_sha256: Option<&'a [u8; 32]>,
@@ -36,6 +37,12 @@ pub struct Record<'a> {
     /// What vouched for the caller: the client CA's name in the configuration; `None` on a Unix
     /// socket, where the kernel does.
     pub anchor: Option<&'a str>,
+    /// The name of the token's issuer in the configuration; `None` where no token was found good.
+    pub issuer: Option<&'a str>,
+    /// The token's `sub`.
+    pub subject: Option<&'a str>,
+    /// Of the token's bytes, which are never recorded.
+    pub token_sha256: Option<&'a [u8; 32]>,
     /// The socket address at the other end.
     pub peer: Option<&'a str>,
     /// What was asked for; `None` where it never got so far.
@@ -70,6 +77,20 @@ pub struct Record<'a> {
     pub duration: Duration,
 }
 
+impl<'a> Record<'a> {
+    /// The same, of a call with this token.
+    #[must_use]
+    pub fn with_token(self, token: Option<&'a TokenIdentity>) -> Self {
+        let Some(token) = token else { return self };
+        Self {
+            issuer: Some(&token.issuer),
+            subject: Some(&token.subject),
+            token_sha256: Some(&token.sha256),
+            ..self
+        }
+    }
+}
+
 impl Record<'_> {
     /// Nothing but an outcome; for `..Record::new(code)`.
     pub fn new(outcome: Code) -> Self {
@@ -82,6 +103,9 @@ impl Record<'_> {
             certificate_sha256: None,
             certificate_not_after: None,
             anchor: None,
+            issuer: None,
+            subject: None,
+            token_sha256: None,
             peer: None,
             operation: None,
             key: None,
@@ -113,6 +137,9 @@ impl Record<'_> {
             line.time("certificate_not_after", not_after.into());
         }
         line.some_text("anchor", self.anchor, NAME);
+        line.some_text("issuer", self.issuer, NAME);
+        line.some_text("subject", self.subject, IDENTITY);
+        line.sha256("token_sha256", self.token_sha256);
         line.some_text("peer", self.peer, IDENTITY);
         if let Some(operation) = self.operation {
             line.plain("operation", operation.name());

@@ -14,6 +14,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::Unidentified;
 use crate::daemon::transport::tls::anchor::AnchorName;
 use crate::daemon::transport::tls::trust::Verified;
+use crate::daemon::transport::verdicts::Verdicts;
 use crate::spiffe;
 
 /// Who is at the other end of a connection. Each request carries it as `Arc<Peer>`.
@@ -21,8 +22,10 @@ use crate::spiffe;
 pub struct Peer {
     /// Where the connection comes from.
     pub address: PeerAddress,
-    /// Its certificate, already verified; none on a Unix socket.
+    /// Its certificate, already verified; none on a Unix socket, and where a token is enough.
     pub certificate: Option<PeerCertificate>,
+    /// The tokens that were found good on this connection.
+    pub verdicts: Verdicts,
 }
 
 /// Where a connection comes from.
@@ -70,12 +73,19 @@ impl Peer {
         chain: &[CertificateDer<'_>],
     ) -> Result<Self, MalformedCertificate> {
         let certificate = Some(PeerCertificate::parse(verified, chain)?);
-        Ok(Self { address: PeerAddress::Tcp(address), certificate })
+        Ok(Self { address: PeerAddress::Tcp(address), certificate, verdicts: Verdicts::default() })
+    }
+
+    /// A peer over TLS that showed no certificate, where none is needed.
+    pub fn without_certificate(address: SocketAddr) -> Self {
+        let address = PeerAddress::Tcp(address);
+        Self { address, certificate: None, verdicts: Verdicts::default() }
     }
 
     /// A process at the other end of a Unix socket.
     pub fn with_uid(uid: u32, pid: Option<i32>) -> Self {
-        Self { address: PeerAddress::Unix { uid, pid }, certificate: None }
+        let address = PeerAddress::Unix { uid, pid };
+        Self { address, certificate: None, verdicts: Verdicts::default() }
     }
 
     /// The identity as audit records name it: the URI SAN, else the first DNS SAN, else the uid.

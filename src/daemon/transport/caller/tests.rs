@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::daemon::config::{Caller, Limits, Match};
 use crate::daemon::transport::tls::anchor::AnchorName;
+use crate::daemon::transport::verdicts::Verdicts;
 
 fn ca(bundle: &str) -> Arc<AnchorName> {
     Arc::new(AnchorName { bundle: bundle.into(), subject: "CN=ca".to_owned(), sha256: [1; 32] })
@@ -26,7 +27,7 @@ fn certificate(uris: &[&str], dns: &[&str]) -> PeerCertificate {
 
 fn peer(certificate: PeerCertificate) -> Peer {
     let address = PeerAddress::Tcp("127.0.0.1:1".parse().unwrap());
-    Peer { address, certificate: Some(certificate) }
+    Peer { address, certificate: Some(certificate), verdicts: Verdicts::default() }
 }
 
 fn callers(matches: &[&[(Identity, Option<&str>)]], several_cas: bool) -> Callers {
@@ -133,6 +134,61 @@ fn root_and_nobody_are_no_callers_even_when_configured() {
 fn tcp_without_a_certificate_is_nobody() {
     let callers = callers(&[&[(dns("a"), None)]], false);
     let address = PeerAddress::Tcp("127.0.0.1:1".parse().unwrap());
-    let refused = callers.identify(&Peer { address, certificate: None });
+    let refused =
+        callers.identify(&Peer { address, certificate: None, verdicts: Verdicts::default() });
     assert_eq!(refused, Err(Unidentified::NoCertificate));
+}
+
+fn token(issuer: &str, subject: Option<&str>, claims: &[(&str, &str)]) -> config::TokenMatch {
+    let claim = |(name, value): &(&str, &str)| {
+        ((*name).to_owned(), vec![claviger_tokens::ClaimValue::Text((*value).to_owned())])
+    };
+    config::TokenMatch {
+        issuer: issuer.to_owned(),
+        subject: subject.map(str::to_owned),
+        claims: claims.iter().map(claim).collect(),
+        peer: None,
+    }
+}
+
+#[test]
+fn a_token_is_the_one_caller_whose_issuer_subject_claims_and_peer_all_fit() {
+    let with_peer = config::TokenMatch {
+        peer: Some(Box::new(spiffe("spiffe://a/gateway"))),
+        ..token("corp", Some("carol"), &[])
+    };
+    let entries = [
+        token("corp", Some("alice"), &[]),
+        token("corp", None, &[("groups", "hsm"), ("mfa", "yes")]),
+        with_peer,
+        token("other", Some("alice"), &[]),
+    ];
+    let entries = entries.map(|entry| [(Identity::Token(entry), None)]);
+    let entries: Vec<&[(Identity, Option<&str>)]> = entries.iter().map(|one| &one[..]).collect();
+    let callers = callers(&entries, true);
+    let gateway = peer(certificate(&["spiffe://a/gateway"], &[]));
+    let identify = |peer: &Peer, issuer: &str, subject: &str, claims: &str| {
+        let claims = Claims::parse(claims.as_bytes()).unwrap();
+        callers.identify_token(peer, issuer, subject, &claims)
+    };
+    assert_eq!(identify(&gateway, "corp", "alice", "{}"), Ok(CallerIndex(0)));
+    assert_eq!(identify(&gateway, "other", "alice", "{}"), Ok(CallerIndex(3)));
+    let both = r#"{"groups":["a","hsm"],"mfa":"yes"}"#;
+    assert_eq!(identify(&gateway, "corp", "bob", both), Ok(CallerIndex(1)));
+    assert_eq!(identify(&gateway, "corp", "alice", both), Err(Unidentified::SeveralCallers));
+    assert_eq!(identify(&gateway, "corp", "carol", "{}"), Ok(CallerIndex(2)));
+    let stranger = peer(certificate(&["spiffe://a/stranger"], &["spiffe://a/gateway"]));
+    for (peer, issuer, subject, claims) in [
+        (&gateway, "corp", "bob", r#"{"groups":["hsm"]}"#),
+        (&gateway, "corp", "Alice", "{}"),
+        (&gateway, "unknown", "alice", "{}"),
+        (&stranger, "corp", "carol", "{}"),
+    ] {
+        assert_eq!(identify(peer, issuer, subject, claims), Err(Unidentified::NoCaller));
+    }
+    // Without its token the gateway is no caller, and an expired certificate helps no token.
+    assert_eq!(callers.identify(&gateway), Err(Unidentified::NoCaller));
+    let mut expired = certificate(&[], &[]);
+    expired.not_after = SystemTime::now() - Duration::from_secs(1);
+    assert_eq!(identify(&peer(expired), "corp", "alice", "{}"), Err(Unidentified::Expired));
 }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::daemon::transport::caller::{Peer, PeerAddress};
+use crate::daemon::transport::verdicts::TokenIdentity;
 use crate::spiffe;
 
 /// What an entry denies: every connection with this name, certificate or user.
@@ -18,6 +19,13 @@ pub enum Entry {
     Sha256([u8; 32]),
     /// A user on a Unix socket.
     Uid(u32),
+    /// The tokens of one subject.
+    Token {
+        /// The issuer's name in the configuration.
+        issuer: String,
+        /// `sub`, to the letter.
+        subject: String,
+    },
 }
 
 /// A line that is none.
@@ -49,6 +57,14 @@ impl std::str::FromStr for Entry {
                 .map(Self::Uid)
                 .map_err(|_| format!("{entry:?} is no user; write uid:1000"));
         }
+        if let Some(token) = entry.strip_prefix("token:") {
+            let (issuer, subject) = token.split_once(':').unwrap_or_default();
+            if issuer.is_empty() || subject.is_empty() {
+                return Err(format!("{entry:?} names no subject; write token:ISSUER:SUBJECT"));
+            }
+            let (issuer, subject) = (issuer.to_owned(), subject.to_owned());
+            return Ok(Self::Token { issuer, subject });
+        }
         if let Some(sha256) = parse_sha256(entry) {
             return Ok(Self::Sha256(sha256));
         }
@@ -68,7 +84,7 @@ impl std::str::FromStr for Entry {
         if !entry.bytes().all(of_name) || cut_hash {
             return Err(format!(
                 "{entry:?} is no entry; write a URI SAN, a DNS SAN, a certificate's SHA-256 (64 \
-                 hexadecimal digits) or uid:N"
+                 hexadecimal digits), uid:N or token:ISSUER:SUBJECT"
             ));
         }
         Ok(Self::Dns(entry.to_ascii_lowercase()))
@@ -81,6 +97,7 @@ impl std::fmt::Display for Entry {
             Self::Uri(name) | Self::Dns(name) => f.write_str(name),
             Self::Sha256(sha256) => f.write_str(&hex::encode(sha256)),
             Self::Uid(uid) => write!(f, "uid:{uid}"),
+            Self::Token { issuer, subject } => write!(f, "token:{issuer}:{subject}"),
         }
     }
 }
@@ -97,6 +114,8 @@ pub(super) struct List {
     dns: HashSet<Box<str>>,
     sha256: HashSet<[u8; 32]>,
     uids: HashSet<u32>,
+    /// Issuer and subject.
+    tokens: HashSet<(Box<str>, Box<str>)>,
     file_sha256: [u8; 32],
 }
 
@@ -117,6 +136,7 @@ impl List {
             Entry::Dns(name) => self.dns.insert(name.into()),
             Entry::Sha256(sha256) => self.sha256.insert(sha256),
             Entry::Uid(uid) => self.uids.insert(uid),
+            Entry::Token { issuer, subject } => self.tokens.insert((issuer.into(), subject.into())),
         };
     }
 
@@ -133,8 +153,14 @@ impl List {
         })
     }
 
+    pub(super) fn denies_token(&self, token: &TokenIdentity) -> bool {
+        // No call pays for a list without such entries.
+        !self.tokens.is_empty()
+            && self.tokens.contains(&((&*token.issuer).into(), token.subject.clone()))
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.uris.len() + self.dns.len() + self.sha256.len() + self.uids.len()
+        self.uris.len() + self.dns.len() + self.sha256.len() + self.uids.len() + self.tokens.len()
     }
 }
 
@@ -146,7 +172,8 @@ mod tests {
     fn each_kind_of_entry_is_read_and_written_back() {
         let (plain, colons) = ("ab".repeat(32), ["CD"; 32].join(":"));
         let text = format!(
-            "# none yet\n\nspiffe://a/kc # gone\n KC.example.org\nuid:1000\n{plain}\n{colons}\n*.a\n"
+            "# none yet\n\nspiffe://a/kc # gone\n KC.example.org\nuid:1000\n{plain}\n{colons}\n*.a\n\
+             token:corp:https://a/b c\n"
         );
         let found: Vec<Entry> = entries(&text).collect::<Result<_, _>>().unwrap();
         let expected = [
@@ -156,6 +183,7 @@ mod tests {
             Entry::Sha256([0xab; 32]),
             Entry::Sha256([0xcd; 32]),
             Entry::Dns("*.a".to_owned()),
+            Entry::Token { issuer: "corp".to_owned(), subject: "https://a/b c".to_owned() },
         ];
         assert_eq!(found, expected);
         for entry in expected {
@@ -167,7 +195,9 @@ mod tests {
     fn what_would_have_no_effect_is_refused_with_its_line() {
         let (short, plain) = ("ab:".repeat(31), "ab".repeat(31));
         let names = ["SPIFFE://a/kc", "spiffe://a", "two words"];
-        for entry in [&["uid:x", "uid:-1", &short, &plain][..], &names].concat() {
+        for entry in
+            [&["uid:x", "uid:-1", "token:corp", "token::a", &short, &plain][..], &names].concat()
+        {
             let text = format!("# list\n{entry}\n");
             let error = entries(&text).next().unwrap().unwrap_err();
             assert_eq!(error.line, 2, "{entry}: {error}");

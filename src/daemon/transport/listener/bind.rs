@@ -29,7 +29,7 @@ pub fn bind(one: &Listen, all: &[Listen], inherited: &mut Inherited) -> Result<B
     let bound = inherited.take(one).and_then(|passed| match (passed, one) {
         (Some(passed), _) => Ok(passed),
         (None, Listen::Tcp(address)) => {
-            bind_tcp(*address, shares_port_with_ipv4(*address, all)).map(Bound::Tcp)
+            bind_tcp(*address, shares_port_with_ipv4(*address, all)).map(Bound::mutual)
         }
         (None, Listen::Unix(path)) => bind_unix(path, SOCKET_MODE).map(Bound::Unix),
     });

@@ -10,10 +10,19 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 /// A socket that listens.
 #[derive(Debug)]
 pub enum Bound {
-    /// For mutual TLS.
-    Tcp(TcpListener),
+    /// For TLS.
+    Tcp(TcpListener, ClientCertificate),
     /// For peer credentials.
     Unix(BoundUnix),
+}
+
+/// Whether clients have to show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// Mutual TLS.
+    Required,
+    /// A client without one has to say who it is in each call, with a token.
+    Optional,
 }
 
 /// A Unix socket that listens. Dropped, it removes its file, if that still is its own.
@@ -26,18 +35,32 @@ pub struct BoundUnix {
 }
 
 impl Bound {
+    /// A socket for mutual TLS.
+    pub(super) fn mutual(listener: TcpListener) -> Self {
+        Self::Tcp(listener, ClientCertificate::Required)
+    }
+
     /// The TCP socket, if it is one.
     pub fn into_tcp(self) -> Option<TcpListener> {
         match self {
-            Self::Tcp(listener) => Some(listener),
+            Self::Tcp(listener, _) => Some(listener),
             Self::Unix(_) => None,
+        }
+    }
+
+    /// The same socket, where clients need no certificate. Without effect on a Unix socket.
+    #[must_use]
+    pub fn without_certificate(self) -> Self {
+        match self {
+            Self::Tcp(listener, _) => Self::Tcp(listener, ClientCertificate::Optional),
+            unix @ Self::Unix(_) => unix,
         }
     }
 
     /// The TCP address, with the port that the system chose where 0 was asked for.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Tcp(listener, _) => listener.local_addr().ok(),
             Self::Unix(_) => None,
         }
     }

@@ -27,7 +27,7 @@ use super::refusal::Refusal;
 use super::signal::{Command, Signal};
 use super::stats::{Cut, HandshakeFailure};
 use super::stream::Lingering;
-use super::{Answer, ConnectionSettings, Shared};
+use super::{Answer, ClientCertificate, ConnectionSettings, Shared};
 use crate::daemon::transport::caller::{Peer, PeerAddress};
 use crate::daemon::transport::tls::TlsState;
 use crate::daemon::transport::tls::trust::ClientTrust;
@@ -53,14 +53,20 @@ const LEAVE_TIME: Duration = Duration::from_millis(500);
 /// Connections that a denied caller may have: enough to be told so.
 const DENIED_SHARE: usize = 4;
 
-pub(super) async fn serve_tcp<S: Answer>(shared: Arc<Shared>, entered: Entered, service: S) {
+pub(super) async fn serve_tcp<S: Answer>(
+    shared: Arc<Shared>,
+    entered: Entered,
+    certificate: ClientCertificate,
+    service: S,
+) {
     let Entered { stream, address, registration } = entered;
     let _ = stream.set_nodelay(true);
     let allowed = shared.settings.load().handshake_timeout;
     // Boxed, like the connection that comes of it: the task itself stays small, and the memory of a
     // handshake is free again after it.
     let admission = Box::pin(async {
-        let (stream, peer) = handshake(&shared, stream, address, &registration).await?;
+        let (stream, peer) =
+            handshake(&shared, stream, address, certificate, &registration).await?;
         shared.entrance.stats.count_handshake();
         Ok(open(&shared, &registration, stream, peer, service))
     });
@@ -103,14 +109,21 @@ async fn handshake(
     shared: &Shared,
     stream: TcpStream,
     address: SocketAddr,
+    certificate: ClientCertificate,
     registration: &Registration,
 ) -> Result<(TlsStream<TcpStream>, Arc<Peer>), Refusal> {
     let tls = shared.tls.as_ref().ok_or(HandshakeFailure::Protocol)?;
-    let acceptor = || TlsAcceptor::from(tls.load().server_config());
+    let acceptor = || {
+        let tls = tls.load();
+        TlsAcceptor::from(match certificate {
+            ClientCertificate::Required => tls.server_config(),
+            ClientCertificate::Optional => tls.without_certificate(),
+        })
+    };
     let source = address.ip().into();
     let verify = {
         let tls = Arc::clone(tls);
-        move |stream| Ok((Verified::by(&tls, address, &stream)?, stream))
+        move |stream| Ok((Verified::by(&tls, address, certificate, &stream)?, stream))
     };
     let done = shared.entrance.handshake(stream, source, registration, acceptor, verify).await?;
     let (mut verified, stream) = done;
@@ -120,7 +133,7 @@ async fn handshake(
         if verified.is_so_now(tls) {
             return Ok((stream, verified.peer));
         }
-        verified = Verified::by(tls, address, &stream)?;
+        verified = Verified::by(tls, address, certificate, &stream)?;
     }
 }
 
@@ -136,10 +149,14 @@ impl Verified {
     fn by(
         tls: &TlsState,
         address: SocketAddr,
+        certificate: ClientCertificate,
         stream: &TlsStream<TcpStream>,
     ) -> Result<Self, Refusal> {
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let (trust, at) = (tls.load().trust().clone(), SystemTime::now());
+        if chain.is_empty() && certificate == ClientCertificate::Optional {
+            return Ok(Self { peer: Arc::new(Peer::without_certificate(address)), trust, at });
+        }
         let verified = trust.verify(chain, at)?;
         let peer = Peer::with_certificate(address, verified, chain).map_err(|error| Refusal {
             reason: HandshakeFailure::BadCertificate,

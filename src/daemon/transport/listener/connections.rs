@@ -10,10 +10,10 @@ use tokio::sync::Notify;
 
 use self::state::{OpenConnection, Owner, State};
 use super::calls::Calls;
-use super::handshakes::Source;
 use super::signal::{Command, Signal};
 use super::stats::{ConnectionStats, Cut, HandshakeFailure};
 use crate::daemon::transport::caller::Peer;
+use crate::daemon::transport::source::Source;
 
 /// All open connections.
 #[derive(Debug)]

@@ -14,11 +14,12 @@ use tokio_rustls::server::TlsStream;
 use super::HandshakeFailure;
 use super::connections::{Connections, Full, Registration};
 use super::handshake_thread::HandshakeThread;
-use super::handshakes::{Handshakes, Source};
+use super::handshakes::Handshakes;
 use super::refusal::Refusal;
 use super::stats::ConnectionStats;
 use crate::daemon::transport::descriptors::{Descriptors, Room};
 use crate::daemon::transport::log_limit::LogLimit;
+use crate::daemon::transport::source::Source;
 
 /// How long accepting rests when the system has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -2,8 +2,6 @@
 //! at least `LEAST_SHARE`; a handshake slower than `STALL` gives its permit up while others wait.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +10,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 
 use super::HandshakeFailure;
+use crate::daemon::transport::source::Source;
 
 /// How long a handshake may hold its permit while others wait for one.
 const STALL: Duration = Duration::from_secs(1);
@@ -19,28 +18,6 @@ const STALL: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(100);
 /// The least number of permits of a source, whose share is an eighth of all.
 const LEAST_SHARE: usize = 8;
-
-/// Where connections come from: an address, or the network of 64 bits that an IPv6 host has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Source(IpAddr);
-
-impl From<IpAddr> for Source {
-    fn from(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
-            v4 @ IpAddr::V4(_) => v4,
-        })
-    }
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            IpAddr::V4(address) => address.fmt(f),
-            IpAddr::V6(network) => write!(f, "{network}/64"),
-        }
-    }
-}
 
 /// The permits of all handshakes, and the sources that have some or wait for some.
 #[derive(Debug)]
@@ -185,7 +162,7 @@ mod tests {
     type Outcome = Result<(), HandshakeFailure>;
 
     fn source(address: &str) -> Source {
-        address.parse::<IpAddr>().unwrap().into()
+        address.parse::<std::net::IpAddr>().unwrap().into()
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl Inherited {
     /// The one that listens there, if it was passed. To be called inside a Tokio runtime.
     pub(super) fn take(&mut self, listen: &Listen) -> Result<Option<Bound>> {
         match listen {
-            Listen::Tcp(address) => Ok(self.take_tcp(*address)?.map(Bound::Tcp)),
+            Listen::Tcp(address) => Ok(self.take_tcp(*address)?.map(Bound::mutual)),
             Listen::Unix(path) => {
                 let Some(index) = self.unix.iter().position(|(passed, _)| passed == path) else {
                     return Ok(None);

@@ -43,7 +43,7 @@ use tokio::task::JoinSet;
 use tower::Service;
 
 pub use bind::{bind, bind_private};
-pub use bound::{Bound, BoundUnix};
+pub use bound::{Bound, BoundUnix, ClientCertificate};
 pub use calls::Call;
 pub use entrance::{Capacity, Entered, Entrance};
 pub use inherited::Inherited;
@@ -212,15 +212,16 @@ impl Transport {
         shutdown: impl Future<Output = ()> + Send,
     ) -> io::Result<()> {
         let shared = &self.shared;
-        if shared.tls.is_none() && listeners.iter().any(|bound| matches!(bound, Bound::Tcp(_))) {
-            let message = "a TCP socket listens for mutual TLS only: [server.tls] is missing";
+        if shared.tls.is_none() && listeners.iter().any(|bound| matches!(bound, Bound::Tcp(..))) {
+            let message = "a TCP socket listens for TLS only: [server.tls] is missing";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let mut tasks = JoinSet::new();
         for bound in listeners {
             match bound {
-                Bound::Tcp(listener) => {
-                    tasks.spawn(accept_tcp(shared.clone(), listener, service.clone()));
+                Bound::Tcp(listener, certificate) => {
+                    let (shared, service) = (shared.clone(), service.clone());
+                    tasks.spawn(accept_tcp(shared, listener, certificate, service));
                 }
                 Bound::Unix(listener) => {
                     tasks.spawn(accept_unix(shared.clone(), listener, service.clone()));
@@ -244,10 +245,16 @@ impl Transport {
     }
 }
 
-async fn accept_tcp<S: Answer>(shared: Arc<Shared>, listener: TcpListener, service: S) {
+async fn accept_tcp<S: Answer>(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    certificate: ClientCertificate,
+    service: S,
+) {
     loop {
         let entered = shared.entrance.accept(&listener, || shared.capacity()).await;
-        tokio::spawn(connection::serve_tcp(shared.clone(), entered, service.clone()));
+        let (shared, service) = (shared.clone(), service.clone());
+        tokio::spawn(connection::serve_tcp(shared, entered, certificate, service));
     }
 }
 

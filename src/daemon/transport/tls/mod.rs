@@ -57,6 +57,7 @@ pub struct TlsState {
 #[derive(Debug)]
 pub struct Loaded {
     server: Arc<ServerConfig>,
+    without_certificate: Arc<ServerConfig>,
     operations: Arc<ServerConfig>,
     trust: Arc<ClientTrust>,
     not_after: SystemTime,
@@ -242,6 +243,11 @@ impl Loaded {
         self.server.clone()
     }
 
+    /// For callers, where `client_certificate = "optional"`: one that is shown is verified all the same.
+    pub fn without_certificate(&self) -> Arc<ServerConfig> {
+        self.without_certificate.clone()
+    }
+
     /// For the operations listener: a client certificate is optional, and HTTP/1.1 is spoken too.
     pub fn operations_config(&self) -> Arc<ServerConfig> {
         self.operations.clone()
@@ -299,6 +305,7 @@ fn prepare(config: &config::Tls, allow_demo: bool) -> Result<PreparedTls, TlsErr
     };
     let loaded = Loaded {
         server: server(true, &[b"h2"])?,
+        without_certificate: server(false, &[b"h2"])?,
         operations: server(false, &[b"h2", b"http/1.1"])?,
         trust,
         not_after,

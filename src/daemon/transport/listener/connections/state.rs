@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::super::calls::Calls;
-use super::super::handshakes::Source;
 use super::super::signal::{Command, Signal};
 use super::super::stats::Cut;
 use crate::daemon::transport::caller::{Peer, PeerAddress};
+use crate::daemon::transport::source::Source;
 
 /// Connections that were cut to make room and still hold their descriptor, at most.
 const MOST_LEAVING: usize = 64;
@@ -55,6 +55,8 @@ pub(super) enum Owner {
     Certificate { ca: Arc<str>, identity: Option<Box<str>> },
     /// By uid.
     User(u32),
+    /// Of a listener that needs no certificate: by address, after the handshake too.
+    Address(Source),
 }
 
 /// The open connections of one owner.
@@ -185,7 +187,7 @@ impl Owner {
                 identity: peer.identity().map(Into::into),
             },
             (None, PeerAddress::Unix { uid, .. }) => Self::User(uid),
-            (None, PeerAddress::Tcp(address)) => Self::Unidentified(address.ip().into()),
+            (None, PeerAddress::Tcp(address)) => Self::Address(address.ip().into()),
         }
     }
 

@@ -1,0 +1,128 @@
+//! Callers by token: `match = { issuer, subject, claims }`, and whether two of them are one.
+
+use std::collections::{BTreeMap, HashMap};
+
+use claviger_configuration::{Node, all};
+use claviger_tokens::ClaimValue;
+
+use super::{Caller, Identity, Match, TokenMatch};
+
+/// What makes a token a caller, read from a `match` with `issuer`; `peer` is what stands beside it.
+pub(super) fn token_match(
+    node: &Node<'_>,
+    issuers: &Node<'_>,
+    peer: Option<Identity>,
+) -> Option<TokenMatch> {
+    let issuer_node = node.required("issuer", "write a name from [issuers]");
+    let issuer = issuer_node.string()?;
+    if !issuers.names().any(|name| name == issuer) {
+        let add = format_args!("add [issuers.{issuer}], or leave it out");
+        issuer_node.names_no("issuer", issuers.names(), add);
+        return None;
+    }
+    let subject = match node.field("subject") {
+        Some(node) => Some(node.parsed(subject)?),
+        None => None,
+    };
+    let claims = match node.field("claims") {
+        Some(node) => claims(&node)?,
+        None => BTreeMap::new(),
+    };
+    if subject.is_none() && claims.is_empty() {
+        node.error("has an issuer alone, so that each of its tokens would be this caller; add subject = \"…\", or claims = { groups = \"…\" }");
+        return None;
+    }
+    Some(TokenMatch { issuer: issuer.to_owned(), subject, claims, peer: peer.map(Box::new) })
+}
+
+fn subject(text: &str) -> Result<String, String> {
+    if (1..=512).contains(&text.len()) {
+        return Ok(text.to_owned());
+    }
+    Err("has not 1 to 512 bytes; write what `sub` is in the tokens, to the letter".to_owned())
+}
+
+fn claims(node: &Node<'_>) -> Option<BTreeMap<String, Vec<ClaimValue>>> {
+    const OF_ITS_OWN: [&str; 7] = ["iss", "sub", "aud", "exp", "nbf", "iat", "cnf"];
+    let entries = node.entries();
+    let read = all(entries.iter().map(|(name, node)| {
+        if OF_ITS_OWN.contains(name) {
+            node.error("is judged by itself; leave it out here (`sub` is `subject`)");
+            return None;
+        }
+        Some(((*name).to_owned(), claim_values(node)?))
+    }))?;
+    Some(read.into_iter().collect()).filter(|_| node.is_table())
+}
+
+/// A value, or a list of which one is enough.
+fn claim_values(node: &Node<'_>) -> Option<Vec<ClaimValue>> {
+    let elements = node.elements();
+    let one_or_many = if elements.is_empty() { vec![node.clone()] } else { elements };
+    let mut values = all(one_or_many.iter().map(claim_value))?;
+    values.sort_unstable();
+    values.dedup();
+    Some(values)
+}
+
+fn claim_value(node: &Node<'_>) -> Option<ClaimValue> {
+    let value = (node.text().map(|text| ClaimValue::Text(text.to_owned())))
+        .or_else(|| node.truth().map(ClaimValue::Flag))
+        .or_else(|| node.number().map(|number| ClaimValue::Number(number.into())));
+    if value.is_none() {
+        node.error("is neither text, true or false, nor a whole number, nor a list of them; write what the claim must be or hold");
+    }
+    value
+}
+
+/// A match, and the place of its caller.
+type Placed<'a> = (usize, &'a Match, &'a TokenMatch);
+
+/// Reports matches that are never the only one: each token that one lets in, another lets in too.
+pub(super) fn check_overlaps(items: &[Node<'_>], callers: &[Caller]) {
+    let mut of_issuer: HashMap<&str, Vec<Placed<'_>>> = HashMap::new();
+    let mut of_subject: HashMap<(&str, &str), Vec<Placed<'_>>> = HashMap::new();
+    for (place, caller) in callers.iter().enumerate() {
+        for found in &caller.matches {
+            let Identity::Token(token) = &found.identity else { continue };
+            of_issuer.entry(&token.issuer).or_default().push((place, found, token));
+            if let Some(subject) = &token.subject {
+                let same = of_subject.entry((&token.issuer, subject)).or_default();
+                same.push((place, found, token));
+            }
+        }
+    }
+    for (wide_place, wide_match, wide) in of_issuer.values().flatten() {
+        let candidates = match &wide.subject {
+            Some(subject) => of_subject.get(&(wide.issuer.as_str(), subject.as_str())),
+            None => of_issuer.get(wide.issuer.as_str()),
+        };
+        let covered = candidates.into_iter().flatten().find(|(place, found, narrow)| {
+            place != wide_place && found != wide_match && covers(wide_match, wide, found, narrow)
+        });
+        let Some((place, ..)) = covered else { continue };
+        let (wide, narrow) = (&callers[*wide_place].name, &callers[*place].name);
+        items[*place].optional("match").error(format_args!(
+            "matches only tokens that are the caller {wide:?} too, and exactly one may match: {narrow:?} would never be let in; make {wide:?} narrower, or leave one of them out"
+        ));
+    }
+}
+
+/// Whether each token that is the second is the first too.
+fn covers(
+    wide_match: &Match,
+    wide: &TokenMatch,
+    narrow_match: &Match,
+    narrow: &TokenMatch,
+) -> bool {
+    let same_or_any =
+        |wide: &Option<String>, narrow: &Option<String>| wide.is_none() || wide == narrow;
+    let claims = wide.claims.iter().all(|(name, allowed)| {
+        let needed = narrow.claims.get(name);
+        needed.is_some_and(|needed| needed.iter().all(|value| allowed.contains(value)))
+    });
+    claims
+        && same_or_any(&wide.subject, &narrow.subject)
+        && same_or_any(&wide_match.ca, &narrow_match.ca)
+        && (wide.peer.is_none() || wide.peer == narrow.peer)
+}
