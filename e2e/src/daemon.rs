@@ -101,6 +101,11 @@ impl Daemon {
         self.address
     }
 
+    /// Where the operations listener is.
+    pub fn operations(&self) -> SocketAddr {
+        self.operations
+    }
+
     /// An HTTP GET on the operations listener: status code and body.
     pub fn operations_get(&self, path: &str) -> std::io::Result<(u16, String)> {
         self.operations_get_as(path, "*/*")

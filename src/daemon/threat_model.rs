@@ -59,6 +59,7 @@ fn what_one_caller_can_take_stands_there_with_the_defaults_in_force() {
         format!("`handshake_timeout` ({} s)", seconds(server.handshake_timeout)),
         format!("`max_connection_age` ({} h)", seconds(server.max_connection_age) / 3600),
         format!("`drain_timeout` ({} s)", seconds(server.drain_timeout)),
+        format!("{} of all readers", crate::daemon::operations::page::MOST_PAGES),
         format!("messages of {} KiB", claviger_proto::MAX_MESSAGE_BYTES / 1024),
     ] {
         assert!(PAGE.contains(&stated), "{stated}");

@@ -250,7 +250,9 @@ pub(super) mod tests {
             error: None,
             unanswered: 3,
             proven_ago_s: Some(4),
+            proven_at: Some(NOW - 4),
             canary_us: Some(5_250),
+            recent_canaries_us: vec![5_250],
             next_look_s: None,
             repairs: 0,
         }
@@ -303,6 +305,8 @@ pub(super) mod tests {
             callers: Vec::new(),
             pins: Some(Vec::new()),
             tls: None,
+            refusals: Vec::new(),
+            events: Vec::new(),
         }
     }
 

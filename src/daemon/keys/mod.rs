@@ -7,11 +7,13 @@
 //! - [`specification`]: what a replica is made from
 //! - [`proof`]: that the replicas of a version are equal
 //! - [`backend_calls`]: how long a replica's backend takes, and what it has not answered
+//! - [`canaries`]: how long its last canaries took
 //! - [`replicas`]: all replicas in force, with their providers
 //! - [`drained`]: providers that an operator has taken out
 //! - [`monitor`]: opens replicas that are closed, and proves those that nothing has used lately
 
 pub mod backend_calls;
+pub mod canaries;
 pub mod choice;
 pub mod diagnosis;
 pub mod drained;

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::daemon::config;
 use crate::daemon::keys::backend_calls::BackendCalls;
+use crate::daemon::keys::canaries::Canaries;
 use crate::daemon::keys::diagnosis::Diagnosis;
 use crate::daemon::keys::health::{Fault, ReplicaHealth};
 use crate::daemon::keys::proof::Proof;
@@ -54,8 +55,6 @@ pub struct Replica {
     throttled_at: AtomicU64,
     /// When its backend last had no room for a call or a canary, the same.
     no_room_at: AtomicU64,
-    /// How long its last canary that came back right took, in microseconds; 0: there was none.
-    canary_us: AtomicU64,
     /// When it is looked at again after it failed, the same; until then no call asks the backend.
     next_look_at: AtomicU64,
     started: Instant,
@@ -65,6 +64,8 @@ pub struct Replica {
     audit: Arc<Audit>,
     /// What callers asked of it.
     pub backend_calls: BackendCalls,
+    /// How long its last canaries took.
+    pub canaries: Canaries,
 }
 
 /// Numbers of checks: a check that started after a failure has a higher number than the last one
@@ -105,7 +106,6 @@ impl Replica {
             proven_at: AtomicU64::new(0),
             throttled_at: AtomicU64::new(0),
             no_room_at: AtomicU64::new(0),
-            canary_us: AtomicU64::new(0),
             next_look_at: AtomicU64::new(0),
             started: Instant::now(),
             checks: Mutex::default(),
@@ -113,6 +113,7 @@ impl Replica {
             changed,
             audit,
             backend_calls: BackendCalls::default(),
+            canaries: Canaries::default(),
         }
     }
 
@@ -161,12 +162,6 @@ impl Replica {
     /// Notes that its backend had no room for a call or a canary.
     pub fn had_no_room(&self) {
         self.no_room_at.store(self.now().max(1), Ordering::Relaxed);
-    }
-
-    /// How long its last canary that came back right took; none before the first.
-    pub fn canary_took(&self) -> Option<Duration> {
-        let us = self.canary_us.load(Ordering::Relaxed);
-        (us > 0).then(|| Duration::from_micros(us))
     }
 
     /// Whether an operator has taken its provider out. Asked after an operation was counted in
@@ -435,8 +430,7 @@ impl Replica {
             error.next_look().inspect(|next_look| self.looks_again_after(*next_look));
             Fault::of(&error)
         })?;
-        let us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.canary_us.store(us.max(1), Ordering::Relaxed);
+        self.canaries.note(begun.elapsed());
         let comes_back = !self.is_serving() && self.proof.is_needed(&self.specification);
         if comes_back || self.comparison_due_for().is_some() {
             self.compare(key).await?;

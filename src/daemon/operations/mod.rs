@@ -1,10 +1,14 @@
-//! The operations listener: `/livez` and `/readyz` for any client, `/metrics` and `/status` for readers.
+//! The operations listener: `/livez` and `/readyz` for any client; `/metrics`, `/status` and the page at `/`
+//! for readers.
 //!
 //! HTTP/1.1, one request per connection. The probes tell up or down and nothing else.
 
 pub mod control;
+mod lifetime;
+pub(crate) mod page;
 mod plain_text;
 mod process;
+mod reader;
 mod scrape;
 #[cfg(test)]
 mod shipped_queries;
@@ -19,9 +23,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS,
+};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -37,19 +44,27 @@ use tokio_rustls::TlsAcceptor;
 use crate::daemon::transport::descriptors::Descriptors;
 use crate::daemon::transport::listener::{Capacity, Entered, Entrance};
 
+use lifetime::Lifetime;
+use page::Pages;
+use reader::Reader;
 pub use sources::Sources;
 
 /// TLS handshakes at a time.
 const HANDSHAKES: usize = 64;
 /// For a TLS handshake, and for a request's head.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
-/// For all of a connection.
+/// For all of a connection, unless it is that of an open page.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
+const LED_HERE: &str =
+    "ask under 127.0.0.1, [::1] or localhost, and from no page of another site\n";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// The TLS configuration in force, asked for at each connection, so that reloads take effect.
 pub type TlsSource = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
+
+/// What is answered, whole or as a stream.
+type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// Whether a verified client certificate chain belongs to a reader of the metrics.
 pub type Authorise = Arc<dyn Fn(&[CertificateDer<'_>]) -> bool + Send + Sync>;
@@ -60,12 +75,13 @@ pub struct OperationsState {
     sources: Arc<Sources>,
     /// One at a time: readers cannot take all processors.
     rendering: Semaphore,
+    pages: Pages,
 }
 
 impl OperationsState {
     /// What is read when it is asked for.
     pub fn new(sources: Sources) -> Self {
-        Self { sources: Arc::new(sources), rendering: Semaphore::new(1) }
+        Self { sources: Arc::new(sources), rendering: Semaphore::new(1), pages: Pages::default() }
     }
 
     fn is_ready(&self) -> bool {
@@ -81,7 +97,7 @@ impl OperationsState {
     async fn rendered<T: Send + 'static>(
         &self,
         render: impl FnOnce(&Arc<Sources>) -> T + Send + 'static,
-    ) -> Result<T, Response<Full<Bytes>>> {
+    ) -> Result<T, Response<Body>> {
         let _one_at_a_time = self.rendering.acquire().await;
         let sources = Arc::clone(&self.sources);
         tokio::task::spawn_blocking(move || render(&sources)).await.map_err(|error| {
@@ -111,6 +127,8 @@ pub async fn serve(
     let entrance = Arc::new(Entrance::new(HANDSHAKES, descriptors)?);
     let mut shutdown = pin!(shutdown);
     let mut connections = JoinSet::new();
+    let pages = Arc::clone(&state);
+    connections.spawn(async move { pages.pages.keep_up_to_date(&pages).await });
     loop {
         let entered = tokio::select! {
             () = &mut shutdown => return Ok(()),
@@ -119,7 +137,7 @@ pub async fn serve(
         while connections.try_join_next().is_some() {}
         let served =
             connection(entrance.clone(), entered, tls.clone(), authorise.clone(), state.clone());
-        connections.spawn(tokio::time::timeout(CONNECTION_TIMEOUT, served));
+        connections.spawn(served);
     }
 }
 
@@ -131,7 +149,7 @@ fn check_address(address: SocketAddr, has_tls: bool) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, reason))
 }
 
-/// Serves one connection, unless it is cut to make room for others.
+/// Serves one connection, unless it lasts too long or is cut to make room for others.
 async fn connection(
     entrance: Arc<Entrance>,
     entered: Entered,
@@ -141,36 +159,39 @@ async fn connection(
 ) {
     let Entered { stream, address, registration } = entered;
     let _ = stream.set_nodelay(true);
+    let lifetime = Arc::new(Lifetime::of(CONNECTION_TIMEOUT));
     let served = async {
         let Some(tls) = tls else {
             tokio::time::timeout(START_TIMEOUT, registration.first_byte(&stream))
                 .await
                 .ok()?
                 .ok()?;
-            answer(stream, true, state).await;
+            answer(stream, Reader::ThisHost, &lifetime, state).await;
             return Some(());
         };
         let acceptor = || TlsAcceptor::from(tls());
         let handshake = entrance.handshake_or_log(stream, address, &registration, acceptor);
         let stream = tokio::time::timeout(START_TIMEOUT, handshake).await.ok()?.ok()?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let is_reader = !chain.is_empty() && authorise(chain);
-        answer(stream, is_reader, state).await;
+        let reader = Reader::peer(chain, authorise);
+        answer(stream, reader, &lifetime, state).await;
         Some(())
     };
     tokio::select! {
         _ = served => {}
         () = registration.crowded_out() => {}
+        () = lifetime.is_over() => {}
     }
 }
 
-async fn answer<S>(stream: S, is_reader: bool, state: Arc<OperationsState>)
+async fn answer<S>(stream: S, reader: Reader, lifetime: &Arc<Lifetime>, state: Arc<OperationsState>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let reader = Arc::new(reader);
     let service = service_fn(|request| {
-        let state = Arc::clone(&state);
-        async move { Ok::<_, Infallible>(respond(&request, is_reader, &state).await) }
+        let (reader, lifetime, state) = (reader.clone(), lifetime.clone(), state.clone());
+        async move { Ok::<_, Infallible>(respond(&request, reader, &lifetime, &state).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -187,17 +208,21 @@ where
 
 async fn respond(
     request: &Request<Incoming>,
-    is_reader: bool,
+    reader: Arc<Reader>,
+    lifetime: &Lifetime,
     state: &OperationsState,
-) -> Response<Full<Bytes>> {
+) -> Response<Body> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n");
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
+    let is_led_here = reader.is_led_here(request.headers());
+    let is_reader = !is_led_here && reader.may_read();
     // Where it is not told to anybody, `?verbose` changes nothing: a probe must not fail for it.
     let is_verbose = is_reader && request.uri().query().is_some_and(|query| query == "verbose");
-    match request.uri().path() {
+    let path = request.uri().path();
+    match path {
         "/readyz" if is_verbose => readiness(state).await,
         "/livez" => text(StatusCode::OK, "up\n"),
         "/readyz" if state.is_ready() => text(StatusCode::OK, "up\n"),
@@ -208,35 +233,45 @@ async fn respond(
             metrics(state, plain_text::is_asked_for(accept)).await
         }
         "/status" if is_reader => status(state).await,
-        "/metrics" | "/status" => text(StatusCode::FORBIDDEN, "not a reader\n"),
-        _ => text(StatusCode::NOT_FOUND, "not here\n"),
+        "/events" if is_reader => {
+            lifetime.extend(page::LONGEST);
+            state.pages.open(reader)
+        }
+        _ => match page::file(path) {
+            Some(file) if is_reader => file,
+            None if !matches!(path, "/metrics" | "/status" | "/events") => {
+                text(StatusCode::NOT_FOUND, "not here\n")
+            }
+            _ if is_led_here => text(StatusCode::MISDIRECTED_REQUEST, LED_HERE),
+            _ => text(StatusCode::FORBIDDEN, "not a reader\n"),
+        },
     }
 }
 
 /// As OpenMetrics, or as plain text.
-async fn metrics(state: &OperationsState, is_plain: bool) -> Response<Full<Bytes>> {
+async fn metrics(state: &OperationsState, is_plain: bool) -> Response<Body> {
     match state.rendered(scrape::render).await {
         Ok(rendered) if is_plain => {
-            with_body(StatusCode::OK, plain_text::CONTENT_TYPE, plain_text::plain_text(&rendered))
+            whole(StatusCode::OK, plain_text::CONTENT_TYPE, plain_text::plain_text(&rendered))
         }
-        Ok(rendered) => with_body(StatusCode::OK, scrape::CONTENT_TYPE, rendered),
+        Ok(rendered) => whole(StatusCode::OK, scrape::CONTENT_TYPE, rendered),
         Err(failed) => failed,
     }
 }
 
 /// What `/readyz` looks at, part by part, and how each replica is.
-async fn readiness(state: &OperationsState) -> Response<Full<Bytes>> {
+async fn readiness(state: &OperationsState) -> Response<Body> {
     let ready = state.is_ready();
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let rendered = state.rendered(|sources| sources.readiness()).await;
-    rendered.map_or_else(|failed| failed, |rendered| with_body(code, PLAIN, rendered))
+    rendered.map_or_else(|failed| failed, |rendered| whole(code, PLAIN, rendered))
 }
 
 /// The [`status::Status`].
-async fn status(state: &OperationsState) -> Response<Full<Bytes>> {
+async fn status(state: &OperationsState) -> Response<Body> {
     let rendered = state.rendered(|sources| serde_json::to_string(&sources.status())).await;
     match rendered {
-        Ok(Ok(rendered)) => with_body(StatusCode::OK, "application/json", rendered + "\n"),
+        Ok(Ok(rendered)) => whole(StatusCode::OK, "application/json", rendered + "\n"),
         Ok(Err(error)) => {
             tracing::error!(%error, "the status cannot be written");
             text(StatusCode::INTERNAL_SERVER_ERROR, "failed\n")
@@ -245,20 +280,22 @@ async fn status(state: &OperationsState) -> Response<Full<Bytes>> {
     }
 }
 
-fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    with_body(status, PLAIN, body)
+fn text(status: StatusCode, body: &'static str) -> Response<Body> {
+    whole(status, PLAIN, body)
 }
 
-fn with_body(
-    status: StatusCode,
-    content_type: &'static str,
-    body: impl Into<Bytes>,
-) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
+fn whole(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    with_body(status, content_type, Full::new(body.into()).boxed_unsync())
+}
+
+fn with_body(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
     response
 }
 

@@ -2,9 +2,12 @@
 //!
 //! Times are Unix seconds, durations are whole seconds unless their names say otherwise.
 
+use std::time::SystemTime;
+
 use serde::{Deserialize, Serialize};
 
 use crate::daemon::keys::replica::Replica;
+use crate::daemon::records::audit::Noted;
 
 /// The daemon at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +40,12 @@ pub struct Status {
     pub pins: Option<Vec<PinStatus>>,
     /// None where only Unix sockets listen.
     pub tls: Option<TlsStatus>,
+    /// The last refusals since the start, the newest first.
+    #[serde(default)]
+    pub refusals: Vec<Noted>,
+    /// The last alarms, changes of replicas, and acts of operators, the newest first.
+    #[serde(default)]
+    pub events: Vec<Noted>,
 }
 
 /// The audit log.
@@ -108,8 +117,14 @@ pub struct ReplicaStatus {
     pub unanswered: u64,
     /// How many seconds ago its private key last did its work; none where it is not open.
     pub proven_ago_s: Option<u64>,
+    /// When that was.
+    #[serde(default)]
+    pub proven_at: Option<u64>,
     /// How long its last canary took, in microseconds.
     pub canary_us: Option<u64>,
+    /// How long its last canaries took, 30 at most, the oldest first.
+    #[serde(default)]
+    pub recent_canaries_us: Vec<u32>,
     /// For how many seconds calls are still answered without asking it.
     pub next_look_s: Option<u64>,
     /// Repairs under it since it was opened: session, login, module.
@@ -218,7 +233,9 @@ impl ReplicaStatus {
             error: health.fault().map(|fault| fault.text.to_string()),
             unanswered: replica.backend_calls.unanswered(),
             proven_ago_s: replica.key().map(|_| replica.proven_ago().as_secs()),
-            canary_us: replica.canary_took().map(|took| took.as_micros() as u64),
+            proven_at: replica.key().map(|_| unix(SystemTime::now() - replica.proven_ago())),
+            canary_us: replica.canaries.last().map(|took| took.as_micros() as u64),
+            recent_canaries_us: replica.canaries.recent_us(),
             next_look_s: replica.next_look().map(|next_look| next_look.as_secs()),
             repairs: replica.repairs(),
         }
@@ -231,4 +248,9 @@ impl Status {
         let versions = self.keys.iter().flat_map(|key| &key.versions);
         versions.flat_map(|version| &version.replicas)
     }
+}
+
+/// Seconds since 1970.
+pub(super) fn unix(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }

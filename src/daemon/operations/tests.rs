@@ -17,9 +17,9 @@ fn descriptors() -> Descriptors {
     Descriptors::raise(16, 1).unwrap()
 }
 
-struct Running {
+pub(super) struct Running {
     address: SocketAddr,
-    phase: watch::Sender<Phase>,
+    pub(super) phase: watch::Sender<Phase>,
     stop: Option<oneshot::Sender<()>>,
     served: tokio::task::JoinHandle<io::Result<()>>,
 }
@@ -40,20 +40,20 @@ impl Running {
         Self { address, phase, stop: Some(stop), served }
     }
 
-    async fn plain() -> Self {
+    pub(super) async fn plain() -> Self {
         Self::start(None, Arc::new(|_| panic!("nobody to authorise without TLS"))).await
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub(super) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    async fn ask(&self, request: &str) -> String {
+    pub(super) async fn ask(&self, request: &str) -> String {
         ask_over(self.connect().await, request).await
     }
 
-    async fn get(&self, path: &str) -> (u16, String) {
-        parse(&self.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await)
+    pub(super) async fn get(&self, path: &str) -> (u16, String) {
+        parse(&self.ask(&format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")).await)
     }
 }
 
@@ -86,7 +86,7 @@ async fn the_probes_tell_up_or_down_and_nothing_else() {
 #[tokio::test]
 async fn on_loopback_without_tls_anybody_reads_the_metrics() {
     let running = Running::plain().await;
-    let answer = running.ask("GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let answer = running.ask("GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").await;
     assert!(answer.contains("content-type: application/openmetrics-text"), "{answer}");
     let (status, body) = parse(&answer);
     assert_eq!(status, 200);
@@ -94,15 +94,31 @@ async fn on_loopback_without_tls_anybody_reads_the_metrics() {
 }
 
 #[tokio::test]
+async fn on_loopback_a_browser_that_another_site_led_here_gets_the_probes_alone() {
+    let running = Running::plain().await;
+    for path in ["/", "/page.js", "/events", "/status", "/metrics"] {
+        for led_here in ["host: example.org:9443", "host: localhost\r\nsec-fetch-site: cross-site"]
+        {
+            let request = format!("GET {path} HTTP/1.1\r\n{led_here}\r\n\r\n");
+            let (status, said) = parse(&running.ask(&request).await);
+            assert_eq!((status, &*said), (421, LED_HERE), "{path} {led_here}");
+        }
+    }
+    let answer = running.ask("GET /livez HTTP/1.1\r\nhost: example.org\r\n\r\n").await;
+    assert_eq!(parse(&answer).0, 200);
+}
+
+#[tokio::test]
 async fn other_paths_and_methods_are_refused_and_a_connection_ends_after_one_answer() {
     let running = Running::plain().await;
-    assert_eq!(running.get("/").await.0, 404);
+    assert_eq!(running.get("/page").await.0, 404);
     assert_eq!(running.get("/livez/").await.0, 404);
-    let post = "POST /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
+    let post = "POST /livez HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 0\r\n\r\n";
     assert_eq!(parse(&running.ask(post).await).0, 405);
-    let twice = "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n".repeat(2);
+    let twice = "GET /livez HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".repeat(2);
     assert_eq!(running.ask(&twice).await.matches("HTTP/1.1").count(), 1);
-    let (status, body) = parse(&running.ask("HEAD /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await);
+    let (status, body) =
+        parse(&running.ask("HEAD /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").await);
     assert_eq!((status, &*body), (200, ""));
     assert_eq!(parse(&running.ask("\u{16}\u{3}\u{1}garbage\r\n\r\n").await).0, 400);
     let huge = format!("GET /livez HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(100_000));
@@ -217,7 +233,7 @@ impl Pki {
             .connect(ServerName::try_from("localhost").unwrap(), running.connect().await)
             .await
             .unwrap();
-        parse(&ask_over(stream, &format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await)
+        parse(&ask_over(stream, &format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")).await)
     }
 }
 
@@ -234,8 +250,14 @@ async fn with_tls_only_readers_get_the_metrics_and_everybody_the_probes() {
     let refused = (403, "not a reader\n".to_owned());
     assert_eq!(pki.get(&running, "/metrics", Some("somebody")).await, refused);
     assert_eq!(pki.get(&running, "/metrics", None).await, refused);
+    for path in ["/", "/page.css", "/events", "/status"] {
+        assert_eq!(pki.get(&running, path, Some("somebody")).await, refused, "{path}");
+    }
+    assert!(pki.get(&running, "/", Some("prometheus")).await.1.contains("<title>Claviger"));
     assert_eq!(pki.get(&running, "/livez", None).await.0, 200);
-    assert!(!running.ask("GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.contains("200 OK"));
+    assert!(
+        !running.ask("GET /livez HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").await.contains("200 OK")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -47,7 +47,7 @@ impl Sources {
         let name = "key_check_duration_seconds";
         let mut canaries = gauge(encoder, name, help)?;
         for (labels, took) in
-            replicas.iter().filter_map(|(labels, r)| Some((labels, r.canary_took()?)))
+            replicas.iter().filter_map(|(labels, r)| Some((labels, r.canaries.last()?)))
         {
             canaries.encode_family(labels)?.encode_gauge(&took.as_secs_f64())?;
         }

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
 
 use super::Sources;
 use crate::daemon::backends::{LatchedToken, latched_tokens};
@@ -12,7 +11,7 @@ use crate::daemon::keys::health::OK;
 use crate::daemon::keys::keyring::{Key, Version};
 use crate::daemon::operations::status::{
     AuditStatus, BudgetStatus, CallerStatus, CrlStatus, KeyStatus, MeasureStatus, PinStatus,
-    ProviderStatus, ReplicaStatus, Status, TlsStatus, VersionStatus,
+    ProviderStatus, ReplicaStatus, Status, TlsStatus, VersionStatus, unix,
 };
 use crate::daemon::request::active::ActiveConfig;
 use crate::daemon::request::health::Phase;
@@ -39,6 +38,8 @@ impl Sources {
             callers: callers(&active),
             pins: self.latched().map(|tokens| tokens.into_iter().map(pin).collect()),
             tls: self.tls_status(),
+            refusals: self.audit.recent().refusals(),
+            events: self.audit.recent().events(),
         }
     }
 
@@ -200,8 +201,4 @@ fn of_caller(caller: &Caller) -> CallerStatus {
 
 fn pin(token: LatchedToken) -> PinStatus {
     PinStatus { serial: token.serial, token: token.label, latched: token.is_shut }
-}
-
-fn unix(at: SystemTime) -> u64 {
-    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -11,6 +11,7 @@
 //! - `queue`: what waits; `writer`: the thread; `state`: what it tells of the log
 //! - `file`: durable writes, failures, rotation; `open`: safe opening, lock, repair; `room`: the blocks
 //!   that are kept for unwrap, rewrap and sign
+//! - `recent`: the last refusals and events, in memory
 
 mod chain;
 mod checkpoint;
@@ -21,6 +22,7 @@ mod file;
 mod line;
 mod open;
 mod queue;
+mod recent;
 mod record;
 mod room;
 mod state;
@@ -43,6 +45,7 @@ use uuid::Uuid;
 pub use chain::{Head, Link};
 pub use checkpoint::{CheckpointError, Signer, Verifier, parse as parse_checkpoint};
 pub use event::{Alarm, Event, Trust, Trusted};
+pub use recent::{Noted, Recent};
 pub use record::{Record, RewrapTarget};
 pub use state::{AuditState, Covered, LogState};
 
@@ -63,6 +66,7 @@ const LAST_BATCH: Duration = Duration::from_secs(5);
 /// The audit log of this process. With `off = true` every method is a cheap success.
 pub struct Audit {
     log: Option<Log>,
+    recent: Recent,
 }
 
 struct Log {
@@ -91,7 +95,7 @@ impl Audit {
 
     /// No log: every method is a cheap success.
     pub fn off() -> Self {
-        Self { log: None }
+        Self { log: None, recent: Recent::default() }
     }
 
     /// Sees that [`Audit::open`] would accept the file, or could make it; whether another process
@@ -115,7 +119,13 @@ impl Audit {
         let queue = Arc::new(Queue::new(Uuid::now_v7(), metrics));
         let thread = writer::start(Arc::clone(&queue), file, checkpoints)
             .map_err(|error| AuditError::open(&path, format!("its thread: {error}")))?;
-        Ok(Self { log: Some(Log { path, is_low: AtomicBool::new(false), queue, thread }) })
+        let log = Log { path, is_low: AtomicBool::new(false), queue, thread };
+        Ok(Self { log: Some(log), recent: Recent::default() })
+    }
+
+    /// The last refusals and events, without a log too.
+    pub fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     /// Whether there is a log at all.
@@ -148,6 +158,7 @@ impl Audit {
         &self,
         event: &Event<'_>,
     ) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
+        self.recent.note_event(event);
         durable(self.push(|line| event.write(line)))
     }
 
@@ -156,6 +167,7 @@ impl Audit {
     /// Beyond 5 a minute per caller, and for all unidentified peers together (`caller` is `None`),
     /// refusals are counted into one line, written each minute and by [`Audit::drain`].
     pub fn refusal(&self, refusal: &Record<'_>) {
+        self.recent.note_refusal(refusal);
         let Some(log) = &self.log else { return };
         let call = Counting {
             cheap: Cheap::Refusal,
