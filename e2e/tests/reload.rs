@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use e2e::daemon::claviger;
+use e2e::process::command;
 use e2e::setup::{KEY, Setup, wrap};
 use e2e::{Connection, Daemon, DaemonFiles, RsaKey, Token, Version};
 use tonic::Code;
@@ -180,4 +182,51 @@ async fn the_filter_of_the_log_follows_a_reload_in_the_daemon_and_in_the_process
             assert!(begun.elapsed() < Duration::from_secs(30), "{filter}: {}", daemon.log());
         }
     }
+}
+
+/// `claviger config diff` against the running daemon: its exit code and what it printed.
+fn diff(files: &DaemonFiles) -> (i32, String) {
+    let mut diff = command(claviger());
+    diff.args(["config", "diff", "--config"]).arg(files.configuration_file());
+    let said = diff.output().unwrap();
+    let text = [said.stdout, said.stderr].concat();
+    (said.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn config_diff_says_what_a_reload_would_change_until_it_has() {
+    let (mut setup, daemon, _) = setup().await;
+    assert_eq!(diff(&setup.files), (0, "nothing would change\n".to_owned()));
+    let version = in_files(&setup, "another.pem");
+    configure(&mut setup, vec![version]);
+    setup.files.set("server.drain_timeout", "7s");
+    setup.files.write();
+    let (exit, said) = diff(&setup.files);
+    assert_eq!(exit, 1, "{said}");
+    for line in [
+        "  [server] changed",
+        "  key user-keys changed",
+        "  + server.drain_timeout = \"7s\"",
+        "  ~ keys.user-keys.versions[1].replicas[#1].locator = \"user-keys.pem\" -> \"another.pem\"",
+    ] {
+        assert!(said.lines().any(|told| told == line), "{line:?} in:\n{said}");
+    }
+    // A reload looks further: another key lies there.
+    reload(&setup.files, &daemon).await.unwrap_err();
+    assert_eq!(diff(&setup.files).0, 1, "what was refused is not in force");
+    let version = in_files(&setup, "user-keys.pem");
+    configure(&mut setup, vec![version]);
+    reload(&setup.files, &daemon).await.unwrap();
+    assert_eq!(diff(&setup.files).0, 0);
+
+    setup.files.set("server.max_connections", 100);
+    setup.files.write();
+    let (exit, said) = diff(&setup.files);
+    assert_eq!(exit, 78, "{said}");
+    assert!(said.contains("these need a restart: server.max_connections"), "{said}");
+    std::fs::write(setup.files.configuration_file(), "[server]\n").unwrap();
+    let mut diff_by_folder = command(claviger());
+    diff_by_folder.args(["config", "diff", "--config"]).arg(setup.files.configuration_file());
+    let said = diff_by_folder.arg("--state-dir").arg(setup.files.path("state")).output().unwrap();
+    assert_eq!(said.status.code(), Some(78), "a file that is wrong: {said:?}");
 }

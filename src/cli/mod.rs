@@ -189,7 +189,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Init(args) => init::run(&args, json),
         Command::Serve(args) => serve::run(&args),
         Command::Reload(args) => reload::run(&args, json),
-        Command::Config(command) => config::run(&command, json),
+        Command::Config(command) => return config::run(&command, json),
         Command::Doctor(args) => return doctor::run(&args, json),
         Command::Wrap(args) => wrap::run(&args, json),
         Command::Unwrap(args) => unwrap::run(&args, json),

@@ -28,7 +28,8 @@ impl StateDir {
     }
 }
 
-fn in_configuration(config: &Path) -> Result<PathBuf, Failure> {
+/// The folder that a configuration names.
+pub fn in_configuration(config: &Path) -> Result<PathBuf, Failure> {
     let file = config.display();
     let wrong = |reason: String| {
         Failure::new(Exit::Configuration, format!("{file}: {reason}"))

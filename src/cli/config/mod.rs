@@ -1,10 +1,12 @@
-//! `claviger config check` and `claviger config pin`.
+//! `claviger config check`, `claviger config pin` and `claviger config diff`.
 
+mod diff;
 mod pin_report;
 mod pinned_keys;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use claviger_provider_api::{Error, ErrorKind, OpenKey, PublicKey};
@@ -43,9 +45,15 @@ pub enum Command {
     /// written or not, 1 where one was not, or 78.
     #[command(after_help = "Example:\n  sudo claviger config pin")]
     Pin(PinArgs),
+    /// Say what a reload would change, and whether it would be refused; touches no backend
+    ///
+    /// Without --from the configuration is compared with the one that the running daemon has in force,
+    /// which it is asked for over its control socket, as root or as the daemon's user.
+    #[command(after_help = diff::AFTER_HELP)]
+    Diff(diff::DiffArgs),
 }
 
-/// The arguments of both.
+/// Which configuration.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The configuration, TOML [default: $CLAVIGER_CONFIG, else /etc/claviger/claviger.toml]
@@ -64,14 +72,16 @@ pub struct PinArgs {
 }
 
 /// Runs the command.
-pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
+pub fn run(command: &Command, json: bool) -> Result<ExitCode, Failure> {
     match command {
-        Command::Check(args) => check(&path_or_default(args.config.clone()), json),
+        Command::Check(args) => check(&path_or_default(args.config.clone()), json)?,
         Command::Pin(PinArgs { args, only_find }) => {
             let path = path_or_default(args.config.clone());
-            if *only_find { find(&path) } else { pin(&path, json) }
+            if *only_find { find(&path)? } else { pin(&path, json)? }
         }
+        Command::Diff(args) => return diff::run(args, json),
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn check(path: &Path, json: bool) -> Result<(), Failure> {
@@ -238,11 +248,10 @@ async fn open(
 #[cfg(all(test, feature = "software"))]
 mod tests {
     use super::*;
-    use std::process::ExitCode;
 
     const TEXT: &str = "[server]\nlisten = [\"unix:c.sock\"]\n[audit]\noff = true\n[providers.files]\ntype = \"software\"\ndirectory = \"keys\"\n[keys.a]\nalgorithms = [\"RSA-OAEP\"]\n[[keys.a.versions]]\nversion = 1\nstate = \"active\"\nreplicas = [{ provider = \"files\", locator = \"a.pem\" }]\n";
 
-    fn checked(text: &str) -> Result<(), Failure> {
+    fn checked(text: &str) -> Result<ExitCode, Failure> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("claviger.toml");
         std::fs::write(&path, text).unwrap();

@@ -1,4 +1,5 @@
-//! What a reload changed: what was added, removed or changed, by the names that it has in the file.
+//! What a reload changes: what is added, removed or changed, by the names that it has in the file; and what
+//! it cannot change.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -23,6 +24,27 @@ pub fn changes(old: &Config, new: &Config) -> Vec<String> {
     named("issuer", &old.issuers, &new.issuers, &mut changes);
     named("caller", &by_name(&old.callers), &by_name(&new.callers), &mut changes);
     changes
+}
+
+/// The options that differ and belong to the process: a reload refuses another value for them.
+pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let (before, after) = (&old.server, &new.server);
+    let options = [
+        (
+            before.listen != after.listen
+                || before.without_certificate != after.without_certificate,
+            "server.listen",
+        ),
+        (before.state_dir != after.state_dir, "server.state_dir"),
+        (before.tls.is_some() != after.tls.is_some(), "server.tls"),
+        (before.reflection != after.reflection, "server.reflection"),
+        (before.max_connections != after.max_connections, "server.max_connections"),
+        (before.max_concurrent_calls != after.max_concurrent_calls, "server.max_concurrent_calls"),
+        (old.operations != new.operations, "operations"),
+        (old.audit != new.audit, "audit"),
+        (old.log.json != new.log.json, "log.format"),
+    ];
+    options.into_iter().filter(|(differs, _)| *differs).map(|(_, option)| option).collect()
 }
 
 fn by_name(callers: &[Caller]) -> BTreeMap<&str, &Caller> {

@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use claviger_configuration::joined;
@@ -33,7 +34,7 @@ pub use claviger_configuration::{ConfigError, ConfigErrors};
 use claviger_provider_api::{Algorithm, SecretSource, SignAlgorithm};
 use claviger_tokens::{ClaimValue, Rules, Settings};
 
-pub use self::changes::changes;
+pub use self::changes::{changes, needs_restart};
 pub(crate) use self::load::version_path;
 pub use self::load::{DEFAULT_PATH, PATH_VARIABLE, path_or_default};
 pub(crate) use self::values::name as check_name;
@@ -46,6 +47,8 @@ pub struct Config {
     pub path: PathBuf,
     /// SHA-256 of the file's bytes, for logs and audit.
     pub sha256: [u8; 32],
+    /// What was parsed.
+    pub source: Arc<str>,
     /// Sockets, TLS, limits of the server as a whole.
     pub server: Server,
     /// The operations listener, if there is one.

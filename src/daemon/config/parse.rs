@@ -51,6 +51,18 @@ fn config(path: &Path, text: &str, root: &Node<'_>) -> Config {
             "provider {name:?} has a PIN, and what became of it must survive a restart: write state_dir = \"/var/lib/claviger\""
         ));
     }
-    let (path, sha256) = (path.to_owned(), sha256(text.as_bytes()));
-    Config { path, sha256, server, operations, providers, keys, issuers, callers, audit, log }
+    let (path, sha256, source) = (path.to_owned(), sha256(text.as_bytes()), text.into());
+    Config {
+        path,
+        sha256,
+        source,
+        server,
+        operations,
+        providers,
+        keys,
+        issuers,
+        callers,
+        audit,
+        log,
+    }
 }

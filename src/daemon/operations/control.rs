@@ -73,6 +73,8 @@ pub enum Command {
         /// The provider's name in the configuration.
         provider: String,
     },
+    /// Which configuration is in force: answered with an [`InForce`].
+    Configuration,
     /// How the daemon is: answered with a [`Status`](super::status::Status).
     Status,
     /// Records that the failed logins of tokens were forgotten: answered with null.
@@ -87,6 +89,15 @@ pub enum Command {
 pub struct Reloaded {
     /// What changed in the configuration, a phrase each, such as `key user-keys changed`.
     pub changed: Vec<String>,
+}
+
+/// The configuration in force; it holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InForce {
+    /// The file that it was read from.
+    pub file: PathBuf,
+    /// What the file held then.
+    pub text: String,
 }
 
 /// A provider that is out of service.

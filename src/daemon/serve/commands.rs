@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::daemon::operations::control::{self, Answer, BudgetSpent, Command, Obey, Reloaded};
+use crate::daemon::operations::control::{
+    self, Answer, BudgetSpent, Command, InForce, Obey, Reloaded,
+};
 use crate::daemon::records::audit::Event;
 use crate::daemon::request::budget::{Budget, Spent};
 use crate::daemon::request::health::Phase;
@@ -69,6 +71,10 @@ impl Daemon {
                 answer(self.drain(&provider, wait, force, uid).await)
             }
             Command::Undrain { provider } => answer(self.undrain(&provider, uid).await),
+            Command::Configuration => {
+                let config = self.config.load();
+                Answer::of(&InForce { file: config.path.clone(), text: config.source.to_string() })
+            }
             Command::Status => self.status().await,
             Command::PinCleared { tokens } => {
                 for token in &tokens {

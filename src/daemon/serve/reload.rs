@@ -54,7 +54,9 @@ impl Daemon {
         })
         .await
         .map_err(io::Error::other)??;
-        refuse_what_needs_a_restart(&self.config.load(), &config)?;
+        if let Some(option) = config::needs_restart(&self.config.load(), &config).first() {
+            return Err(ServeError::NeedsRestart(option));
+        }
         let tls = match (&self.tls, &config.server.tls) {
             (Some(state), Some(tls)) => Some((state, state.prepare(tls)?)),
             _ => None,
@@ -150,27 +152,4 @@ fn refuse_what_breaks_a_key(before: &ActiveConfig, after: &ActiveConfig) -> Resu
         }
     }
     Ok(())
-}
-
-/// `listen`, `state_dir` and `audit` belong to the process.
-fn refuse_what_needs_a_restart(old: &Config, new: &Config) -> Result<(), ServeError> {
-    let changed = [
-        (old.server.listen != new.server.listen, "server.listen"),
-        (old.server.without_certificate != new.server.without_certificate, "server.listen"),
-        (old.server.state_dir != new.server.state_dir, "server.state_dir"),
-        (old.server.tls.is_some() != new.server.tls.is_some(), "server.tls"),
-        (old.server.reflection != new.server.reflection, "server.reflection"),
-        (old.server.max_connections != new.server.max_connections, "server.max_connections"),
-        (
-            old.server.max_concurrent_calls != new.server.max_concurrent_calls,
-            "server.max_concurrent_calls",
-        ),
-        (old.operations != new.operations, "operations"),
-        (old.audit != new.audit, "audit"),
-        (old.log.json != new.log.json, "log.format"),
-    ];
-    match changed.into_iter().find(|(changed, _)| *changed) {
-        Some((_, field)) => Err(ServeError::NeedsRestart(field)),
-        None => Ok(()),
-    }
 }
