@@ -56,6 +56,10 @@ impl Place {
 
     /// Serves what was written, and wraps and unwraps with the client file that was written.
     fn serves(&self, caller: &str) {
+        self.serves_key("user-keys", caller);
+    }
+
+    fn serves_key(&self, key: &str, caller: &str) {
         let daemon = command(claviger())
             .args(["serve", "--config"])
             .arg(self.path("claviger.toml"))
@@ -66,7 +70,7 @@ impl Place {
         let client = self.path(&format!("pki/{caller}.toml"));
         let call = |operation: &str, file: &Path| {
             let mut call = command(claviger());
-            call.args([operation, "user-keys", "--client"]).arg(&client).arg(file);
+            call.args([operation, key, "--client"]).arg(&client).arg(file);
             call.output().unwrap()
         };
         let (material, wrapped) = (self.path("key"), self.path("wrapped"));
@@ -204,24 +208,29 @@ fn a_pin_that_the_token_refuses_is_asked_for_again_and_one_in_a_file_is_named() 
 }
 
 #[test]
-fn a_key_that_is_still_to_be_made_is_made_by_the_command_that_is_printed() {
+fn a_new_key_is_made_in_the_token_and_serves_and_one_of_a_taken_name_is_not() {
     let place = Place::new();
     let pin_file = place.token.pin_file().to_str().unwrap();
-    let flags =
-        ["--yes", "--json", "--module", place.module(), "--pin-file", pin_file, "--key", "new"];
-    let said =
-        place.init(&mut command(claviger()), &[&flags[..], &["--key-name", "next"]].concat());
+    let init = |name: &str, more: &[&str]| {
+        let flags = ["--yes", "--json", "--module", place.module(), "--pin-file", pin_file];
+        let key = ["--key", "new", "--caller", "kc", "--key-name", name];
+        place.init(&mut command(claviger()), &[&flags, &key, more].concat())
+    };
+    // The token has it.
+    let said = init("user-keys", &[]);
+    let told = text(&said.stderr);
+    assert_eq!(said.status.code(), Some(78), "{told}");
+    assert!(told.contains("user-keys already") && told.contains("config pin"), "{told}");
+
+    let said = init("next", &["--force"]);
     assert!(said.status.success(), "{}", text(&said.stderr));
     let said: Value = serde_json::from_slice(&said.stdout).unwrap();
-    assert_eq!((&said["checked"], &said["pinned"]), (&json!(false), &Value::Null), "{said}");
-    let next: Vec<&str> =
-        said["next"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
-    let script = format!("{} --set-pin {PIN}\n{}\n", next[0], next[1]);
-    let folder = claviger().parent().unwrap().display().to_string();
-    let path = format!("{folder}:{}", std::env::var("PATH").unwrap());
-    run(command("sh").args(["-e", "-c", &script]).env("PATH", path));
+    assert_eq!((&said["checked"], &said["made"]["bits"]), (&json!(true), &json!(3072)), "{said}");
+    let hash = said["made"]["public_key_sha256"].as_str().unwrap();
+    assert_eq!(said["pinned"]["pinned"][0]["public_key_sha256"], hash, "{said}");
     let written = fs::read_to_string(place.path("claviger.toml")).unwrap();
-    assert!(written.contains("public_key_sha256 = \""), "{written}");
+    assert!(written.contains(hash) && written.contains("pkcs11:object=next\""), "{written}");
+    place.serves_key("next", "kc");
 }
 
 #[test]

@@ -68,7 +68,7 @@ pub(super) enum Login {
 pub(super) enum KeyChoice {
     /// The one with this locator.
     There(String),
-    /// One that is still to be made.
+    /// One that the command has made.
     New,
 }
 
@@ -250,7 +250,7 @@ fn key(
         format!("{}{bits}", key.locator)
     };
     let mut choices: Vec<String> = fit.iter().map(in_words).collect();
-    choices.push("new: one that is still to be made".to_owned());
+    choices.push("new: have one made".to_owned());
     let default = (fit.len() <= 1).then_some(0);
     match questions.choose("3. The key? A number, or a locator:", "--key", &choices, default)? {
         Choice::Listed(number) => {

@@ -54,7 +54,7 @@ pub(super) fn locator(args: &Args, answers: &Answers) -> String {
         Backend::Software => format!("{}.pem", args.key_name),
         Backend::Pkcs11(Token { key: KeyChoice::There(locator), .. }) => locator.clone(),
         Backend::Pkcs11(Token { key: KeyChoice::New, .. }) => {
-            format!("pkcs11:object={};id=%01", args.key_name)
+            format!("pkcs11:object={}", args.key_name)
         }
     }
 }

@@ -1,46 +1,74 @@
-//! The end of a set-up: `config pin`, `config check`, and what to type next.
+//! The end of a set-up: the key where there is none, `config pin`, `config check`, and what to type next.
 
 use std::process::{Command, Stdio};
 
-use claviger_pkcs11::uri::Locator;
 use serde_json::Value;
 
 use super::Args;
-use super::answers::{Answers, Backend, KeyChoice, Token, TokenName};
 use super::certificates::Certificates;
 use super::layout::Layout;
 use crate::cli::failure::{self, Exit, Failure};
 use crate::cli::input_output;
+use crate::cli::lifecycle::create;
+use crate::cli::lifecycle::making::{Wanted, make};
+use crate::daemon::config::Config;
+
+/// The length of a new key's modulus, as `claviger keys create` has it by default.
+const BITS: u32 = 3072;
 
 /// What was done with the configuration.
 #[derive(Debug)]
 pub(super) struct Done {
-    /// What `config pin --json` printed; none where it was not run.
+    /// What `config pin --json` printed.
     pub(super) pinned: Option<Value>,
     /// Whether `config check` accepted it; false where it was not run.
     pub(super) checked: bool,
 }
 
-/// Runs `config pin` where the key is there, then `config check` where the certificates are there too.
+/// Has the provider make the key that the configuration names, as `claviger keys create` does; gives what
+/// was made.
+pub(super) fn make_key(args: &Args, layout: &Layout, json: bool) -> Result<Value, Failure> {
+    let config = Config::load(&layout.config)?;
+    let version = &config.keys[&args.key_name].versions[0];
+    let replica = &version.replicas[0];
+    let wanted = Wanted {
+        name: args.key_name.clone(),
+        version: version.version,
+        bits: BITS,
+        algorithms: version.algorithms.clone(),
+        sign_algorithms: version.sign_algorithms.clone(),
+        in_software: false,
+        locator: Some(replica.locator.clone()),
+        after: None,
+    };
+    let made = make(&config, config.source.to_string(), &replica.provider, &wanted);
+    let made = made.map_err(|failure| {
+        failure.advise(format!(
+            "The configuration is written. Make the key at {} with the HSM's own tool, for decryption alone, then run: \
+             claviger config pin{1} && claviger config check{1}",
+            replica.locator,
+            option(layout)
+        ))
+    })?;
+    if !json {
+        let told = create::told(&args.key_name, version.version, &replica.provider, &made);
+        input_output::print(&told)?;
+    }
+    Ok(create::fields(&args.key_name, version.version, &replica.provider, &made))
+}
+
+/// Runs `config pin`, then `config check` where the certificates are there too.
 pub(super) fn pin_and_check(
     layout: &Layout,
-    key_is_there: bool,
     certificates_are_there: bool,
     json: bool,
 ) -> Result<Done, Failure> {
-    if !json {
-        input_output::print(&format!("wrote {}", layout.config.display()))?;
-    }
-    let mut done = Done { pinned: None, checked: false };
-    if key_is_there {
-        let said = config(layout, "pin", json)?;
-        done.pinned = if json { serde_json::from_str(&said).ok() } else { None };
-        done.checked = certificates_are_there;
-    }
-    if done.checked {
+    let said = config(layout, "pin", json)?;
+    let pinned = if json { serde_json::from_str(&said).ok() } else { None };
+    if certificates_are_there {
         config(layout, "check", json)?;
     }
-    Ok(done)
+    Ok(Done { pinned, checked: certificates_are_there })
 }
 
 /// Runs `claviger config WHAT`; gives what it printed, which people see at once.
@@ -79,17 +107,11 @@ fn config(layout: &Layout, what: &str, json: bool) -> Result<String, Failure> {
 pub(super) fn next(
     args: &Args,
     layout: &Layout,
-    answers: &Answers,
     certificates: &Certificates,
     done: &Done,
 ) -> Vec<String> {
     let option = option(layout);
     let mut next = Vec::new();
-    if let Backend::Pkcs11(token) = &answers.backend
-        && token.key == KeyChoice::New
-    {
-        next.push(make_key(args, layout, token));
-    }
     if !certificates.complete {
         let tls = layout.folder.join("tls");
         next.push(format!(
@@ -115,26 +137,6 @@ pub(super) fn next(
     next
 }
 
-/// How a key is made in the token; the tool asks for the PIN.
-fn make_key(args: &Args, layout: &Layout, token: &Token) -> String {
-    let as_user =
-        layout.user.as_ref().map_or(String::new(), |user| format!("sudo -u {} ", user.name()));
-    let assignment = |(name, value): (&String, &String)| format!("{name}={} ", in_shell(value));
-    let variables = token.environment.iter().map(assignment).collect::<Vec<_>>().concat();
-    let variables = if variables.is_empty() { variables } else { format!("env {variables}") };
-    let token_uri = match &token.name {
-        TokenName::Label(label) => uri("token", label),
-        TokenName::Serial(serial) => uri("serial", serial),
-    };
-    format!(
-        "{as_user}{variables}p11tool --provider {} --login {} --generate-privkey rsa --bits 3072 --id 01 \
-         --label {} --mark-decrypt --no-mark-sign --no-mark-wrap",
-        in_shell(&token.module.display().to_string()),
-        in_shell(&token_uri),
-        in_shell(&args.key_name)
-    )
-}
-
 /// ` --config FILE`, unless it is where commands look.
 fn option(layout: &Layout) -> String {
     if layout.is_system && layout.config.ends_with("claviger.toml") {
@@ -152,12 +154,6 @@ fn in_shell(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// A PKCS#11 URI (RFC 7512) with this one attribute.
-fn uri(attribute: &str, value: &str) -> String {
-    let encoded = Locator { object: Some(value.as_bytes().to_vec()), id: None }.to_string();
-    encoded.replacen("object=", &format!("{attribute}="), 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +163,5 @@ mod tests {
         assert_eq!(in_shell("/usr/lib/a.so"), "/usr/lib/a.so");
         assert_eq!(in_shell("pkcs11:token=a;id=%01"), "'pkcs11:token=a;id=%01'");
         assert_eq!(in_shell("it's"), r"'it'\''s'");
-        assert_eq!(uri("token", "my token ü"), "pkcs11:token=my%20token%20%C3%BC");
     }
 }

@@ -61,7 +61,7 @@ pub struct Args {
     /// The token's label, or its serial number
     #[arg(long, value_name = "TEXT")]
     token: Option<String>,
-    /// The private key in the token, such as pkcs11:object=user-keys;id=%01; `new` for one to be made
+    /// The private key in the token, such as pkcs11:object=user-keys;id=%01; `new` to have one made
     #[arg(long, value_name = "LOCATOR")]
     key: Option<String>,
     /// A program that may call: its name, or NAME=IDENTITY with its SPIFFE ID or DNS name
@@ -123,14 +123,18 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
     }
     let certificates = certificates::prepare(args, &layout, &answers.callers)?;
     layout.write_configuration(&text)?;
-    let key_is_there =
-        !matches!(&answers.backend, Backend::Pkcs11(token) if token.key == KeyChoice::New);
-    let done = finish::pin_and_check(&layout, key_is_there, certificates.complete, json)?;
-    let next = finish::next(args, &layout, &answers, &certificates, &done);
+    if !json {
+        input_output::print(&format!("wrote {}", layout.config.display()))?;
+    }
+    let is_new = matches!(&answers.backend, Backend::Pkcs11(token) if token.key == KeyChoice::New);
+    let made = is_new.then(|| finish::make_key(args, &layout, json)).transpose()?;
+    let done = finish::pin_and_check(&layout, certificates.complete, json)?;
+    let next = finish::next(args, &layout, &certificates, &done);
     if json {
         let said = json!({
             "ok": true,
             "configuration": layout.config.display().to_string(),
+            "made": made,
             "pinned": done.pinned,
             "checked": done.checked,
             "next": next,

@@ -137,7 +137,7 @@ fn lists(args: &Args) -> (Vec<Algorithm>, Vec<SignAlgorithm>) {
 }
 
 /// What was made, for people.
-pub(super) fn told(key: &str, version: u32, provider: &str, made: &Made) -> String {
+pub(in crate::cli) fn told(key: &str, version: u32, provider: &str, made: &Made) -> String {
     let notes = made.notes.iter().map(|note| format!("\nnote: {note}"));
     let notes = notes.collect::<String>();
     format!(
@@ -149,7 +149,12 @@ pub(super) fn told(key: &str, version: u32, provider: &str, made: &Made) -> Stri
 }
 
 /// The same for machines.
-pub(super) fn fields(key: &str, version: u32, provider: &str, made: &Made) -> serde_json::Value {
+pub(in crate::cli) fn fields(
+    key: &str,
+    version: u32,
+    provider: &str,
+    made: &Made,
+) -> serde_json::Value {
     json!({
         "key": key,
         "version": version,

@@ -28,20 +28,20 @@ const LEAVE_WAIT: Duration = Duration::from_secs(2);
 
 /// A [`NewKey`] of its own.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Wanted {
-    pub(super) name: String,
-    pub(super) version: u32,
-    pub(super) bits: u32,
-    pub(super) algorithms: Vec<Algorithm>,
-    pub(super) sign_algorithms: Vec<SignAlgorithm>,
-    pub(super) in_software: bool,
-    pub(super) locator: Option<String>,
-    pub(super) after: Option<String>,
+pub(in crate::cli) struct Wanted {
+    pub(in crate::cli) name: String,
+    pub(in crate::cli) version: u32,
+    pub(in crate::cli) bits: u32,
+    pub(in crate::cli) algorithms: Vec<Algorithm>,
+    pub(in crate::cli) sign_algorithms: Vec<SignAlgorithm>,
+    pub(in crate::cli) in_software: bool,
+    pub(in crate::cli) locator: Option<String>,
+    pub(in crate::cli) after: Option<String>,
 }
 
 /// A key that was made.
 #[derive(Debug)]
-pub(super) struct Made {
+pub(in crate::cli) struct Made {
     pub(super) locator: String,
     pub(super) public_key: PublicKey,
     pub(super) notes: Vec<String>,
@@ -83,7 +83,7 @@ pub struct Args {
 
 /// Makes a key with the provider of this name in a configuration that has this text: its own, or that with an
 /// operator's options.
-pub(super) fn make(
+pub(in crate::cli) fn make(
     own: &Config,
     text: String,
     provider: &str,
