@@ -2,7 +2,7 @@
 //! no caller notices.
 
 use std::collections::VecDeque;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -242,8 +242,19 @@ fn restarts_of_the_only_daemon_under_twenty_key_connectors_fail_no_read() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarts_over_sockets_that_are_passed_fail_no_call() {
+    restarts(5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: 50 restarts under load"]
+async fn fifty_restarts_over_sockets_that_are_passed_refuse_no_connection_and_fail_no_call() {
+    restarts(50).await;
+}
+
+/// So many restarts of a daemon under load, whose socket the test holds as systemd would: no call fails,
+/// and no connection is refused at any time.
+async fn restarts(count: usize) {
     let mut setup = Setup::software();
-    // The test holds the socket, as systemd would.
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     setup.files.set("server.listen", vec![address.to_string()]);
@@ -251,7 +262,9 @@ async fn restarts_over_sockets_that_are_passed_fail_no_call() {
     let config =
         Config { timeout: Duration::from_secs(30), wait: true, ..setup.client_config(&daemon) };
     let load = Load::start(&config, &setup.wrapped, 16, 4);
-    for _ in 0..5 {
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let connecting = tokio::spawn(connect_until(address, stopped));
+    for _ in 0..count {
         load.more(50).await;
         assert_eq!(daemon.terminate().code, Some(0));
         // Between two processes a client can connect: it waits.
@@ -262,7 +275,28 @@ async fn restarts_over_sockets_that_are_passed_fail_no_call() {
     load.more(50).await;
     let tally = load.stop().await;
     assert!(tally.failed.is_empty(), "{} failed: {:?}", tally.failed.len(), tally.failed[0]);
+    let _ = stop.send(());
+    let (connected, refused) = connecting.await.unwrap();
+    assert!(refused.is_empty(), "{} of {connected} refused: {:?}", refused.len(), refused[0]);
+    println!(
+        "{count} restarts: {} calls and {connected} bare connections, 0 failed",
+        tally.right.len()
+    );
     assert_eq!(daemon.terminate().code, Some(0));
+}
+
+/// Connects a hundred times a second until it is told to stop; how often, and which failed.
+async fn connect_until(
+    address: SocketAddr,
+    mut stopped: tokio::sync::oneshot::Receiver<()>,
+) -> (usize, Vec<std::io::Error>) {
+    let (mut connected, mut refused) = (0, Vec::new());
+    while stopped.try_recv().is_err() {
+        connected += 1;
+        refused.extend(TcpStream::connect(address).await.err());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    (connected, refused)
 }
 
 #[test]

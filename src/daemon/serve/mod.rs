@@ -14,6 +14,7 @@ mod ready;
 mod reload;
 mod scheduling;
 mod trust_log;
+mod watchdog;
 
 use std::io;
 use std::path::PathBuf;
@@ -95,6 +96,7 @@ async fn serve(
     inherited: Inherited,
     prepare: impl FnOnce(&ActiveConfig),
 ) -> Result<(), ServeError> {
+    watchdog::start();
     let daemon = Daemon::start(config, options)?;
     prepare(&daemon.active.load());
     let (mut terminate, mut interrupt) =
