@@ -11,11 +11,16 @@ use e2e::daemon::claviger;
 use e2e::process::{command, repository};
 
 /// Pages whose every command is run here or says why not.
-const PAGES: [&str; 6] = [
+const PAGES: [&str; 11] = [
     "README.md",
     "docs/installation.md",
     "docs/operations.md",
     "docs/rotate.md",
+    "docs/tasks/first-hsm.md",
+    "docs/tasks/hsm-lost.md",
+    "docs/tasks/pin-changed.md",
+    "docs/tasks/certificate-expired.md",
+    "docs/tasks/upgrade.md",
     "docs/backends/pkcs11.md",
     "docs/pkcs11-module.md",
 ];
@@ -141,6 +146,14 @@ claviger doctor user-keys --json | jq --exit-status '[.keys[0].versions[].replic
 test -z "$(find /var/lib/claviger /var/lib/claviger-softhsm ! -user claviger)"
 "#;
 
+/// The renewed certificates are in force on both sides.
+const RENEWED: &str = "
+cd /root/first-caller
+mv renewed.crt first-caller.crt
+mv renewed.key first-caller.key
+claviger wrap user-keys --client client.toml key | claviger unwrap user-keys --client client.toml | cmp - key
+";
+
 #[test]
 fn the_installation_leads_from_an_empty_system_to_the_first_call_and_back() {
     let text = page("docs/installation.md");
@@ -178,13 +191,25 @@ fn the_installation_leads_from_an_empty_system_to_the_first_call_and_back() {
         sed -i '/^drain_timeout/d' /etc/claviger/claviger.toml
         ";
     let rotation = [BEFORE_ROTATION, &script(&page("docs/rotate.md")), AFTER_ROTATION].concat();
+    let at_night = ["hsm-lost", "pin-changed", "certificate-expired"]
+        .map(|name| script(&page(&format!("docs/tasks/{name}.md"))))
+        .concat()
+        + RENEWED;
     let after = "\
         test ! -e /etc/claviger
         test -z \"$(id claviger 2> /dev/null)\"
         test -e /var/log/claviger/audit.jsonl
         ";
-    let all =
-        [&script(install), checks, &others, by_the_daemons_user, &rotation, &script(remove), after];
+    let all = [
+        &script(install),
+        checks,
+        &others,
+        by_the_daemons_user,
+        &rotation,
+        &at_night,
+        &script(remove),
+        after,
+    ];
     let said = must_succeed(&on_a_new_host(&all.concat()));
     assert!(said.contains("pinned: user-keys version 1, RSA-3072"), "{said}");
     assert!(said.contains("1 replica asked: 1 sound, 0 failing"), "{said}");
