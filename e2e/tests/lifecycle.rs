@@ -9,7 +9,10 @@ use claviger_client::{Client, UnwrapOptions, WrapOptions};
 use e2e::daemon::claviger;
 use e2e::process::command;
 use e2e::setup::{KEY, MATERIAL, client_config, client_file};
-use e2e::{Backend, Daemon, DaemonFiles, Identity, ServiceKind, TestService, Token, doctor};
+use e2e::{
+    Backend, Daemon, DaemonFiles, Identity, RsaKey, ServiceKind, TestService, Token, Version,
+    doctor,
+};
 use serde_json::{Value, json};
 
 /// Where the key is made in Google Cloud KMS, key ring included.
@@ -250,6 +253,77 @@ async fn a_login_that_may_not_make_keys_is_told_to_bring_an_operators() {
     assert_eq!(fs::read_to_string(setup.files.configuration_file()).unwrap(), before);
 }
 
+/// A key that lies in a file goes into another backend as a replica of the same version: what was wrapped
+/// before unwraps when the file is gone.
+async fn goes_into(mut files: DaemonFiles, admin: Option<PathBuf>, locator: Option<&str>) {
+    files.key_folder("old", "old");
+    let key = RsaKey::generate(2048);
+    let pem = files.path("old/one.pem");
+    key.write_pem(&pem);
+    let version = Version::active(1, &key, "old", "one.pem");
+    files.key(KEY, &["RSA-OAEP-256"], vec![version]);
+    let operator = files.caller("operator", &[KEY], &["wrap", "unwrap", "read"]);
+    let mut setup = Setup { files, operator, admin };
+    let daemon = Daemon::start(&mut setup.files);
+    let client = Client::new(&client_config(&setup.files, &daemon, &setup.operator)).unwrap();
+    let (_, before) = wrap(&client).await;
+
+    let mut all = vec!["keys", "import", KEY, "--provider", "backend", "--write", "--json"];
+    all.extend(["--from", pem.to_str().unwrap()]);
+    all.extend(locator.into_iter().flat_map(|locator| ["--locator", locator]));
+    let admin = setup.admin.clone();
+    all.extend(admin.iter().flat_map(|admin| ["--admin", admin.to_str().unwrap()]));
+    let output = setup.run(&all);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["public_key_sha256"], json!(key.public_key_sha256()), "{report}");
+    setup.reload();
+    setup.read_again();
+    let (code, report) = doctor::report(&setup.files);
+    assert_eq!(code, Some(0), "{report:#}");
+    let replicas = &report["keys"][0]["versions"][0]["replicas"];
+    assert_eq!(replicas.as_array().map(Vec::len), Some(2), "{report:#}");
+    assert_ne!(replicas[1]["extractable"], json!(true), "{report:#}");
+    let rights = replicas[1]["unneeded_rights"].as_array();
+    assert!(rights.is_none_or(Vec::is_empty), "{report:#}");
+
+    let versions = setup.files.configuration["keys"][KEY]["versions"].as_array_mut().unwrap();
+    versions[0]["replicas"].as_array_mut().unwrap().remove(0);
+    setup.files.write();
+    setup.reload();
+    fs::remove_file(pem).unwrap();
+    assert_eq!(unwrap(&client, &before).await, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_in_a_file_is_imported_into_tokens() {
+    for backend in [Backend::softhsm_with_software_oaep(), Backend::kryoptic()] {
+        goes_into(files(&backend), None, None).await;
+    }
+}
+
+/// The same for a service.
+async fn goes_into_a_service(kind: ServiceKind) {
+    let service = TestService::start(kind).await;
+    let mut files = DaemonFiles::new();
+    service.configure(&mut files, "backend", None).await;
+    let admin = service.admin(&files);
+    goes_into(files, Some(admin), (kind == ServiceKind::Google).then_some(AT_GOOGLE)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_in_a_file_is_imported_into_each_service() {
+    for kind in ServiceKind::USUAL {
+        goes_into_a_service(kind).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: scripts/test --all"]
+async fn a_key_in_a_file_is_imported_into_vault() {
+    goes_into_a_service(ServiceKind::Vault).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operators_pin_makes_the_key_where_the_daemons_cannot() {
     let token = Token::softhsm();
@@ -272,7 +346,7 @@ fn a_name_that_is_taken_in_the_token_is_refused_and_nothing_is_made() {
     let token = Token::softhsm();
     let mut files = DaemonFiles::new();
     files.token("backend", &token);
-    token.import(&e2e::RsaKey::shared(2048), "taken", "01");
+    token.import(&RsaKey::shared(2048), "taken", "01");
     let setup = Setup::create(files, None, "RSA-OAEP");
     let before = fs::read_to_string(setup.files.configuration_file()).unwrap();
     for locator in ["pkcs11:object=taken", "pkcs11:object=free;id=%01"] {

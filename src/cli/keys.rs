@@ -40,6 +40,9 @@ Examples:
     Certificate(certificate::Args),
     /// Make a key in a backend, and add it to the configuration
     Create(lifecycle::create::Args),
+    /// Bring a key along into a backend, and add it to the configuration
+    #[cfg(feature = "software")]
+    Import(lifecycle::import::Args),
     /// Make a new version of a key; it unwraps, and does not wrap before it is activated
     Rotate(lifecycle::rotate::Args),
     /// Have the new version of a key wrap, once every daemon has it open
@@ -77,6 +80,8 @@ pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
         Command::PublicKey(args) => public_key(args, json),
         Command::Certificate(args) => certificate::run(args, json),
         Command::Create(args) => lifecycle::create::run(args, json),
+        #[cfg(feature = "software")]
+        Command::Import(args) => lifecycle::import::run(args, json),
         Command::Rotate(args) => lifecycle::rotate::run(args, json),
         Command::Activate(args) => lifecycle::activate::run(args, json),
         Command::Retire(args) => lifecycle::retire::run(args, json),

@@ -12,6 +12,7 @@
 //! - [`secret`]: PINs and passphrases, and the files and stores they are read from
 //! - [`checks`]: the checks around each operation of a key
 //! - [`opened_key`]: what every key does the same way around what only its backend can do
+//! - [`private_key`]: a key that is brought along, in the forms that backends take it in
 //! - [`making`]: making keys in a backend, which an operator does and the daemon never
 //! - [`login`]: logins of providers to tokens, for the audit log
 //! - [`provider`]: what a provider is; [`options`]: options that several have
@@ -37,6 +38,7 @@ pub mod making;
 pub mod material;
 pub mod opened_key;
 pub mod options;
+pub mod private_key;
 pub mod provider;
 pub mod public_key;
 pub mod queue;
@@ -54,6 +56,7 @@ pub use making::{MadeKey, NewKey};
 pub use material::{Digest, KeyMaterial, Signature};
 pub use opened_key::{BackendKey, OpenedKey};
 pub use options::Timeout;
+pub use private_key::PrivateKey;
 pub use provider::{Measure, Options, Provider, ProviderType};
 pub use public_key::{PublicKey, PublicKeyError};
 pub use secret::{ReadSecret, Secret, SecretError, SecretSource, SecretStore, VaultField};

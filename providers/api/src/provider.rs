@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::key::{OpenKey, WrappingKey};
 use crate::login::LoginListener;
 use crate::making::{MadeKey, NewKey, not_here};
+use crate::private_key::PrivateKey;
 use crate::secret::{SecretSource, SecretStore};
 
 /// Checks path and field of a secret: what is wrong, and what to write instead.
@@ -94,6 +95,12 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// have been made, and where.
     async fn create_key(&self, _new: &NewKey<'_>) -> Result<MadeKey, Error> {
         Err(not_here("making a key in this type of provider", "use its vendor's own tool"))
+    }
+
+    /// Brings an RSA key along, as a key of its own. As [`Provider::create_key`]; what it has in size and
+    /// public half is the key's, whatever `new` says.
+    async fn import_key(&self, _new: &NewKey<'_>, _key: &PrivateKey) -> Result<MadeKey, Error> {
+        Err(not_here("importing a key into this type of provider", "use its vendor's own tool"))
     }
 
     /// Tells each login to a token to `listener` from now on; without effect where there are no tokens.

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use claviger_provider_api::{
-    self as api, Error, ErrorKind, MadeKey, NewKey, OpenKey, Options, WrappingKey,
+    self as api, Error, ErrorKind, MadeKey, NewKey, OpenKey, Options, PrivateKey, WrappingKey,
 };
 use tokio::sync::OnceCell;
 
@@ -70,6 +70,11 @@ impl api::Provider for Provider {
     async fn create_key(&self, new: &NewKey<'_>) -> Result<MadeKey, Error> {
         let backend = self.backend.get_or_try_init(|| Backend::connect(&self.config)).await?;
         making::create(backend, new).await
+    }
+
+    async fn import_key(&self, new: &NewKey<'_>, key: &PrivateKey) -> Result<MadeKey, Error> {
+        let backend = self.backend.get_or_try_init(|| Backend::connect(&self.config)).await?;
+        making::import(backend, new, key).await
     }
 }
 

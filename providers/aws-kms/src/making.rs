@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use aws_sdk_kms::operation::get_public_key::GetPublicKeyOutput;
-use aws_sdk_kms::types::{KeySpec, KeyUsageType};
+use aws_sdk_kms::primitives::Blob;
+use aws_sdk_kms::types::{
+    AlgorithmSpec, ExpirationModelType, KeySpec, KeyUsageType, OriginType, WrappingKeySpec,
+};
 use claviger_provider_api::making::asked_once;
-use claviger_provider_api::{Cause, Error, ErrorKind, MadeKey, NewKey};
+use claviger_provider_api::{Cause, Error, ErrorKind, MadeKey, NewKey, PrivateKey, PublicKey};
 
 use crate::client::Backend;
 use crate::error::Failure;
@@ -20,22 +23,92 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Makes a key. Its locator is its ARN; the alias is the one that is asked for, or `NAME-vVERSION`.
 pub(crate) async fn create(backend: &Backend, new: &NewKey<'_>) -> Result<MadeKey, Error> {
+    let alias = checked_alias(backend, new).await?;
+    let made = make(backend, new, new.bits as usize, OriginType::AwsKms).await;
+    let arn = made.map_err(|error| asked_once(error, &alias))?;
+    finish(backend, new, &arn, &alias).await
+}
+
+/// Brings a key along: a key without material is made, and then given it.
+pub(crate) async fn import(
+    backend: &Backend,
+    new: &NewKey<'_>,
+    key: &PrivateKey,
+) -> Result<MadeKey, Error> {
+    let alias = checked_alias(backend, new).await?;
+    let made = make(backend, new, key.public_key().modulus_bits(), OriginType::External).await;
+    let arn = made.map_err(|error| asked_once(error, &alias))?;
+    give_material(backend, &arn, key).await.map_err(|error| {
+        error.in_context(format_args!("{arn} was made and may have no material: delete it"))
+    })?;
+    let mut made = finish(backend, new, &arn, &alias).await?;
+    made.notes.push("keep a copy of it: AWS does not promise to keep what is imported".to_owned());
+    Ok(made)
+}
+
+async fn checked_alias(backend: &Backend, new: &NewKey<'_>) -> Result<String, Error> {
     new.refuse_choice()?;
     check_algorithms(&new.as_opened(""))?;
     let alias = alias(new)?;
     refuse_taken(backend, &alias).await?;
-    let arn = make(backend, new).await.map_err(|error| asked_once(error, &alias))?;
-    let found = just_made(backend, &arn).await?;
-    let (arn, public_key) = judge(&found, &new.as_opened(&arn), Locator::Key)?;
+    Ok(alias)
+}
+
+async fn give_material(backend: &Backend, arn: &str, key: &PrivateKey) -> Result<(), Error> {
+    let parameters = backend.call_renewing(|client| {
+        let request = client
+            .get_parameters_for_import()
+            .key_id(arn)
+            .wrapping_algorithm(AlgorithmSpec::RsaAesKeyWrapSha256)
+            .wrapping_key_spec(WrappingKeySpec::Rsa4096);
+        async move {
+            let sent = request.send().await;
+            sent.map_err(|error| Failure::of_call("GetParametersForImport", &error))
+        }
+    });
+    let parameters = parameters.await?;
+    let broken = |what: &str| {
+        let text = format!("kms:GetParametersForImport answered without {what}");
+        Error::new(ErrorKind::Internal, text)
+    };
+    let wrapping_key = parameters.public_key().ok_or_else(|| broken("a wrapping key"))?;
+    let wrapping_key =
+        PublicKey::from_spki(wrapping_key.as_ref()).map_err(|_| broken("an RSA wrapping key"))?;
+    let token = parameters.import_token().ok_or_else(|| broken("an import token"))?;
+    let wrapped = Blob::new(key.wrapped_under(&wrapping_key)?);
+    let imported = backend.call_renewing(|client| {
+        let request = client
+            .import_key_material()
+            .key_id(arn)
+            .import_token(token.clone())
+            .encrypted_key_material(wrapped.clone())
+            .expiration_model(ExpirationModelType::KeyMaterialDoesNotExpire);
+        async move {
+            let sent = request.send().await;
+            sent.map_err(|error| Failure::of_call("ImportKeyMaterial", &error))
+        }
+    });
+    imported.await.map(drop)
+}
+
+/// Reads what was made, and names it.
+async fn finish(
+    backend: &Backend,
+    new: &NewKey<'_>,
+    arn: &str,
+    alias: &str,
+) -> Result<MadeKey, Error> {
+    let found = just_made(backend, arn).await?;
+    let (arn, public_key) = judge(&found, &new.as_opened(arn), Locator::Key)?;
     let named = backend.call_renewing(|client| {
-        let request = client.create_alias().alias_name(&alias).target_key_id(&arn);
+        let request = client.create_alias().alias_name(alias).target_key_id(&arn);
         async move { request.send().await.map_err(|error| Failure::of_call("CreateAlias", &error)) }
     });
-    let notes = match named.await {
+    let note = match named.await {
         Ok(_) => format!("its alias is {alias}; the configuration names it by its ARN"),
         Err(error) => format!("it has no alias: {error}"),
     };
-    Ok(MadeKey { locator: arn, public_key, notes: vec![notes] })
+    Ok(MadeKey { locator: arn, public_key, notes: vec![note] })
 }
 
 /// Aliases have no dots.
@@ -73,8 +146,13 @@ async fn refuse_taken(backend: &Backend, alias: &str) -> Result<(), Error> {
 }
 
 /// The ARN of the new key.
-async fn make(backend: &Backend, new: &NewKey<'_>) -> Result<String, Error> {
-    let spec = match new.bits {
+async fn make(
+    backend: &Backend,
+    new: &NewKey<'_>,
+    bits: usize,
+    origin: OriginType,
+) -> Result<String, Error> {
+    let spec = match bits {
         2048 => KeySpec::Rsa2048,
         3072 => KeySpec::Rsa3072,
         4096 => KeySpec::Rsa4096,
@@ -88,6 +166,7 @@ async fn make(backend: &Backend, new: &NewKey<'_>) -> Result<String, Error> {
     let made = backend.call_renewing(|client| {
         let request = client
             .create_key()
+            .origin(origin.clone())
             .key_spec(spec.clone())
             .key_usage(usage.clone())
             .description(format!("Claviger: {} version {}", new.name, new.version));

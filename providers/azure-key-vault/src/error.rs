@@ -17,6 +17,7 @@ use crate::limit::NoAnswer;
 pub(crate) enum Operation {
     GetKey,
     CreateKey,
+    ImportKey,
     ListVersions,
     Unwrap,
     Sign,
@@ -27,6 +28,7 @@ impl fmt::Display for Operation {
         f.write_str(match self {
             Self::GetKey => "get key",
             Self::CreateKey => "create key",
+            Self::ImportKey => "import key",
             Self::ListVersions => "list key versions",
             Self::Unwrap => "unwrapKey",
             Self::Sign => "sign",

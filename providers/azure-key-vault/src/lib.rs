@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use claviger_provider_api::{
-    self as api, Error, ErrorKind, MadeKey, NewKey, OpenKey, Options, WrappingKey,
+    self as api, Error, ErrorKind, MadeKey, NewKey, OpenKey, Options, PrivateKey, WrappingKey,
 };
 use tokio::sync::OnceCell;
 
@@ -80,6 +80,13 @@ impl api::Provider for Provider {
         let connect = || async { Backend::connect(&self.config) };
         let backend = self.backend.get_or_try_init(connect).await?;
         making::create(backend, &origin, new).await
+    }
+
+    async fn import_key(&self, new: &NewKey<'_>, key: &PrivateKey) -> Result<MadeKey, Error> {
+        let origin = self.config.origin().map_err(operator)?;
+        let connect = || async { Backend::connect(&self.config) };
+        let backend = self.backend.get_or_try_init(connect).await?;
+        making::import(backend, &origin, new, key).await
     }
 }
 

@@ -7,7 +7,8 @@
 //! - `credentials`, `token`: a credentials file as Google's tools write it, and the access token it gives
 //! - `session`: the current token, which all keys of a provider share
 //! - `description`: what KMS says about a version
-//! - `key`: an opened key; `making`: a new one, for an operator
+//! - `key`: an opened key; `making`: a new one, for an operator;
+//!   `import`: one that is brought along
 //! - `error`: from what KMS or a token endpoint answered to the one error of every provider
 
 mod client;
@@ -15,6 +16,7 @@ mod config;
 mod credentials;
 mod description;
 mod error;
+mod import;
 mod key;
 mod locator;
 mod making;
@@ -25,7 +27,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use claviger_provider_api::{
-    self as api, Error, ErrorKind, MadeKey, NewKey, OpenKey, Options, WrappingKey,
+    self as api, Error, ErrorKind, MadeKey, NewKey, OpenKey, Options, PrivateKey, WrappingKey,
 };
 
 pub use config::{Config, PROVIDER_TYPE};
@@ -57,6 +59,10 @@ impl api::Provider for Provider {
 
     async fn create_key(&self, new: &NewKey<'_>) -> Result<MadeKey, Error> {
         making::create(&self.session, new).await
+    }
+
+    async fn import_key(&self, new: &NewKey<'_>, key: &PrivateKey) -> Result<MadeKey, Error> {
+        import::import(&self.session, new, key).await
     }
 }
 

@@ -17,9 +17,9 @@ use crate::operator;
 use crate::session::Session;
 
 /// How long making a key may take, its login included: keys in hardware take a while.
-const LIMIT: Duration = Duration::from_mins(2);
+pub(crate) const LIMIT: Duration = Duration::from_mins(2);
 /// The pause between two looks at a version that KMS still generates.
-const PAUSE: Duration = Duration::from_millis(300);
+pub(crate) const PAUSE: Duration = Duration::from_millis(300);
 
 /// `CryptoKeyVersion` (google/cloud/kms/v1/resources.proto).
 #[derive(Deserialize)]
@@ -47,11 +47,7 @@ pub(crate) async fn create(session: &Session, new: &NewKey<'_>) -> Result<MadeKe
             let locator: Locator = locator.parse().map_err(operator)?;
             first_version(session, &locator, new, deadline).await?
         }
-        (None, None) => {
-            let text = "Google needs a place for it: write the version's name, --locator \
-                        projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/1";
-            return Err(operator(text.to_owned()));
-        }
+        (None, None) => return Err(needs_a_place()),
     };
     wait_until_enabled(session, &locator, deadline).await?;
     let version = described(session, &locator).await?;
@@ -62,6 +58,13 @@ pub(crate) async fn create(session: &Session, new: &NewKey<'_>) -> Result<MadeKe
     }
     notes.push(format!("its protection level is {}", version.protection_level));
     Ok(MadeKey { locator: locator.to_string(), public_key: version.public_key, notes })
+}
+
+/// Google has no default project, location or key ring.
+pub(crate) fn needs_a_place() -> Error {
+    let text = "Google needs a place for it: write the version's name, --locator \
+                projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/1";
+    operator(text.to_owned())
 }
 
 async fn next_version(
@@ -89,36 +92,57 @@ async fn first_version(
     deadline: Instant,
 ) -> Result<(Locator, Vec<String>), Error> {
     let algorithm = description::algorithm_for(&new.as_opened(locator.as_str()), new.bits)?;
+    let notes = make_room(session, locator, deadline).await?;
+    let (key, _) = locator.key_and_number();
+    let (ring, id) = key.rsplit_once("/cryptoKeys/").expect("the name of a crypto key");
+    let path = format!("{ring}/cryptoKeys?cryptoKeyId={id}");
+    let made = post(session, &path, &template(new, &algorithm), deadline).await;
+    made.map_err(|error| asked_once(error, key))?;
+    Ok((locator.clone(), notes))
+}
+
+/// A crypto key that makes versions for one algorithm.
+pub(crate) fn template(new: &NewKey<'_>, algorithm: &str) -> Value {
+    let purpose = if new.algorithms.is_empty() { "ASYMMETRIC_SIGN" } else { "ASYMMETRIC_DECRYPT" };
+    let protection_level = protection_level(new);
+    json!({
+        "purpose": purpose,
+        "versionTemplate": { "algorithm": algorithm, "protectionLevel": protection_level },
+    })
+}
+
+/// Where it is to be protected, in KMS's words.
+pub(crate) fn protection_level(new: &NewKey<'_>) -> &'static str {
+    if new.in_software { "SOFTWARE" } else { "HSM" }
+}
+
+/// Sees that version 1 of a crypto key can be made, and makes its key ring if it is not there. Gives notes
+/// on that.
+pub(crate) async fn make_room(
+    session: &Session,
+    locator: &Locator,
+    deadline: Instant,
+) -> Result<Vec<String>, Error> {
     let (key, number) = locator.key_and_number();
     if number != "1" {
         return Err(operator(format!("{locator}: the first version of a new key is 1")));
     }
-    let (ring, id) = key.rsplit_once("/cryptoKeys/").expect("the name of a crypto key");
-    let mut notes = Vec::new();
+    let (ring, _) = key.rsplit_once("/cryptoKeys/").expect("the name of a crypto key");
     if is_there(session, ring, deadline).await? {
         if is_there(session, key, deadline).await? {
             let text = format!("{key} is there already and stays as it is: give another locator");
             return Err(operator(text));
         }
-    } else {
-        let (location, ring_id) = ring.rsplit_once("/keyRings/").expect("the name of a key ring");
-        let path = format!("{location}/keyRings?keyRingId={ring_id}");
-        post(session, &path, &json!({}), deadline).await?;
-        notes.push(format!("the key ring {ring} was made too, and cannot be deleted"));
+        return Ok(Vec::new());
     }
-    let purpose = if new.algorithms.is_empty() { "ASYMMETRIC_SIGN" } else { "ASYMMETRIC_DECRYPT" };
-    let protection_level = if new.in_software { "SOFTWARE" } else { "HSM" };
-    let body = json!({
-        "purpose": purpose,
-        "versionTemplate": { "algorithm": algorithm, "protectionLevel": protection_level },
-    });
-    let path = format!("{ring}/cryptoKeys?cryptoKeyId={id}");
-    let made = post(session, &path, &body, deadline).await;
-    made.map_err(|error| asked_once(error, key))?;
-    Ok((locator.clone(), notes))
+    let (location, ring_id) = ring.rsplit_once("/keyRings/").expect("the name of a key ring");
+    let path = format!("{location}/keyRings?keyRingId={ring_id}");
+    post(session, &path, &json!({}), deadline).await?;
+    Ok(vec![format!("the key ring {ring} was made too, and cannot be deleted")])
 }
 
-async fn wait_until_enabled(
+/// Waits until KMS has made a version.
+pub(crate) async fn wait_until_enabled(
     session: &Session,
     locator: &Locator,
     deadline: Instant,
@@ -130,7 +154,7 @@ async fn wait_until_enabled(
         let VersionBody { state, .. } = answer.json()?;
         match state.as_str() {
             "ENABLED" => return Ok(()),
-            "PENDING_GENERATION" => tokio::time::sleep(PAUSE).await,
+            "PENDING_GENERATION" | "PENDING_IMPORT" => tokio::time::sleep(PAUSE).await,
             other => {
                 let other = claviger_provider_api::foreign::printable(other);
                 return Err(operator(format!("{locator} was made, and its state is {other}")));
@@ -147,12 +171,14 @@ async fn is_there(session: &Session, name: &str, deadline: Instant) -> Result<bo
     }
 }
 
-async fn get(session: &Session, name: &str, deadline: Instant) -> Result<Answer, Error> {
+/// Reads a resource.
+pub(crate) async fn get(session: &Session, name: &str, deadline: Instant) -> Result<Answer, Error> {
     let url = format!("{}/v1/{name}", session.origin()?);
     session.send(|| Request::get(Operation::MakeKey, url), deadline).await
 }
 
-async fn post(
+/// Asks for one to be made.
+pub(crate) async fn post(
     session: &Session,
     path: &str,
     body: &Value,

@@ -54,7 +54,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use claviger_provider_api::{
-    Error, ErrorKind, Logins, MadeKey, Measure, NewKey, OpenKey, WrappingKey,
+    Error, ErrorKind, Logins, MadeKey, Measure, NewKey, OpenKey, PrivateKey, WrappingKey,
 };
 
 pub use config::Config;
@@ -116,12 +116,23 @@ impl Provider {
 
     /// Makes a key pair in the token: logs in, and generates it there, with a `CKA_ID` of its own.
     pub async fn create_key(&self, new: &NewKey<'_>) -> Result<MadeKey, Error> {
-        let pair = NewPair::of(new)?;
-        let made = match &self.place {
+        self.make(NewPair::of(new)?, Vec::new()).await
+    }
+
+    /// Puts a private key into the token, with a `CKA_ID` of its own.
+    pub async fn import_key(&self, new: &NewKey<'_>, key: &PrivateKey) -> Result<MadeKey, Error> {
+        let pair = NewPair::of(new)?.with(key)?;
+        let note = "it went into the token by C_CreateObject: its module, and its way to the token, have \
+                    seen it in the clear";
+        self.make(pair, vec![note.to_owned()]).await
+    }
+
+    async fn make(&self, pair: NewPair, notes: Vec<String>) -> Result<MadeKey, Error> {
+        let public_key = match &self.place {
             Place::OwnProcess(parent) => parent.make(&pair).await?,
             Place::Here(here) => here.make(pair.clone()).await.map_err(|fault| fault.error)?,
         };
-        Ok(MadeKey { locator: pair.locator.to_string(), public_key: made, notes: Vec::new() })
+        Ok(MadeKey { locator: pair.locator.to_string(), public_key, notes })
     }
 
     /// Where it tells its logins.

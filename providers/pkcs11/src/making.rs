@@ -1,12 +1,15 @@
-//! A new key pair in a token, which an operator makes: it does what it is for, stays in the token, and
-//! has a name of its own.
+//! A new key pair in a token, which an operator makes or brings along: it does what it is for, stays in the
+//! token, and has a name of its own.
+
+use std::sync::Arc;
 
 use aws_lc_rs::rand;
-use claviger_provider_api::{Cause, Error, ErrorKind, NewKey, PublicKey};
+use claviger_provider_api::{Cause, Error, ErrorKind, NewKey, PrivateKey, PublicKey};
 use cryptoki::error::{Error as CryptokiError, RvError};
 use cryptoki::mechanism::Mechanism;
-use cryptoki::object::{Attribute, ObjectHandle};
+use cryptoki::object::{Attribute, KeyType, ObjectClass, ObjectHandle};
 use cryptoki_sys::{CKA_MODULUS, CKA_PUBLIC_EXPONENT};
+use zeroize::Zeroize;
 
 use crate::error::from_cryptoki;
 use crate::functions::Asked;
@@ -34,6 +37,8 @@ pub(crate) struct NewPair {
     pub(crate) decrypt: bool,
     /// `CKA_SIGN`.
     pub(crate) sign: bool,
+    /// The private key that is imported; none: the token generates one.
+    pub(crate) imported: Option<Arc<PrivateKey>>,
 }
 
 impl NewPair {
@@ -50,7 +55,13 @@ impl NewPair {
             id: asked.id.or(Some(id)),
         };
         let (decrypt, sign) = (!new.algorithms.is_empty(), !new.sign_algorithms.is_empty());
-        Ok(Self { locator, bits: new.bits, decrypt, sign })
+        Ok(Self { locator, bits: new.bits, decrypt, sign, imported: None })
+    }
+
+    /// The same for a key that is brought along.
+    pub(crate) fn with(self, key: &PrivateKey) -> Result<Self, Error> {
+        let imported = Some(Arc::new(PrivateKey::from_pkcs8(key.pkcs8().to_vec().into())?));
+        Ok(Self { imported, ..self })
     }
 }
 
@@ -59,6 +70,9 @@ impl NewPair {
 pub(crate) fn make(state: &TokenState, pair: &NewPair) -> Result<PublicKey, Error> {
     let session = state.open_writable_session()?;
     refuse_taken_names(&session, &pair.locator)?;
+    if let Some(key) = &pair.imported {
+        return import(&session, pair, key);
+    }
     let (public, private) = generate(&session, pair)?;
     public_key(&session, public).inspect_err(|_| {
         // A key whose public half is not known is of no use, and its name would be taken.
@@ -102,6 +116,65 @@ fn generate(session: &OpenSession, pair: &NewPair) -> Result<(ObjectHandle, Obje
             }
             Ok(made) => return Ok(made),
         }
+    }
+}
+
+/// The private object with all its numbers (`C_CreateObject`, PKCS#11 2.40 section 5.7), and a public one of
+/// the same id for tools.
+fn import(session: &OpenSession, pair: &NewPair, key: &PrivateKey) -> Result<PublicKey, Error> {
+    let numbers = key.numbers()?;
+    let class = |class| [Attribute::Class(class), Attribute::KeyType(KeyType::RSA)];
+    let create = |all_rights| {
+        let mut private = class(ObjectClass::PRIVATE_KEY).to_vec();
+        private.extend(private_template(pair, all_rights));
+        private.extend([
+            Attribute::Modulus(numbers.n.to_vec()),
+            Attribute::PublicExponent(numbers.e.to_vec()),
+            Attribute::PrivateExponent(numbers.d.to_vec()),
+            Attribute::Prime1(numbers.p.to_vec()),
+            Attribute::Prime2(numbers.q.to_vec()),
+            Attribute::Exponent1(numbers.dp.to_vec()),
+            Attribute::Exponent2(numbers.dq.to_vec()),
+            Attribute::Coefficient(numbers.qi.to_vec()),
+        ]);
+        let created = session.create_object(&private);
+        private.iter_mut().for_each(wipe);
+        created
+    };
+    let created = match create(true) {
+        Err(CryptokiError::Pkcs11(RvError::AttributeTypeInvalid, _)) => create(false),
+        outcome => outcome,
+    };
+    created.map_err(|error| {
+        let what = format_args!("the token did not take {}", pair.locator);
+        operator(from_cryptoki(error).in_context(what))
+    })?;
+    let mut public = class(ObjectClass::PUBLIC_KEY).to_vec();
+    public.extend(names(pair));
+    public.extend([
+        Attribute::Private(false),
+        Attribute::Modulus(numbers.n.to_vec()),
+        Attribute::PublicExponent(numbers.e.to_vec()),
+        Attribute::Encrypt(pair.decrypt),
+        Attribute::Verify(pair.sign),
+        Attribute::Wrap(false),
+    ]);
+    if let Err(error) = session.create_object(&public) {
+        tracing::warn!(locator = %pair.locator, %error, "no public object, which nothing here needs");
+    }
+    PublicKey::from_spki(key.public_key().spki()).map_err(operator)
+}
+
+/// Zeroes what is secret in an attribute.
+fn wipe(attribute: &mut Attribute) {
+    if let Attribute::PrivateExponent(number)
+    | Attribute::Prime1(number)
+    | Attribute::Prime2(number)
+    | Attribute::Exponent1(number)
+    | Attribute::Exponent2(number)
+    | Attribute::Coefficient(number) = attribute
+    {
+        number.zeroize();
     }
 }
 

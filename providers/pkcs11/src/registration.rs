@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use claviger_provider_api::{
-    self as api, Error, LoginListener, MadeKey, Measure, NewKey, OpenKey, Options, ProviderType,
-    SecretSource, WrappingKey,
+    self as api, Error, LoginListener, MadeKey, Measure, NewKey, OpenKey, Options, PrivateKey,
+    ProviderType, SecretSource, WrappingKey,
 };
 
 use crate::{Config, Provider};
@@ -61,6 +61,10 @@ impl api::Provider for Provider {
 
     async fn create_key(&self, new: &NewKey<'_>) -> Result<MadeKey, Error> {
         Self::create_key(self, new).await
+    }
+
+    async fn import_key(&self, new: &NewKey<'_>, key: &PrivateKey) -> Result<MadeKey, Error> {
+        Self::import_key(self, new, key).await
     }
 
     fn measures(&self) -> Vec<Measure> {

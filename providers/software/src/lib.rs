@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use claviger_provider_api::{
-    self as api, Error, ErrorKind, MadeKey, NewKey, OpenKey, Options, ProviderType, SecretSource,
-    WrappingKey,
+    self as api, Error, ErrorKind, MadeKey, NewKey, OpenKey, Options, PrivateKey, ProviderType,
+    SecretSource, WrappingKey,
 };
 use serde::Deserialize;
 
@@ -139,6 +139,19 @@ impl Provider {
     }
 }
 
+/// Reads the one RSA key of a file in any form that a key file may have. Blocks.
+///
+/// # Errors
+///
+/// As a key that is opened: the file is named, and what is wrong with it.
+pub fn read_private_key(
+    file: &SecretSource,
+    passphrase: Option<&SecretSource>,
+) -> Result<PrivateKey, Error> {
+    let pkcs8 = file::read(file, passphrase).map_err(|failure| error::of_file(file, failure))?;
+    PrivateKey::from_pkcs8(pkcs8).map_err(|error| error.in_context(file))
+}
+
 #[async_trait]
 impl api::Provider for Provider {
     async fn open(&self, open: &OpenKey<'_>) -> Result<Arc<dyn WrappingKey>, Error> {
@@ -169,6 +182,10 @@ impl api::Provider for Provider {
 
     async fn create_key(&self, new: &NewKey<'_>) -> Result<MadeKey, Error> {
         making::create(&self.config, new).await
+    }
+
+    async fn import_key(&self, new: &NewKey<'_>, key: &PrivateKey) -> Result<MadeKey, Error> {
+        making::import(&self.config, new, key)
     }
 }
 

@@ -30,7 +30,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use claviger_provider_api::{
-    self as api, Error, ErrorKind, MadeKey, NewKey, OpenKey, Options, SecretStore, WrappingKey,
+    self as api, Error, ErrorKind, MadeKey, NewKey, OpenKey, Options, PrivateKey, SecretStore,
+    WrappingKey,
 };
 
 pub use config::{AppRole, Auth, Certificate, Config, Jwt, PROVIDER_TYPE};
@@ -66,6 +67,10 @@ impl api::Provider for Provider {
 
     async fn create_key(&self, new: &NewKey<'_>) -> Result<MadeKey, Error> {
         making::make(&self.session, new).await
+    }
+
+    async fn import_key(&self, new: &NewKey<'_>, key: &PrivateKey) -> Result<MadeKey, Error> {
+        making::import(&self.session, new, key).await
     }
 
     /// The secrets that this login may read.

@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use claviger_files::pem;
 use claviger_provider_api::making::asked_once;
-use claviger_provider_api::{Cause, Error, ErrorKind, MadeKey, NewKey};
-use serde::Serialize;
+use claviger_provider_api::{Cause, Error, ErrorKind, MadeKey, NewKey, PrivateKey, PublicKey};
+use serde::{Deserialize, Serialize};
 
 use crate::auth::Session;
 use crate::client::Request;
 use crate::description;
-use crate::error::Operation;
+use crate::error::{Failure, Operation};
 use crate::key::check_algorithms;
 use crate::locator::Locator;
 
@@ -29,6 +32,27 @@ struct Create<'a> {
 
 #[derive(Serialize)]
 struct Rotate {}
+
+#[derive(Serialize)]
+struct Import<'a> {
+    ciphertext: String,
+    hash_function: &'a str,
+    #[serde(rename = "type")]
+    key_type: &'a str,
+    exportable: bool,
+    allow_plaintext_backup: bool,
+}
+
+/// The body of `GET mount/wrapping_key`.
+#[derive(Deserialize)]
+struct WrappingKey {
+    data: WrappingKeyData,
+}
+
+#[derive(Deserialize)]
+struct WrappingKeyData {
+    public_key: String,
+}
 
 /// Makes a key. One that follows a version of a Transit key is its next version there, of the same size;
 /// else it is the first version of a Transit key that was not there.
@@ -52,24 +76,69 @@ pub(crate) async fn make(session: &Arc<Session>, new: &NewKey<'_>) -> Result<Mad
     create(session, locator, new.bits, deadline).await
 }
 
+/// Brings a key along as the first version of a Transit key that was not there: `NAME-vVERSION`, unless
+/// the locator says otherwise.
+pub(crate) async fn import(
+    session: &Arc<Session>,
+    new: &NewKey<'_>,
+    key: &PrivateKey,
+) -> Result<MadeKey, Error> {
+    let refuse = |reason: String| Error::new(ErrorKind::OperatorNeeded, reason);
+    new.refuse_choice()?;
+    let deadline = Instant::now() + LIMIT;
+    let by_name = || Ok(Locator { mount: MOUNT.to_owned(), key: new.own_name(), version: 1 });
+    let locator = new.locator.map_or_else(by_name, |text| text.parse().map_err(refuse))?;
+    check_algorithms(&locator, new.algorithms)?;
+    if locator.version != 1 {
+        return Err(refuse(format!("{locator}: the first version of a new key is 1")));
+    }
+    refuse_taken(session, &locator, deadline).await?;
+    let wrapping_key = format!("{}/wrapping_key", locator.mount);
+    let answer = session.send(&Request::get(Operation::MakeKey, wrapping_key), deadline).await?;
+    let WrappingKey { data } = answer.json()?;
+    let malformed = |what: &dyn std::fmt::Display| {
+        Failure::Malformed(format!("a wrapping key that is none: {what}"))
+    };
+    let spki = pem::public_key(data.public_key.as_bytes()).map_err(|error| malformed(&error))?;
+    let wrapping_key = PublicKey::from_spki(&spki).map_err(|error| malformed(&error))?;
+    let body = Import {
+        ciphertext: STANDARD.encode(key.wrapped_under(&wrapping_key)?),
+        hash_function: "SHA256",
+        key_type: &format!("rsa-{}", key.public_key().modulus_bits()),
+        exportable: false,
+        allow_plaintext_backup: false,
+    };
+    let path = format!("{}/keys/{}/import", locator.mount, locator.key);
+    ask(session, &Request::post(Operation::MakeKey, path, &body), &locator, deadline).await?;
+    made(session, locator, deadline).await
+}
+
+/// Transit says nothing of a key that it has, and makes none.
+async fn refuse_taken(
+    session: &Arc<Session>,
+    locator: &Locator,
+    deadline: Instant,
+) -> Result<(), Error> {
+    match session.send(&description::request(locator), deadline).await {
+        Err(error) if error.cause() == Some(Cause::KeyAbsent) => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => {
+            let text = format!(
+                "{}/{} is there already and stays as it is: give another locator",
+                locator.mount, locator.key
+            );
+            Err(Error::new(ErrorKind::OperatorNeeded, text))
+        }
+    }
+}
+
 async fn create(
     session: &Arc<Session>,
     locator: Locator,
     bits: u32,
     deadline: Instant,
 ) -> Result<MadeKey, Error> {
-    // Transit says nothing of a key that it has, and makes none.
-    match session.send(&description::request(&locator), deadline).await {
-        Err(error) if error.cause() == Some(Cause::KeyAbsent) => {}
-        Err(error) => return Err(error),
-        Ok(_) => {
-            let text = format!(
-                "{}/{} is there already and stays as it is: give another locator",
-                locator.mount, locator.key
-            );
-            return Err(Error::new(ErrorKind::OperatorNeeded, text));
-        }
-    }
+    refuse_taken(session, &locator, deadline).await?;
     let body = Create {
         key_type: &format!("rsa-{bits}"),
         exportable: false,

@@ -41,7 +41,7 @@ pub(super) fn make_key(args: &Args, layout: &Layout, json: bool) -> Result<Value
         locator: Some(replica.locator.clone()),
         after: None,
     };
-    let made = make(&config, config.source.to_string(), &replica.provider, &wanted);
+    let made = make(&config, config.source.to_string(), &replica.provider, &wanted, None);
     let made = made.map_err(|failure| {
         failure.advise(format!(
             "The configuration is written. Make the key at {} with the HSM's own tool, for decryption alone, then run: \
@@ -51,7 +51,7 @@ pub(super) fn make_key(args: &Args, layout: &Layout, json: bool) -> Result<Value
         ))
     })?;
     if !json {
-        let told = create::told(&args.key_name, version.version, &replica.provider, &made);
+        let told = create::told("made", &args.key_name, version.version, &replica.provider, &made);
         input_output::print(&told)?;
     }
     Ok(create::fields(&args.key_name, version.version, &replica.provider, &made))

@@ -13,6 +13,8 @@ pub(super) enum Change {
     Key(NewKey),
     /// One more version of a key.
     Version(NewVersion),
+    /// One more replica of a version.
+    Replica { key: String, version: u32, replica: Replica },
     /// Another state of a version.
     State { key: String, version: u32, state: State },
 }
@@ -51,6 +53,13 @@ impl Change {
                     "in [[{table}.versions]] with version = {version}{line}:\nstate = \"{word}\"\n"
                 )
             }
+            Self::Replica { key, version, replica } => {
+                let (table, replica) = (joined("keys", key), in_line(replica));
+                format!(
+                    "at the end of replicas in [[{table}.versions]] with version = {version}:\n\
+                     {replica}\n"
+                )
+            }
             Self::Key(_) | Self::Version(_) => {
                 let mut document = DocumentMut::new();
                 self.apply_to_new(&mut document);
@@ -81,6 +90,17 @@ impl Change {
                 }
                 Ok(())
             }
+            Self::Replica { key, version, replica } => {
+                let versions = configuration_file::versions(document, key);
+                let table = versions.and_then(|versions| version_table(versions, *version));
+                let replicas = table.and_then(|table| table.get_mut("replicas"));
+                match replicas {
+                    Some(Item::ArrayOfTables(tables)) => tables.push(in_line(replica).into_table()),
+                    Some(Item::Value(Value::Array(array))) => array.push(in_line(replica)),
+                    _ => return Err(format!("the replicas of keys.{key} were not found")),
+                }
+                Ok(())
+            }
             Self::State { key, version, state } => {
                 let versions = configuration_file::versions(document, key);
                 let table = versions.and_then(|versions| version_table(versions, *version));
@@ -106,6 +126,9 @@ impl Change {
             Self::State { key, version: number, state } => {
                 version(key, *number).is_some_and(|version| version.state == *state)
             }
+            Self::Replica { key, version: number, replica } => {
+                version(key, *number).is_some_and(|version| version.replicas.contains(replica))
+            }
             Self::Key(NewKey { first: new, .. }) | Self::Version(new) => {
                 version(&new.key, new.number).is_some_and(|version| {
                     version.state == new.state
@@ -123,6 +146,9 @@ impl Change {
             Self::Version(new) => {
                 format!("{} version {} added as {}", new.key, new.number, word(new.state))
             }
+            Self::Replica { key, version, replica } => {
+                format!("{key} version {version}: a replica in {} added", replica.provider)
+            }
             Self::State { key, version, state } => {
                 format!("{key} version {version} made {}", word(*state))
             }
@@ -134,7 +160,7 @@ impl Change {
         let (lists, new) = match self {
             Self::Key(new) => (Some((&new.algorithms, &new.sign_algorithms)), &new.first),
             Self::Version(new) => (None, new),
-            Self::State { .. } => return,
+            Self::Replica { .. } | Self::State { .. } => return,
         };
         let keys = document.entry("keys").or_insert_with(implicit).as_table_like_mut();
         let mut key = Table::new();
@@ -152,19 +178,26 @@ impl Change {
 
 impl NewVersion {
     fn table(&self) -> Table {
-        let Replica { provider, locator } = &self.replica;
-        let mut replica = InlineTable::new();
-        replica.insert("provider", provider.into());
-        replica.insert("locator", locator.into());
         let mut table = Table::new();
         table.insert("version", toml_edit::value(i64::from(self.number)));
         table.insert("state", toml_edit::value(word(self.state)));
         table.extend(self.algorithms.iter().filter_map(|own| list("algorithms", own)));
         table.extend(self.sign_algorithms.iter().filter_map(|own| list("sign_algorithms", own)));
         table.insert("public_key_sha256", toml_edit::value(hex::encode(self.public_key_sha256)));
-        table.insert("replicas", toml_edit::value(Array::from_iter([Value::from(replica)])));
+        table.insert(
+            "replicas",
+            toml_edit::value(Array::from_iter([Value::from(in_line(&self.replica))])),
+        );
         table
     }
+}
+
+fn in_line(replica: &Replica) -> InlineTable {
+    let Replica { provider, locator } = replica;
+    let mut table = InlineTable::new();
+    table.insert("provider", provider.into());
+    table.insert("locator", locator.into());
+    table
 }
 
 fn implicit() -> Item {
@@ -250,6 +283,28 @@ mod tests {
         assert!(change.is_in(&Config::parse("claviger.toml".as_ref(), &by_hand).unwrap()));
         let after = edited(&format!("{HEAD}{TABLES}"), &[change]);
         assert!(after.contains(&lines), "{after}");
+    }
+
+    #[test]
+    fn a_replica_is_added_at_the_end() {
+        let replica = Replica { provider: "files".to_owned(), locator: "copy.pem".to_owned() };
+        let change = Change::Replica { key: "a".to_owned(), version: 1, replica };
+        let (list, table) = (
+            "replicas = [{ provider = \"files\", locator = \"a.pem\" }]\n",
+            "[[keys.a.versions.replicas]]\nprovider = \"files\"\nlocator = \"a.pem\"\n",
+        );
+        let (before, after) = TABLES.split_once(list).unwrap();
+        let (pin, callers) = after.split_once("\n\n").unwrap();
+        let tables = format!("{HEAD}{before}{pin}\n\n{table}\n{callers}");
+        let after = edited(&tables, std::slice::from_ref(&change));
+        let new = table.replace("a.pem", "copy.pem");
+        assert!(after.contains(&format!("{table}\n{new}")), "{after}");
+        for text in [TABLES, INLINE] {
+            let after = edited(&format!("{HEAD}{text}"), std::slice::from_ref(&change));
+            let both = "{ provider = \"files\", locator = \"a.pem\" }, \
+                        { provider = \"files\", locator = \"copy.pem\" }]";
+            assert!(after.contains(both), "{after}");
+        }
     }
 
     #[test]

@@ -24,6 +24,19 @@ pub struct Args {
     /// The provider that makes it, by its name in the configuration
     #[arg(long, value_name = "NAME")]
     provider: String,
+    #[command(flatten)]
+    lists: ListArgs,
+    #[command(flatten)]
+    made: MadeArgs,
+    #[command(flatten)]
+    operator: OperatorArgs,
+    #[command(flatten)]
+    configuration: ConfigurationArgs,
+}
+
+/// What a key is for.
+#[derive(clap::Args, Debug)]
+pub(super) struct ListArgs {
     /// A wrapping algorithm that the key is for; repeat it for more, the default one first [default:
     /// RSA-OAEP, unless there is a --sign-algorithm]
     #[arg(long = "algorithm", value_name = "NAME",
@@ -33,12 +46,6 @@ pub struct Args {
     #[arg(long = "sign-algorithm", value_name = "NAME",
         value_parser = PossibleValuesParser::new(SignAlgorithm::ALL.map(SignAlgorithm::name)))]
     sign_algorithms: Vec<String>,
-    #[command(flatten)]
-    made: MadeArgs,
-    #[command(flatten)]
-    operator: OperatorArgs,
-    #[command(flatten)]
-    configuration: ConfigurationArgs,
 }
 
 /// How a key is made.
@@ -66,7 +73,7 @@ impl MadeArgs {
 pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
     let config = args.configuration.load()?;
     check(&config, args)?;
-    let (algorithms, sign_algorithms) = lists(args);
+    let (algorithms, sign_algorithms) = args.lists.parsed();
     let wanted = Wanted {
         name: args.key.clone(),
         version: 1,
@@ -78,7 +85,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
         after: None,
     };
     let text = args.operator.text(&config, &args.provider)?;
-    let made = make(&config, text, &args.provider, &wanted)?;
+    let made = make(&config, text, &args.provider, &wanted, None)?;
     let first = NewVersion {
         key: args.key.clone(),
         number: 1,
@@ -95,7 +102,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
     ];
     Report {
         config: &config,
-        done: told(&args.key, 1, &args.provider, &made),
+        done: told("made", &args.key, 1, &args.provider, &made),
         fields: fields(&args.key, 1, &args.provider, &made),
         changes: vec![Change::Key(NewKey { algorithms, sign_algorithms, first })],
         next,
@@ -124,24 +131,39 @@ pub(super) fn check_provider(config: &Config, name: &str) -> Result<(), Failure>
         .advise(format!("Its providers are: {}.", known.join(", "))))
 }
 
-fn lists(args: &Args) -> (Vec<Algorithm>, Vec<SignAlgorithm>) {
-    let known = "clap takes known names only";
-    let mut algorithms: Vec<Algorithm> =
-        args.algorithms.iter().map(|name| name.parse().expect(known)).collect();
-    let sign_algorithms: Vec<SignAlgorithm> =
-        args.sign_algorithms.iter().map(|name| name.parse().expect(known)).collect();
-    if algorithms.is_empty() && sign_algorithms.is_empty() {
-        algorithms.push(Algorithm::RsaOaep);
+impl ListArgs {
+    /// Whether neither list was given.
+    #[cfg(feature = "software")]
+    pub(super) fn is_empty(&self) -> bool {
+        self.algorithms.is_empty() && self.sign_algorithms.is_empty()
     }
-    (algorithms, sign_algorithms)
+
+    /// What was given, or the default.
+    pub(super) fn parsed(&self) -> (Vec<Algorithm>, Vec<SignAlgorithm>) {
+        let known = "clap takes known names only";
+        let mut algorithms: Vec<Algorithm> =
+            self.algorithms.iter().map(|name| name.parse().expect(known)).collect();
+        let sign_algorithms: Vec<SignAlgorithm> =
+            self.sign_algorithms.iter().map(|name| name.parse().expect(known)).collect();
+        if algorithms.is_empty() && sign_algorithms.is_empty() {
+            algorithms.push(Algorithm::RsaOaep);
+        }
+        (algorithms, sign_algorithms)
+    }
 }
 
 /// What was made, for people.
-pub(in crate::cli) fn told(key: &str, version: u32, provider: &str, made: &Made) -> String {
+pub(in crate::cli) fn told(
+    what: &str,
+    key: &str,
+    version: u32,
+    provider: &str,
+    made: &Made,
+) -> String {
     let notes = made.notes.iter().map(|note| format!("\nnote: {note}"));
     let notes = notes.collect::<String>();
     format!(
-        "made: {key} version {version}, RSA-{}\n  {} in provider {provider}\n  public key SHA-256 {}{notes}",
+        "{what}: {key} version {version}, RSA-{}\n  {} in provider {provider}\n  public key SHA-256 {}{notes}",
         made.public_key.modulus_bits(),
         made.locator,
         hex::encode(made.public_key.sha256()),

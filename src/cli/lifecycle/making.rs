@@ -10,8 +10,8 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use claviger_provider_api::{
-    Algorithm, Cause, Error, ErrorKind, NewKey, PublicKey, ReadSecret, Secret, SecretSource,
-    SecretStore, SignAlgorithm, VaultField,
+    Algorithm, Cause, Error, ErrorKind, NewKey, PrivateKey, PublicKey, ReadSecret, Secret,
+    SecretSource, SecretStore, SignAlgorithm, VaultField,
 };
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
@@ -55,12 +55,15 @@ struct Request {
     provider: String,
     /// The provider's secrets in their order, Base64; none where it reads one itself.
     secrets: Vec<Option<String>>,
+    /// The private key to import, PKCS#8, Base64; none: one is made.
+    private_key: Option<String>,
     wanted: Wanted,
 }
 
 impl Drop for Request {
     fn drop(&mut self) {
         self.secrets.zeroize();
+        self.private_key.zeroize();
     }
 }
 
@@ -81,13 +84,14 @@ pub struct Args {
     config: PathBuf,
 }
 
-/// Makes a key with the provider of this name in a configuration that has this text: its own, or that with an
-/// operator's options.
+/// Makes a key, or imports one, with the provider of this name in a configuration that has this text: its own,
+/// or that with an operator's options.
 pub(in crate::cli) fn make(
     own: &Config,
     text: String,
     provider: &str,
     wanted: &Wanted,
+    imported: Option<&PrivateKey>,
 ) -> Result<Made, Failure> {
     protect_memory();
     let path = &own.path;
@@ -95,11 +99,13 @@ pub(in crate::cli) fn make(
     let keeps_files = config.providers[provider].config.provider_type().keeps_files;
     let user = if keeps_files { DaemonUser::of_config(path)? } else { None };
     if user.is_none() {
-        return make_here(&config, provider, &[], wanted);
+        return make_here(&config, provider, &[], wanted, imported);
     }
     let secrets = secrets(own, &config, provider)?;
     let (provider, wanted) = (provider.to_owned(), wanted.clone());
-    make_as_the_daemon(path, &Request { configuration: text, provider, secrets, wanted })
+    let private_key = imported.map(|key| STANDARD.encode(key.pkcs8()));
+    let request = Request { configuration: text, provider, secrets, private_key, wanted };
+    make_as_the_daemon(path, &request)
 }
 
 /// Makes the key that is asked for on stdin.
@@ -113,8 +119,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Exit::Usage, format!("what to make is not said: {error}")))?;
     let config = Config::parse(&args.config, &request.configuration)?;
     let secrets = request.secrets.iter().map(|secret| secret.as_deref().and_then(decoded));
+    let secrets: Vec<_> = secrets.collect();
+    let key = request.private_key.as_deref().and_then(decoded);
+    let key = key.map(|key| PrivateKey::from_pkcs8(key.expose().to_vec().into()));
+    let key = key.transpose().map_err(|error| of_error(&error))?;
     let Made { locator, public_key, notes } =
-        make_here(&config, &request.provider, &secrets.collect::<Vec<_>>(), &request.wanted)?;
+        make_here(&config, &request.provider, &secrets, &request.wanted, key.as_ref())?;
     let answer = Answer { locator, spki: hex::encode(public_key.spki()), notes };
     input_output::print(&serde_json::to_string(&answer).expect("three fields are JSON"))
 }
@@ -167,6 +177,7 @@ fn make_here(
     provider: &str,
     secrets: &[Option<Secret>],
     wanted: &Wanted,
+    imported: Option<&PrivateKey>,
 ) -> Result<Made, Failure> {
     let state_dir = config.server.state_dir.as_deref();
     if let Some(state_dir) = state_dir {
@@ -200,7 +211,11 @@ fn make_here(
             locator: wanted.locator.as_deref(),
             after: wanted.after.as_deref(),
         };
-        provider?.create_key(&new).await
+        let provider = provider?;
+        match imported {
+            Some(key) => provider.import_key(&new, key).await,
+            None => provider.create_key(&new).await,
+        }
     });
     runtime.shutdown_background();
     // One that hangs has had its time: the process ends without it.
@@ -209,7 +224,7 @@ fn make_here(
     Ok(Made { locator: made.locator, public_key: made.public_key, notes: made.notes })
 }
 
-fn of_error(error: &Error) -> Failure {
+pub(super) fn of_error(error: &Error) -> Failure {
     let exit = match error.kind() {
         ErrorKind::OperatorNeeded => Exit::Configuration,
         ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => Exit::Unavailable,

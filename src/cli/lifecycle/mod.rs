@@ -1,7 +1,7 @@
-//! `claviger keys create`, `rotate`, `activate` and `retire`: what an operator does with keys, beside a
+//! `claviger keys create`, `import`, `rotate`, `activate` and `retire`: what an operator does with keys, beside a
 //! daemon that serves.
 //!
-//! - `create`, `rotate`: make a key in its backend, with an operator's login (`operator`), in the
+//! - `create`, `import`, `rotate`: make a key in its backend, with an operator's login (`operator`), in the
 //!   process of the user who must be able to read it (`making`)
 //! - `activate`: asks every daemon (`daemons`)
 //! - `retire`: tries every stored value (`values`)
@@ -11,6 +11,8 @@ pub mod activate;
 mod change;
 pub mod create;
 mod daemons;
+#[cfg(feature = "software")]
+pub mod import;
 pub mod making;
 mod operator;
 mod report;

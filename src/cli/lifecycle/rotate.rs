@@ -50,7 +50,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
         after: after.map(|replica| replica.locator.clone()),
     };
     let text = args.operator.text(&config, &provider)?;
-    let mut made = make(&config, text, &provider, &wanted)?;
+    let mut made = make(&config, text, &provider, &wanted, None)?;
     let others = now.replicas.iter().filter(|replica| replica.provider != provider);
     let mut others: Vec<&str> = others.map(|replica| replica.provider.as_str()).collect();
     others.dedup();
@@ -66,7 +66,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
     let new = new_version(&config, args, now, number, replica, made.public_key.sha256());
     Report {
         config: &config,
-        done: told(&args.key, number, &provider, &made),
+        done: told("made", &args.key, number, &provider, &made),
         fields: fields(&args.key, number, &provider, &made),
         changes: vec![Change::Version(new)],
         next: vec![

@@ -165,7 +165,9 @@ impl Link {
 
     /// Sends what needs no answer.
     pub(super) fn send(&self, request: Request) -> Result<(), Error> {
-        let sent = self.outbox.send(&ToChild::from(request));
+        let mut message = ToChild::from(request);
+        let sent = self.outbox.send(&message);
+        message.wipe();
         sent.map_err(|NotSent| match &self.calls().ended {
             Some(reason) => unavailable(reason.clone()),
             None => unavailable("the module's process is gone"),

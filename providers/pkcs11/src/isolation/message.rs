@@ -3,14 +3,14 @@
 //! A key is a number that the parent gives it; it stays the same when the process is started anew.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use claviger_provider_api::{self as api, Cause, Error, ErrorKind};
+use claviger_provider_api::{self as api, Cause, Error, ErrorKind, PrivateKey};
 use zeroize::Zeroize;
 
 use crate::fault::Fault;
 use crate::making::NewPair;
-use crate::uri::UriError;
 
 /// From the daemon.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -79,8 +79,9 @@ pub(super) struct Open {
     pub(super) meant_sha256: Option<Vec<u8>>,
 }
 
-/// A key pair to be made. Answered with its public half as bytes, DER.
+/// A key pair to be made or imported. Answered with its public half as bytes, DER.
 #[derive(Clone, PartialEq, prost::Message)]
+#[prost(skip_debug)]
 pub(super) struct Make {
     #[prost(uint64, tag = "1")]
     pub(super) id: u64,
@@ -93,6 +94,9 @@ pub(super) struct Make {
     pub(super) decrypt: bool,
     #[prost(bool, tag = "5")]
     pub(super) sign: bool,
+    /// The private key to import, PKCS#8 in DER; none: the token generates one.
+    #[prost(bytes = "vec", optional, tag = "6")]
+    pub(super) pkcs8: Option<Vec<u8>>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -315,19 +319,23 @@ pub(super) struct Log {
 
 impl From<&NewPair> for Make {
     fn from(pair: &NewPair) -> Self {
-        let NewPair { locator, bits, decrypt, sign } = pair;
+        let NewPair { locator, bits, decrypt, sign, imported } = pair;
+        let pkcs8 = imported.as_ref().map(|key| key.pkcs8().to_vec());
         let (locator, bits) = (locator.to_string(), *bits);
-        Self { id: 0, locator, bits, decrypt: *decrypt, sign: *sign }
+        Self { id: 0, locator, bits, decrypt: *decrypt, sign: *sign, pkcs8 }
     }
 }
 
 impl TryFrom<&Make> for NewPair {
-    type Error = UriError;
+    type Error = Error;
 
-    fn try_from(make: &Make) -> Result<Self, UriError> {
-        let Make { locator, bits, decrypt, sign, .. } = make;
-        let locator = locator.parse()?;
-        Ok(Self { locator, bits: *bits, decrypt: *decrypt, sign: *sign })
+    fn try_from(make: &Make) -> Result<Self, Error> {
+        let Make { locator, bits, decrypt, sign, pkcs8, .. } = make;
+        let locator =
+            locator.parse().map_err(|error| Error::new(ErrorKind::OperatorNeeded, error))?;
+        let key = pkcs8.as_ref().map(|pkcs8| PrivateKey::from_pkcs8(pkcs8.clone().into()));
+        let imported = key.transpose()?.map(Arc::new);
+        Ok(Self { locator, bits: *bits, decrypt: *decrypt, sign: *sign, imported })
     }
 }
 
@@ -390,10 +398,12 @@ impl From<Failure> for Error {
 }
 
 impl ToChild {
-    /// Zeroes the PIN in it.
+    /// Zeroes the PIN or the private key in it.
     pub(super) fn wipe(&mut self) {
-        if let Some(Request::Pin(Pin { outcome: Some(PinOutcome::Pin(pin)) })) = &mut self.request {
-            pin.zeroize();
+        match &mut self.request {
+            Some(Request::Pin(Pin { outcome: Some(PinOutcome::Pin(pin)) })) => pin.zeroize(),
+            Some(Request::Make(make)) => make.pkcs8.zeroize(),
+            _ => {}
         }
     }
 }
@@ -447,7 +457,8 @@ macro_rules! show_only_the_name {
 }
 
 show_only_the_name!(
-    ToChild, Request, Call, Asked, Unwrap, Sign, Pin, PinOutcome, FromChild, Event, Answer, Outcome
+    ToChild, Request, Make, Call, Asked, Unwrap, Sign, Pin, PinOutcome, FromChild, Event, Answer,
+    Outcome
 );
 
 #[cfg(test)]

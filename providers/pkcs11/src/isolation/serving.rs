@@ -11,6 +11,7 @@ use claviger_provider_api::{
     Algorithm, CallerSlot, Digest, Error, ErrorKind, OpenKey, Parameters, SignAlgorithm,
 };
 use tokio::sync::mpsc;
+use zeroize::Zeroize;
 
 use super::log::LogLevel;
 use super::message::{
@@ -190,9 +191,8 @@ impl Serving {
     }
 
     /// The public half of a key pair that was made, DER.
-    async fn make(&self, make: &Make) -> Result<Vec<u8>, Fault> {
-        let pair = NewPair::try_from(make).map_err(|error| Fault::of_key(operator(error)))?;
-        Ok(self.provider()?.make(pair).await?.spki().to_vec())
+    async fn make(&self, pair: Result<NewPair, Fault>) -> Result<Vec<u8>, Fault> {
+        Ok(self.provider()?.make(pair?).await?.spki().to_vec())
     }
 
     fn provider(&self) -> Result<Arc<Here>, Fault> {
@@ -215,8 +215,10 @@ pub(super) async fn serve_rare(serving: Arc<Serving>, mut rare: mpsc::UnboundedR
                     };
                     serving.answer(open.id, 0, outcome);
                 }
-                Rare::Make(make) => {
-                    let outcome = match serving.make(&make).await {
+                Rare::Make(mut make) => {
+                    let pair = NewPair::try_from(&make).map_err(Fault::of_key);
+                    make.pkcs8.zeroize();
+                    let outcome = match serving.make(pair).await {
                         Ok(spki) => Outcome::Bytes(spki),
                         Err(fault) => failure(&fault),
                     };
