@@ -98,6 +98,8 @@ fn jitter(pause: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn cause() -> Error {
@@ -187,5 +189,93 @@ mod tests {
         breaker.admit_check(now + QUICK + QUICK / 25).unwrap();
         breaker.open(now + QUICK * 2, &cause());
         breaker.admit_check(now + QUICK * 3 + QUICK / 25).expect("still quick");
+    }
+
+    /// What may come to a breaker, and after how many milliseconds.
+    #[derive(Clone, Copy, Debug)]
+    enum Event {
+        Call,
+        /// A check, if the breaker lets it: it fails so, or comes back right.
+        Check(Option<ErrorKind>),
+    }
+
+    fn any_event() -> impl Strategy<Value = (u64, Event)> {
+        let throttled = ErrorKind::Throttled { retry_after: None };
+        let event = prop_oneof![
+            3 => Just(Event::Call),
+            4 => Just(Event::Check(Some(ErrorKind::Unavailable))),
+            1 => Just(Event::Check(Some(ErrorKind::OperatorNeeded))),
+            1 => Just(Event::Check(Some(throttled))),
+            1 => Just(Event::Check(None)),
+        ];
+        (prop_oneof![0..60_u64, 0..700_u64, 0..20_000_u64], event)
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_calls_are_refused_from_a_failed_check_to_a_good_one_and_pauses_are_bounded(
+            events in prop::collection::vec(any_event(), 0..200),
+        ) {
+            let (breaker, begun) = (Breaker::default(), Instant::now());
+            let (mut now, mut is_open, mut failed) = (begun, false, Vec::new());
+            let longest = SLOW + SLOW / 25;
+            for (after, event) in events {
+                now += Duration::from_millis(after);
+                match event {
+                    Event::Call => match breaker.admit(now) {
+                        Ok(()) => prop_assert!(!is_open),
+                        Err(error) => {
+                            prop_assert!(is_open);
+                            prop_assert!(error.next_look().unwrap_or_default() <= longest);
+                        }
+                    },
+                    Event::Check(outcome) => {
+                        if breaker.admit_check(now).is_err() {
+                            prop_assert!(is_open);
+                            let since = now - *failed.last().unwrap();
+                            prop_assert!(since < longest, "no check for {since:?}");
+                            continue;
+                        }
+                        match outcome {
+                            None => prop_assert_eq!(breaker.close(), is_open),
+                            Some(kind) => breaker.open(now, &Error::new(kind, "as it is said")),
+                        }
+                        match outcome {
+                            None => is_open = false,
+                            // A token without room changes nothing.
+                            Some(ErrorKind::Throttled { .. }) => {}
+                            Some(_) => {
+                                is_open = true;
+                                failed.push(now);
+                            }
+                        }
+                    }
+                }
+                prop_assert_eq!(breaker.is_open(), is_open);
+            }
+        }
+
+        /// However eagerly checks are asked for, and however calls come meanwhile.
+        #[test]
+        fn an_outage_costs_the_token_no_more_than_two_looks_a_second(
+            calls in prop::collection::vec(0..60_000_u64, 0..50),
+        ) {
+            let (breaker, begun) = (Breaker::default(), Instant::now());
+            let mut looks = Vec::new();
+            for ms in (0..60_000).step_by(10) {
+                let now = begun + Duration::from_millis(ms);
+                if calls.iter().any(|call| (ms..ms + 10).contains(call)) {
+                    let _ = breaker.admit(now);
+                }
+                if breaker.admit_check(now).is_ok() {
+                    looks.push(now);
+                    breaker.open(now, &cause());
+                }
+            }
+            for pair in looks.windows(2) {
+                let pause = pair[1] - pair[0];
+                prop_assert!((QUICK..=SLOW + SLOW / 25 + QUICK / 10).contains(&pause), "{pause:?}");
+            }
+        }
     }
 }

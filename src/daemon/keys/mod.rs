@@ -23,6 +23,8 @@ mod fakes;
 pub mod health;
 pub mod keyring;
 pub mod monitor;
+#[cfg(test)]
+mod outages;
 pub mod proof;
 pub mod replica;
 pub mod replicas;

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use claviger_provider_api::ErrorKind;
 use futures::StreamExt;
+use tokio::time::Instant;
 
 use crate::daemon::keys::health::ReplicaHealth;
 use crate::daemon::keys::replica::Replica;

@@ -2,12 +2,13 @@
 //! process may, and what that does not repair opens the provider's breaker.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use claviger_provider_api::ErrorKind;
 use futures::future::BoxFuture;
 
 use super::link::Link;
+use super::now;
 use super::shared::Shared;
 use crate::fault::Fault;
 
@@ -39,7 +40,7 @@ impl Shared {
                     }
                     // What the next process would say is known.
                     if is_first {
-                        self.breaker.open(Instant::now(), &fault.error);
+                        self.breaker.open(now(), &fault.error);
                         return Err(fault);
                     }
                     let (provider, error) = (&self.name, &fault.error);
@@ -50,13 +51,13 @@ impl Shared {
             }
         }
         let _alone = self.rungs.write().await;
-        self.breaker.admit_check(Instant::now()).map_err(Fault::of_process)?;
+        self.breaker.admit_check(now()).map_err(Fault::of_process)?;
         let link = self.next_process(failed).await?;
         link.note_attempt();
         let outcome = attempt(Arc::clone(&link)).await;
         match &outcome {
             Err(fault) if fault.is_of_process || link.is_gone() => {
-                self.breaker.open(Instant::now(), &fault.error);
+                self.breaker.open(now(), &fault.error);
             }
             _ => drop(self.breaker.close()),
         }
@@ -82,7 +83,7 @@ impl Shared {
         let mut others = self.open_keys();
         others.retain(|other| other.number() != key && other.serves_in(link));
         for other in others.iter().take(WITNESSES) {
-            match other.check_in(link, Instant::now() + WITNESS_LIMIT).await {
+            match other.check_in(link, now() + WITNESS_LIMIT).await {
                 Ok(()) => return true,
                 // A token that only has no room serves.
                 Err(fault) if matches!(fault.error.kind(), ErrorKind::Throttled { .. }) => {
@@ -94,3 +95,6 @@ impl Shared {
         false
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, oneshot};
 use zeroize::Zeroizing;
 
 use super::message::{Answer, Asked, Call, Check, Make, Open, Opened, Outcome, Request, ToChild};
+use super::now;
 use super::outbox::{NotSent, Outbox};
 use crate::fault::Fault;
 
@@ -99,7 +100,7 @@ impl Link {
             calls: Mutex::default(),
             next_id: AtomicU64::new(0),
             answered_at: AtomicU64::new(0),
-            started: Instant::now(),
+            started: now(),
             repairs: AtomicU64::new(0),
             has_served: AtomicBool::new(false),
             was_tried: AtomicBool::new(false),
@@ -137,7 +138,7 @@ impl Link {
         deadline: Instant,
         asked: Asked,
     ) -> Result<(), Error> {
-        let remaining = deadline.saturating_duration_since(Instant::now()).as_micros() as u64;
+        let remaining = deadline.saturating_duration_since(now()).as_micros() as u64;
         self.send(Request::Call(Call { id, key, caller, remaining, asked: Some(asked) }))
     }
 
@@ -248,16 +249,16 @@ impl Link {
 
     /// How long it has been silent.
     pub(super) fn silence(&self) -> Silence {
-        let now = Instant::now();
+        let looked = now();
         let answered =
             self.started + Duration::from_millis(self.answered_at.load(Ordering::Relaxed));
         let mut silence = Silence::default();
         for waiting in self.calls().waiting.values() {
-            let silent = now.saturating_duration_since(waiting.since.max(answered));
+            let silent = looked.saturating_duration_since(waiting.since.max(answered));
             let of_its_kind = if waiting.opens { &mut silence.opening } else { &mut silence.calls };
             *of_its_kind = silent.max(*of_its_kind);
             if !waiting.opens {
-                let overdue = now.saturating_duration_since(waiting.deadline);
+                let overdue = looked.saturating_duration_since(waiting.deadline);
                 silence.overdue = overdue.max(silence.overdue);
             }
         }
@@ -284,7 +285,7 @@ impl Link {
             }
             *count += 1;
         }
-        let since = Instant::now();
+        let since = now();
         let waiting = Waiting { reply: Some(reply), since, deadline, caller, opens };
         calls.waiting.insert(id, waiting);
         drop(calls);

@@ -32,5 +32,10 @@ pub use child::run as run_child;
 pub(crate) use parent::Parent;
 pub(crate) use remote_key::RemoteKey;
 
+/// The time, by tokio's clock, which a test can hold still.
+fn now() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// The one argument with which a program starts as the child: its `main` hands over to [`run_child`].
 pub const CHILD_ARGUMENT: &str = "pkcs11-child";

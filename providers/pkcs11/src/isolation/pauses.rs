@@ -37,6 +37,8 @@ impl Pauses {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -66,5 +68,33 @@ mod tests {
         }
         assert!(pauses.after(true, now).is_zero());
         assert_eq!(pauses.after(false, now), Duration::from_millis(100));
+    }
+
+    proptest! {
+        /// Each process ends so many milliseconds after it was started.
+        #[test]
+        fn whatever_processes_do_they_are_no_more_than_thirty_and_one_a_second_and_no_pause_is_longer(
+            lives in prop::collection::vec((any::<bool>(), prop_oneof![0..50_u64, 0..5000_u64]), 1..300),
+        ) {
+            let (mut pauses, begun) = (Pauses::default(), Instant::now());
+            let (mut now, mut served, mut unserved_before) = (begun, 0, None);
+            for (has_served, lives_for) in lives {
+                now += Duration::from_millis(lives_for);
+                let pause = pauses.after(has_served, now);
+                prop_assert!(pause <= UNSERVED.1, "{pause:?}");
+                if has_served {
+                    prop_assert!(pause <= ONE_MORE, "{pause:?}");
+                    served += 1;
+                    unserved_before = None;
+                } else {
+                    let doubled = |last: Duration| (last * 2).min(UNSERVED.1);
+                    prop_assert_eq!(pause, unserved_before.map_or(UNSERVED.0, doubled));
+                    unserved_before = Some(pause);
+                }
+                now += pause;
+                let seconds = now.duration_since(begun).as_secs() as u32;
+                prop_assert!(served <= AT_ONCE + 1 + seconds, "{served} in {seconds} s");
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::link::Link;
 use super::message::{Open, Opened, Request};
+use super::now;
 use super::running::Running;
 use crate::breaker::Breaker;
 use crate::fault::Fault;
@@ -77,7 +78,7 @@ impl ProcessKey {
         if self.is_open_in(link) {
             return Ok(false);
         }
-        let opened = link.open(self.request.clone(), Instant::now() + OPEN_LIMIT).await;
+        let opened = link.open(self.request.clone(), now() + OPEN_LIMIT).await;
         let opened = opened.map_err(proven_before)?;
         let found = public_key(&opened).map_err(Fault::of_process)?;
         // The process has looked, and is not relied on.
@@ -101,6 +102,24 @@ impl ProcessKey {
         let outcome = link.check(self.request.key, deadline).await;
         self.note_repairs(link, before);
         outcome
+    }
+
+    /// What a check gave: a fault of this key alone stands in its breaker.
+    pub(super) fn checked(&self, outcome: Result<(), Fault>) -> Result<(), Error> {
+        match outcome {
+            Ok(()) => {
+                if self.breaker.close() {
+                    self.note_repair();
+                }
+                Ok(())
+            }
+            Err(Fault { error, is_of_process }) => {
+                if !is_of_process {
+                    self.breaker.open(now(), &error);
+                }
+                Err(error)
+            }
+        }
     }
 
     /// How often something under it was repaired.

@@ -1,7 +1,7 @@
 //! An open key whose private half is used in the module's own process.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use claviger_provider_api::{
     Algorithm, Call, Digest, Error, ErrorKind, OpenKey, Parameters, SignAlgorithm,
@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::link::{Link, Reply};
 use super::message::{Asked, Open, Sign, Unwrap};
+use super::now;
 use super::parent::Parent;
 use super::process_key::{ProcessKey, public_key};
 use crate::facts::Facts;
@@ -41,7 +42,7 @@ impl RemoteKey {
         let attempt = |link: Arc<Link>| -> BoxFuture<'_, _> {
             let request = request.clone();
             Box::pin(async move {
-                let opened = link.open(request, Instant::now() + OPEN_LIMIT).await?;
+                let opened = link.open(request, now() + OPEN_LIMIT).await?;
                 Ok((opened, link.number))
             })
         };
@@ -69,8 +70,8 @@ impl RemoteKey {
 
     /// A canary, and repairs if it fails: whatever the process cannot repair, a new one may.
     pub(crate) async fn check(&self) -> Result<(), Error> {
-        self.key.breaker.admit_check(Instant::now())?;
-        let deadline = Instant::now() + CHECK_LIMIT;
+        self.key.breaker.admit_check(now())?;
+        let deadline = now() + CHECK_LIMIT;
         let climb = self.parent.shared().climb(self.key.number(), |link: Arc<Link>| {
             Box::pin(async move { self.key.check_in(&link, deadline).await })
         });
@@ -79,20 +80,7 @@ impl RemoteKey {
             let text = "the module did not answer a canary for 30 s";
             Err(Fault::of_process(Error::new(ErrorKind::Unavailable, text)))
         });
-        match outcome {
-            Ok(()) => {
-                if self.key.breaker.close() {
-                    self.key.note_repair();
-                }
-                Ok(())
-            }
-            Err(Fault { error, is_of_process }) => {
-                if !is_of_process {
-                    self.key.breaker.open(Instant::now(), &error);
-                }
-                Err(error)
-            }
-        }
+        self.key.checked(outcome)
     }
 
     /// Key material.
@@ -126,8 +114,8 @@ impl RemoteKey {
 
     async fn ask(&self, asked: Asked, call: Call) -> Result<Zeroizing<Vec<u8>>, Error> {
         let shared = self.parent.shared();
-        let now = Instant::now();
-        self.key.breaker.admit(now).and_then(|()| shared.breaker.admit(now))?;
+        let begun = now();
+        self.key.breaker.admit(begun).and_then(|()| shared.breaker.admit(begun))?;
         let link = shared.link_now()?;
         if !self.key.is_open_in(&link) {
             let text = "the key is not open again yet in the module's new process";

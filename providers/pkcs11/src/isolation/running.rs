@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use claviger_provider_api::{Error, ErrorKind};
 
 use super::link::Link;
+use super::now;
 
 /// A pause before the next process that is longer than this is not waited for: another daemon may serve
 /// meanwhile, and a host is told when to ask again.
@@ -39,7 +40,7 @@ impl Running {
     }
 
     fn pause(&self) -> Option<Duration> {
-        let pause = self.starts_at?.saturating_duration_since(Instant::now());
+        let pause = self.starts_at?.saturating_duration_since(now());
         (!pause.is_zero()).then_some(pause)
     }
 }

@@ -17,6 +17,7 @@ use super::frame::Inbox;
 use super::link::Link;
 use super::log::{emit, level_number, relay};
 use super::message::{Event, FromChild, Pin, PinOutcome, Request, Start, ToChild};
+use super::now;
 use super::pauses::Pauses;
 use super::process::{self, Process};
 use super::process_key::ProcessKey;
@@ -75,9 +76,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut dropped: oneshot::Receiver<()>)
             }
             Err(error) => (format!("does not start: {error}"), false),
         };
-        let (provider, pause) = (&shared.name, pauses.after(has_served, Instant::now()));
+        let (provider, pause) = (&shared.name, pauses.after(has_served, now()));
         tracing::error!(provider, ?pause, "the module's process {reason}; it is started anew");
-        let (fault, starts_at) = (Some(reason.into()), Some(Instant::now() + pause));
+        let (fault, starts_at) = (Some(reason.into()), Some(now() + pause));
         shared.running.send_replace(Running { link: None, fault, starts_at });
         tokio::select! {
             () = sleep(pause) => {}
@@ -271,7 +272,7 @@ async fn watch(shared: &Arc<Shared>, link: &Arc<Link>, process: &Process) -> Str
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut probed: Option<Instant> = None;
-    let mut ran_at = Instant::now();
+    let mut ran_at = now();
     let mut log_level = LevelFilter::current();
     loop {
         ticks.tick().await;
@@ -281,7 +282,7 @@ async fn watch(shared: &Arc<Shared>, link: &Arc<Link>, process: &Process) -> Str
             let _ = link.send(Request::LogLevel(level_number(LevelFilter::current())));
         }
         if !process.is_stopped() {
-            ran_at = Instant::now();
+            ran_at = now();
         }
         if ran_at.elapsed() >= STOPPED_LIMIT {
             return "is stopped".to_owned();
@@ -302,7 +303,7 @@ async fn watch(shared: &Arc<Shared>, link: &Arc<Link>, process: &Process) -> Str
         }
         let is_quiet = silence.calls >= hang_limit / 2;
         if is_quiet && probed.is_none_or(|probed| probed.elapsed() >= hang_limit) {
-            probed = Some(Instant::now());
+            probed = Some(now());
             if let Some(key) = shared.open_keys().into_iter().find(|key| key.serves_in(link)) {
                 tokio::spawn(probe(Arc::clone(shared), Arc::clone(link), key, hang_limit));
             }
@@ -312,7 +313,7 @@ async fn watch(shared: &Arc<Shared>, link: &Arc<Link>, process: &Process) -> Str
 
 /// A check in a process that answers nothing: whether it hangs.
 async fn probe(shared: Arc<Shared>, link: Arc<Link>, key: Arc<ProcessKey>, limit: Duration) {
-    let deadline = Instant::now() + limit;
+    let deadline = now() + limit;
     let _with_others = shared.rungs.read().await;
     // Whatever it gives, the process has answered.
     let _ = key.check_in(&link, deadline).await;
@@ -320,7 +321,7 @@ async fn probe(shared: Arc<Shared>, link: Arc<Link>, key: Arc<ProcessKey>, limit
 
 /// Opens the keys again in a new process, the first one alone: where the token cannot be used, the others
 /// are not tried. What fails is tried again by each key's own check.
-async fn open_again(shared: Arc<Shared>, link: Arc<Link>) {
+pub(super) async fn open_again(shared: Arc<Shared>, link: Arc<Link>) {
     let mut keys = shared.open_keys().into_iter();
     if let Some(first) = keys.next() {
         open_one_again(&shared, &link, &first).await;
@@ -344,7 +345,7 @@ async fn open_one_again(shared: &Shared, link: &Link, key: &ProcessKey) {
         Err(Fault { error, is_of_process }) => {
             tracing::error!(provider, locator, %error, "not opened again");
             if is_of_process && is_first && !link.is_gone() {
-                shared.breaker.open(Instant::now(), &error);
+                shared.breaker.open(now(), &error);
             }
         }
     }

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Child, Command, Stdio};
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
@@ -564,4 +565,104 @@ fn a_process_killed_inside_its_login_counts_as_an_attempt() {
 fn clear_now(directory: &TempDir) -> Result<Lock, LatchError> {
     let pins = Directory::open(directory.path()).unwrap().unwrap();
     pins.lock(&names(), Duration::ZERO)
+}
+
+/// A token as it counts: how often each PIN was sent to it since the last success or the last clear.
+#[derive(Debug, Default)]
+struct Counted {
+    /// Attempts with PIN n that count against it: it was refused, or a crash hid the outcome.
+    refused: [u32; 3],
+    crashed: [u32; 3],
+}
+
+/// What becomes of a login that was tried.
+#[derive(Clone, Copy, Debug)]
+enum Becomes {
+    /// What the token says of the PIN.
+    Judged,
+    /// The process dies in it.
+    Crashed,
+    /// No PIN was sent.
+    NotSent,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Login {
+        pin: usize,
+        becomes: Becomes,
+    },
+    /// The token has this PIN from now on.
+    Changed {
+        pin: usize,
+    },
+    /// An operator forgets what was counted.
+    Cleared,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let becomes = prop_oneof![
+        4 => Just(Becomes::Judged),
+        2 => Just(Becomes::Crashed),
+        1 => Just(Becomes::NotSent),
+    ];
+    prop_oneof![
+        12 => (0..3_usize, becomes).prop_map(|(pin, becomes)| Step::Login { pin, becomes }),
+        2 => (0..3_usize).prop_map(|pin| Step::Changed { pin }),
+        1 => Just(Step::Cleared),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Whatever becomes of logins, and whoever changes the PIN in between.
+    #[test]
+    fn no_pin_is_sent_again_that_was_refused_and_no_third_one_without_a_success(
+        steps in prop::collection::vec(any_step(), 1..30),
+    ) {
+        let (directory, latch) = state_dir();
+        let (mut right, mut counted) = (0, Counted::default());
+        // Refused since the last clear: a success with another PIN leaves it refused.
+        let mut refused_before = [false; 3];
+        for step in steps {
+            let Step::Login { pin: n, becomes } = step else {
+                if let Step::Changed { pin } = step {
+                    right = pin;
+                } else {
+                    clear(directory.path(), SERIAL).unwrap();
+                    (counted, refused_before) = (Counted::default(), [false; 3]);
+                }
+                continue;
+            };
+            let attempts: u32 = counted.refused.iter().chain(&counted.crashed).sum();
+            let Ok(attempt) = latch.attempt(&owner(), &pin(&n.to_string())) else {
+                // Two bytes of a verifier are the same for two PINs once in 65,536 pairs.
+                let is_refused = refused_before.iter().any(|refused| *refused);
+                prop_assert!(is_refused || attempts >= 2, "refused for no reason: {counted:?}");
+                // A PIN that is in use again counts again.
+                if attempts < 2 && refused_before[n] && counted.refused[n] == 0 {
+                    counted.refused[n] = 1;
+                }
+                continue;
+            };
+            prop_assert!(attempts < 2, "a third attempt: {counted:?}");
+            prop_assert!(!refused_before[n], "PIN {n} was refused: {counted:?}");
+            match becomes {
+                Becomes::NotSent => attempt.take_back().unwrap(),
+                Becomes::Crashed => {
+                    attempt.without_outcome();
+                    counted.crashed[n] += 1;
+                }
+                Becomes::Judged if n == right => {
+                    attempt.succeeded().unwrap();
+                    counted = Counted::default();
+                }
+                Becomes::Judged => {
+                    attempt.refused().unwrap();
+                    (counted.refused[n], refused_before[n]) = (counted.refused[n] + 1, true);
+                }
+            }
+        }
+    }
 }
