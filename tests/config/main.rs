@@ -1,6 +1,7 @@
 //! What is accepted and what it becomes; that everything wrong is found, with its place.
 
 mod bad;
+mod fuzz;
 mod tokens;
 
 use std::collections::BTreeMap;

@@ -25,6 +25,8 @@ mod facts;
 mod fault;
 mod find_token;
 mod functions;
+#[cfg(test)]
+mod fuzz;
 mod here;
 pub mod inventory;
 mod isolation;

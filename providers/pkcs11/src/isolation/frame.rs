@@ -30,7 +30,12 @@ pub(super) struct Inbox {
 impl Inbox {
     /// An empty one.
     pub(super) fn new() -> Self {
-        Self { bytes: Zeroizing::new(vec![0; FIRST]), begin: 0, end: 0 }
+        Self::with_room(FIRST)
+    }
+
+    /// An empty one with so many bytes at first, at least one.
+    pub(super) fn with_room(bytes: usize) -> Self {
+        Self { bytes: Zeroizing::new(vec![0; bytes]), begin: 0, end: 0 }
     }
 
     /// Room for what is received next; say with [`Inbox::received`] how much it was.
@@ -76,7 +81,12 @@ pub(super) struct Frames(Zeroizing<Vec<u8>>);
 impl Frames {
     /// An empty one.
     pub(super) fn new() -> Self {
-        Self(Zeroizing::new(Vec::with_capacity(FIRST)))
+        Self::with_room(FIRST)
+    }
+
+    /// An empty one with room for so many bytes.
+    pub(super) fn with_room(bytes: usize) -> Self {
+        Self(Zeroizing::new(Vec::with_capacity(bytes)))
     }
 
     /// Adds a message; false if it is too long.

@@ -11,6 +11,8 @@
 
 mod child;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod ladder;
 mod link;
 mod log;
