@@ -1,12 +1,14 @@
 //! Two HSMs under load with a fault every three seconds: no call fails, and nothing grows.
 //!
-//! Ten minutes by default; `CLAVIGER_SOAK_MINUTES=70` for longer.
+//! Ten minutes by default; `CLAVIGER_SOAK_MINUTES=70` for longer. One HSM fails at a time: on a machine that
+//! is busy with other things, where a process takes seconds to start, the next fault waits for the last one's
+//! end.
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use claviger_client::{Client, UnwrapOptions};
 use claviger_provider_api::{Algorithm, KeyMaterial, Parameters};
@@ -20,6 +22,8 @@ const CALLERS: usize = 16;
 const PAUSE: Duration = Duration::from_secs(3);
 /// How long each caller rests between two calls: the point is time, not speed.
 const REST: Duration = Duration::from_millis(50);
+/// How long an HSM may take to serve again.
+const PATIENCE: Duration = Duration::from_mins(1);
 /// When memory has found its level.
 const SETTLED: Duration = Duration::from_mins(3);
 
@@ -57,6 +61,8 @@ async fn ten_minutes_with_a_fault_every_three_seconds_fail_no_call_and_leave_not
     let (a, faults_of_a) = Token::softhsm().through_fault_module();
     let (b, faults_of_b) = Token::softhsm().through_fault_module();
     let mut setup = Setup::on_replicas(&[&a, &b]);
+    // Both have calls all the time, so that both are seen to fail and to be back.
+    setup.files.set(&format!("keys.{KEY}.balance"), "least-busy");
     let daemon = setup.start();
     let stop = Arc::<AtomicBool>::default();
     let right = Arc::<AtomicU64>::default();
@@ -71,13 +77,14 @@ async fn ten_minutes_with_a_fault_every_three_seconds_fail_no_call_and_leave_not
         .collect();
 
     let begun = Instant::now();
-    let mut samples = Vec::new();
+    let (mut samples, mut waits) = (Vec::new(), Vec::new());
     for round in 0.. {
         if begun.elapsed() >= Duration::from_mins(minutes) {
             break;
         }
         let faults = if round % 2 == 0 { &faults_of_a } else { &faults_of_b };
         one_fault(faults, &daemon, round / 2).await;
+        waits.extend(both_serve(&daemon).await);
         samples.push(sample(&daemon, begun));
         if round % 20 == 19 {
             let last = samples.last().expect("there is one");
@@ -94,6 +101,11 @@ async fn ten_minutes_with_a_fault_every_three_seconds_fail_no_call_and_leave_not
         "soak: {minutes} min, {} faults, {calls} calls with unique material, {} failed",
         samples.len(),
         failed.len()
+    );
+    println!(
+        "soak: after {} faults the next one had to wait, for {:.1} s at most",
+        waits.len(),
+        waits.iter().max().unwrap_or(&Duration::ZERO).as_secs_f64()
     );
     let log = daemon.log();
     let tail = || log.lines().rev().take(60).collect::<Vec<_>>().join("\n");
@@ -152,6 +164,26 @@ async fn one_fault(faults: &Faults, daemon: &Daemon, round: usize) {
             signal(stopped, Signal::CONT);
         }
     }
+}
+
+/// Waits until each HSM has answered since the last fault was over; how long, if it was not at once.
+async fn both_serve(daemon: &Daemon) -> Option<Duration> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs_f64();
+    let has_answered = |provider: &str| {
+        let label = format!("provider=\"{provider}\"");
+        let of = |name| daemon.metric(name, &[&label]);
+        of("claviger_key_up") > 0.0 && of("claviger_key_check_timestamp_seconds") > now
+    };
+    let begun = Instant::now();
+    // Calls come all the time: one that serves has answered by then.
+    tokio::time::sleep(REST * 4).await;
+    let mut waited = None;
+    while !["hsm-a", "hsm-b"].into_iter().all(has_answered) {
+        assert!(begun.elapsed() < PATIENCE, "not back:\n{}", daemon.log());
+        tokio::time::sleep(REST).await;
+        waited = Some(begun.elapsed());
+    }
+    waited
 }
 
 /// A process that has ended meanwhile needs none.
