@@ -13,7 +13,7 @@ use super::cpu;
 use super::load::{Begun, Counter, SETTLE, Sample};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::input_output;
-use crate::cli::local_daemon::{Backend, LocalDaemon, LocalKey};
+use crate::cli::local_daemon::{Backend, LocalDaemon};
 
 /// How long a Key Connector's key is.
 pub(super) const MATERIAL: usize = 32;
@@ -82,7 +82,7 @@ pub(super) fn serve(dir: &Path, backend: Backend, bits: u16) -> Result<(), Failu
     let key = local.prepare_key(backend, bits)?;
     let wrapped = wrapped_value(&key.public_key)?;
     let mut unwraps = match backend {
-        Backend::Software => software::unwraps(&local, &key, &wrapped, cpu::cores())?,
+        Backend::Software => software::unwraps(&local, &wrapped, cpu::cores())?,
         #[cfg(feature = "pkcs11")]
         Backend::SoftHsm => token::unwraps(&local, &wrapped, cpu::cores())?,
     };
@@ -142,15 +142,15 @@ mod software {
     use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, PrivateDecryptingKey};
     use claviger_files::{Protection, pem};
 
-    use super::{Failure, LocalDaemon, LocalKey, Unwrap, failed};
+    use super::{Failure, LocalDaemon, Unwrap, failed};
+    use crate::cli::local_daemon::KEY_FILE;
 
     pub(super) fn unwraps(
         local: &LocalDaemon,
-        key: &LocalKey,
         wrapped: &[u8],
         threads: usize,
     ) -> Result<Vec<Unwrap>, Failure> {
-        let path = local.dir.join("keys").join(&key.locator);
+        let path = local.dir.join("keys").join(KEY_FILE);
         let file = claviger_files::read(&path, Protection::Secret, 1 << 20)
             .map_err(|error| failed("the key", &error))?;
         let key = pem::private_key_block(&file).map_err(|error| failed("the key", &error))?;

@@ -10,6 +10,9 @@ use claviger_provider_api::PublicKey;
 use super::{LocalDaemon, failed, make_private_dir, write};
 use crate::cli::failure::{Exit, Failure};
 
+/// The file of a key that lies in one, in the folder `keys`.
+pub const KEY_FILE: &str = "user-keys.pem";
+
 /// Where the key is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
@@ -44,10 +47,10 @@ impl Backend {
 /// What the configuration says of the key.
 #[derive(Debug)]
 pub struct LocalKey {
-    /// The lines of `[providers.demo]`.
-    pub provider: String,
-    /// Where the key lives.
-    pub locator: String,
+    /// Its providers: whole tables of the configuration.
+    pub providers: String,
+    /// Provider and locator of each place where it lives.
+    pub replicas: Vec<(&'static str, &'static str)>,
     /// As a TOML array.
     pub algorithms: &'static str,
     /// Its public half.
@@ -66,7 +69,7 @@ impl LocalDaemon {
 }
 
 /// The public half of the key in the folder.
-pub(super) fn read_public(path: &Path) -> Result<PublicKey, Failure> {
+pub fn read_public(path: &Path) -> Result<PublicKey, Failure> {
     let shown = path.display().to_string();
     let spki = std::fs::read(path).map_err(|error| failed(&shown, &error))?;
     PublicKey::from_spki(&spki).map_err(|error| failed(&shown, &error))
@@ -75,15 +78,14 @@ pub(super) fn read_public(path: &Path) -> Result<PublicKey, Failure> {
 fn in_a_file(local: &LocalDaemon, bits: u16) -> Result<LocalKey, Failure> {
     let directory = local.dir.join("keys");
     make_private_dir(&directory)?;
-    let (key_file, public_file) =
-        (directory.join("user-keys.pem"), directory.join("user-keys.spki"));
+    let (key_file, public_file) = (directory.join(KEY_FILE), directory.join("user-keys.spki"));
     if !key_file.exists() || !public_file.exists() {
         write(&public_file, &make_key_file(&key_file, bits)?)?;
     }
     let public_key = read_public(&public_file)?;
     Ok(LocalKey {
-        provider: "type      = \"software\"\ndirectory = \"keys\"".into(),
-        locator: "user-keys.pem".into(),
+        providers: "[providers.demo]\ntype      = \"software\"\ndirectory = \"keys\"\n".into(),
+        replicas: vec![("demo", KEY_FILE)],
         algorithms: r#"["RSA-OAEP", "RSA-OAEP-256"]"#,
         public_key,
     })

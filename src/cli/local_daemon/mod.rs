@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use claviger_files::NewMode;
 pub use daemon::{Daemon, is_ready};
-pub use key::{Backend, LocalKey, make_key_file};
+pub use key::{Backend, KEY_FILE, LocalKey, make_key_file, read_public};
 
 use super::failure::{Exit, Failure};
 use crate::pki::{Ca, CaOptions, ClientName};
@@ -22,6 +22,8 @@ use crate::pki::{Ca, CaOptions, ClientName};
 pub const KEY: &str = "user-keys";
 /// The SPIFFE identity of the local daemon's client.
 pub const CLIENT: &str = "spiffe://demo.claviger.example/key-connector";
+/// What a folder was made with whose configuration has no provider `demo`.
+const TWO: &str = "two HSMs";
 /// The certificates are made anew at each run.
 const VALIDITY: Duration = Duration::from_hours(30 * 24);
 
@@ -101,13 +103,20 @@ impl LocalDaemon {
 
     /// Refuses a folder that was made with another kind of backend: what is in it stays as it is.
     pub fn check_backend(&self, backend: Backend) -> Result<(), Failure> {
-        let type_name = backend.type_name();
-        match type_of(&self.dir) {
-            Some(other) if other != type_name => {
-                let message = format!(
-                    "{} is the folder of a demo with a provider of type {other:?}, not {type_name:?}",
-                    self.dir.display()
-                );
+        self.check_made_with(&format!("a provider of type {:?}", backend.type_name()))
+    }
+
+    /// Refuses a folder that was not made with two HSMs.
+    #[cfg(feature = "pkcs11")]
+    pub fn check_two(&self) -> Result<(), Failure> {
+        self.check_made_with(TWO)
+    }
+
+    fn check_made_with(&self, wanted: &str) -> Result<(), Failure> {
+        match made_with(&self.dir) {
+            Some(other) if other != wanted => {
+                let dir = self.dir.display();
+                let message = format!("{dir} is the folder of a demo with {other}, not {wanted}");
                 Err(Failure::new(Exit::Usage, message).advise("Name another folder with --dir."))
             }
             _ => Ok(()),
@@ -121,6 +130,11 @@ impl LocalDaemon {
             return Ok(());
         }
         self.check_ports_are_free()?;
+        self.configure_anew(key, audit)
+    }
+
+    /// Writes them in any case.
+    pub fn configure_anew(&self, key: &LocalKey, audit: bool) -> Result<(), Failure> {
         write(&self.config, self.configuration(key, audit).as_bytes())?;
         write(&self.client, self.client_configuration().as_bytes())
     }
@@ -154,7 +168,11 @@ impl LocalDaemon {
 
     fn configuration(&self, key: &LocalKey, audit: bool) -> String {
         let Self { port, operations_port: operations, .. } = self;
-        let LocalKey { provider, locator, algorithms, public_key } = key;
+        let LocalKey { providers, replicas, algorithms, public_key } = key;
+        let replica = |(provider, locator): &(&str, &str)| {
+            format!("{{ provider = \"{provider}\", locator = \"{locator}\" }}")
+        };
+        let replicas = replicas.iter().map(replica).collect::<Vec<_>>().join(", ");
         let pin = hex::encode(public_key.sha256());
         let audit = if audit { "file = \"audit.jsonl\"" } else { "off = true" };
         format!(
@@ -172,16 +190,14 @@ client_ca   = {{ clients = "pki/ca.crt" }}
 [operations]
 listen = "127.0.0.1:{operations}"
 
-[providers.demo]
-{provider}
-
+{providers}
 [keys.{KEY}]
 algorithms = {algorithms}
 
 [[keys.{KEY}.versions]]
 version           = 1
 state             = "active"
-replicas          = [{{ provider = "demo", locator = "{locator}" }}]
+replicas          = [{replicas}]
 public_key_sha256 = "{pin}"
 
 [[callers]]
@@ -209,7 +225,7 @@ private_key = "pki/key-connector.key"
 }
 
 /// Changes a TOML file; comments and format are kept.
-fn edit(path: &Path, change: impl FnOnce(&mut toml_edit::DocumentMut)) -> Result<(), Failure> {
+pub fn edit(path: &Path, change: impl FnOnce(&mut toml_edit::DocumentMut)) -> Result<(), Failure> {
     let shown = path.display().to_string();
     let text = std::fs::read_to_string(path).map_err(|error| failed(&shown, &error))?;
     let mut document = text
@@ -230,13 +246,20 @@ fn configuration_of(dir: &Path) -> Option<toml::Table> {
 
 /// The kind of backend that a folder was made with, if it was.
 pub fn backend_of(dir: &Path) -> Option<Backend> {
-    Backend::named(&type_of(dir)?)
+    let config = configuration_of(dir)?;
+    Backend::named(type_of(&config)?)
 }
 
-/// The type of the provider that the folder's configuration names.
-fn type_of(dir: &Path) -> Option<String> {
+/// What a folder was made with, if it was.
+fn made_with(dir: &Path) -> Option<String> {
     let config = configuration_of(dir)?;
-    Some(config.get("providers")?.get("demo")?.get("type")?.as_str()?.to_owned())
+    let one = type_of(&config).map(|name| format!("a provider of type {name:?}"));
+    Some(one.unwrap_or_else(|| TWO.to_owned()))
+}
+
+/// The type of the provider that a configuration of one provider names.
+fn type_of(config: &toml::Table) -> Option<&str> {
+    config.get("providers")?.get("demo")?.get("type")?.as_str()
 }
 
 /// The first port that a table of the configuration listens on.
@@ -268,7 +291,7 @@ pub(super) fn make_private_dir(dir: &Path) -> Result<(), Failure> {
 }
 
 /// Writes a file for ourselves alone, in the place of an old one.
-pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
+pub fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
     claviger_files::replace(path, content, NewMode::Exactly(0o600))
         .map_err(|error| failed(&path.display().to_string(), &error))
 }

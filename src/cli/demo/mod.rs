@@ -1,6 +1,10 @@
 //! `claviger demo`: the real daemon on loopback, and a key connector's life in five steps.
+//! With `--chaos`, two HSMs that fail under a client that goes on calling: [`chaos`].
 
-use std::path::PathBuf;
+#[cfg(feature = "pkcs11")]
+mod chaos;
+
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use claviger_client::{Client, UnwrapOptions, WrapOptions};
@@ -19,7 +23,9 @@ use super::local_daemon::{Backend, CLIENT, Daemon, KEY, LocalDaemon, backend_of,
 Examples:
   claviger demo
   claviger demo --once
-  claviger demo --softhsm --dir ./demo")]
+  claviger demo --softhsm --dir ./demo
+  claviger demo --chaos
+  claviger demo --chaos --plain --seconds 30")]
 pub struct Args {
     /// Where certificates, key and configuration are kept between runs
     /// [default: claviger/demo in the user's data folder]
@@ -33,9 +39,12 @@ pub struct Args {
     /// 8443]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=65534))]
     port: Option<u16>,
-    /// End after the five steps instead of serving until Ctrl-C
+    /// End after the five steps, or after each fault, instead of going on until Ctrl-C
     #[arg(long)]
     once: bool,
+    #[cfg(feature = "pkcs11")]
+    #[command(flatten)]
+    chaos: chaos::ChaosArgs,
 }
 
 impl Args {
@@ -46,6 +55,14 @@ impl Args {
             return Backend::SoftHsm;
         }
         self.dir.as_deref().and_then(backend_of).unwrap_or(Backend::Software)
+    }
+
+    /// The folder, an absolute path; `name` is that of the default one.
+    fn dir_or(&self, name: &str) -> Result<PathBuf, Failure> {
+        match &self.dir {
+            Some(dir) => std::path::absolute(dir).map_err(|error| failed("the folder", &error)),
+            None => default_dir(name),
+        }
     }
 }
 
@@ -60,33 +77,43 @@ const REAL: &str = "";
 
 /// Runs the demo.
 pub fn run(args: &Args) -> Result<(), Failure> {
+    #[cfg(feature = "pkcs11")]
+    if args.chaos.is_wanted() {
+        return chaos::run(args);
+    }
     let backend = args.backend();
-    let dir = match &args.dir {
-        Some(dir) => std::path::absolute(dir).map_err(|error| failed("the folder", &error))?,
-        None => default_dir(backend)?,
-    };
+    let dir = args.dir_or(match backend {
+        Backend::Software => "demo",
+        #[cfg(feature = "pkcs11")]
+        Backend::SoftHsm => "demo-softhsm",
+    })?;
     #[cfg(feature = "pkcs11")]
     if backend == Backend::SoftHsm {
         softhsm::enter_environment(&dir)?;
     }
-    say(&format!("Claviger demo. Everything it makes is in {}\n", dir.display()))?;
-    let mut local = LocalDaemon::open(&dir, PORT)?;
+    let mut local = open(&dir)?;
     let _alone = local.alone()?;
     local.check_backend(backend)?;
     if let Some(port) = args.port {
         local.use_port(port)?;
     }
     prepare(&local, backend)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| failed("the runtime", &error))?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let mut daemon = start(&local).await?;
         let told = serve(&local, args, &mut daemon).await;
         daemon.stop().await?;
         told
     })
+}
+
+fn open(dir: &Path) -> Result<LocalDaemon, Failure> {
+    say(&format!("Claviger demo. Everything it makes is in {}\n", dir.display()))?;
+    LocalDaemon::open(dir, PORT)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().map_err(|error| failed("the runtime", &error))
 }
 
 /// Steps 1 and 2.
@@ -206,19 +233,14 @@ fn say(line: &str) -> Result<(), Failure> {
     input_output::print(line)
 }
 
-/// `claviger/demo` in the user's data folder.
-fn default_dir(backend: Backend) -> Result<PathBuf, Failure> {
+/// `claviger/NAME` in the user's data folder.
+fn default_dir(name: &str) -> Result<PathBuf, Failure> {
     let data =
         std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
     let data = data.or(home).ok_or_else(|| {
         Failure::new(Exit::Usage, "HOME is not set").advise("Name a folder with --dir.")
     })?;
-    let name = match backend {
-        Backend::Software => "demo",
-        #[cfg(feature = "pkcs11")]
-        Backend::SoftHsm => "demo-softhsm",
-    };
     Ok(data.join("claviger").join(name))
 }
 
