@@ -15,10 +15,11 @@ fn main() {
     for descriptors in [own, kms] {
         tonic_prost_build::configure()
             .bytes(".")
-            // Those with key material print redacted; see src/lib.rs.
+            // Those with key material or a token print redacted; see src/lib.rs.
             .skip_debug([
                 "claviger.v1.WrapRequest",
                 "claviger.v1.UnwrapResponse",
+                "claviger.v1.Approval",
                 "v2.EncryptRequest",
                 "v2.DecryptResponse",
             ])

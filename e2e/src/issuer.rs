@@ -1,10 +1,12 @@
 //! An OpenID Connect issuer: discovery, a key set that changes, and tokens of every kind.
 
-use std::io::{BufRead, BufReader, Write};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeyPair as RsaKeyPair;
@@ -32,6 +34,19 @@ struct Served {
     jwks: Value,
     is_up: bool,
     asked: usize,
+    sign_in: SignIn,
+}
+
+/// People who sign in.
+#[derive(Debug, Default)]
+struct SignIn {
+    /// What they get.
+    granted: Value,
+    /// What the code verifier must hash to (RFC 7636).
+    challenge: String,
+    /// How often the device was asked for.
+    polled: usize,
+    refreshed: Vec<String>,
 }
 
 impl Issuer {
@@ -45,10 +60,14 @@ impl Issuer {
                 "issuer": format!("http://{address}"),
                 "jwks_uri": format!("http://{address}/jwks"),
                 "id_token_signing_alg_values_supported": ["RS256"],
+                "authorization_endpoint": format!("http://{address}/authorize"),
+                "token_endpoint": format!("http://{address}/token"),
+                "device_authorization_endpoint": format!("http://{address}/device"),
             }),
             jwks: json!({ "keys": [rsa_jwk(&key, Some(&kid))] }),
             is_up: true,
             asked: 0,
+            sign_in: SignIn::default(),
         };
         let served = Arc::new(Mutex::new(served));
         let of_thread = Arc::clone(&served);
@@ -85,6 +104,27 @@ impl Issuer {
     /// Changes a field of its discovery document.
     pub fn set_discovery(&self, field: &str, value: impl Into<Value>) {
         self.lock().discovery[field] = value.into();
+    }
+
+    /// Gives a person who signs in this access token for so many seconds.
+    pub fn grants(&self, access_token: &str, expires_in: u64, refresh_token: Option<&str>) {
+        let mut granted = json!({
+            "access_token": access_token, "token_type": "Bearer", "expires_in": expires_in,
+        });
+        if let Some(refresh_token) = refresh_token {
+            granted["refresh_token"] = refresh_token.into();
+        }
+        self.lock().sign_in.granted = granted;
+    }
+
+    /// What the next code verifier must hash to.
+    pub fn expect_challenge(&self, challenge: &str) {
+        challenge.clone_into(&mut self.lock().sign_in.challenge);
+    }
+
+    /// The refresh tokens that came back.
+    pub fn refreshed(&self) -> Vec<String> {
+        self.lock().sign_in.refreshed.clone()
     }
 
     /// How often its key set was asked for.
@@ -203,17 +243,51 @@ pub fn rsa_jwk(key: &RsaKey, kid: Option<&str>) -> Value {
     jwk
 }
 
+const DEVICE: &str = r#"{"device_code":"d","user_code":"ABCD-EFGH","verification_uri":"http://localhost/device","expires_in":60,"interval":1}"#;
+
+impl SignIn {
+    fn token(&mut self, form: &str) -> Result<String, &'static str> {
+        let fields: HashMap<&str, &str> =
+            form.split('&').filter_map(|field| field.split_once('=')).collect();
+        let field = |name| fields.get(name).copied().unwrap_or_default();
+        match field("grant_type") {
+            "authorization_code" => {
+                let hash = digest(&SHA256, field("code_verifier").as_bytes());
+                let is_good = field("code") == "good" && part(hash) == self.challenge;
+                if !is_good {
+                    return Err("invalid_grant");
+                }
+            }
+            "refresh_token" => self.refreshed.push(field("refresh_token").to_owned()),
+            _ if field("device_code") == "d" => {
+                self.polled += 1;
+                if self.polled < 2 {
+                    return Err("authorization_pending");
+                }
+            }
+            _ => return Err("unsupported_grant_type"),
+        }
+        Ok(self.granted.to_string())
+    }
+}
+
 fn answer(mut stream: TcpStream, served: &Mutex<Served>) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut first = String::new();
     reader.read_line(&mut first)?;
-    let mut line = first.clone();
+    let (mut line, mut length) = (first.clone(), 0);
     while line.trim() != "" {
         line.clear();
         if reader.read_line(&mut line)? == 0 {
             return Ok(());
         }
+        if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap_or(0);
+        }
     }
+    let mut form = vec![0; length];
+    reader.read_exact(&mut form)?;
+    let form = String::from_utf8(form).unwrap_or_default();
     let mut served = served.lock().expect("no test panics with it");
     let (status, body) = match first.split(' ').nth(1) {
         _ if !served.is_up => ("503 Service Unavailable", String::new()),
@@ -222,6 +296,11 @@ fn answer(mut stream: TcpStream, served: &Mutex<Served>) -> std::io::Result<()> 
             served.asked += 1;
             ("200 OK", served.jwks.to_string())
         }
+        Some("/device") => ("200 OK", DEVICE.to_owned()),
+        Some("/token") => match served.sign_in.token(&form) {
+            Ok(granted) => ("200 OK", granted),
+            Err(error) => ("400 Bad Request", json!({ "error": error }).to_string()),
+        },
         _ => ("404 Not Found", String::new()),
     };
     drop(served);

@@ -312,6 +312,7 @@ async fn neither_key_material_nor_pin_is_in_anything_that_is_written() {
             wrapped: good.wrapped.clone(),
             target: Some(target),
             max_key_material_len: None,
+            approval: None,
         };
         connection.rewrap(&rewrap).await.unwrap();
         let too_long = RewrapRequest { max_key_material_len: Some(31), ..rewrap };

@@ -55,6 +55,7 @@ async fn an_item_whose_backend_hangs_is_late_alone_and_the_others_are_there() {
             ..RewrapTarget::default()
         }),
         max_key_material_len: None,
+        approval: None,
     });
     let unwraps = UnwrapBatchRequest { items: unwraps.to_vec() };
     let rewraps = RewrapBatchRequest { items: rewraps.to_vec() };

@@ -178,6 +178,7 @@ async fn lists_of_several_grants_add_up_and_each_holds_for_its_own_target() {
                 ..Default::default()
             }),
             max_key_material_len: None,
+            approval: None,
         };
         connection.rewrap(&request).await.map_or_else(|answer| answer.code(), |_| Code::Ok)
     };

@@ -239,6 +239,7 @@ async fn rewrap(
             ..RewrapTarget::default()
         }),
         max_key_material_len: None,
+        approval: None,
     };
     let rewrapped = connection.rewrap(&request).await?.wrapped;
     assert_eq!(decrypt(known[target].key.as_ref().unwrap(), &rewrapped), material, "{what}");

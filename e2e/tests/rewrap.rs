@@ -113,6 +113,7 @@ fn request(source: &str, wrapped: impl Into<Bytes>, target: RewrapTarget) -> Rew
         wrapped: wrapped.into(),
         target: Some(target),
         max_key_material_len: Some(32),
+        approval: None,
     }
 }
 
@@ -165,6 +166,7 @@ async fn material_moves(backend: &Backend, algorithms: &[&str]) {
                         ..to
                     }),
                     max_key_material_len: None,
+                    approval: None,
                 };
                 let answer = setup.connection.rewrap(&request).await.unwrap();
                 let algorithm: Algorithm = target.parse().unwrap();
@@ -363,6 +365,7 @@ async fn a_wrong_field_is_named_before_the_source_is_touched() {
     let room = |target: RewrapTarget, max| RewrapRequest {
         target: Some(target),
         max_key_material_len: max,
+        approval: None,
         ..plain()
     };
     let cases = [

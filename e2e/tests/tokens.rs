@@ -7,6 +7,8 @@ mod bad;
 mod issuers;
 #[path = "tokens/keycloak.rs"]
 mod keycloak;
+#[path = "tokens/login.rs"]
+mod login;
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
 //! The wire contract of Claviger, generated from `claviger/v1/claviger.proto`, and that of a Kubernetes
 //! KMS plugin, generated from `kubernetes/kms_v2.proto`.
 //!
-//! Messages that carry key material print as `[redacted]`; bytes fields are [`bytes::Bytes`].
+//! Messages that carry key material or a token print as `[redacted]`; bytes fields are [`bytes::Bytes`].
 
 #[allow(
     missing_docs,
@@ -63,6 +63,15 @@ impl fmt::Debug for v1::UnwrapResponse {
     }
 }
 
+impl fmt::Debug for v1::Approval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Approval")
+            .field("id_token", &"[redacted]")
+            .field("expires", &self.expires)
+            .finish()
+    }
+}
+
 impl fmt::Debug for kms_v2::EncryptRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EncryptRequest")
@@ -100,7 +109,9 @@ mod tests {
         };
         let encrypt = kms_v2::EncryptRequest { plaintext: material.clone(), uid: "1".into() };
         let decrypted = kms_v2::DecryptResponse { plaintext: material };
+        let approval = v1::Approval { id_token: "marker-token".into(), expires: 1 };
         let texts = [
+            format!("{approval:?}"),
             format!("{wrap:?}"),
             format!("{encrypt:?}"),
             format!("{decrypted:?}"),

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use claviger_client::{Client, Config, Error};
+use claviger_client::{Client, ClientFile, Config, Error};
 use claviger_provider_api::options;
 
 use super::failure::{Exit, Failure};
+use super::login::stored;
 
 /// How a command finds the daemon.
 #[derive(Args, Debug)]
@@ -49,18 +50,18 @@ impl ConnectionArgs {
         &self,
         call: impl AsyncFnOnce(&Client) -> Result<T, Error>,
     ) -> Result<T, Failure> {
-        let config = Config {
-            timeout: self.wait.unwrap_or(self.timeout),
-            // Without --wait a person learns at once that nothing can be reached.
-            patience: Duration::ZERO,
-            wait: self.wait.is_some(),
-            ..self.config()?
-        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Failure::new(Exit::Failure, format!("cannot start: {error}")))?;
         runtime.block_on(async {
+            let config = Config {
+                timeout: self.wait.unwrap_or(self.timeout),
+                // Without --wait a person learns at once that nothing can be reached.
+                patience: Duration::ZERO,
+                wait: self.wait.is_some(),
+                ..self.config().await?
+            };
             let mut client = Client::new(&config)?;
             if let Some(request_id) = &self.request_id {
                 client = client.with_request_id(request_id)?;
@@ -69,21 +70,54 @@ impl ConnectionArgs {
         })
     }
 
-    fn config(&self) -> Result<Config, Failure> {
+    /// With the token of a login, where there is one for these daemons.
+    async fn config(&self) -> Result<Config, Failure> {
         if !self.endpoint.is_empty() {
             let [ca, certificate, private_key] =
                 [&self.ca, &self.certificate, &self.private_key].map(Option::as_deref);
-            return Config::new(&self.endpoint, ca, certificate, private_key).map_err(|error| {
-                let message = error.to_string().replacen("private_key", "private-key", 1);
-                Failure::new(Exit::Usage, format!("--{message}"))
-            });
+            let token = stored::token(&self.endpoint).await?;
+            let token = token.as_deref();
+            return Config::with_token(&self.endpoint, ca, certificate, private_key, token)
+                .map_err(|error| {
+                    let message = error.to_string().replacen("private_key", "private-key", 1);
+                    Failure::new(Exit::Usage, format!("--{message}"))
+                });
         }
-        client_file(self.client.as_deref())
+        let file = ClientFile::read(find_client_file(self.client.as_deref())?)?;
+        let token = stored::token(file.endpoints()).await?;
+        Ok(file.config(token.as_deref())?)
+    }
+}
+
+/// The daemons that a login is for.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Daemons")]
+pub struct EndpointArgs {
+    /// The client file that names them [default: as of the commands that call the daemon]
+    #[arg(long, value_name = "FILE", conflicts_with = "endpoint")]
+    client: Option<PathBuf>,
+    /// In the place of a client file: https://host:port or unix:/path; repeat it for several
+    #[arg(long, value_name = "URL")]
+    endpoint: Vec<String>,
+}
+
+impl EndpointArgs {
+    /// Their addresses, as they are written.
+    pub(super) fn named(&self) -> Result<Vec<String>, Failure> {
+        if !self.endpoint.is_empty() {
+            return Ok(self.endpoint.clone());
+        }
+        let file = ClientFile::read(find_client_file(self.client.as_deref())?)?;
+        Ok(file.endpoints().to_vec())
     }
 }
 
 /// What a client file says: the one that was given, else the default one.
 pub(super) fn client_file(given: Option<&Path>) -> Result<Config, Failure> {
+    Ok(Config::from_file(find_client_file(given)?)?)
+}
+
+fn find_client_file(given: Option<&Path>) -> Result<PathBuf, Failure> {
     let file = match given {
         Some(file) => file.to_owned(),
         None => default_file().ok_or_else(|| {
@@ -98,7 +132,7 @@ pub(super) fn client_file(given: Option<&Path>) -> Result<Config, Failure> {
              --client, or give --endpoint.",
         ));
     }
-    Ok(Config::from_file(file)?)
+    Ok(file)
 }
 
 fn default_file() -> Option<PathBuf> {

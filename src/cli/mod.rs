@@ -21,6 +21,7 @@ pub mod keys;
 pub mod kms_v2;
 pub mod lifecycle;
 pub mod local_daemon;
+pub mod login;
 pub mod man;
 #[cfg(feature = "pkcs11")]
 pub mod pin;
@@ -101,6 +102,10 @@ pub enum Command {
     Config(config::Command),
     /// Check every key in its backend, and say what to do about failures
     Doctor(doctor::Args),
+    /// Sign in at an OpenID Connect issuer: its token is sent to the daemon with each call
+    Login(login::Args),
+    /// Forget the token of a login
+    Logout(login::LogoutArgs),
     /// Wrap key material: stdin or a file to stdout
     Wrap(wrap::Args),
     /// Unwrap key material: stdin or a file to stdout
@@ -173,8 +178,8 @@ fn version(json: bool) -> Result<(), Failure> {
 
 /// Whether key material or a private key passes through the process of a command.
 fn handles_secrets(command: &Command) -> bool {
-    use Command::{KmsV2, Pki, Rewrap, Unwrap, Wrap};
-    matches!(command, Wrap(_) | Unwrap(_) | Rewrap(_) | Pki(_) | KmsV2(_))
+    use Command::{KmsV2, Login, Pki, Rewrap, Unwrap, Wrap};
+    matches!(command, Login(_) | Wrap(_) | Unwrap(_) | Rewrap(_) | Pki(_) | KmsV2(_))
 }
 
 /// Runs the command. What it gives is the process's exit code.
@@ -191,6 +196,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Reload(args) => reload::run(&args, json),
         Command::Config(command) => return config::run(&command, json),
         Command::Doctor(args) => return doctor::run(&args, json),
+        Command::Login(args) => login::login(&args, json),
+        Command::Logout(args) => login::logout(&args, json),
         Command::Wrap(args) => wrap::run(&args, json),
         Command::Unwrap(args) => unwrap::run(&args, json),
         Command::Rewrap(args) => rewrap::run(&args, json),

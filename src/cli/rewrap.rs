@@ -137,6 +137,7 @@ fn template(args: &Args) -> Result<RewrapItem, Failure> {
             label: args.to_label.clone().into_bytes(),
         },
         max_key_material_len: args.max_key_material_len,
+        approval: None,
     })
 }
 

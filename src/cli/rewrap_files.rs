@@ -212,6 +212,7 @@ mod tests {
                 label: Vec::new(),
             },
             max_key_material_len: None,
+            approval: None,
         };
         Job { file: "f".into(), result: "r".into(), item }
     }

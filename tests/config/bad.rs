@@ -686,7 +686,7 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
     (
         "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",
         "keys = [\"user-keys\"], operations = [\"rewrap\"]",
-        "claviger.toml:53: callers[0].grants[0].to: is missing; \"rewrap\" has no target by itself: write to = [\"…\"] with names from [keys], or to_public_keys = [\"…\"] with the SHA-256 of public keys",
+        "claviger.toml:53: callers[0].grants[0].to: is missing; \"rewrap\" has no target by itself: write to = [\"…\"] with names from [keys], to_public_keys = [\"…\"] with the SHA-256 of public keys, or to_approved = { issuer = \"…\", claims = { … } } with whose approval counts",
     ),
     (
         "keys = [\"user-keys\"], operations = [\"unwrap\", \"read\"]",

@@ -5,8 +5,11 @@
 //! - [`Issuer`]: an issuer's keys, fetched again when they are old or a token does not fit them
 //! - [`KeySet`]: public keys, from a key set or a PEM file; `discovery`, how they are asked for
 //! - [`examine`]: an issuer looked at for an operator, its quirks in words
+//! - [`approval_nonce`]: what an ID token says that approves a rewrap
+//! - [`SignIn`]: a person signs in and gets a token
 //! - [`Fault`]: why a token is not good, in a closed set
 
+mod approval;
 mod claims;
 mod discovery;
 mod examination;
@@ -14,12 +17,15 @@ mod fault;
 mod issuer;
 mod key_set;
 mod rules;
+mod sign_in;
 mod token;
 
+pub use approval::{APPROVAL_PREFIX, approval_nonce};
 pub use claims::{ClaimValue, Claims};
 pub use examination::{Examined, Trouble, examine};
 pub use fault::{Fault, NotVerified};
 pub use issuer::{Issuer, KeySource, Known, Settings};
 pub use key_set::{KeySet, KeySetError};
 pub use rules::{ALGORITHMS, Audience, Audiences, Judged, LEEWAY, Rules};
+pub use sign_in::{DeviceCode, Granted, Pkce, SignIn, random_text};
 pub use token::{MAX_TOKEN_LEN, Token};

@@ -28,7 +28,7 @@ use crate::error::{Error, daemon_id};
 use crate::retry::Attempts;
 use crate::schedule::Effort;
 
-pub use rewrap::{Recipient, RewrapItem, RewrapSource, RewrapTarget, Rewrapped};
+pub use rewrap::{Approval, Recipient, RewrapItem, RewrapSource, RewrapTarget, Rewrapped};
 pub use types::{
     Health, KeyPage, SignOptions, Signed, UnwrapItem, UnwrapOptions, Unwrapped, Verified,
     WrapOptions, Wrapped,

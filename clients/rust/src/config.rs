@@ -111,7 +111,16 @@ pub enum ConfigError {
     },
 }
 
-#[derive(Deserialize)]
+/// A client file: TOML with `endpoint`, which is one or a list, and, unless they are all Unix sockets,
+/// `ca`, `certificate` and `private_key`; with `token` the latter two may be left out. Relative paths
+/// start at the file's folder.
+#[derive(Debug)]
+pub struct ClientFile {
+    path: PathBuf,
+    file: File,
+}
+
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(deserialize_with = "one_or_many")]
@@ -122,11 +131,9 @@ struct File {
     token: Option<PathBuf>,
 }
 
-impl Config {
-    /// Reads a client file: TOML with `endpoint`, which is one or a list, and, unless they are all
-    /// Unix sockets, `ca`, `certificate` and `private_key`; with `token` the latter two may be left out.
-    /// Relative paths start at the file's folder.
-    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+impl ClientFile {
+    /// Reads it; what it says is not judged yet.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
         let text = fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
             path: path.to_owned(),
@@ -135,13 +142,25 @@ impl Config {
         let invalid = |reason| ConfigError::Invalid { path: path.to_owned(), reason };
         let file: File =
             toml::from_str(&text).map_err(|error| invalid(error.to_string().trim().to_owned()))?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// The endpoints, as they are written.
+    pub fn endpoints(&self) -> &[String] {
+        &self.file.endpoint
+    }
+
+    /// What it says, checked; `token` counts where it names none.
+    pub fn config(self, token: Option<&Path>) -> Result<Config, ConfigError> {
+        let Self { path, file } = self;
+        let invalid = |reason| ConfigError::Invalid { path: path.clone(), reason };
         let folder = path.parent().unwrap_or(Path::new(""));
         let beside = |path: Option<PathBuf>| path.map(|path| beside(folder, path));
-        let [ca, certificate, private_key, token] =
+        let [ca, certificate, private_key, own_token] =
             [file.ca, file.certificate, file.private_key, file.token].map(beside);
         let (ca, certificate) = (ca.as_deref(), certificate.as_deref());
-        let (private_key, token) = (private_key.as_deref(), token.as_deref());
-        let mut config = Self::with_token(&file.endpoint, ca, certificate, private_key, token)
+        let (private_key, token) = (private_key.as_deref(), own_token.as_deref().or(token));
+        let mut config = Config::with_token(&file.endpoint, ca, certificate, private_key, token)
             .map_err(|error| invalid(error.to_string()))?;
         for endpoint in &mut config.endpoints {
             if let Endpoint::Unix(socket) = endpoint {
@@ -149,6 +168,13 @@ impl Config {
             }
         }
         Ok(config)
+    }
+}
+
+impl Config {
+    /// Reads a client file: see [`ClientFile`].
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        ClientFile::read(path)?.config(None)
     }
 
     /// Checks the values that describe the daemons: `https://host:port` needs all of the files,

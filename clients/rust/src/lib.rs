@@ -36,12 +36,13 @@ mod tls;
 
 pub use claviger_proto::v1::{Key, KeyVersion, KeyVersionState};
 pub use client::{
-    Client, Health, KeyPage, Recipient, RewrapItem, RewrapSource, RewrapTarget, Rewrapped,
-    SignOptions, Signed, UnwrapItem, UnwrapOptions, Unwrapped, Verified, WrapOptions, Wrapped,
+    Approval, Client, Health, KeyPage, Recipient, RewrapItem, RewrapSource, RewrapTarget,
+    Rewrapped, SignOptions, Signed, UnwrapItem, UnwrapOptions, Unwrapped, Verified, WrapOptions,
+    Wrapped,
 };
 pub use config::{
-    Config, ConfigError, DEFAULT_HEDGE, DEFAULT_MAX_IDLE, DEFAULT_PATIENCE, DEFAULT_TIMEOUT,
-    Endpoint, IdentityFiles, TlsFiles, beside,
+    ClientFile, Config, ConfigError, DEFAULT_HEDGE, DEFAULT_MAX_IDLE, DEFAULT_PATIENCE,
+    DEFAULT_TIMEOUT, Endpoint, IdentityFiles, TlsFiles, beside,
 };
 pub use error::{Code, Error};
 

@@ -141,6 +141,7 @@ fn item(plan: &Plan<'_>, wrapped: &[u8]) -> RewrapItem {
             label: plan.label.clone(),
         },
         max_key_material_len: None,
+        approval: None,
     }
 }
 

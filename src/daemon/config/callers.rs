@@ -44,7 +44,7 @@ fn caller(node: &Node<'_>, around: &Around<'_>, seen: &mut Seen) -> Caller {
     Caller {
         name: name.unwrap_or_default(),
         matches: matches(&node.required("match", write), around, seen),
-        grants: grants(&node.optional("grants"), around.keys),
+        grants: grants(&node.optional("grants"), around.keys, around.issuers),
         limits: limits(&node.optional("limits"), around.server.fleet),
     }
 }

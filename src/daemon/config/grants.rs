@@ -2,21 +2,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::token_matches::to_approved;
 use super::{Grant, Key, Operation, PublicKeys, narrowness, values};
 use claviger_configuration::{Node, all};
 
 /// `grants`, in the file's order.
-pub(super) fn grants(node: &Node<'_>, keys: &BTreeMap<String, Key>) -> Vec<Grant> {
+pub(super) fn grants(
+    node: &Node<'_>,
+    keys: &BTreeMap<String, Key>,
+    issuers: &Node<'_>,
+) -> Vec<Grant> {
     let items =
         node.items("a list such as [{ keys = [\"…\"], operations = [\"unwrap\", \"read\"] }]");
     let items = items.unwrap_or_default();
-    let grants: Vec<Grant> = items.iter().map(|item| grant(item, keys)).collect();
+    let grants: Vec<Grant> = items.iter().map(|item| grant(item, keys, issuers)).collect();
     narrowness::check(&items, &grants, keys);
     grants
 }
 
-fn grant(node: &Node<'_>, known: &BTreeMap<String, Key>) -> Grant {
-    let node = node.with_fields(&["keys", "operations", "wrapped_sha256", "to", "to_public_keys"]);
+fn grant(node: &Node<'_>, known: &BTreeMap<String, Key>, issuers: &Node<'_>) -> Grant {
+    let targets = ["to", "to_public_keys", "to_approved"];
+    let node =
+        node.with_fields(&[&["keys", "operations", "wrapped_sha256"], &targets[..]].concat());
     let known_keys = |node: &Node<'_>| unique(node, "key", |item| known_key(item, known));
     let keys = known_keys(&node.required("keys", "write keys = [\"…\"] with names from [keys]"));
     let write = "write operations = [\"unwrap\", \"read\"]";
@@ -28,6 +35,7 @@ fn grant(node: &Node<'_>, known: &BTreeMap<String, Key>) -> Grant {
     });
     let to = known_keys(&node.optional("to"));
     let to_public_keys = public_keys(&node.optional("to_public_keys"));
+    let to_approved = node.field("to_approved").and_then(|node| to_approved(&node, issuers));
     if let Some(operations) = &operations {
         check_targets(&node, operations);
     }
@@ -37,6 +45,7 @@ fn grant(node: &Node<'_>, known: &BTreeMap<String, Key>) -> Grant {
         wrapped_sha256,
         to: to.unwrap_or_default(),
         to_public_keys,
+        to_approved,
     }
 }
 
@@ -56,11 +65,11 @@ fn public_keys(node: &Node<'_>) -> PublicKeys {
 /// What narrows an operation stands beside that operation, and a rewrap goes nowhere by itself.
 fn check_targets(node: &Node<'_>, operations: &[Operation]) {
     let rewraps = operations.contains(&Operation::Rewrap);
-    let targets = [node.field("to"), node.field("to_public_keys")];
+    let targets = ["to", "to_public_keys", "to_approved"].map(|target| node.field(target));
     if rewraps && targets.iter().all(Option::is_none) {
         node.missing(
             "to",
-            "\"rewrap\" has no target by itself: write to = [\"…\"] with names from [keys], or to_public_keys = [\"…\"] with the SHA-256 of public keys",
+            "\"rewrap\" has no target by itself: write to = [\"…\"] with names from [keys], to_public_keys = [\"…\"] with the SHA-256 of public keys, or to_approved = { issuer = \"…\", claims = { … } } with whose approval counts",
         );
     }
     for target in targets.into_iter().flatten().filter(|_| !rewraps) {

@@ -108,7 +108,7 @@ fn source(node: &Node<'_>, issuer: Option<&str>) -> Option<KeySource> {
     Some(KeySource::Discovery { url, ca })
 }
 
-fn audiences(node: &Node<'_>) -> Option<Audiences> {
+pub(super) fn audiences(node: &Node<'_>) -> Option<Audiences> {
     match node.text() {
         Some("any") => return Some(Audiences::Any),
         Some(_) => {

@@ -32,7 +32,7 @@ use std::time::Duration;
 pub(crate) use claviger_configuration::joined;
 pub use claviger_configuration::{ConfigError, ConfigErrors};
 use claviger_provider_api::{Algorithm, SecretSource, SignAlgorithm};
-use claviger_tokens::{ClaimValue, Rules, Settings};
+use claviger_tokens::{Audiences, ClaimValue, Rules, Settings};
 
 pub use self::changes::{changes, needs_restart};
 pub(crate) use self::load::version_path;
@@ -297,6 +297,24 @@ pub struct Grant {
     pub to: Vec<String>,
     /// `to_public_keys`: the public keys of others that a rewrap may wrap for.
     pub to_public_keys: PublicKeys,
+    /// `to_approved`: whose approval lets a rewrap wrap for any public key, for this value and a time.
+    pub to_approved: Option<ToApproved>,
+}
+
+/// Whose approval lets a rewrap go to a public key that is not listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToApproved {
+    /// A name from `[issuers]`.
+    pub issuer: String,
+    /// For whom the ID token must be; none: as the issuer says.
+    pub audiences: Option<Audiences>,
+    /// `sub`, to the letter; none: any, as far as the claims are right.
+    pub subject: Option<String>,
+    /// Each of these claims is one of its values, or a list with one of them.
+    pub claims: BTreeMap<String, Vec<ClaimValue>>,
+    /// How long ago the person may have signed in, and how long the approval may hold. Default: 15
+    /// minutes.
+    pub max_age: Duration,
 }
 
 /// Public keys, by the SHA-256 of their SubjectPublicKeyInfo.

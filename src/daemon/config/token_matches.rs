@@ -1,11 +1,14 @@
-//! Callers by token: `match = { issuer, subject, claims }`, and whether two of them are one.
+//! Callers by token: `match = { issuer, subject, claims }`, and whether two of them are one; approvers by
+//! token: `to_approved`.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use claviger_configuration::{Node, all};
 use claviger_tokens::ClaimValue;
 
-use super::{Caller, Identity, Match, TokenMatch};
+use super::issuers::audiences;
+use super::{Caller, Identity, Match, ToApproved, TokenMatch, values};
 
 /// What makes a token a caller, read from a `match` with `issuer`; `peer` is what stands beside it.
 pub(super) fn token_match(
@@ -13,6 +16,32 @@ pub(super) fn token_match(
     issuers: &Node<'_>,
     peer: Option<Identity>,
 ) -> Option<TokenMatch> {
+    let issuer = issuer(node, issuers)?;
+    let (subject, claims) = person(node, "would be this caller")?;
+    Some(TokenMatch { issuer: issuer.to_owned(), subject, claims, peer: peer.map(Box::new) })
+}
+
+/// `to_approved` of a grant.
+pub(super) fn to_approved(node: &Node<'_>, issuers: &Node<'_>) -> Option<ToApproved> {
+    let node = node.with_fields(&["issuer", "audiences", "subject", "claims", "max_age"]);
+    let name = issuer(&node, issuers)?;
+    let is_named = issuers.field(name).is_some_and(|issuer| issuer.field("issuer").is_some());
+    if !is_named {
+        node.optional("issuer").error(
+            "has no `issuer` of its own under [issuers], and an ID token names one; write another",
+        );
+    }
+    let audiences = match node.field("audiences") {
+        Some(node) => Some(audiences(&node)?),
+        None => None,
+    };
+    let (subject, claims) = person(&node, "could approve")?;
+    let max_age = node.parsed_or("max_age", Duration::from_mins(15), values::positive_duration);
+    Some(ToApproved { issuer: name.to_owned(), audiences, subject, claims, max_age })
+}
+
+/// A name from `[issuers]`.
+fn issuer<'a>(node: &Node<'a>, issuers: &Node<'_>) -> Option<&'a str> {
     let issuer_node = node.required("issuer", "write a name from [issuers]");
     let issuer = issuer_node.string()?;
     if !issuers.names().any(|name| name == issuer) {
@@ -20,6 +49,15 @@ pub(super) fn token_match(
         issuer_node.names_no("issuer", issuers.names(), add);
         return None;
     }
+    Some(issuer)
+}
+
+/// `sub`, if it matters, and the claims that do.
+type Person = (Option<String>, BTreeMap<String, Vec<ClaimValue>>);
+
+/// `subject` and `claims`, of which one is needed: `would` is what each bearer of the issuer's tokens
+/// would do without.
+fn person(node: &Node<'_>, would: &str) -> Option<Person> {
     let subject = match node.field("subject") {
         Some(node) => Some(node.parsed(subject)?),
         None => None,
@@ -29,10 +67,10 @@ pub(super) fn token_match(
         None => BTreeMap::new(),
     };
     if subject.is_none() && claims.is_empty() {
-        node.error("has an issuer alone, so that each of its tokens would be this caller; add subject = \"…\", or claims = { groups = \"…\" }");
+        node.error(format_args!("has an issuer alone, so that each of its tokens {would}; add subject = \"…\", or claims = {{ groups = \"…\" }}"));
         return None;
     }
-    Some(TokenMatch { issuer: issuer.to_owned(), subject, claims, peer: peer.map(Box::new) })
+    Some((subject, claims))
 }
 
 fn subject(text: &str) -> Result<String, String> {

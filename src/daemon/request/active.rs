@@ -20,6 +20,7 @@ use crate::daemon::keys::replicas::Replicas;
 use crate::daemon::keys::specification::Specification;
 use crate::daemon::records::audit::{Audit, Event};
 use crate::daemon::records::metrics::Metrics;
+use crate::daemon::request::approvers::Approvers;
 use crate::daemon::request::budget::Budget;
 use crate::daemon::request::failed_unwraps::{CallerAndKey, FailedUnwraps};
 use crate::daemon::request::in_flight::CallerCalls;
@@ -208,6 +209,9 @@ impl ActiveConfig {
             let key = Key { name: name.clone(), versions, metrics: metrics.key(name) };
             keyring.keys.insert(name.clone(), Arc::new(key));
         }
+        let tokens_before = previous.active.and_then(|active| active.snapshot.tokens.as_deref());
+        let all_tokens = Tokens::new(&config.issuers, tokens_before)?;
+        let tokens = all_tokens.as_deref();
         let mut budgets = HashMap::new();
         let mut calls = HashMap::new();
         let most = config.server.max_concurrent_calls;
@@ -224,8 +228,13 @@ impl ActiveConfig {
                     let state = states.get(&caller_and_key.1).copied().unwrap_or_default();
                     limits.extend(budget.map(|budget| (Arc::clone(budget), caller.limits, state)));
                 }
-                let around =
-                    Around { keyring: &keyring, states: &states, previous, most_calls: most };
+                let around = Around {
+                    keyring: &keyring,
+                    states: &states,
+                    previous,
+                    most_calls: most,
+                    tokens,
+                };
                 let built = build_caller(index, caller, &around, &mut budgets);
                 calls.insert(Arc::clone(&built.name), Arc::clone(&built.calls));
                 built
@@ -233,9 +242,7 @@ impl ActiveConfig {
             .collect();
         let several_cas = config.server.tls.as_ref().is_some_and(|tls| tls.client_ca.len() > 1);
         let callers = Callers::new(&config.callers, several_cas);
-        let tokens_before = previous.active.and_then(|active| active.snapshot.tokens.as_deref());
-        let tokens = Tokens::new(&config.issuers, tokens_before)?;
-        let snapshot = Arc::new(Snapshot { callers, policies, tokens, keyring });
+        let snapshot = Arc::new(Snapshot { callers, policies, tokens: all_tokens, keyring });
         let drained = previous.drained.iter().filter(|name| providers.contains_key(*name));
         let drained = drained.cloned().collect();
         let replicas = Arc::new(Replicas { providers, by_specification: replicas, drained });
@@ -372,6 +379,8 @@ struct Around<'a> {
     previous: &'a Previous<'a>,
     /// Calls in flight, of all callers.
     most_calls: usize,
+    /// The issuers of tokens.
+    tokens: Option<&'a Tokens>,
 }
 
 /// A number for each key that changes with its versions, their replicas and algorithms, and with the
@@ -404,7 +413,12 @@ fn build_caller(
                 Granted::new(Arc::clone(&around.keyring.keys[name]), budget)
             });
             let to = grant.to.iter().map(|name| Arc::clone(&around.keyring.keys[name])).collect();
-            granted.allow(grant, to);
+            let approvers = grant.to_approved.as_ref().and_then(|config| {
+                let trusted = around.tokens?.trusted().iter();
+                let trusted = trusted.into_iter().find(|trusted| *trusted.name == *config.issuer);
+                Some(Approvers::new(config, trusted?))
+            });
+            granted.allow(grant, to, approvers);
         }
     }
     let mut readable: Vec<String> = grants

@@ -14,6 +14,7 @@
 
 pub mod active;
 pub mod admission;
+pub mod approvers;
 pub mod budget;
 pub mod call;
 pub mod failed_unwraps;

@@ -7,6 +7,7 @@ use claviger_provider_api::CallerSlot;
 
 use crate::daemon::config::{self, Operation, PublicKeys};
 use crate::daemon::keys::keyring::Key;
+use crate::daemon::request::approvers::{Approval, Approver, Approvers, NotApproved};
 use crate::daemon::request::budget::Budget;
 use crate::daemon::request::in_flight::CallerCalls;
 use crate::daemon::status::Failure;
@@ -58,7 +59,22 @@ struct Rewraps {
     values: Values,
     to: Vec<Arc<Key>>,
     to_public_keys: PublicKeys,
+    approvers: Option<Approvers>,
 }
+
+/// A person's approval with the public key that it is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The approval; none was sent.
+    pub approval: Option<&'a Approval>,
+    /// The wrapped value.
+    pub wrapped: &'a [u8],
+    /// Of the public key that it is to go to.
+    pub public_key_sha256: &'a [u8; 32],
+}
+
+/// Which values may go to a public key, and who approved it where that was needed.
+pub type ToPublicKey<'a> = (Vec<&'a Values>, Option<Approver>);
 
 impl Granted {
     /// A grant of nothing yet.
@@ -67,15 +83,20 @@ impl Granted {
         Self { key, operations: 0, unwraps, rewraps: Vec::new(), budget }
     }
 
-    /// Adds a grant; `to` are the keys that it names as targets.
-    pub fn allow(&mut self, grant: &config::Grant, to: Vec<Arc<Key>>) {
+    /// Adds a grant; `to` are the keys that it names as targets, `approvers` those of `to_approved`.
+    pub fn allow(
+        &mut self,
+        grant: &config::Grant,
+        to: Vec<Arc<Key>>,
+        approvers: Option<Approvers>,
+    ) {
         for operation in &grant.operations {
             self.operations |= 1 << *operation as u8;
         }
         let values = Values::of(grant.wrapped_sha256.as_deref());
         if grant.operations.contains(&Operation::Rewrap) {
             let (values, to_public_keys) = (values.clone(), grant.to_public_keys.clone());
-            self.rewraps.push(Rewraps { values, to, to_public_keys });
+            self.rewraps.push(Rewraps { values, to, to_public_keys, approvers });
         }
         if grant.operations.contains(&Operation::Unwrap) {
             self.unwraps.add(values);
@@ -121,6 +142,26 @@ impl Granted {
         let rewraps = self.rewraps.iter().filter(|rewraps| named(&rewraps.to_public_keys));
         let values: Vec<&Values> = rewraps.map(|rewraps| &rewraps.values).collect();
         if values.is_empty() { Err(Failure::PermissionDenied) } else { Ok(values) }
+    }
+
+    /// The values that may be rewrapped to a public key that no grant lists, by this approval; with why
+    /// not, where an approval was looked at.
+    pub async fn rewraps_by_approval(
+        &self,
+        asked: Asked<'_>,
+    ) -> Result<ToPublicKey<'_>, Option<NotApproved>> {
+        let Asked { approval: Some(approval), wrapped, public_key_sha256 } = asked else {
+            return Err(None);
+        };
+        let mut why = None;
+        for rewraps in &self.rewraps {
+            let Some(approvers) = &rewraps.approvers else { continue };
+            match approvers.check(approval, wrapped, public_key_sha256).await {
+                Ok(approver) => return Ok((vec![&rewraps.values], Some(approver))),
+                Err(reason) => why = Some(reason),
+            }
+        }
+        Err(why)
     }
 }
 

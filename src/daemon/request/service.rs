@@ -1,6 +1,6 @@
 //! The gRPC service: from a message to typed arguments, and from a result to a message.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use claviger_proto::v1::key_service_server::KeyService;
@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status};
 
 use crate::daemon::config::{Operation, State};
 use crate::daemon::keys::keyring::Version;
+use crate::daemon::request::approvers::Approval;
 use crate::daemon::request::call::{self, CallContext};
 use crate::daemon::request::guard::{
     Batch, Guard, Recipient, RewrapCall, Rewrapped, SignCall, UnwrapCall, VerifyCall, WrapCall,
@@ -275,7 +276,7 @@ fn parse_rewrap(
     request: RewrapRequest,
     batch: Option<(Arc<Batch>, u32)>,
 ) -> Result<RewrapCall, Failure> {
-    let RewrapRequest { source, wrapped, target, max_key_material_len } = request;
+    let RewrapRequest { source, wrapped, target, max_key_material_len, approval } = request;
     let required = |field| Failure::Field { field, allowed: "is required".into() };
     let source = source.ok_or_else(|| required("source"))?;
     let target = target.ok_or_else(|| required("target"))?;
@@ -300,6 +301,11 @@ fn parse_rewrap(
         algorithm: parse_algorithm(&target.algorithm, "target.algorithm")?,
         label: target.label,
         max_key_material_len,
+        approval: approval.map(|approval| {
+            let v1::Approval { id_token, expires } = approval;
+            Approval { id_token, expires }
+        }),
+        approver: OnceLock::new(),
     })
 }
 

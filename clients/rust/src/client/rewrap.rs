@@ -1,5 +1,7 @@
 //! Rewrapping: key material goes from one key to another and is never seen here.
 
+use std::fmt;
+
 use bytes::Bytes;
 use claviger_proto::v1;
 use claviger_proto::v1::rewrap_batch_result::Result as ItemResult;
@@ -20,6 +22,24 @@ pub struct RewrapItem {
     /// The longest key material that is expected, in bytes; none: the longest that the source can
     /// hold. Where the target has less room than that, the daemon asks for it.
     pub max_key_material_len: Option<u32>,
+    /// A person's approval, where the grant asks for one.
+    pub approval: Option<Approval>,
+}
+
+/// A person's approval of one rewrap to a public key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Approval {
+    /// The approver's ID token, whose `nonce` names value, public key and `expires`, as
+    /// `claviger.proto` says.
+    pub id_token: String,
+    /// Seconds since 1970.
+    pub expires: u64,
+}
+
+impl fmt::Debug for Approval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Approval").field("expires", &self.expires).finish_non_exhaustive()
+    }
 }
 
 /// The key that unwraps, and how.
@@ -103,7 +123,7 @@ impl Client {
 }
 
 fn request(item: &RewrapItem) -> v1::RewrapRequest {
-    let RewrapItem { source, wrapped, target, max_key_material_len } = item;
+    let RewrapItem { source, wrapped, target, max_key_material_len, approval } = item;
     let recipient = match &target.recipient {
         Recipient::Key(name) => WireRecipient::Key(name.clone()),
         Recipient::PublicKey(spki) => WireRecipient::PublicKey(Bytes::copy_from_slice(spki)),
@@ -122,6 +142,10 @@ fn request(item: &RewrapItem) -> v1::RewrapRequest {
             label: Bytes::copy_from_slice(&target.label),
         }),
         max_key_material_len: *max_key_material_len,
+        approval: approval.as_ref().map(|approval| v1::Approval {
+            id_token: approval.id_token.clone(),
+            expires: approval.expires,
+        }),
     }
 }
 

@@ -63,7 +63,13 @@ fn every_call_has_its_blocking_counterpart() {
         label: Vec::new(),
     };
     let source = RewrapSource { key: "a".into(), ..Default::default() };
-    let item = RewrapItem { source, wrapped: b"12".into(), target, max_key_material_len: None };
+    let item = RewrapItem {
+        source,
+        wrapped: b"12".into(),
+        target,
+        max_key_material_len: None,
+        approval: None,
+    };
     assert_eq!(client.rewrap(&item).unwrap().wrapped, b"21");
     assert_eq!(client.rewrap_batch(&[item]).unwrap()[0].as_ref().unwrap().wrapped, b"21");
     let options = SignOptions::default();

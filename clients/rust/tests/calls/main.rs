@@ -110,6 +110,7 @@ async fn a_rewrap_names_both_versions_and_the_target_and_a_batch_answers_in_orde
         wrapped: wrapped.into(),
         target: RewrapTarget { recipient, algorithm: "RSA-OAEP".into(), label: Vec::new() },
         max_key_material_len: Some(32),
+        approval: None,
     };
     let to_key = item(b"12", Recipient::Key("new".into()));
     let rewrapped = client.rewrap(&to_key).await.unwrap();

@@ -178,6 +178,12 @@ pub struct RewrapTarget<'a> {
     pub algorithm: Option<&'a str>,
     /// Of what came out.
     pub wrapped_sha256: Option<[u8; 32]>,
+    /// Of a public key that a person approved: the issuer that vouched for that person.
+    pub approver_issuer: Option<&'a str>,
+    /// The person: `sub` of the ID token.
+    pub approver: Option<&'a str>,
+    /// Of the ID token's bytes.
+    pub approval_sha256: Option<[u8; 32]>,
 }
 
 impl RewrapTarget<'_> {
@@ -189,5 +195,8 @@ impl RewrapTarget<'_> {
         line.sha256("target_public_key_sha256", self.public_key_sha256.as_ref());
         line.some_text("target_algorithm", self.algorithm, NAME);
         line.sha256("target_wrapped_sha256", self.wrapped_sha256.as_ref());
+        line.some_text("approver_issuer", self.approver_issuer, NAME);
+        line.some_text("approver", self.approver, IDENTITY);
+        line.sha256("approval_sha256", self.approval_sha256.as_ref());
     }
 }

@@ -6,7 +6,7 @@
 
 mod public_key;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use claviger_provider_api::public_key::sha256;
@@ -19,8 +19,9 @@ use super::wrap::to_wrap;
 use super::{Guard, OperationRecord, UnwrapCall, check_label, in_time};
 use crate::daemon::config::Operation;
 use crate::daemon::keys::keyring::Candidate;
+use crate::daemon::request::approvers::{Approval, Approver, NotApproved};
 use crate::daemon::request::call::CallContext;
-use crate::daemon::request::policy::{Granted, Values};
+use crate::daemon::request::policy::{Asked, Granted, Values};
 use crate::daemon::status::Failure;
 
 /// The longest SubjectPublicKeyInfo that is parsed: one of 8192 bits has some 1060 bytes.
@@ -39,6 +40,10 @@ pub struct RewrapCall {
     pub label: Bytes,
     /// The longest material that the caller expects, in bytes.
     pub max_key_material_len: Option<u32>,
+    /// A person's approval of a public key that no grant lists.
+    pub approval: Option<Approval>,
+    /// Who gave it, once it was found good.
+    pub approver: OnceLock<Approver>,
 }
 
 /// Who is to read what is rewrapped.
@@ -193,7 +198,7 @@ async fn public_key_as_target<'a>(
     record: &mut OperationRecord<'a>,
     granted: &'a Granted,
     spki: &Bytes,
-    call: &RewrapCall,
+    call: &'a RewrapCall,
 ) -> Result<Target<'a>, Failure> {
     if spki.len() > MAX_SPKI_LEN {
         let allowed = format!("must be at most {MAX_SPKI_LEN} bytes, not {}", spki.len());
@@ -202,7 +207,13 @@ async fn public_key_as_target<'a>(
     // What is parsed below is exactly what was hashed here.
     let public_key_sha256 = sha256(spki);
     record.target().public_key_sha256 = Some(public_key_sha256);
-    let values = granted.rewraps_to_public_key(&public_key_sha256)?;
+    let values = match granted.rewraps_to_public_key(&public_key_sha256) {
+        Ok(values) => values,
+        Err(not_listed) => {
+            let approved = approved(record, granted, call, &public_key_sha256).await;
+            approved.map_err(|why| why.unwrap_or(not_listed))?
+        }
+    };
     check_label(call.algorithm, &call.label).map_err(of_target)?;
     let oaep = call.algorithm.filter(|algorithm| *algorithm != Algorithm::Rsa15);
     let algorithm = oaep.ok_or_else(|| Failure::Field {
@@ -217,6 +228,35 @@ async fn public_key_as_target<'a>(
     let public_key = guard.public_work.run(record.context().call(), parse).await??;
     let to = To::PublicKey(Arc::new(public_key));
     Ok(note(record, Target { to, version: None, algorithm, values }))
+}
+
+/// What a person has approved, who is recorded; or why it is not available, where that is all.
+async fn approved<'a>(
+    record: &mut OperationRecord<'a>,
+    granted: &'a Granted,
+    call: &'a RewrapCall,
+    public_key_sha256: &[u8; 32],
+) -> Result<Vec<&'a Values>, Option<Failure>> {
+    let (approval, wrapped) = (call.approval.as_ref(), &call.source.wrapped);
+    let outcome = granted.rewraps_by_approval(Asked { approval, wrapped, public_key_sha256 }).await;
+    let (values, approver) = outcome.map_err(|why| {
+        let why = why?;
+        record.set_cause(why.cause());
+        let context = record.context();
+        if context.caller.log_limit.allows() {
+            let (request_id, caller) = (&*context.request_id, &*context.caller.name);
+            tracing::info!(request_id, caller, "approval refused: {why}");
+        }
+        (why == NotApproved::NoKeys).then_some(Failure::IssuerAway)
+    })?;
+    if let Some(approver) = approver {
+        let approver = call.approver.get_or_init(|| approver);
+        let noted = record.target();
+        noted.approver_issuer = Some(&approver.issuer);
+        noted.approver = Some(&approver.subject);
+        noted.approval_sha256 = Some(approver.token_sha256);
+    }
+    Ok(values)
 }
 
 /// From here on the audit record says for whom.
