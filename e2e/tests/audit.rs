@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use azure_key_vault_fake::Fault;
 use base64::Engine;
@@ -14,6 +15,7 @@ use claviger_proto::v1::{
 };
 use claviger_provider_api::public_key::sha256;
 use e2e::connection::frame;
+use e2e::daemon::claviger;
 use e2e::encoding::random;
 use e2e::token::PIN;
 use e2e::{
@@ -458,4 +460,96 @@ async fn a_log_that_cannot_be_written_refuses_reads_too_and_the_daemon_is_not_re
     }
     connection.get_key(&get).await.unwrap();
     connection.wrap(&wrap).await.unwrap();
+}
+
+/// The output of a command below `claviger audit` with `--json`, and whether its exit code was 0.
+fn audit_command(arguments: &[&str]) -> (bool, Value) {
+    let output = Command::new(claviger()).args(["audit", "--json"]).args(arguments).output();
+    let output = output.unwrap();
+    let said = serde_json::from_slice(&output.stdout);
+    let said = said.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    (output.status.success(), said)
+}
+
+fn public_key_pem(key: &RsaKey) -> String {
+    let base64 = base64::engine::general_purpose::STANDARD.encode(key.public_key().spki());
+    let lines: Vec<&str> =
+        base64.as_bytes().chunks(64).map(|l| str::from_utf8(l).unwrap()).collect();
+    format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", lines.join("\n"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checkpoints_are_signed_in_the_hsm_over_rotations_until_the_last_line() {
+    let mut files = DaemonFiles::new();
+    let token = Token::softhsm();
+    let (user_keys, evidence) = (RsaKey::shared(2048), RsaKey::generate(2048));
+    token.import(&user_keys, "object-a", "0a");
+    token.import(&evidence, "object-b", "0b");
+    files.token("hsm-a", &token);
+    let version = Version::active(1, &user_keys, "hsm-a", "pkcs11:object=object-a");
+    files.key("user-keys", &["RSA-OAEP"], vec![version]);
+    let version = Version::active(1, &evidence, "hsm-a", "pkcs11:object=object-b")
+        .with("sign_algorithms", vec![toml::Value::from("RS256")]);
+    files.key("evidence", &[], vec![version]);
+    let second = files.path("checkpoints");
+    files.set("audit.checkpoints.origin", "claviger.example.org/audit");
+    files.set("audit.checkpoints.signed_by", "evidence");
+    files.set("audit.checkpoints.file", second.to_str().unwrap());
+    files.set("audit.checkpoints.every", "100ms");
+    let caller = files.caller("key-connector", &["user-keys"], &["unwrap", "wrap"]);
+    let daemon = Daemon::start(&mut files);
+    let connection =
+        Connection::open(daemon.address(), files.pki.ca_der(), Some(&caller)).await.unwrap();
+    let wrap = WrapRequest {
+        key: "user-keys".into(),
+        key_material: MATERIAL.to_vec().into(),
+        ..WrapRequest::default()
+    };
+    let wrapped = connection.wrap(&wrap).await.unwrap().wrapped;
+    let unwrap = UnwrapRequest { key: "user-keys".into(), wrapped, ..UnwrapRequest::default() };
+    let checkpoints = || {
+        let records = files.audit_records();
+        records.iter().filter(|record| record["event"] == "checkpoint").count()
+    };
+    let begun = std::time::Instant::now();
+    while checkpoints() < 3 {
+        assert!(begun.elapsed().as_secs() < 60, "{}", daemon.log());
+        connection.unwrap(&unwrap).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    fs::rename(files.audit_file(), files.path("audit.jsonl.1")).unwrap();
+    connection.unwrap(&unwrap).await.unwrap();
+    assert_eq!(daemon.terminate().code, Some(0));
+    let records = files.audit_records();
+    let ends: Vec<&Value> = records.iter().rev().take(2).map(|record| &record["event"]).collect();
+    assert_eq!(ends, [&json!("checkpoint"), &json!("stop")], "{records:#?}");
+
+    let pem = public_key_pem(&evidence);
+    let spki = files.file("evidence.pem", &pem, 0o644);
+    let (_, key) = audit_command(&[
+        "public-key",
+        "--origin",
+        "claviger.example.org/audit",
+        "--algorithm",
+        "RS256",
+        &spki,
+    ]);
+    let key = files.file("audit.pub", key["public_key"].as_str().unwrap(), 0o644);
+    let log = files.audit_file();
+    let log = log.to_str().unwrap();
+    let verify = ["verify", "--rotated", "--public-key", &key, "--checkpoints"];
+    let verify = [&verify[..], &[second.to_str().unwrap(), log]].concat();
+    let (is_good, said) = audit_command(&verify);
+    assert!(is_good, "{said}");
+    let last = records.last().unwrap();
+    assert_eq!((&said["signed_until"], &said["files"]), (&last["n"], &json!(2)));
+
+    // Another key of the same token has not signed it.
+    let pem = public_key_pem(&user_keys);
+    let spki = files.file("other.pem", &pem, 0o644);
+    let origin = ["public-key", "--origin", "claviger.example.org/audit", "--algorithm", "RS256"];
+    let (_, other) = audit_command(&[&origin[..], &[&spki]].concat());
+    files.file("audit.pub", other["public_key"].as_str().unwrap(), 0o644);
+    let (is_good, said) = audit_command(&verify);
+    assert!(!is_good && said["findings"][0]["what"] == "bad-signature", "{said}");
 }

@@ -239,6 +239,36 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
         "claviger.toml:15: audit.file: is missing; write file = \"/var/log/claviger/audit.jsonl\", or off = true to go without\nclaviger.toml:16: audit.fiel: is not a known field; did you mean \"file\"?",
     ),
     (
+        "off = true",
+        "file = \"a\"\nmax_size = \"10MB\"",
+        "claviger.toml:17: audit.max_size: \"10MB\" is no size from 1MiB to 1024GiB; write \"256MiB\"",
+    ),
+    (
+        "off = true",
+        "file = \"a\"\nmax_age = \"10s\"",
+        "claviger.toml:17: audit.max_age: is less than a minute; write max_age = \"24h\"",
+    ),
+    (
+        "off = true",
+        "file = \"a\"\nkeep = 7",
+        "claviger.toml:17: audit.keep: counts files that the daemon itself leaves; write max_size = \"256MiB\" or max_age = \"24h\" too, or leave it out",
+    ),
+    (
+        "off = true",
+        "file = \"a\"\ncheckpoints = { origin = \"a\", file = \"c\" }",
+        "claviger.toml:17: audit.checkpoints.key: is missing; write the path of an Ed25519 key (`openssl genpkey -algorithm ed25519` makes one), or signed_by = \"…\" with a key of [keys] that signs",
+    ),
+    (
+        "off = true",
+        "file = \"a\"\ncheckpoints = { origin = \"a\", file = \"c\", key = \"k\", signed_by = \"user-keys\" }",
+        "claviger.toml:17: audit.checkpoints: has key and signed_by; leave one of them out\nclaviger.toml:17: audit.checkpoints.signed_by: \"user-keys\" has no active version that signs; write sign_algorithms = [\"PS256\"] in [keys.user-keys]",
+    ),
+    (
+        "off = true",
+        "file = \"a\"\ncheckpoints = { origin = \"a\", file = \"c\", signed_by = \"user-kes\" }",
+        "claviger.toml:17: audit.checkpoints.signed_by: \"user-kes\" is no key; did you mean \"user-keys\"?",
+    ),
+    (
         "off = true\n",
         "off = true\n[log]\nformat = \"xml\"\n",
         "claviger.toml:18: log.format: \"xml\" is not known; write \"text\" or \"json\"",

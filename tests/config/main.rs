@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use claviger::daemon::config::{
     Audit, Balance, Config, ConfigErrors, Identity, Limits, Listen, Log, Match, Operation,
-    PublicKeys, Rate, Server, State, path_or_default,
+    PublicKeys, Rate, Rotation, Server, SignedBy, State, path_or_default,
 };
 use claviger_provider_api::public_key::sha256;
 use claviger_provider_api::{Algorithm, SecretSource, VaultField};
@@ -200,6 +200,38 @@ fn replicas_are_asked_in_their_order_unless_the_least_busy_is_wanted() {
     assert_eq!(balance_with(""), Balance::Priority);
     assert_eq!(balance_with("balance = \"priority\"\n"), Balance::Priority);
     assert_eq!(balance_with("balance = \"least-busy\"\n"), Balance::LeastBusy);
+}
+
+#[test]
+fn the_key_of_checkpoints_signs_and_no_caller_signs_with_it() {
+    let checkpoints =
+        "file = \"a\"\ncheckpoints = { origin = \"a\", file = \"c\", signed_by = \"other\" }";
+    let lists = ("algorithms = [\"RSA-OAEP-256\", \"RSA-OAEP\"]", "sign_algorithms = [\"PS256\"]");
+    let text = GOOD.replacen("off = true", checkpoints, 1).replacen(lists.0, lists.1, 1);
+    let Audit::File(file) = parse(&text).unwrap().audit else { panic!("the log is on") };
+    assert_eq!(file.checkpoints.unwrap().signed_by, SignedBy::Key("other".to_owned()));
+    let local = "match = [{ uid = 1000 }]\n";
+    let grant = "grants = [{ keys = [\"other\"], operations = [\"sign\"] }]\n";
+    let error =
+        parse(&text.replacen(local, &format!("{local}{grant}"), 1)).unwrap_err().to_string();
+    assert!(
+        error.contains("audit.checkpoints.signed_by: \"other\" may be signed with by caller \"local\", who could sign another log"),
+        "{error}"
+    );
+}
+
+#[test]
+fn rotation_is_read_with_its_units() {
+    let options = "file = \"a\"\nmax_size = \"2GiB\"\nmax_age = \"24h\"\nkeep = 30";
+    let Audit::File(file) = parse(&GOOD.replacen("off = true", options, 1)).unwrap().audit else {
+        panic!("the log is on")
+    };
+    let expected = Rotation {
+        max_size: Some(2 << 30),
+        max_age: Some(Duration::from_hours(24)),
+        keep: Some(30),
+    };
+    assert_eq!(file.rotation, expected);
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! The check of a chain, line by line, over any number of files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use claviger_provider_api::public_key::sha256;
 use serde::{Deserialize, Serialize};
 
-use crate::daemon::records::audit::{CheckpointError, Head, Verifier, parse_checkpoint};
+use crate::daemon::records::audit::{
+    CheckpointError, Head, MOST_BEHIND, Verifier, parse_checkpoint,
+};
 
 /// Findings that are told one by one; more are counted.
 pub(super) const MOST_FINDINGS: usize = 100;
@@ -86,10 +88,13 @@ impl fmt::Display for Finding {
 /// The state of the check.
 #[derive(Debug, Default)]
 pub(super) struct ChainCheck {
-    verifier: Option<Verifier>,
+    /// The keys of checkpoints: several where one followed another.
+    verifiers: Vec<Verifier>,
     /// Checkpoints from elsewhere that were not passed yet, by the number of lines before them.
     kept: BTreeMap<u64, [u8; 32]>,
     head: Option<Head>,
+    /// The SHA-256 of the last lines: a checkpoint may be written some lines after it was signed.
+    recent: VecDeque<[u8; 32]>,
     /// Lines that are linked without a break from the first line on.
     unbroken: bool,
     pub(super) records: u64,
@@ -116,9 +121,9 @@ struct Record<'a> {
 }
 
 impl ChainCheck {
-    /// A check with the key that verifies checkpoints, and those that were kept elsewhere.
-    pub(super) fn new(verifier: Option<Verifier>, kept: BTreeMap<u64, [u8; 32]>) -> Self {
-        Self { verifier, kept, unbroken: true, ..Self::default() }
+    /// A check with the keys that verify checkpoints, and those that were kept elsewhere.
+    pub(super) fn new(verifiers: Vec<Verifier>, kept: BTreeMap<u64, [u8; 32]>) -> Self {
+        Self { verifiers, kept, unbroken: true, ..Self::default() }
     }
 
     /// The next line, without its line end.
@@ -147,6 +152,7 @@ impl ChainCheck {
         self.first_n.get_or_insert(n);
         if let Some(head) = self.head {
             if n != head.records {
+                self.recent.clear();
                 at.what = What::WrongNumber;
                 self.found(at.clone());
             } else if prev != head.sha256 {
@@ -170,6 +176,10 @@ impl ChainCheck {
         }
         let head = Head { records: n + 1, sha256: sha256(line) };
         self.head = Some(head);
+        if self.recent.len() > MOST_BEHIND as usize {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(head.sha256);
         self.compare_with_kept(&at, &head);
     }
 
@@ -192,16 +202,20 @@ impl ChainCheck {
     /// A checkpoint in the log: it speaks of all lines before it.
     fn checkpoint(&mut self, at: &Finding, note: &str, n: u64, prev: [u8; 32]) {
         self.checkpoints += 1;
-        let said = match &self.verifier {
-            Some(verifier) => verifier.verify(note),
-            None => parse_checkpoint(note).map(|(_, head)| head),
+        let is_verified = !self.verifiers.is_empty();
+        let said = if is_verified {
+            verify(&self.verifiers, note)
+        } else {
+            parse_checkpoint(note).map(|(_, head)| head)
         };
         match said {
-            Ok(head) if head == (Head { records: n, sha256: prev }) => {
-                if self.verifier.is_some() && self.unbroken {
-                    self.signed_until = n;
+            Ok(head) if head.records <= n && self.is_known_at(&head, n, prev) => {
+                if is_verified && self.unbroken {
+                    self.signed_until = head.records;
                 }
             }
+            // It speaks of lines before those of these files.
+            Ok(head) if Some(head.records) <= self.first_n => {}
             Err(CheckpointError::Signature | CheckpointError::OtherOrigin(_)) => {
                 self.found(Finding { what: What::BadSignature, ..at.clone() });
             }
@@ -209,12 +223,22 @@ impl ChainCheck {
         }
     }
 
+    /// Whether the log was so at `head`; `prev` is what the line at `n` names.
+    fn is_known_at(&self, head: &Head, n: u64, prev: [u8; 32]) -> bool {
+        if head.records == n {
+            return head.sha256 == prev;
+        }
+        let behind = usize::try_from(n - head.records).unwrap_or(usize::MAX);
+        let at = self.recent.len().checked_sub(behind + 1);
+        at.and_then(|at| self.recent.get(at)) == Some(&head.sha256)
+    }
+
     fn compare_with_kept(&mut self, at: &Finding, head: &Head) {
         match self.kept.remove(&head.records) {
             Some(sha256) if sha256 != head.sha256 => {
                 self.found(Finding { what: What::Rewritten, ..at.clone() });
             }
-            Some(_) if self.unbroken && self.verifier.is_some() => {
+            Some(_) if self.unbroken && !self.verifiers.is_empty() => {
                 (self.trusted_until, self.signed_until) = (head.records, head.records);
             }
             _ => {}
@@ -229,6 +253,18 @@ impl ChainCheck {
             self.more_findings += 1;
         }
     }
+}
+
+/// What a checkpoint says that one of these keys signed.
+pub(super) fn verify(verifiers: &[Verifier], note: &str) -> Result<Head, CheckpointError> {
+    let mut refused = CheckpointError::Signature;
+    for verifier in verifiers {
+        match verifier.verify(note) {
+            Ok(head) => return Ok(head),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
 }
 
 #[cfg(test)]

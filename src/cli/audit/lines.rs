@@ -9,9 +9,33 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use crate::cli::failure::{Exit, Failure};
+use crate::daemon::records::audit::rotated_files;
 
 /// How often a terminal is told how far it is.
 const PROGRESS: Duration = Duration::from_millis(500);
+
+/// The files that a command reads.
+#[derive(clap::Args, Debug)]
+pub(super) struct Files {
+    /// Read the rotated files beside FILE first, in the order of their records (not those that are packed)
+    #[arg(long)]
+    rotated: bool,
+    /// The log's files, oldest first
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
+impl Files {
+    /// All of them, oldest first.
+    pub(super) fn oldest_first(&self) -> Vec<PathBuf> {
+        let with_rotated = |file: &PathBuf| {
+            let mut files = if self.rotated { rotated_files(file) } else { Vec::new() };
+            files.push(file.clone());
+            files
+        };
+        self.files.iter().flat_map(with_rotated).collect()
+    }
+}
 
 /// A line of a file.
 pub(super) struct Line<'a> {
@@ -106,6 +130,7 @@ pub(super) struct Record {
     pub(super) backend_request_id: Option<String>,
     pub(super) caller: Option<String>,
     pub(super) identity: Option<String>,
+    pub(super) peer: Option<String>,
     pub(super) certificate_sha256: Option<String>,
     pub(super) certificate_not_after: Option<String>,
     pub(super) operation: Option<String>,

@@ -26,7 +26,7 @@ pub enum Command {
     /// show that too. The exit code is 0 where everything fits, else 65.
     #[command(after_help = "\
 Examples:
-  claviger audit verify /var/log/claviger/audit.jsonl.1 /var/log/claviger/audit.jsonl
+  claviger audit verify --rotated /var/log/claviger/audit.jsonl
   claviger audit verify --checkpoints checkpoints --public-key audit.pub audit.jsonl")]
     Verify(verify::Args),
     /// Show the newest records, and with --follow those that come
@@ -63,9 +63,11 @@ Examples:
     Report(report::Args),
     /// Print the public key that verifies the checkpoints of a log
     #[command(after_help = "\
-Example:
+Examples:
   openssl genpkey -algorithm ed25519 -out /etc/claviger/audit.key
-  claviger audit public-key --origin claviger.example.org/audit /etc/claviger/audit.key > audit.pub")]
+  claviger audit public-key --origin claviger.example.org/audit /etc/claviger/audit.key > audit.pub
+  claviger keys public-key audit-evidence > evidence.pem
+  claviger audit public-key --origin claviger.example.org/audit --algorithm PS256 evidence.pem > audit.pub")]
     PublicKey(public_key::Args),
 }
 

@@ -1,9 +1,8 @@
 //! `claviger audit search`: the records of one call or one wrapped value.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::lines::{Record, each_line};
+use super::lines::{Files, Record, each_line};
 use super::shown::show;
 use crate::cli::failure::{Exit, Failure, tell};
 
@@ -13,15 +12,14 @@ pub struct Args {
     /// A request id (the daemon's or the caller's), the SHA-256 of a wrapped value as `claviger
     /// wrapped-sha256` prints it, or the id under which a backend logged its request
     id: String,
-    /// The log's files, oldest first
-    #[arg(required = true, value_name = "FILE")]
-    files: Vec<PathBuf>,
+    #[command(flatten)]
+    files: Files,
 }
 
 /// Prints each record that names the id. The exit code is 1 where there is none.
 pub(super) fn run(args: &Args, json: bool) -> Result<ExitCode, Failure> {
     let (mut found, mut unreadable) = (0_u64, 0_u64);
-    each_line(&args.files, |line| {
+    each_line(&args.files.oldest_first(), |line| {
         match Record::parse(line.bytes) {
             Some(record) if names(&record, &args.id) => {
                 found += 1;

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::chain_check::{ChainCheck, Finding, What};
-use super::lines::{cannot_read, each_line};
+use super::chain_check::{self, ChainCheck, Finding, What};
+use super::lines::{Files, cannot_read, each_line};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::input_output;
-use crate::daemon::records::audit::{Verifier, parse_checkpoint};
+use crate::daemon::records::audit::{CheckpointError, Verifier, parse_checkpoint};
 
 /// Checkpoints by the number of lines before them, and a finding for each without a good signature.
 type Kept = (BTreeMap<u64, [u8; 32]>, Vec<Finding>);
@@ -18,28 +18,30 @@ type Kept = (BTreeMap<u64, [u8; 32]>, Vec<Finding>);
 /// The arguments of `claviger audit verify`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The public key of the checkpoints: a file as `claviger audit public-key` prints it
+    /// The public key of the checkpoints: a file as `claviger audit public-key` prints it; several where
+    /// one key followed another
     #[arg(long, value_name = "FILE")]
-    public_key: Option<PathBuf>,
+    public_key: Vec<PathBuf>,
     /// Checkpoints that were kept elsewhere: signed notes, with an empty line between them
     #[arg(long, value_name = "FILE", requires = "public_key")]
     checkpoints: Option<PathBuf>,
-    /// The log's files, oldest first
-    #[arg(required = true, value_name = "FILE")]
-    files: Vec<PathBuf>,
+    #[command(flatten)]
+    files: Files,
 }
 
 /// Verifies the files as one log. The exit code is 65 where something does not fit.
 pub(super) fn run(args: &Args, json: bool) -> Result<ExitCode, Failure> {
-    let verifier = args.public_key.as_deref().map(read_public_key).transpose()?;
+    let keys = args.public_key.iter().map(|path| read_public_keys(path));
+    let verifiers = keys.collect::<Result<Vec<_>, _>>()?.concat();
     let mut kept = BTreeMap::new();
     let mut unsigned = Vec::new();
-    if let (Some(file), Some(verifier)) = (&args.checkpoints, &verifier) {
-        (kept, unsigned) = read_checkpoints(file, verifier)?;
+    if let Some(file) = &args.checkpoints {
+        (kept, unsigned) = read_checkpoints(file, &verifiers)?;
     }
-    let mut check = ChainCheck::new(verifier, kept);
+    let mut check = ChainCheck::new(verifiers, kept);
     check.findings = unsigned;
-    each_line(&args.files, |line| {
+    let files = args.files.oldest_first();
+    each_line(&files, |line| {
         if line.is_whole {
             check.line(line.file, line.number, line.bytes);
         } else {
@@ -48,25 +50,32 @@ pub(super) fn run(args: &Args, json: bool) -> Result<ExitCode, Failure> {
         Ok(())
     })?;
     check.end();
-    report(&check, args.files.len(), json)?;
+    report(&check, files.len(), json)?;
     let good = check.findings.is_empty();
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(Exit::Data as u8) })
 }
 
-fn read_public_key(path: &Path) -> Result<Verifier, Failure> {
+/// The keys in a file, a line each.
+fn read_public_keys(path: &Path) -> Result<Vec<Verifier>, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| cannot_read(path, &error))?;
-    Verifier::parse(&text)
-        .map_err(|error| Failure::new(Exit::Configuration, format!("{}: {error}", path.display())))
+    let keys = text.trim().lines().map(Verifier::parse).collect::<Result<Vec<_>, _>>();
+    let keys =
+        keys.and_then(
+            |keys| {
+                if keys.is_empty() { Err(CheckpointError::NotAPublicKey) } else { Ok(keys) }
+            },
+        );
+    keys.map_err(|error| Failure::new(Exit::Configuration, format!("{}: {error}", path.display())))
 }
 
-/// The checkpoints in a file, and a finding for each that this key did not sign.
-fn read_checkpoints(path: &Path, verifier: &Verifier) -> Result<Kept, Failure> {
+/// The checkpoints in a file, and a finding for each that none of these keys signed.
+fn read_checkpoints(path: &Path, verifiers: &[Verifier]) -> Result<Kept, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| cannot_read(path, &error))?;
     let (mut kept, mut findings) = (BTreeMap::new(), Vec::new());
     let paragraphs: Vec<&str> = text.split("\n\n").filter(|part| !part.trim().is_empty()).collect();
     for (index, note) in paragraphs.chunks(2).enumerate() {
         let note = note.join("\n\n");
-        if let Ok(head) = verifier.verify(note.trim_start_matches('\n')) {
+        if let Ok(head) = chain_check::verify(verifiers, note.trim_start_matches('\n')) {
             kept.insert(head.records, head.sha256);
             continue;
         }

@@ -405,14 +405,39 @@ pub enum Audit {
     /// `off = true`.
     Off,
     /// `file = "…"`: one JSON line per record, synced before key material leaves.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// `group_readable = true`: files that are made have mode 0640, for what ships the log.
-        group_reads: bool,
-        /// `checkpoints = { … }`: signed statements of how long the log is and what its last line is.
-        checkpoints: Option<Checkpoints>,
-    },
+    File(AuditFile),
+}
+
+/// `[audit]` with a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditFile {
+    /// The file.
+    pub path: PathBuf,
+    /// `group_readable = true`: files that are made have mode 0640, for what ships the log.
+    pub group_reads: bool,
+    /// When the daemon goes on in a new file by itself; by default never.
+    pub rotation: Rotation,
+    /// `checkpoints = { … }`: signed statements of how long the log is and what its last line is.
+    pub checkpoints: Option<Checkpoints>,
+}
+
+impl AuditFile {
+    /// This file, and nothing else that can be configured.
+    pub fn at(path: PathBuf) -> Self {
+        Self { path, group_reads: false, rotation: Rotation::default(), checkpoints: None }
+    }
+}
+
+/// `audit.max_size`, `audit.max_age` and `audit.keep`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rotation {
+    /// A file of so many bytes is left for a new one.
+    pub max_size: Option<u64>,
+    /// A file is left at the first record of another period of this length; periods are counted from
+    /// 1970 on, so that a day begins at midnight UTC.
+    pub max_age: Option<Duration>,
+    /// So many files that the daemon left stay; none: all.
+    pub keep: Option<usize>,
 }
 
 /// `audit.checkpoints`.
@@ -420,12 +445,22 @@ pub enum Audit {
 pub struct Checkpoints {
     /// The log's name in its checkpoints.
     pub origin: String,
-    /// The file with the Ed25519 key that signs them (PKCS#8 in PEM).
-    pub key: PathBuf,
+    /// What signs them.
+    pub signed_by: SignedBy,
     /// The second file that they are kept in.
     pub file: PathBuf,
     /// The longest time from a record to the checkpoint behind it. Default: 10 minutes.
     pub every: Duration,
+}
+
+/// What signs checkpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SignedBy {
+    /// `key = "…"`: the file with an Ed25519 key (PKCS#8 in PEM).
+    File(PathBuf),
+    /// `signed_by = "…"`: the newest active version of a key in `[keys]`, with its first signing
+    /// algorithm. No caller is granted to sign with it.
+    Key(String),
 }
 
 /// `[log]`.

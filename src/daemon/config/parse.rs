@@ -39,7 +39,7 @@ fn config(path: &Path, text: &str, root: &Node<'_>) -> Config {
         server_node.optional("listen").error("lets clients in without a certificate, and there are no [issuers] whose tokens could say who they are; add one, or leave client_certificate out");
     }
     let write = "add [audit] with file = \"…\", or off = true to go without";
-    let audit = audit(&root.required("audit", write));
+    let audit = audit(&root.required("audit", write), &keys, &callers);
     let log = log(&root.optional("log"));
     let providers = providers.good;
     let with_pin = providers.iter().find(|(_, provider)| provider.secrets.contains_key("pin"));

@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Audit, Checkpoints, Listen, Log, Operations, Server, Tls, values};
+use super::{
+    Audit, AuditFile, Caller, Checkpoints, Key, Listen, Log, Operation, Operations, Rotation,
+    Server, SignedBy, State, Tls, values,
+};
 use claviger_configuration::{Node, all};
 
 /// The longest path of a Unix socket in bytes: `sun_path` with its final zero is 108 long on
@@ -238,18 +241,22 @@ fn operations_address(text: &str) -> Result<SocketAddr, String> {
     values::socket_address(text, "9443")
 }
 
-/// `[audit]`.
-pub(super) fn audit(node: &Node<'_>) -> Audit {
+/// `[audit]`; what signs its checkpoints is one of `keys`, and none of `callers` may sign with that.
+pub(super) fn audit(node: &Node<'_>, keys: &BTreeMap<String, Key>, callers: &[Caller]) -> Audit {
     const WRITE: &str =
         "write file = \"/var/log/claviger/audit.jsonl\", or off = true to go without";
-    let node = node.with_fields(&["file", "off", "group_readable", "checkpoints"]);
+    let known = ["file", "off", "group_readable", "max_size", "max_age", "keep", "checkpoints"];
+    let node = node.with_fields(&known);
     let file = node.field("file").map(|file| audit_file(&file).unwrap_or_default());
     // A placeholder contradicts neither a file nor its lack.
     let off = node.field("off").is_some_and(|off| off.boolean().unwrap_or(file.is_none()));
     let group_reads = node.flag("group_readable", false);
-    let checkpoints = node.field("checkpoints").map(|node| checkpoints(&node));
+    let rotation = rotation(&node);
+    let checkpoints = node.field("checkpoints").map(|node| checkpoints(&node, keys, callers));
     match (file, off) {
-        (Some(path), false) => return Audit::File { path, group_reads, checkpoints },
+        (Some(path), false) => {
+            return Audit::File(AuditFile { path, group_reads, rotation, checkpoints });
+        }
         (Some(_), true) => node.error("has a file and off = true; leave one of them out"),
         (None, false) => node.missing("file", WRITE),
         (None, true) => {}
@@ -265,21 +272,72 @@ fn audit_file(node: &Node<'_>) -> Option<PathBuf> {
     node.file_path()
 }
 
+/// `audit.max_size`, `audit.max_age` and `audit.keep`.
+fn rotation(node: &Node<'_>) -> Rotation {
+    let max_size = node.field("max_size").map(|size| size.parsed(values::size).unwrap_or(1 << 28));
+    let max_age = node.field("max_age").map(|age| {
+        let found = age.parsed(values::positive_duration).unwrap_or(Duration::from_hours(24));
+        if found < Duration::from_mins(1) {
+            age.error("is less than a minute; write max_age = \"24h\"");
+        }
+        found
+    });
+    let keep = node.optional("keep").integer(1, 1 << 20).map(|keep| keep as usize);
+    if let (Some(keep), None, None) = (node.field("keep"), max_size, max_age) {
+        keep.error("counts files that the daemon itself leaves; write max_size = \"256MiB\" or max_age = \"24h\" too, or leave it out");
+    }
+    Rotation { max_size, max_age, keep }
+}
+
 /// `audit.checkpoints`.
-fn checkpoints(node: &Node<'_>) -> Checkpoints {
-    let node = node.with_fields(&["origin", "key", "file", "every"]);
+fn checkpoints(node: &Node<'_>, keys: &BTreeMap<String, Key>, callers: &[Caller]) -> Checkpoints {
+    let node = node.with_fields(&["origin", "key", "signed_by", "file", "every"]);
     let path = |name, write| node.required(name, write).file_path().unwrap_or_default();
     let origin = "write the log's name, such as \"claviger.example.org/audit\"";
-    let key = "write the path of an Ed25519 key; `openssl genpkey -algorithm ed25519` makes one";
     Checkpoints {
         origin: node
             .required("origin", origin)
             .parsed(values::checkpoint_origin)
             .unwrap_or_default(),
-        key: path("key", key),
+        signed_by: signed_by(&node, keys, callers),
         file: path("file", "write the path of a second file, best on another disk"),
         every: time_limit(&node, "every", Duration::from_mins(10)),
     }
+}
+
+fn signed_by(node: &Node<'_>, keys: &BTreeMap<String, Key>, callers: &[Caller]) -> SignedBy {
+    let file = node.field("key").map(|key| SignedBy::File(key.file_path().unwrap_or_default()));
+    let name = node.field("signed_by").map(|name| signing_key(&name, keys, callers));
+    match (file, name) {
+        (Some(_), Some(_)) => node.error("has key and signed_by; leave one of them out"),
+        (None, None) => node.missing("key", "write the path of an Ed25519 key (`openssl genpkey -algorithm ed25519` makes one), or signed_by = \"…\" with a key of [keys] that signs"),
+        (Some(one), None) | (None, Some(one)) => return one,
+    }
+    SignedBy::File(PathBuf::new())
+}
+
+/// The name of a key that signs, and that no caller signs with: who could, could sign another log.
+fn signing_key(node: &Node<'_>, keys: &BTreeMap<String, Key>, callers: &[Caller]) -> SignedBy {
+    let name = node.string().unwrap_or_default();
+    let Some(key) = keys.get(name) else {
+        let add = "add it to [keys], with sign_algorithms = [\"PS256\"]";
+        node.names_no("key", keys.keys().map(String::as_str), add);
+        return SignedBy::Key(name.to_owned());
+    };
+    let newest = key.versions.iter().find(|version| version.state == State::Active);
+    if newest.is_none_or(|version| version.sign_algorithms.is_empty()) {
+        node.error(format_args!("{name:?} has no active version that signs; write sign_algorithms = [\"PS256\"] in [keys.{name}]"));
+    }
+    let signs = |caller: &&Caller| {
+        let mut grants = caller.grants.iter();
+        grants.any(|grant| {
+            grant.keys.iter().any(|key| key == name) && grant.operations.contains(&Operation::Sign)
+        })
+    };
+    if let Some(caller) = callers.iter().find(signs) {
+        node.error(format_args!("{name:?} may be signed with by caller {:?}, who could sign another log; give checkpoints a key of their own", caller.name));
+    }
+    SignedBy::Key(name.to_owned())
 }
 
 /// `[log]`.

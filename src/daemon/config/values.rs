@@ -130,6 +130,20 @@ pub(super) fn alternatives(names: &[&str]) -> String {
     }
 }
 
+/// A size in bytes, written `256MiB` or `2GiB`: 1 MiB to 1 TiB.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let number = |unit: &str, shift: u32| {
+        let number = text.strip_suffix(unit)?;
+        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        let number: u64 = is_number.then(|| number.parse().ok()).flatten()?;
+        number.checked_shl(shift).filter(|bytes| bytes >> shift == number)
+    };
+    match number("MiB", 20).or_else(|| number("GiB", 30)) {
+        Some(bytes) if (1 << 20..=1 << 40).contains(&bytes) => Ok(bytes),
+        _ => Err(format!("{text:?} is no size from 1MiB to 1024GiB; write \"256MiB\"")),
+    }
+}
+
 /// The name of an audit log in its checkpoints: printable, without blanks and `+` (C2SP signed-note).
 pub(super) fn checkpoint_origin(text: &str) -> Result<String, String> {
     let good = |c: char| c.is_ascii_graphic() && c != '+';
@@ -144,6 +158,15 @@ pub(super) fn checkpoint_origin(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_size_has_a_unit_and_bounds() {
+        assert_eq!(size("1MiB"), Ok(1 << 20));
+        assert_eq!(size("1024GiB"), Ok(1 << 40));
+        for wrong in ["", "MiB", "0MiB", "1", "1MB", "+1MiB", "1025GiB", "99999999999999GiB"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn durations_and_rates_have_a_unit() {

@@ -177,6 +177,11 @@ impl Key {
         listed(version, algorithm)
     }
 
+    /// The version that signs checkpoints of the audit log: the newest active one, if it signs.
+    pub fn for_checkpoints(&self) -> Option<&Version> {
+        self.active().next().filter(|version| !version.sign_algorithms.is_empty())
+    }
+
     /// The versions to verify a signature of `signature_len` bytes with: the one asked for, else all
     /// that are not disabled and list the algorithm, newest first. One whose size is not known yet
     /// stays in.

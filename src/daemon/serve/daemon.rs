@@ -19,6 +19,7 @@ use crate::daemon::request::failed_unwraps::FailedUnwraps;
 use crate::daemon::request::guard::Guard;
 use crate::daemon::request::health::Phase;
 use crate::daemon::request::in_flight::InFlight;
+use crate::daemon::serve::clock::{Clock, ClockStep};
 use crate::daemon::serve::host::prepare_state_dir;
 use crate::daemon::serve::trust_log::TrustLog;
 use crate::daemon::serve::{Options, ServeError};
@@ -154,14 +155,24 @@ impl Daemon {
         trust.record(options, self.tls.as_deref(), &self.denied, tokens, &self.audit);
     }
 
-    /// Each second: what was taken back of failed unwraps is written, what is trusted now is recorded,
-    /// and the watchers of a key's health learn that the audit log began or ceased to fail.
+    /// Each second: what was taken back of failed unwraps is written, what is trusted now and a clock that
+    /// was set are recorded, and the watchers of a key's health learn that the audit log began or ceased to fail.
     pub(super) async fn every_second(self, mut trust: TrustLog) {
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         let mut audit_failed = false;
         let mut shut = HashSet::new();
+        let mut clock = Clock::start();
         loop {
             tick.tick().await;
+            if let Some(ClockStep { by, is_forward }) = clock.step() {
+                let seconds = by.as_secs();
+                tracing::error!(
+                    seconds,
+                    is_forward,
+                    "the system's clock was set: certificates, budgets and records go by it"
+                );
+                drop(self.audit.event(&Event::ClockStep { seconds, is_forward }));
+            }
             self.record_trust(&mut trust);
             if let Some(tokens) = self.snapshot.load().tokens() {
                 tokens.refresh_when_due();
@@ -195,6 +206,7 @@ impl Daemon {
         Arc::clone(&self.failed_unwraps).written().await;
         self.audit.drain().await?;
         self.audit.event(&Event::Stop).await?;
+        self.audit.last_checkpoint().await;
         Ok(())
     }
 }

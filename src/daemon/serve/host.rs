@@ -24,6 +24,12 @@ pub fn protect_memory() {
     }
 }
 
+/// The id of the machine's start, which its monotonic clock counts from; none where the system tells none.
+pub(super) fn boot_id() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned())
+}
+
 /// The state directory: made if it is missing; it must be ours and not writable by others.
 pub fn prepare_state_dir(path: &Path) -> Result<(), ServeError> {
     use std::os::unix::fs::DirBuilderExt;

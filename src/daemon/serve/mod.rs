@@ -3,6 +3,8 @@
 //! The configuration is checked as a whole, then ports open, then keys open in the background: a
 //! backend that is down never keeps the daemon from starting.
 
+mod checkpoint_key;
+mod clock;
 mod commands;
 mod daemon;
 mod error;
@@ -105,7 +107,10 @@ async fn serve(
     let ports = daemon.listen(inherited)?;
     daemon.say_what_is_unusual();
     let config_sha256 = daemon.config.load().sha256;
-    daemon.audit.event(&Event::Start { config_sha256: &config_sha256 }).await?;
+    let boot_id = host::boot_id();
+    daemon.let_key_sign_checkpoints();
+    let start = Event::Start { boot_id: boot_id.as_deref(), config_sha256: &config_sha256 };
+    daemon.audit.event(&start).await?;
     let mut trust = TrustLog::default();
     daemon.record_trust(&mut trust);
     let mut serving = tokio::spawn(daemon.clone().serve_connections(ports.callers));

@@ -119,8 +119,8 @@ fn check_files_of_server(config: &Config, allow_demo: bool, findings: &mut Findi
     }
     let of_audit = match &config.audit {
         // `serve` makes the directory first.
-        Audit::File { path, .. }
-            if state_dir.is_some_and(|dir| !dir.exists() && path.parent() == Some(dir)) =>
+        Audit::File(file)
+            if state_dir.is_some_and(|dir| !dir.exists() && file.path.parent() == Some(dir)) =>
         {
             Ok(())
         }

@@ -39,7 +39,7 @@ fn log(records: u64, every: u64, signer: &Signer) -> Log {
 }
 
 fn checked(lines: &[Vec<u8>], log: &Log) -> ChainCheck {
-    let mut check = ChainCheck::new(Some(log.verifier.clone()), log.kept.clone());
+    let mut check = ChainCheck::new(vec![log.verifier.clone()], log.kept.clone());
     for (number, line) in (1..).zip(lines) {
         check.line("audit.jsonl", number, line);
     }
@@ -199,4 +199,56 @@ fn random_changes_of_a_log_with_checkpoints_are_all_found() {
 #[ignore = "long: 10,000 changes of a longer log"]
 fn ten_thousand_random_changes_of_a_longer_log_are_all_found() {
     attack(600, 10_000);
+}
+
+/// As a key in an HSM does it: the checkpoint stands some lines behind what it speaks of.
+#[test]
+fn a_checkpoint_that_was_written_later_than_it_was_signed_confirms_what_it_speaks_of() {
+    let signer = signer();
+    let (mut head, mut linked) = (Head::START, Vec::new());
+    let mut spoken_of = head;
+    for seq in 0..30 {
+        head = head.link(format!("{{\"seq\":{seq}}}\n").as_bytes(), &mut linked);
+        if seq == 9 {
+            spoken_of = head;
+        }
+        if seq == 14 {
+            let note = serde_json::to_string(&signer.sign(&spoken_of)).unwrap();
+            let line = format!("{{\"event\":\"checkpoint\",\"note\":{note}}}\n");
+            head = head.link(line.as_bytes(), &mut linked);
+        }
+    }
+    let lines = linked.split(|byte| *byte == b'\n').map(<[u8]>::to_vec);
+    let lines: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+    let verifier = signer.verifier();
+    let log = Log { lines, kept: BTreeMap::new(), verifier };
+    let check = checked(&log.lines, &log);
+    assert_eq!((kinds(&check), check.signed_until), (vec![], 10));
+    // The files with what it speaks of are gone: nothing is wrong, and nothing confirmed.
+    let check = checked(&log.lines[12..], &log);
+    assert_eq!((kinds(&check), check.signed_until), (vec![], 0));
+    // Made anew up to the checkpoint, which cannot be signed again.
+    let mut anew = Vec::new();
+    let mut head = Head::START;
+    for (at, line) in log.lines.iter().enumerate() {
+        let text = String::from_utf8(line.clone()).unwrap();
+        let body = text.split(",\"n\":").next().unwrap();
+        let body = if at == 3 { "{\"seq\":4" } else { body };
+        head = head.link(format!("{body}}}\n").as_bytes(), &mut anew);
+    }
+    let anew: Vec<_> = anew.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+    let check = checked(&anew[..anew.len() - 1], &log);
+    assert_eq!(kinds(&check), [What::WrongCheckpoint]);
+}
+
+#[test]
+fn several_keys_verify_where_one_followed_another() {
+    let (first, second) = (log(50, 10, &signer()), log(50, 10, &signer()));
+    let verifiers = vec![second.verifier.clone(), first.verifier.clone()];
+    let mut check = ChainCheck::new(verifiers, first.kept.clone());
+    for (number, line) in (1..).zip(&first.lines) {
+        check.line("audit.jsonl", number, line);
+    }
+    check.end();
+    assert_eq!((kinds(&check), check.signed_until), (vec![], 54));
 }

@@ -2,7 +2,8 @@
 //!
 //! A checkpoint is a signed note (C2SP signed-note and tlog-checkpoint): origin, number of lines and
 //! Base64 of the last line's SHA-256, a line each, an empty line, and a signature line. The key is
-//! Ed25519. Tools that know signed notes verify it; `claviger audit verify` does too.
+//! Ed25519 in a file, or RSA in a backend. Tools that know signed notes verify the first kind; `claviger
+//! audit verify` verifies both.
 
 use std::fmt;
 use std::path::Path;
@@ -10,8 +11,8 @@ use std::path::Path;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use claviger_provider_api::SecretSource;
-use claviger_provider_api::public_key::sha256;
+use claviger_provider_api::public_key::{aws_lc_digest, sha256};
+use claviger_provider_api::{Digest, PublicKey, SecretSource, SignAlgorithm};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -19,10 +20,14 @@ use super::chain::Head;
 
 /// The signature type of Ed25519 in a key's identifier (C2SP signed-note).
 const ED25519_TYPE: u8 = 1;
+/// The signature type of schemes without a number, which a name follows (C2SP signed-note).
+const NAMED_TYPE: u8 = 0xff;
+/// The name of ours: it and the JWA name are a line, and the SubjectPublicKeyInfo (DER) follows.
+const RSA_TYPE: &str = "claviger.v1 ";
 /// What begins a signature line: an em dash and a space.
 const SIGNED_BY: &str = "\u{2014} ";
 
-/// Signs checkpoints of one log.
+/// Signs checkpoints of one log with an Ed25519 key.
 pub struct Signer {
     origin: String,
     key: Ed25519KeyPair,
@@ -32,7 +37,25 @@ pub struct Signer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verifier {
     origin: String,
-    public_key: [u8; 32],
+    key: VerifyingKey,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum VerifyingKey {
+    Ed25519([u8; 32]),
+    /// The SubjectPublicKeyInfo, DER.
+    Rsa(SignAlgorithm, Vec<u8>),
+}
+
+/// The signature of a key in a backend.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// How it signed.
+    pub algorithm: SignAlgorithm,
+    /// Its SubjectPublicKeyInfo, DER.
+    pub spki: Vec<u8>,
+    /// The signature.
+    pub signature: Vec<u8>,
 }
 
 /// Why a key or a checkpoint is not accepted.
@@ -48,6 +71,9 @@ pub enum CheckpointError {
         "{0:?} is no origin; write a name without blanks and \"+\", such as \"claviger.example.org/audit\""
     )]
     Origin(String),
+    /// The public key is no RSA key.
+    #[error("is not an RSA public key; `claviger keys public-key` prints it")]
+    NotRsa,
     /// The public key is not one as `claviger audit public-key` prints it.
     #[error("is not a public key of checkpoints; `claviger audit public-key` prints it")]
     NotAPublicKey,
@@ -85,15 +111,13 @@ impl Signer {
     pub fn verifier(&self) -> Verifier {
         let public_key = self.key.public_key().as_ref();
         let public_key = public_key.try_into().expect("an Ed25519 public key has 32 bytes");
-        Verifier { origin: self.origin.clone(), public_key }
+        Verifier { origin: self.origin.clone(), key: VerifyingKey::Ed25519(public_key) }
     }
 
     /// The signed note that says: the log has `head.records` lines, the last one with this hash.
     pub fn sign(&self, head: &Head) -> String {
         let text = text(&self.origin, head);
-        let mut signature = self.verifier().key_id().to_vec();
-        signature.extend_from_slice(self.key.sign(text.as_bytes()).as_ref());
-        format!("{text}\n{SIGNED_BY}{} {}\n", self.origin, BASE64.encode(signature))
+        self.verifier().note(&text, self.key.sign(text.as_bytes()).as_ref())
     }
 }
 
@@ -104,6 +128,24 @@ impl fmt::Debug for Signer {
 }
 
 impl Verifier {
+    /// What verifies the checkpoints of an RSA key, from its SubjectPublicKeyInfo (DER).
+    pub fn rsa(
+        origin: &str,
+        algorithm: SignAlgorithm,
+        spki: &[u8],
+    ) -> Result<Self, CheckpointError> {
+        check_origin(origin)?;
+        let key = PublicKey::from_spki(spki).map_err(|_| CheckpointError::NotRsa)?;
+        let key = VerifyingKey::Rsa(algorithm, key.spki().to_vec());
+        Ok(Self { origin: origin.to_owned(), key })
+    }
+
+    /// The signed note of a checkpoint's text.
+    pub(super) fn note(&self, text: &str, signature: &[u8]) -> String {
+        let signature = [&self.key_id(), signature].concat();
+        format!("{text}\n{SIGNED_BY}{} {}\n", self.origin, BASE64.encode(signature))
+    }
+
     /// From a public key in the form of C2SP signed-note: `ORIGIN+ID+KEY`.
     pub fn parse(key: &str) -> Result<Self, CheckpointError> {
         let refused = || CheckpointError::NotAPublicKey;
@@ -113,10 +155,18 @@ impl Verifier {
             return Err(refused());
         };
         let decoded = BASE64.decode(encoded).map_err(|_| refused())?;
-        let [ED25519_TYPE, public_key @ ..] = decoded.as_slice() else { return Err(refused()) };
-        let public_key = public_key.try_into().map_err(|_| refused())?;
-        let verifier = Self { origin: origin.to_owned(), public_key };
-        check_origin(origin)?;
+        let verifier = match decoded.as_slice() {
+            [ED25519_TYPE, key @ ..] => {
+                check_origin(origin)?;
+                let key = VerifyingKey::Ed25519(key.try_into().map_err(|_| refused())?);
+                Self { origin: origin.to_owned(), key }
+            }
+            [NAMED_TYPE, named @ ..] => {
+                let (algorithm, spki) = named_rsa(named).ok_or_else(refused)?;
+                Self::rsa(origin, algorithm, spki)?
+            }
+            _ => return Err(refused()),
+        };
         if id != hex::encode(verifier.key_id()) {
             return Err(refused());
         }
@@ -135,16 +185,15 @@ impl Verifier {
             let decoded = BASE64.decode(encoded).ok()?;
             decoded.strip_prefix(&self.key_id()).map(<[u8]>::to_vec)
         };
-        let key = UnparsedPublicKey::new(&ED25519, &self.public_key);
-        let good = |signature: Vec<u8>| key.verify(text.as_bytes(), &signature).is_ok();
-        if !note.lines().skip(4).filter_map(by_us).any(good) {
+        let mut signatures = note.lines().skip(4).filter_map(by_us);
+        if !signatures.any(|signature| self.key.is_good(text.as_bytes(), &signature)) {
             return Err(CheckpointError::Signature);
         }
         Ok(head)
     }
 
     fn key_id(&self) -> [u8; 4] {
-        let named = [self.origin.as_bytes(), b"\n", &[ED25519_TYPE], &self.public_key].concat();
+        let named = [self.origin.as_bytes(), b"\n", &self.key.typed()].concat();
         let [a, b, c, d, ..] = sha256(&named);
         [a, b, c, d]
     }
@@ -153,9 +202,47 @@ impl Verifier {
 impl fmt::Display for Verifier {
     /// As in C2SP signed-note: `ORIGIN+ID+KEY`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let typed = [&[ED25519_TYPE][..], &self.public_key].concat();
-        write!(f, "{}+{}+{}", self.origin, hex::encode(self.key_id()), BASE64.encode(typed))
+        let typed = BASE64.encode(self.key.typed());
+        write!(f, "{}+{}+{typed}", self.origin, hex::encode(self.key_id()))
     }
+}
+
+impl VerifyingKey {
+    /// The signature type, and the key.
+    fn typed(&self) -> Vec<u8> {
+        match self {
+            Self::Ed25519(key) => [&[ED25519_TYPE][..], key].concat(),
+            Self::Rsa(algorithm, spki) => {
+                let named = format!("{RSA_TYPE}{}\n", algorithm.name());
+                [&[NAMED_TYPE][..], named.as_bytes(), spki].concat()
+            }
+        }
+    }
+
+    fn is_good(&self, text: &[u8], signature: &[u8]) -> bool {
+        match self {
+            Self::Ed25519(key) => {
+                UnparsedPublicKey::new(&ED25519, key).verify(text, signature).is_ok()
+            }
+            Self::Rsa(algorithm, spki) => PublicKey::from_spki(spki)
+                .is_ok_and(|key| key.verify(&digest_of(text, *algorithm), *algorithm, signature)),
+        }
+    }
+}
+
+/// What an algorithm signs of a text.
+pub fn digest_of(text: &[u8], algorithm: SignAlgorithm) -> Digest {
+    let hash = algorithm.hash();
+    let digest = aws_lc_rs::digest::digest(aws_lc_digest(hash), text);
+    Digest::new(hash, digest.as_ref()).expect("a digest has its hash's length")
+}
+
+/// Our kind of key behind [`NAMED_TYPE`].
+fn named_rsa(named: &[u8]) -> Option<(SignAlgorithm, &[u8])> {
+    let end = named.iter().position(|byte| *byte == b'\n')?;
+    let name = std::str::from_utf8(&named[..end]).ok()?.strip_prefix(RSA_TYPE)?;
+    let algorithm = SignAlgorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name)?;
+    Some((algorithm, &named[end + 1..]))
 }
 
 /// What a checkpoint says, whether or not its signature is good.
@@ -173,7 +260,7 @@ pub fn parse(note: &str) -> Result<(&str, Head), CheckpointError> {
 }
 
 /// What is signed: it ends in a line end.
-fn text(origin: &str, head: &Head) -> String {
+pub(super) fn text(origin: &str, head: &Head) -> String {
     format!("{origin}\n{}\n{}\n", head.records, BASE64.encode(head.sha256))
 }
 
@@ -236,6 +323,34 @@ mod tests {
                 "{text:?}"
             );
         }
+    }
+
+    #[test]
+    fn an_rsa_key_of_a_backend_verifies_with_its_algorithm_only() {
+        use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+        use aws_lc_rs::rand::SystemRandom;
+        use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
+        use aws_lc_rs::signature::RSA_PSS_SHA256;
+        let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
+        let spki: PublicKeyX509Der<'_> = pair.public_key().as_der().unwrap();
+        let head = Head { records: 7, sha256: [9; 32] };
+        let signed_text = text(ORIGIN, &head);
+        let mut signature = vec![0; pair.public_modulus_len()];
+        let random = SystemRandom::new();
+        pair.sign(&RSA_PSS_SHA256, &random, signed_text.as_bytes(), &mut signature).unwrap();
+
+        let verifier = Verifier::rsa(ORIGIN, SignAlgorithm::Ps256, spki.as_ref()).unwrap();
+        let note = verifier.note(&signed_text, &signature);
+        assert_eq!(verifier.verify(&note), Ok(head));
+        let printed = verifier.to_string();
+        assert_eq!(Verifier::parse(&printed).unwrap(), verifier);
+        let other = Verifier::rsa(ORIGIN, SignAlgorithm::Rs256, spki.as_ref()).unwrap();
+        assert_eq!(other.verify(&note), Err(CheckpointError::Signature));
+        assert_eq!(
+            verifier.verify(&note.replace("\n7\n", "\n8\n")),
+            Err(CheckpointError::Signature)
+        );
+        assert_eq!(Verifier::rsa(ORIGIN, SignAlgorithm::Ps256, b"x"), Err(CheckpointError::NotRsa));
     }
 
     #[test]

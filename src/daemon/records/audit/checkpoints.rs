@@ -1,116 +1,194 @@
-//! When checkpoints are written: into the log itself, and into a second file.
+//! When checkpoints are due, and when one that is signed is written.
+//!
+//! A key in an HSM may take a second to sign, and a second file may hang: neither keeps the thread that
+//! writes the log. It asks another thread ([`super::keeper`]) for a signature over the end of the log,
+//! goes on, and writes the checkpoint with the first lines after it was signed.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-
-use uuid::Uuid;
 
 use super::AuditError;
 use super::chain::Head;
-use super::checkpoint::Signer;
-use super::line::with_buffer;
+use super::keeper::{ForeignKey, Keeper, Made, Request};
+use super::queue::Queue;
 use crate::daemon::config;
-use crate::daemon::records::creatable::check_creatable;
 
 /// After so many records a checkpoint is due, however little time has passed.
 const MOST_RECORDS: u64 = 10_000;
-/// Longer than a signed note with the longest origin.
-const LONGEST_NOTE: usize = 1024;
+/// A checkpoint that was signed when the log had so many lines less is not written: a check of a log
+/// remembers this many.
+pub const MOST_BEHIND: u64 = 100_000;
+/// How long after a failure to sign the next signature is asked for, at least.
+const RETRY: Duration = Duration::from_secs(10);
+/// How long the last signature, and the second file, are waited for at the end.
+const PATIENCE_AT_END: Duration = Duration::from_secs(2);
 
 /// The checkpoints of one log.
 pub(super) struct Checkpoints {
-    signer: Signer,
-    file: PathBuf,
     every: Duration,
+    keeper: Option<Keeper>,
+    foreign_key: ForeignKey,
+    thread: Option<Thread>,
     /// When the last one was written.
     last: Instant,
+    is_in_a_hurry: bool,
     /// Records of the log that need no further checkpoint: those until the last one, and itself.
     covered: u64,
-    /// So that a second file that cannot be written is told once.
-    failed: bool,
+    /// What is being signed.
+    asked: Option<Head>,
+    /// What is signed and not written yet.
+    ready: Option<Made>,
+    /// Before this no signature is asked for again.
+    not_before: Option<Instant>,
+}
+
+/// The thread that signs and keeps, and the way to it and back.
+struct Thread {
+    requests: mpsc::Sender<Request>,
+    answers: mpsc::Receiver<Option<Made>>,
+    handle: JoinHandle<()>,
 }
 
 impl Checkpoints {
-    /// Reads the key. The second file is made with the first checkpoint.
-    pub(super) fn open(config: &config::Checkpoints) -> Result<Self, AuditError> {
-        let config::Checkpoints { origin, key, file, every } = config;
-        let signer = Signer::from_pem_file(origin, key).map_err(|reason| refused(key, reason))?;
-        let (file, every) = (file.clone(), *every);
-        Ok(Self { signer, file, every, last: Instant::now(), covered: 0, failed: false })
+    /// Reads the key, if it is in a file. The second file is made with the first checkpoint.
+    pub(super) fn open(options: &config::Checkpoints) -> Result<Self, AuditError> {
+        let foreign_key = ForeignKey::default();
+        Ok(Self {
+            every: options.every,
+            keeper: Some(Keeper::open(options, &foreign_key)?),
+            foreign_key,
+            thread: None,
+            last: Instant::now(),
+            is_in_a_hurry: false,
+            covered: 0,
+            asked: None,
+            ready: None,
+            not_before: None,
+        })
     }
 
-    /// Sees that [`Self::open`] would succeed and that the second file can be written or made.
-    pub(super) fn check(config: &config::Checkpoints) -> Result<(), AuditError> {
-        Self::open(config)?;
-        let file = &config.file;
-        let writable = match OpenOptions::new().append(true).open(file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => check_creatable(file),
-            opened => opened.map(|_| ()),
-        };
-        writable.map_err(|error| refused(file, error.to_string()))
+    /// Where a key of the configuration is to be put once it can be used.
+    pub(super) fn foreign_key(&self) -> ForeignKey {
+        Arc::clone(&self.foreign_key)
     }
 
-    /// The log ends at `head` before this process writes: only what it adds makes a checkpoint due.
-    pub(super) fn begin(&mut self, head: &Head) {
+    /// Starts the thread. The log ends at `head` before this process writes: only what it adds makes a
+    /// checkpoint due.
+    pub(super) fn begin(&mut self, head: &Head, queue: &Arc<Queue>) -> io::Result<()> {
         self.covered = head.records;
+        let Some(keeper) = self.keeper.take() else { return Ok(()) };
+        let (requests, received) = mpsc::channel();
+        let (answer, answers) = mpsc::channel();
+        let queue = Arc::clone(queue);
+        let handle = thread::Builder::new()
+            .name("checkpoints".to_owned())
+            .spawn(move || keeper.work(&queue, &received, &answer))?;
+        self.thread = Some(Thread { requests, answers, handle });
+        Ok(())
     }
 
-    /// When the next one is due, if the log has grown since the last.
-    pub(super) fn due(&self, head: &Head) -> Option<Instant> {
-        let more = head.records.saturating_sub(self.covered);
-        let every = if more >= MOST_RECORDS { Duration::ZERO } else { self.every };
-        (more > 0).then(|| self.last + every)
+    /// Asks for a signature over the log until `head` if one is due; when to look again.
+    pub(super) fn ask_if_due(&mut self, head: &Head) -> Option<Instant> {
+        let uncovered = self.uncovered(head);
+        if self.asked.is_some() || self.ready.is_some() || uncovered == 0 {
+            return None;
+        }
+        if !self.is_in_a_hurry {
+            let every = if uncovered >= MOST_RECORDS { Duration::ZERO } else { self.every };
+            let due = self.not_before.map_or(self.last + every, |at| at.max(self.last + every));
+            if due > Instant::now() {
+                return Some(due);
+            }
+        }
+        let sent = self.thread.as_ref().map(|thread| thread.requests.send(Request::Sign(*head)));
+        self.asked = matches!(sent, Some(Ok(()))).then_some(*head);
+        None
     }
 
     /// The next one is due at once, if the log has grown since the last.
     pub(super) fn hurry(&mut self) {
-        self.every = Duration::ZERO;
+        self.is_in_a_hurry = true;
     }
 
-    /// The signed note about the log until `head`, and the line that says it in the log.
-    pub(super) fn make(&self, instance: Uuid, head: &Head) -> (String, Vec<u8>) {
-        let note = self.signer.sign(head);
-        let line = with_buffer(
-            instance,
-            |line| {
-                line.plain("event", "checkpoint");
-                line.number("size", head.records);
-                line.text("note", &note, LONGEST_NOTE);
-            },
-            // Like a gap it has no `seq`: those of the lines behind it are given already.
-            |body| [b"{", &body[1..]].concat(),
-        );
-        (note, line)
-    }
-
-    /// The line is durable: now the second file gets the note, or gives the reason why not.
-    pub(super) fn written(&mut self, head: &Head, note: &str) -> Option<Arc<str>> {
-        self.last = Instant::now();
-        // The checkpoint is a record itself.
-        self.covered = head.records + 1;
-        let error = append(&self.file, note).err();
-        let was_failed = std::mem::replace(&mut self.failed, error.is_some());
-        let error = error?;
-        if !was_failed {
-            tracing::error!(
-                path = %self.file.display(), %error,
-                "a checkpoint of the audit log was not kept in its second file"
-            );
+    /// At the end: whether a checkpoint is ready to be written, of the whole log if it can be had.
+    pub(super) fn wait_for_last(&mut self, head: &Head) -> bool {
+        let until = Instant::now() + PATIENCE_AT_END;
+        self.hurry();
+        while self.ready.as_ref().is_none_or(|made| made.head != *head) && self.uncovered(head) > 0
+        {
+            // One that was asked for before covers less.
+            self.ready = None;
+            self.ask_if_due(head);
+            let left = until.saturating_duration_since(Instant::now());
+            if self.asked.is_none() || !self.hear(left) {
+                break;
+            }
         }
-        Some(format!("{}: {error}", self.file.display()).into())
+        self.ready.is_some()
+    }
+
+    /// A checkpoint that is signed, to be written behind `head`.
+    pub(super) fn take(&mut self, head: &Head) -> Option<Made> {
+        if self.ready.is_none() && self.asked.is_some() {
+            self.hear(Duration::ZERO);
+        }
+        self.ready.take().filter(|made| {
+            let is_fresh = head.records.saturating_sub(made.head.records) <= MOST_BEHIND;
+            if !is_fresh {
+                tracing::warn!(
+                    "a checkpoint of the audit log was signed too late; the next one follows"
+                );
+            }
+            is_fresh
+        })
+    }
+
+    /// It could not be written yet.
+    pub(super) fn put_back(&mut self, made: Made) {
+        self.ready = Some(made);
+    }
+
+    /// Its line is durable: now the second file gets it.
+    pub(super) fn written(&mut self, made: Made) {
+        self.last = Instant::now();
+        // The checkpoint is a record itself, wherever it stands.
+        self.covered = made.head.records + 1;
+        if let Some(thread) = &self.thread {
+            let _ = thread.requests.send(Request::Keep(made));
+        }
+    }
+
+    /// Lines that no checkpoint covers.
+    pub(super) fn uncovered(&self, head: &Head) -> u64 {
+        head.records.saturating_sub(self.covered)
+    }
+
+    /// Waits for the answer to a request; whether it is a checkpoint.
+    fn hear(&mut self, patience: Duration) -> bool {
+        let Some(thread) = &self.thread else { return false };
+        match thread.answers.recv_timeout(patience) {
+            Err(mpsc::RecvTimeoutError::Timeout) => return false,
+            Ok(Some(made)) => self.ready = Some(made),
+            Ok(None) | Err(mpsc::RecvTimeoutError::Disconnected) => {
+                self.is_in_a_hurry = false;
+                self.not_before = Some(Instant::now() + RETRY);
+            }
+        }
+        self.asked = None;
+        self.ready.is_some()
     }
 }
 
-fn append(path: &Path, note: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
-    file.write_all(format!("{note}\n").as_bytes())?;
-    file.sync_data()
-}
-
-fn refused(path: &Path, reason: String) -> AuditError {
-    AuditError::Checkpoints { path: path.to_owned(), reason: reason.into() }
+impl Drop for Checkpoints {
+    /// The second file gets the last one; a disk that hangs does not keep the process.
+    fn drop(&mut self) {
+        let Some(Thread { requests, handle, .. }) = self.thread.take() else { return };
+        drop(requests);
+        let until = Instant::now() + PATIENCE_AT_END;
+        while !handle.is_finished() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
 }

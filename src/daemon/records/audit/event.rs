@@ -12,6 +12,8 @@ use super::record::{BACKEND_TEXT, IDENTITY, NAME};
 pub enum Event<'a> {
     /// The first record of a process.
     Start {
+        /// Of the machine's start, which `monotonic_us` counts from; none where the system tells none.
+        boot_id: Option<&'a str>,
         /// Of the configuration file.
         config_sha256: &'a [u8; 32],
     },
@@ -90,6 +92,13 @@ pub enum Event<'a> {
         /// The user who asked for it.
         uid: u32,
     },
+    /// The system's clock was set by more than five minutes; this record has the new time.
+    ClockStep {
+        /// By so much, in seconds.
+        seconds: u64,
+        /// Forward, or back.
+        is_forward: bool,
+    },
     /// No new calls from here on.
     Drain,
     /// The last record of a process that ended as it should.
@@ -154,6 +163,10 @@ pub enum Alarm {
     AuditRoomLow,
     /// Only unwrap, rewrap and sign are recorded and answered: the rest of the disk is kept for them.
     AuditReserve,
+    /// Another program cut the audit log: lines may be missing.
+    AuditCut,
+    /// Another program wrote into the audit log.
+    AuditWrittenByOthers,
 }
 
 impl Alarm {
@@ -166,6 +179,8 @@ impl Alarm {
             Self::ValueNotGranted => "value_not_granted",
             Self::AuditRoomLow => "audit_room_low",
             Self::AuditReserve => "audit_reserve",
+            Self::AuditCut => "audit_cut",
+            Self::AuditWrittenByOthers => "audit_written_by_others",
         }
     }
 }
@@ -174,8 +189,9 @@ impl Event<'_> {
     pub(super) fn write(&self, line: &mut Line<'_>) {
         line.plain("event", self.name());
         match self {
-            Self::Start { config_sha256 } => {
+            Self::Start { boot_id, config_sha256 } => {
                 line.plain("program_version", env!("CARGO_PKG_VERSION"));
+                line.some_text("boot_id", *boot_id, NAME);
                 line.sha256("config_sha256", Some(config_sha256));
             }
             Self::Reload { config_sha256 } => line.sha256("config_sha256", Some(config_sha256)),
@@ -219,6 +235,10 @@ impl Event<'_> {
                 line.plain("state", if *is_drained { "drained" } else { "in_service" });
                 line.number("uid", (*uid).into());
             }
+            Self::ClockStep { seconds, is_forward } => {
+                line.number("seconds", *seconds);
+                line.plain("direction", if *is_forward { "forward" } else { "back" });
+            }
             Self::Drain | Self::Stop => {}
         }
     }
@@ -236,6 +256,7 @@ impl Event<'_> {
             Self::PinCleared { .. } => "pin-cleared",
             Self::BudgetReset { .. } => "budget-reset",
             Self::ProviderDrain { .. } => "provider-drain",
+            Self::ClockStep { .. } => "clock-step",
             Self::Drain => "drain",
             Self::Stop => "stop",
         }

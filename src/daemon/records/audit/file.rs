@@ -1,14 +1,26 @@
-//! The file over its life: durable writes, failures, rotation.
+//! The file over its life: durable writes, failures, and going on in a new one.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::AuditError;
 use super::chain::Head;
 use super::open::{Access, Identity, Open, identity};
 use super::room::{Allocate, Room};
+use super::rotation::Rotation;
+use crate::daemon::config;
+
+/// What another program did to the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Changed {
+    /// Lines are gone, as `copytruncate` of logrotate does it.
+    Cut,
+    /// It wrote into it.
+    Written,
+}
 
 /// The audit file, locked for this process.
 pub(super) struct LogFile {
@@ -25,20 +37,39 @@ pub(super) struct LogFile {
     cut: Option<(Identity, u64)>,
     /// So that a rotation that went wrong is reported once.
     rotation_failed: bool,
+    rotation: Rotation,
+    /// What another program did to the file, which is not recorded yet.
+    changed: Option<Changed>,
 }
 
 impl LogFile {
-    pub(super) fn open(
-        path: &Path,
-        access: Access,
-        allocate: Allocate,
-    ) -> Result<Self, AuditError> {
+    pub(super) fn open(config: &config::AuditFile, allocate: Allocate) -> Result<Self, AuditError> {
+        let path = &config.path;
+        let access = if config.group_reads { Access::Group } else { Access::Owner };
         let open = Open::at(path, access, None)?;
         let mut room = Room::new(allocate);
         room.keep(&open.file, open.length, 0);
         let head = open.head_of_chain(path)?;
-        let (path, open, linked) = (path.to_owned(), Some(open), Vec::new());
-        Ok(Self { path, access, room, open, head, linked, cut: None, rotation_failed: false })
+        let modified = open.file.metadata().and_then(|found| found.modified());
+        let rotation =
+            Rotation::new(config.rotation, modified.unwrap_or_else(|_| SystemTime::now()));
+        Ok(Self {
+            path: path.to_owned(),
+            access,
+            room,
+            open: Some(open),
+            head,
+            linked: Vec::new(),
+            cut: None,
+            rotation_failed: false,
+            rotation,
+            changed: None,
+        })
+    }
+
+    /// What another program did to the file since this was asked last.
+    pub(super) fn take_change(&mut self) -> Option<Changed> {
+        self.changed.take()
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -65,7 +96,10 @@ impl LogFile {
 
     fn append_linked(&mut self, lines: &[u8]) -> io::Result<()> {
         let mut open = match self.open.take() {
-            Some(open) => self.follow(open)?,
+            Some(open) => {
+                let open = self.follow(open)?;
+                if lines.is_empty() { open } else { self.rotate(open)? }
+            }
             None => self.open_anew(self.cut).map_err(io::Error::other)?,
         };
         self.cut = None;
@@ -73,6 +107,9 @@ impl LogFile {
         match open.append(lines) {
             Ok(()) => {
                 self.open = Some(open);
+                if !lines.is_empty() {
+                    self.rotation.written(SystemTime::now());
+                }
                 Ok(())
             }
             Err(error) => {
@@ -97,18 +134,42 @@ impl LogFile {
         Ok(open)
     }
 
+    /// Renames the file when that is due, and goes on in a new one.
+    fn rotate(&mut self, open: Open) -> io::Result<Open> {
+        let now = SystemTime::now();
+        if !self.rotation.is_due(open.length, now) {
+            return Ok(open);
+        }
+        match self.rotation.rename(&self.path, self.head.records, now) {
+            Ok(()) => self.follow(open),
+            Err(error) => {
+                if !std::mem::replace(&mut self.rotation_failed, true) {
+                    tracing::error!(%error, "the audit log cannot be rotated: records still go to the \
+                        same file");
+                }
+                Ok(open)
+            }
+        }
+    }
+
     /// Goes on in a new file when the old one was renamed or removed, and never builds on what
     /// another program did to the file.
     fn follow(&mut self, open: Open) -> io::Result<Open> {
         let ours = open.file.metadata()?;
         if fs::symlink_metadata(&self.path).is_ok_and(|there| identity(&there) == open.identity) {
-            self.rotation_failed = false;
             if ours.len() == open.length {
                 return Ok(open);
             }
+            let (changed, how) = if ours.len() < open.length {
+                let how = "cut the audit log, as `copytruncate` of logrotate does: records may be missing; let logrotate rename the file instead";
+                (Changed::Cut, how)
+            } else {
+                (Changed::Written, "wrote into the audit log")
+            };
+            self.changed = Some(changed);
             tracing::error!(
                 path = %self.path.display(), expected = open.length, found = ours.len(),
-                "another program changed the audit log: records may be missing"
+                "another program {how}"
             );
             drop(open);
             return self.open_anew(None).map_err(io::Error::other);
@@ -145,7 +206,8 @@ impl Drop for LogFile {
 impl LogFile {
     /// A log at `path` whose open file is `instead`: how tests make a write fail.
     pub(super) fn with_open_file(path: &Path, instead: fs::File) -> Result<Self, AuditError> {
-        let mut log = Self::open(path, Access::Owner, super::room::allocate)?;
+        let config = config::AuditFile::at(path.to_owned());
+        let mut log = Self::open(&config, super::room::allocate)?;
         let real = std::mem::replace(&mut log.open.as_mut().expect("just opened").file, instead);
         real.unlock().expect("the lock is ours");
         Ok(log)

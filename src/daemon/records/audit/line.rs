@@ -3,8 +3,13 @@
 use std::cell::RefCell;
 use std::io::Write;
 
+use rustix::time::{ClockId, clock_gettime};
 use time::OffsetDateTime;
 use uuid::Uuid;
+
+/// The version of the fields and their meanings. Fields that are added do not raise it; one that goes or
+/// means something else does. Lines of versions before it have none.
+const SCHEMA: u64 = 2;
 
 /// Fills a reused buffer with the body of a line: everything after its `seq`, newline included.
 pub(super) fn with_buffer<T>(
@@ -18,12 +23,24 @@ pub(super) fn with_buffer<T>(
     BUFFER.with_borrow_mut(|buffer| {
         buffer.clear();
         let mut line = Line { out: buffer };
+        line.number("schema", SCHEMA);
         line.time("time", OffsetDateTime::now_utc());
+        line.number("monotonic_us", monotonic_us());
         line.plain("instance", instance.hyphenated().encode_lower(&mut [0; 36]));
         write(&mut line);
         buffer.extend_from_slice(b"}\n");
         then(buffer)
     })
+}
+
+/// Microseconds since the machine started, asleep or awake: no clock that is set changes it.
+fn monotonic_us() -> u64 {
+    #[cfg(target_os = "linux")]
+    const CLOCK: ClockId = ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    const CLOCK: ClockId = ClockId::Monotonic;
+    let now = clock_gettime(CLOCK);
+    now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1000
 }
 
 /// The body of a line as it grows. Field names are ours and are not escaped.

@@ -6,11 +6,12 @@
 //!
 //! - `record`, `event`: what a line says; `line`: how it is written, whatever the strings hold
 //! - `counted`: which cheap calls get a line of their own, and the counting of the others
-//! - `chain`: each line names the one before it; `checkpoint`, `checkpoints`: signed statements of the
-//!   chain's end, and when they are written
+//! - `chain`: each line names the one before it; `checkpoint`, `checkpoints`, `keeper`: signed statements
+//!   of the chain's end, when they are written, and the thread that signs and keeps them
 //! - `queue`: what waits; `writer`: the thread; `state`: what it tells of the log
-//! - `file`: durable writes, failures, rotation; `open`: safe opening, lock, repair; `room`: the blocks
-//!   that are kept for unwrap, rewrap and sign
+//! - `file`: durable writes, failures, a file that was renamed; `rotation`: when the daemon renames it
+//!   itself; `open`: safe opening, lock, repair; `room`: the blocks that are kept for unwrap, rewrap and
+//!   sign
 //! - `recent`: the last refusals and events, in memory
 
 mod chain;
@@ -19,12 +20,14 @@ mod checkpoints;
 mod counted;
 mod event;
 mod file;
+mod keeper;
 mod line;
 mod open;
 mod queue;
 mod recent;
 mod record;
 mod room;
+mod rotation;
 mod state;
 mod writer;
 
@@ -43,10 +46,15 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 pub use chain::{Head, Link};
-pub use checkpoint::{CheckpointError, Signer, Verifier, parse as parse_checkpoint};
+pub use checkpoint::{
+    CheckpointError, Signed, Signer, Verifier, digest_of, parse as parse_checkpoint,
+};
+pub use checkpoints::MOST_BEHIND;
 pub use event::{Alarm, Event, Trust, Trusted};
+pub use keeper::SignCheckpoint;
 pub use recent::{Noted, Recent};
 pub use record::{Record, RewrapTarget};
+pub use rotation::rotated_files;
 pub use state::{AuditState, Covered, LogState};
 
 use crate::daemon::config::{self, Operation};
@@ -54,12 +62,14 @@ use crate::daemon::records::metrics::AuditMetrics;
 use checkpoints::Checkpoints;
 use counted::{Cheap, Counting};
 use file::LogFile;
+use keeper::{ForeignKey, Keeper};
 use line::Line;
-use open::Access;
 use queue::{Queue, Waiting};
 
 /// Less free room than this alarms, in bytes: minutes of a flood, days of use.
 const LOW_ROOM: u64 = 256 << 20;
+/// How long a last checkpoint is waited for.
+const LAST_CHECKPOINT: Duration = Duration::from_secs(2);
 /// How long the end of the process waits for the last lines.
 const LAST_BATCH: Duration = Duration::from_secs(5);
 
@@ -73,6 +83,8 @@ struct Log {
     path: PathBuf,
     /// Whether its room was below [`LOW_ROOM`] when it was looked at last.
     is_low: AtomicBool,
+    /// Where the key that signs checkpoints is put, if there are any.
+    foreign_key: Option<ForeignKey>,
     queue: Arc<Queue>,
     thread: JoinHandle<()>,
 }
@@ -84,10 +96,9 @@ impl Audit {
     pub fn open(config: &config::Audit, metrics: Arc<AuditMetrics>) -> Result<Self, AuditError> {
         match config {
             config::Audit::Off => Ok(Self::off()),
-            config::Audit::File { path, group_reads, checkpoints } => {
-                let access = if *group_reads { Access::Group } else { Access::Owner };
-                let checkpoints = checkpoints.as_ref().map(Checkpoints::open).transpose()?;
-                let file = LogFile::open(path, access, room::allocate)?;
+            config::Audit::File(config) => {
+                let checkpoints = config.checkpoints.as_ref().map(Checkpoints::open).transpose()?;
+                let file = LogFile::open(config, room::allocate)?;
                 Self::over(file, checkpoints, metrics)
             }
         }
@@ -103,9 +114,9 @@ impl Audit {
     pub fn check(config: &config::Audit) -> Result<(), AuditError> {
         match config {
             config::Audit::Off => Ok(()),
-            config::Audit::File { path, checkpoints, .. } => {
-                checkpoints.as_ref().map_or(Ok(()), Checkpoints::check)?;
-                open::look_at(path)
+            config::Audit::File(config) => {
+                config.checkpoints.as_ref().map_or(Ok(()), Keeper::check)?;
+                open::look_at(&config.path)
             }
         }
     }
@@ -117,15 +128,37 @@ impl Audit {
     ) -> Result<Self, AuditError> {
         let path = file.path().to_owned();
         let queue = Arc::new(Queue::new(Uuid::now_v7(), metrics));
+        let foreign_key = checkpoints.as_ref().map(Checkpoints::foreign_key);
         let thread = writer::start(Arc::clone(&queue), file, checkpoints)
             .map_err(|error| AuditError::open(&path, format!("its thread: {error}")))?;
-        let log = Log { path, is_low: AtomicBool::new(false), queue, thread };
+        let is_low = AtomicBool::new(false);
+        let log = Log { path, is_low, foreign_key, queue, thread };
         Ok(Self { log: Some(log), recent: Recent::default() })
     }
 
     /// The last refusals and events, without a log too.
     pub fn recent(&self) -> &Recent {
         &self.recent
+    }
+
+    /// From now on this key signs checkpoints, if the configuration names one of its keys for them.
+    pub fn sign_checkpoints_with(&self, key: impl SignCheckpoint + 'static) {
+        let foreign_key = self.log.as_ref().and_then(|log| log.foreign_key.as_ref());
+        if let Some(foreign_key) = foreign_key {
+            // There is one key in a process.
+            let _ = foreign_key.set(Box::new(key));
+        }
+    }
+
+    /// Writes a last checkpoint while its key can still sign, if lines are without one. Waits for two
+    /// seconds at most.
+    pub async fn last_checkpoint(&self) {
+        let Some(log) = self.log.as_ref().filter(|log| log.foreign_key.is_some()) else { return };
+        log.queue.want_last_checkpoint();
+        let until = Instant::now() + LAST_CHECKPOINT;
+        while log.queue.state().uncovered > 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Whether there is a log at all.

@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, CWD, OFlags, accessat};
 
 use super::AuditError;
 use super::chain::Head;
+use super::rotation::rotated_files;
 use crate::daemon::records::creatable::check_creatable;
 
 /// A line is far shorter: a file without a line end in its last megabyte is no audit log.
@@ -80,7 +81,7 @@ impl Open {
             let line = last_line(&self.file, self.length).map_err(refused)?;
             return Ok(Head::behind(&line).unwrap_or(Head::START));
         }
-        let rotated = newest_rotated(path).and_then(|rotated| {
+        let rotated = rotated_files(path).pop().and_then(|rotated| {
             let file = File::open(rotated).ok()?;
             let length = file.metadata().ok()?.len();
             Head::behind(&last_line(&file, length).ok()?)
@@ -202,25 +203,6 @@ fn last_line(file: &File, length: u64) -> io::Result<Vec<u8>> {
     file.read_exact_at(&mut tail, from)?;
     tail.pop_if(|byte| *byte == b'\n');
     Ok(tail.rsplit(|byte| *byte == b'\n').next().unwrap_or_default().to_vec())
-}
-
-/// The file beside the log at `path` that was last written of those with a rotated log's name: that of
-/// the log, and behind it `.1`, `-20261231` and the like. A packed one is not read.
-fn newest_rotated(path: &Path) -> Option<PathBuf> {
-    let name = path.file_name()?.to_str()?;
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let entries = fs::read_dir(folder.unwrap_or(Path::new("."))).ok()?;
-    let rotated = entries.filter_map(Result::ok).filter(|entry| {
-        let found = entry.file_name();
-        let ending = found.to_str().and_then(|found| found.strip_prefix(name));
-        ending.is_some_and(|ending| {
-            ending.starts_with(['.', '-'])
-                && ending[1..].bytes().all(|b| b.is_ascii_digit() || b == b'-')
-        })
-    });
-    let newest =
-        rotated.max_by_key(|entry| entry.metadata().and_then(|found| found.modified()).ok());
-    newest.map(|entry| entry.path())
 }
 
 fn byte(file: &File, at: u64) -> io::Result<u8> {

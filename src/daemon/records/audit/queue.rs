@@ -40,6 +40,16 @@ struct Pending {
     next_seq: u64,
     writer_sleeps: bool,
     closed: bool,
+    checkpoints: Calls,
+}
+
+/// What the thread is called for beside lines.
+#[derive(Default)]
+struct Calls {
+    /// A checkpoint is signed, or could not be.
+    answered: bool,
+    /// The last one is wanted.
+    last: bool,
 }
 
 /// Everything that one write and one sync make durable.
@@ -93,6 +103,8 @@ pub(super) enum Next {
     Write,
     /// The time it asked for has come, and nothing else.
     TimeUp,
+    /// The process is about to end, and what signs is still there.
+    LastCheckpoint,
     /// Nothing will ever come again.
     End,
 }
@@ -237,6 +249,20 @@ impl Queue {
         self.in_reserve.swap(is_all, Ordering::Relaxed) != is_all
     }
 
+    /// Has the thread look for the answer to its request for a signature.
+    pub(super) fn answered(&self) {
+        let mut pending = self.lock();
+        pending.checkpoints.answered = true;
+        self.wake(pending);
+    }
+
+    /// Has the thread ask for a checkpoint at once, if lines are without one.
+    pub(super) fn want_last_checkpoint(&self) {
+        let mut pending = self.lock();
+        pending.checkpoints.last = true;
+        self.wake(pending);
+    }
+
     /// Ends the thread after its last batch; nothing is taken any more.
     pub(super) fn close(&self) {
         let mut pending = self.lock();
@@ -260,7 +286,14 @@ impl Queue {
         loop {
             if !pending.batch.is_empty() {
                 std::mem::swap(&mut pending.batch, batch);
+                pending.checkpoints.answered = false;
                 return Next::Write;
+            }
+            if std::mem::take(&mut pending.checkpoints.answered) {
+                return Next::Write;
+            }
+            if std::mem::take(&mut pending.checkpoints.last) {
+                return Next::LastCheckpoint;
             }
             if pending.closed {
                 return Next::End;

@@ -13,6 +13,8 @@ pub struct LogState {
     pub head: Head,
     /// The last checkpoint of this process, if it wrote one.
     pub checkpoint: Option<Covered>,
+    /// Lines that no checkpoint covers yet; 0 where none are written.
+    pub uncovered: u64,
     /// Why the last checkpoint is not where it should be: it was not signed, or its second file has it
     /// not. The next one tries again.
     pub checkpoint_error: Option<Arc<str>>,
@@ -44,6 +46,6 @@ pub struct AuditState {
 
 impl Default for LogState {
     fn default() -> Self {
-        Self { head: Head::START, checkpoint: None, checkpoint_error: None }
+        Self { head: Head::START, checkpoint: None, uncovered: 0, checkpoint_error: None }
     }
 }

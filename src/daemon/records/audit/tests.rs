@@ -37,7 +37,7 @@ impl Fixture {
 
     fn try_open(&self) -> Result<Audit, AuditError> {
         Audit::open(
-            &config::Audit::File { path: self.path(), group_reads: false, checkpoints: None },
+            &config::Audit::File(config::AuditFile::at(self.path())),
             Arc::clone(&self.metrics),
         )
     }
@@ -81,7 +81,7 @@ fn request_ids(lines: &[Value]) -> Vec<&str> {
 async fn a_record_says_everything_and_nothing_that_it_was_not_given() {
     let fixture = Fixture::new();
     let audit = fixture.open();
-    audit.event(&Event::Start { config_sha256: &[0xab; 32] }).await.unwrap();
+    audit.event(&Event::Start { boot_id: Some("b-1"), config_sha256: &[0xab; 32] }).await.unwrap();
     let record = Record {
         request_id: "0197-a",
         caller_request_id: Some("theirs"),
@@ -125,12 +125,17 @@ async fn a_record_says_everything_and_nothing_that_it_was_not_given() {
 
     let mut lines = fixture.lines();
     let instance = audit.instance().unwrap().to_string();
+    let mut last_monotonic = 1;
     for (seq, line) in lines.iter_mut().enumerate() {
         let line = line.as_object_mut().unwrap();
         assert_eq!(line.remove("seq").unwrap(), seq);
         assert_eq!(line.remove("instance").unwrap(), instance.as_str());
         assert_eq!(line.remove("n").unwrap(), seq);
         assert_eq!(line.remove("prev").unwrap().as_str().unwrap().len(), 64);
+        assert_eq!(line.remove("schema").unwrap(), 2);
+        let monotonic = line.remove("monotonic_us").unwrap().as_u64().unwrap();
+        assert!(monotonic >= last_monotonic, "{monotonic} is not before {last_monotonic}");
+        last_monotonic = monotonic;
         let time = line.remove("time").unwrap();
         let time = time.as_str().unwrap();
         assert_eq!(time.len(), "2026-11-21T07:22:00.123456Z".len());
@@ -143,7 +148,7 @@ async fn a_record_says_everything_and_nothing_that_it_was_not_given() {
     assert_eq!(
         lines[0],
         serde_json::json!({
-            "event": "start", "program_version": env!("CARGO_PKG_VERSION"),
+            "event": "start", "program_version": env!("CARGO_PKG_VERSION"), "boot_id": "b-1",
             "config_sha256": "ab".repeat(32),
         })
     );
@@ -255,7 +260,7 @@ async fn two_hundred_nasty_strings_come_back_as_they_were_and_never_break_a_line
     let lines = fixture.lines();
     assert_eq!(lines.len(), nasty.len());
     for (line, value) in lines.iter().zip(&nasty) {
-        assert_eq!(line.as_object().unwrap().len(), 13);
+        assert_eq!(line.as_object().unwrap().len(), 15);
         for field in ["request_id", "caller_request_id", "identity", "key", "backend_error"] {
             assert_eq!(line[field], value.as_str());
         }
@@ -444,7 +449,61 @@ async fn a_file_that_was_removed_is_made_anew_and_one_that_was_emptied_has_no_ho
     assert_eq!(request_ids(&fixture.lines()), ["emptied"]);
     OpenOptions::new().write(true).open(fixture.path()).unwrap().set_len(0).unwrap();
     audit.record(&unwrap_of("stays")).await.unwrap();
+    audit.drain().await.unwrap();
     assert_eq!(request_ids(&fixture.lines()), ["stays"]);
+    assert_eq!(fixture.lines()[1]["alarm"], "audit_cut", "as copytruncate does, and it is said");
+    let mut other = OpenOptions::new().append(true).open(fixture.path()).unwrap();
+    other.write_all(b"{}\n").unwrap();
+    audit.record(&unwrap_of("behind")).await.unwrap();
+    audit.drain().await.unwrap();
+    let lines = fixture.lines();
+    assert_eq!(lines.last().unwrap()["alarm"], "audit_written_by_others", "{lines:?}");
+}
+
+#[tokio::test]
+async fn the_daemon_rotates_by_size_and_the_chain_goes_on_over_files_and_restarts() {
+    let fixture = Fixture::new();
+    let rotation = config::Rotation { max_size: Some(800), max_age: None, keep: None };
+    let config = config::AuditFile { rotation, ..config::AuditFile::at(fixture.path()) };
+    let config = config::Audit::File(config);
+    for run in 0..2 {
+        let audit = Audit::open(&config, Arc::clone(&fixture.metrics)).unwrap();
+        for at in 0..10 {
+            audit.record(&unwrap_of(&format!("{run}-{at}"))).await.unwrap();
+        }
+        assert!(matches!(fixture.try_open(), Err(AuditError::InUse { .. })), "the file is locked");
+    }
+    let folder = fs::read_dir(fixture.directory.path()).unwrap();
+    let mut files: Vec<PathBuf> = folder.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| *file != fixture.path());
+    // The number of lines in a name is their order where several are of one second.
+    let records = |file: &PathBuf| -> u64 {
+        file.to_str().unwrap().rsplit_once('-').unwrap().1.parse().unwrap()
+    };
+    files.sort_by_key(records);
+    assert!(files.len() > 3, "{files:?}");
+    files.push(fixture.path());
+    assert_eq!(follows(&files, Head::START).records, 20);
+    assert!(files.iter().all(|file| file.metadata().unwrap().len() < 2000));
+}
+
+#[tokio::test]
+async fn a_file_that_was_left_by_the_daemon_ends_with_its_last_line_and_frees_its_reserve() {
+    let fixture = Fixture::new();
+    let rotation = config::Rotation { max_size: Some(100), max_age: None, keep: Some(2) };
+    let config = config::AuditFile { rotation, ..config::AuditFile::at(fixture.path()) };
+    let audit = Audit::open(&config::Audit::File(config), Arc::clone(&fixture.metrics)).unwrap();
+    for at in 0..6 {
+        audit.record(&unwrap_of(&at.to_string())).await.unwrap();
+    }
+    let folder = fs::read_dir(fixture.directory.path()).unwrap();
+    let files: Vec<PathBuf> = folder.map(|entry| entry.unwrap().path()).collect();
+    let left: Vec<_> = files.iter().filter(|file| **file != fixture.path()).collect();
+    assert_eq!(left.len(), 2, "{files:?}");
+    for file in left {
+        assert_eq!(lines(file).len(), 1, "each file was full with its first line");
+        assert!(file.metadata().unwrap().blocks() * 512 <= 64 << 10, "{file:?}");
+    }
 }
 
 #[tokio::test]
@@ -506,11 +565,9 @@ async fn child_that_records() {
     let most = if given.is_some() { u64::MAX } else { 2_000 };
     let alone = given.is_none().then(Fixture::new);
     let path = given.unwrap_or_else(|| alone.as_ref().expect("made above").path());
-    let audit = Audit::open(
-        &config::Audit::File { path: path.clone(), group_reads: false, checkpoints: None },
-        Arc::default(),
-    )
-    .unwrap();
+    let audit =
+        Audit::open(&config::Audit::File(config::AuditFile::at(path.clone())), Arc::default())
+            .unwrap();
     let mut calls = tokio::task::JoinSet::new();
     for n in 0..most {
         let id = n.to_string();
@@ -688,7 +745,7 @@ async fn with_only_the_reserve_left_unwraps_are_recorded_and_cheap_calls_are_cou
         room::allocate(file, from, bytes)
     };
     let fixture = Fixture::new();
-    let file = LogFile::open(&fixture.path(), Access::Owner, allocate).unwrap();
+    let file = LogFile::open(&config::AuditFile::at(fixture.path()), allocate).unwrap();
     let audit = Audit::over(file, None, Arc::clone(&fixture.metrics)).unwrap();
     audit.record(&unwrap_of("unwrapped")).await.unwrap();
     assert!(audit.is_in_reserve());
@@ -731,8 +788,8 @@ fn a_line_that_is_not_taken_has_a_number() {
 #[tokio::test]
 async fn files_that_are_made_are_the_groups_to_read_where_that_is_wanted_after_rotations_too() {
     let fixture = Fixture::new();
-    let config = config::Audit::File { path: fixture.path(), group_reads: true, checkpoints: None };
-    let audit = Audit::open(&config, Arc::default()).unwrap();
+    let config = config::AuditFile { group_reads: true, ..config::AuditFile::at(fixture.path()) };
+    let audit = Audit::open(&config::Audit::File(config), Arc::default()).unwrap();
     let mode = || fs::metadata(fixture.path()).unwrap().mode() & 0o777;
     assert_eq!(mode(), 0o640);
     fs::rename(fixture.path(), fixture.directory.path().join("audit.jsonl.1")).unwrap();
@@ -792,26 +849,24 @@ fn with_checkpoints(fixture: &Fixture, every: Duration) -> config::Audit {
         fs::write(&key, claviger_files::pem::encode("PRIVATE KEY", pkcs8.as_ref())).unwrap();
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     }
-    config::Audit::File {
-        path: fixture.path(),
-        group_reads: false,
-        checkpoints: Some(config::Checkpoints {
-            origin: "claviger.example.org/audit".to_owned(),
-            key,
-            file: fixture.directory.path().join("checkpoints"),
-            every,
-        }),
-    }
+    let checkpoints = config::Checkpoints {
+        origin: "claviger.example.org/audit".to_owned(),
+        signed_by: config::SignedBy::File(key),
+        file: fixture.directory.path().join("checkpoints"),
+        every,
+    };
+    let file = config::AuditFile::at(fixture.path());
+    config::Audit::File(config::AuditFile { checkpoints: Some(checkpoints), ..file })
 }
 
 #[tokio::test]
 async fn checkpoints_are_in_the_log_and_in_a_second_file_in_time_and_at_the_end() {
     let fixture = Fixture::new();
     let config = with_checkpoints(&fixture, Duration::from_millis(1));
-    let config::Audit::File { checkpoints: Some(checkpoints), .. } = &config else {
-        unreachable!()
-    };
-    let signer = Signer::from_pem_file(&checkpoints.origin, &checkpoints.key).unwrap();
+    let config::Audit::File(file) = &config else { unreachable!() };
+    let checkpoints = file.checkpoints.as_ref().unwrap();
+    let config::SignedBy::File(key) = &checkpoints.signed_by else { unreachable!() };
+    let signer = Signer::from_pem_file(&checkpoints.origin, key).unwrap();
     let audit = Audit::open(&config, Arc::clone(&fixture.metrics)).unwrap();
     audit.record(&unwrap_of("a")).await.unwrap();
     let begun = Instant::now();

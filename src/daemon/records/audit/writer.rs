@@ -4,15 +4,14 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::AuditError;
 use super::checkpoints::Checkpoints;
 use super::event::{Alarm, Event};
-use super::file::LogFile;
+use super::file::{Changed, LogFile};
 use super::line::with_buffer;
 use super::queue::{Batch, Dropped, Next, Queue};
-use super::state::Covered;
 
 /// How often a log that fails, or that has only its reserve left, is tried while no record comes.
 const RETRY: Duration = Duration::from_secs(1);
@@ -23,7 +22,7 @@ pub(super) fn start(
     mut checkpoints: Option<Checkpoints>,
 ) -> io::Result<JoinHandle<()>> {
     if let Some(checkpoints) = &mut checkpoints {
-        checkpoints.begin(&file.head());
+        checkpoints.begin(&file.head(), &queue)?;
     }
     thread::Builder::new().name("audit".to_owned()).spawn(move || {
         let abandon = AbandonAtEnd(Arc::clone(&queue));
@@ -67,14 +66,18 @@ impl Writer<'_> {
                 Next::TimeUp if self.gap.is_some() || self.queue.is_in_reserve() => {
                     self.commit(&mut batch);
                 }
-                Next::TimeUp if self.is_checkpoint_due() => self.commit(&mut batch),
                 Next::TimeUp => {}
-                Next::End => {
-                    // What was written since the last one is not left without a checkpoint.
+                Next::LastCheckpoint => {
                     if let Some(checkpoints) = &mut self.checkpoints {
                         checkpoints.hurry();
                     }
-                    if self.is_checkpoint_due() {
+                }
+                Next::End => {
+                    // What was written since the last one is not left without a checkpoint.
+                    let head = self.file.head();
+                    if let Some(checkpoints) = &mut self.checkpoints
+                        && checkpoints.wait_for_last(&head)
+                    {
                         self.commit(&mut batch);
                     }
                     return;
@@ -83,23 +86,17 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes counted refusals when they are due; the time to be woken though nothing comes.
-    fn wake_up(&self) -> Option<Instant> {
+    /// Writes counted refusals and asks for a checkpoint when they are due; the time to be woken though
+    /// nothing comes.
+    fn wake_up(&mut self) -> Option<Instant> {
         if self.queue.counts_due().is_some_and(|due| due <= Instant::now()) {
             self.queue.push_counted();
         }
         let tries = self.gap.is_some() || self.queue.is_in_reserve();
         let retry = tries.then(|| Instant::now() + RETRY);
-        let checkpoint = self.checkpoint_due();
+        let head = self.file.head();
+        let checkpoint = self.checkpoints.as_mut().and_then(|it| it.ask_if_due(&head));
         [retry, self.queue.counts_due(), checkpoint].into_iter().flatten().min()
-    }
-
-    fn checkpoint_due(&self) -> Option<Instant> {
-        self.checkpoints.as_ref()?.due(&self.file.head())
-    }
-
-    fn is_checkpoint_due(&self) -> bool {
-        self.checkpoint_due().is_some_and(|due| due <= Instant::now())
     }
 
     /// Notes how much room is left, and says when that is only the reserve.
@@ -115,21 +112,26 @@ impl Writer<'_> {
                 "the disk of the audit log is full: only unwrap, rewrap and sign are answered, from the \
                  room that was kept for them"
             );
-            let event = Event::Alarm { alarm: Alarm::AuditReserve, caller: None, key: None };
-            let instance = self.queue.instance();
-            with_buffer(instance, |line| event.write(line), |body| self.queue.push_unwaited(body));
+            self.alarm(Alarm::AuditReserve);
         } else {
             tracing::info!(%path, "the disk of the audit log has room again");
         }
     }
 
+    /// The next lines have it.
+    fn alarm(&self, alarm: Alarm) {
+        let event = Event::Alarm { alarm, caller: None, key: None };
+        let instance = self.queue.instance();
+        with_buffer(instance, |line| event.write(line), |body| self.queue.push_unwaited(body));
+    }
+
     fn commit(&mut self, batch: &mut Batch) {
         let started = Instant::now();
         let head = self.file.head();
-        let due = self.checkpoints.as_ref().filter(|_| self.is_checkpoint_due());
-        let checkpoint = due.map(|checkpoints| checkpoints.make(self.queue.instance(), &head));
+        let checkpoint = self.checkpoints.as_mut().and_then(|checkpoints| checkpoints.take(&head));
         // It speaks of the lines before it, so it comes first.
-        let first = [checkpoint.as_ref().map(|(_, line)| line.clone()), self.gap_line()];
+        let line = checkpoint.as_ref().map(|made| made.line(self.queue.instance()));
+        let first = [line, self.gap_line()];
         let first: Vec<u8> = first.into_iter().flatten().flatten().collect();
         let written = if first.is_empty() {
             self.file.append(&batch.lines)
@@ -138,16 +140,12 @@ impl Writer<'_> {
         };
         match written {
             Ok(()) => {
-                if let (Some(checkpoints), Some((note, _))) = (&mut self.checkpoints, &checkpoint) {
-                    let error = checkpoints.written(&head, note);
-                    self.queue.tell(|state| {
-                        let at = SystemTime::now();
-                        state.checkpoint = Some(Covered { records: head.records, at });
-                        state.checkpoint_error = error;
-                    });
-                }
                 let head = self.file.head();
-                self.queue.tell(|state| state.head = head);
+                if let (Some(checkpoints), Some(made)) = (&mut self.checkpoints, checkpoint) {
+                    checkpoints.written(made);
+                }
+                let uncovered = self.checkpoints.as_ref().map_or(0, |it| it.uncovered(&head));
+                self.queue.tell(|state| (state.head, state.uncovered) = (head, uncovered));
                 self.queue.metrics().synced(batch.records, started.elapsed());
                 self.recovered();
                 for waiter in batch.waiters.drain(..) {
@@ -155,6 +153,9 @@ impl Writer<'_> {
                 }
             }
             Err(error) => {
+                if let (Some(checkpoints), Some(made)) = (&mut self.checkpoints, checkpoint) {
+                    checkpoints.put_back(made);
+                }
                 self.failed(batch, &error);
                 let error = AuditError::Write(Arc::new(error));
                 for waiter in batch.waiters.drain(..) {
@@ -163,6 +164,11 @@ impl Writer<'_> {
             }
         }
         self.note_dropped(batch);
+        match self.file.take_change() {
+            Some(Changed::Cut) => self.alarm(Alarm::AuditCut),
+            Some(Changed::Written) => self.alarm(Alarm::AuditWrittenByOthers),
+            None => {}
+        }
         self.look_at_room();
         batch.clear();
     }
