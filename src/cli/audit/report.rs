@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use time::{Duration, OffsetDateTime};
 
 use self::gathered::Gathered;
-use super::lines::{Record, each_line};
+use super::lines::{Files, Record, each_line};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::input_output;
 use crate::daemon::config::Config;
@@ -26,9 +26,8 @@ pub struct Args {
     /// Name certificates that end within so many days from now
     #[arg(long, value_name = "DAYS", default_value_t = 30)]
     expiring: u16,
-    /// The log's files, oldest first
-    #[arg(required = true, value_name = "FILE")]
-    files: Vec<PathBuf>,
+    #[command(flatten)]
+    files: Files,
 }
 
 /// Reads whole logs and prints the report.
@@ -42,7 +41,7 @@ pub(super) fn run(args: &Args, json: bool) -> Result<(), Failure> {
         None => None,
     };
     let mut gathered = Gathered::new(args.since.as_deref());
-    each_line(&args.files, |line| {
+    each_line(&args.files.oldest_first(), |line| {
         match Record::parse(line.bytes) {
             Some(record) => gathered.record(&record),
             None => gathered.not_records += 1,

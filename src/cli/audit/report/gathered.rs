@@ -1,11 +1,17 @@
 //! What a report keeps of the records that it reads.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use time::format_description::well_known::Rfc3339;
+use time::{Duration, OffsetDateTime};
 
 use crate::cli::audit::lines::Record;
 
 /// A peer that is no caller of the configuration, a record without a key, and so on.
 pub(super) const NONE: &str = "-";
+
+/// A program that unwraps when it starts does so within this time over a new connection.
+pub(super) const A_START: Duration = Duration::MINUTE;
 
 /// Counted calls whose keys cannot be told apart.
 const SEVERAL: &str = "(several)";
@@ -25,6 +31,10 @@ pub(super) struct Gathered {
     used_before: HashSet<[String; 2]>,
     /// By caller, key, outcome and reason.
     pub(super) failures: BTreeMap<[String; 4], Failures>,
+    /// By caller and key: how unwraps lie to the starts of the caller.
+    pub(super) starts: BTreeMap<[String; 2], Starts>,
+    /// By caller, key and connection: until when an unwrap belongs to a start.
+    until: HashMap<[String; 3], OffsetDateTime>,
     /// The certificate of each caller's last call.
     pub(super) certificates: BTreeMap<String, Certificate>,
     pub(super) callers: BTreeSet<String>,
@@ -44,6 +54,17 @@ pub(super) struct Use {
 pub(super) struct Failures {
     pub(super) count: u64,
     pub(super) last: String,
+}
+
+/// Unwraps that came right, and the starts of the caller: its first unwraps over a connection.
+#[derive(Debug, Default)]
+pub(super) struct Starts {
+    pub(super) unwraps: u64,
+    pub(super) begun: u64,
+    /// Unwraps later on a connection than a start lasts.
+    pub(super) outside: u64,
+    /// When and by which request the last of them was.
+    pub(super) last: Option<(String, String)>,
 }
 
 /// What a caller showed in its last call.
@@ -99,10 +120,28 @@ impl Gathered {
         if !is_ok {
             return self.failure(record, caller, key);
         }
+        if record.operation.as_deref() == Some("unwrap") {
+            self.unwrap(record, &caller, &key);
+        }
         let pair = [caller, key];
         if !self.used_before.contains(&pair) {
             let first = || (record.time.clone(), text(record.request_id.as_ref()));
             self.first_uses.entry(pair).or_insert_with(first);
+        }
+    }
+
+    fn unwrap(&mut self, record: &Record, caller: &str, key: &str) {
+        let Ok(time) = OffsetDateTime::parse(&record.time, &Rfc3339) else { return };
+        let starts = self.starts.entry([caller.to_owned(), key.to_owned()]).or_default();
+        starts.unwraps += 1;
+        let connection = [caller.to_owned(), key.to_owned(), text(record.peer.as_ref())];
+        let until = *self.until.entry(connection).or_insert_with(|| {
+            starts.begun += 1;
+            time + A_START
+        });
+        if time > until {
+            starts.outside += 1;
+            starts.last = Some((record.time.clone(), text(record.request_id.as_ref())));
         }
     }
 

@@ -49,6 +49,31 @@ fn counted_calls_have_a_key_only_where_it_is_the_only_one() {
 }
 
 #[test]
+fn an_unwrap_late_on_a_connection_is_outside_a_restart_pattern() {
+    let line = |time: &str, peer: &str, outcome: &str| {
+        format!(
+            r#"{{"time":"2026-11-30T{time}.000000Z","event":"operation","request_id":"r-{time}","caller":"a","peer":"{peer}","key":"k","operation":"unwrap","outcome":"{outcome}"}}"#
+        )
+    };
+    let lines = [
+        line("08:00:00", "10.0.0.1:1", "ok"),
+        line("08:00:59", "10.0.0.1:1", "ok"),
+        line("09:00:00", "10.0.0.1:2", "ok"),
+        line("09:30:00", "10.0.0.1:2", "INVALID_ARGUMENT"),
+        line("09:30:01", "10.0.0.1:2", "ok"),
+    ];
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let gathered = gathered(None, &lines);
+    let (_, found) = gathered.starts.first_key_value().unwrap();
+    assert_eq!((found.unwraps, found.begun, found.outside), (4, 2, 1));
+    let last = found.last.as_ref().map(|(_, request)| request.as_str());
+    assert_eq!(last, Some("r-09:30:01"));
+    let text = written::Report::new(gathered, None, (30, "")).text();
+    assert!(text.contains("Unwraps outside a restart pattern"), "{text}");
+    assert!(text.contains("a       k    4        2       1"), "{text}");
+}
+
+#[test]
 fn a_time_is_utc_as_the_log_writes_it_or_its_beginning() {
     for (text, as_read) in [
         ("2026-12-01", "2026-12-01"),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::gathered::Gathered;
+use super::gathered::{A_START, Gathered};
 use crate::cli::keys::table;
 
 /// A report that is complete.
@@ -53,6 +53,12 @@ impl<'a> Report<'a> {
                     "last_seen": certificate.last_seen, "not_after": certificate.not_after,
                     "ends_soon": self.ends_soon(certificate.not_after.as_ref()) })
         });
+        let starts = self.gathered.starts.iter().map(|([caller, key], found)| {
+            let last = found.last.as_ref();
+            json!({ "caller": caller, "key": key, "unwraps": found.unwraps, "starts": found.begun,
+                    "outside": found.outside, "last": last.map(|(time, _)| time),
+                    "last_request_id": last.map(|(_, id)| id) })
+        });
         let between = self.gathered.between.as_ref();
         let report = json!({
             "records": self.gathered.records,
@@ -62,6 +68,7 @@ impl<'a> Report<'a> {
             "uses": uses.collect::<Value>(),
             "first_uses": first_uses.collect::<Value>(),
             "failures": failures.collect::<Value>(),
+            "starts": starts.collect::<Value>(),
             "never_called": self.never_called,
             "certificates": certificates.collect::<Value>(),
         });
@@ -82,6 +89,7 @@ impl<'a> Report<'a> {
         }
         parts.extend(self.uses());
         parts.extend(self.first_uses());
+        parts.extend(self.outside());
         parts.extend(self.failures());
         parts.extend(match self.never_called.as_deref() {
             None => None,
@@ -107,6 +115,22 @@ impl<'a> Report<'a> {
             [caller.clone(), key.clone(), time.clone(), request_id.clone()]
         });
         titled("First use of a key by a caller", ["CALLER", "KEY", "TIME", "REQUEST"], rows)
+    }
+
+    fn outside(&self) -> Option<String> {
+        let outside = self.gathered.starts.iter().filter(|(_, found)| found.outside > 0);
+        let rows = outside.map(|([caller, key], found)| {
+            let (last, request) = found.last.clone().unwrap_or_default();
+            let counts = [found.unwraps, found.begun, found.outside].map(|count| count.to_string());
+            let [unwraps, starts, outside] = counts;
+            [caller.clone(), key.clone(), unwraps, starts, outside, last, request]
+        });
+        let title = format!(
+            "Unwraps outside a restart pattern: over a connection for more than {} seconds",
+            A_START.whole_seconds()
+        );
+        let head = ["CALLER", "KEY", "UNWRAPS", "STARTS", "OUTSIDE", "LAST", "REQUEST"];
+        titled(&title, head, rows)
     }
 
     fn failures(&self) -> Option<String> {
