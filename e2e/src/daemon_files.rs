@@ -76,6 +76,8 @@ impl DaemonFiles {
         files.set("server.tls.private_key", path_value(&private_key));
         files.set("server.tls.client_ca.clients", path_value(&files.path("clients.pem")));
         files.set("audit.file", path_value(&files.audit_file()));
+        // The disk of a machine that tests may be slow.
+        files.set("audit.hang_limit", "1m");
         files.choose_ports();
         files
     }

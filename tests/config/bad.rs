@@ -261,12 +261,67 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
     (
         "off = true",
         "file = \"a\"\ncheckpoints = { origin = \"a\", file = \"c\", key = \"k\", signed_by = \"user-keys\" }",
-        "claviger.toml:17: audit.checkpoints: has key and signed_by; leave one of them out\nclaviger.toml:17: audit.checkpoints.signed_by: \"user-keys\" has no active version that signs; write sign_algorithms = [\"PS256\"] in [keys.user-keys]",
+        "claviger.toml:17: audit.checkpoints.signed_by: \"user-keys\" has no active version that signs; write sign_algorithms = [\"PS256\"] in [keys.user-keys]\nclaviger.toml:17: audit.checkpoints: has key and signed_by; leave one of them out",
     ),
     (
         "off = true",
         "file = \"a\"\ncheckpoints = { origin = \"a\", file = \"c\", signed_by = \"user-kes\" }",
         "claviger.toml:17: audit.checkpoints.signed_by: \"user-kes\" is no key; did you mean \"user-keys\"?",
+    ),
+    (
+        "off = true",
+        "file = \"a\"\nhang_limit = \"2m\"",
+        "claviger.toml:17: audit.hang_limit: is not from 100ms to 1m; write hang_limit = \"1500ms\"",
+    ),
+    (
+        "off = true",
+        "file = \"a\"\nsinks = { siem = { address = \"unix:/dev/log\" } }",
+        "claviger.toml:17: audit.sinks.siem.type: is missing; write type = \"syslog\" or \"journald\"",
+    ),
+    (
+        "off = true",
+        "file = \"a\"\nsinks = { siem = { type = \"kafka\" } }",
+        "claviger.toml:17: audit.sinks.siem.type: \"kafka\" is not known; write type = \"syslog\" or \"journald\"",
+    ),
+    (
+        "off = true",
+        "file = \"a\"\nsinks = { siem = { type = \"syslog\", address = \"tcp://siem:514\" } }",
+        "claviger.toml:17: audit.sinks.siem.address: \"tcp://siem:514\" is no address; write address = \"tls:siem.example.org:6514\" or \"unix:/dev/log\"",
+    ),
+    (
+        "off = true",
+        "file = \"a\"\nsinks = { siem = { type = \"syslog\", address = \"tls:siem.example.org:6514\" } }",
+        "claviger.toml:17: audit.sinks.siem.ca: is missing; write the path of the CA certificates of the collector (PEM)",
+    ),
+    (
+        "off = true",
+        "file = \"a\"\nsinks = { siem = { type = \"syslog\", address = \"unix:/dev/log\", ca = \"ca.pem\" } }",
+        "claviger.toml:17: audit.sinks.siem.ca: is for an address such as \"tls:siem.example.org:6514\"; leave it out",
+    ),
+    (
+        "off = true",
+        "file = \"a\"\nsinks = { j = { type = \"journald\", address = \"unix:/dev/log\", spool = \"1kB\" } }",
+        "claviger.toml:17: audit.sinks.j.address: is not a known field; known are type, socket, best_effort, spool\nclaviger.toml:17: audit.sinks.j.spool: \"1kB\" is no size from 1MiB to 1024GiB; write \"256MiB\"",
+    ),
+    (
+        "off = true\n",
+        "off = true\n[policy]\nthreshold = 2\n",
+        "claviger.toml:17: policy.signers: is missing; write signers = [{ name = \"alice\", ssh = \"ssh-ed25519 AAAA…\" }]",
+    ),
+    (
+        "off = true\n",
+        "off = true\n[policy]\nthreshold = 2\nsigners = [{ name = \"alice\", ssh = \"ssh-rsa AAAA\" }]\n",
+        "claviger.toml:19: policy.signers[0].ssh: \"ssh-rsa AAAA\" is no key that can sign; write an Ed25519 key as in a .pub file of ssh-keygen, or the second line of minisign.pub",
+    ),
+    (
+        "off = true\n",
+        "off = true\n[policy]\nthreshold = 2\nsigners = [{ name = \"alice\", ssh = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f\" }]\n",
+        "claviger.toml:18: policy.threshold: is 2, and there are 1 signers: no configuration could be accepted",
+    ),
+    (
+        "off = true\n",
+        "off = true\n[policy]\nthreshold = 1\nsigners = [{ name = \"alice\", ssh = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f\" }, { name = \"bob\", ssh = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me\" }]\n",
+        "claviger.toml:19: policy.signers[1].ssh: is the key of policy.signers[0] too; each signer has a key of its own",
     ),
     (
         "off = true\n",

@@ -1,4 +1,4 @@
-//! `claviger config check`, `claviger config pin` and `claviger config diff`.
+//! `claviger config check`, `canonical`, `pin` and `diff`.
 
 mod diff;
 mod pin_report;
@@ -36,6 +36,18 @@ pub enum Command {
     /// and can read every file, else 78.
     #[command(after_help = "Example:\n  sudo claviger config check")]
     Check(Args),
+    /// Print the canonical form of a configuration: what signers read and sign
+    ///
+    /// One line for each value, sorted by its path; `[log]` is left out. With `[policy]` the daemon accepts
+    /// a configuration only with as many signatures over exactly these bytes as `threshold` says, each a
+    /// file in the folder that the file's name with `.signatures` names. The exit code is 0, or 78.
+    #[command(after_help = "\
+Examples:
+  claviger config canonical > canonical
+  ssh-keygen -Y sign -n claviger-config -f ~/.ssh/id_ed25519 canonical
+  minisign -S -m canonical
+  cp canonical.sig /etc/claviger/claviger.toml.signatures/alice.sig")]
+    Canonical(Args),
     /// Ask every backend for its public keys and fill in missing `public_key_sha256`
     ///
     /// Nothing is written unless every replica of every version without one answers, and they
@@ -75,6 +87,7 @@ pub struct PinArgs {
 pub fn run(command: &Command, json: bool) -> Result<ExitCode, Failure> {
     match command {
         Command::Check(args) => check(&path_or_default(args.config.clone()), json)?,
+        Command::Canonical(args) => canonical(&path_or_default(args.config.clone()))?,
         Command::Pin(PinArgs { args, only_find }) => {
             let path = path_or_default(args.config.clone());
             if *only_find { find(&path)? } else { pin(&path, json)? }
@@ -102,6 +115,13 @@ fn check(path: &Path, json: bool) -> Result<(), Failure> {
     }
     let notes = notes.iter().map(|note| format!("\nnote: {note}"));
     input_output::print(&format!("ok: {}{}", summary(&config), notes.collect::<String>()))
+}
+
+/// Byte for byte what is signed, with `--json` too.
+fn canonical(path: &Path) -> Result<(), Failure> {
+    let config = Config::load(path)?;
+    let text = Config::canonical(&config.source).unwrap_or_default();
+    input_output::write(text.as_bytes())
 }
 
 fn summary(config: &Config) -> String {

@@ -98,6 +98,16 @@ fn audit_line(status: &Status, now: u64) -> String {
     if let Some(error) = &audit.checkpoint_error {
         let _ = write!(line, "\n  CHECKPOINT: {error}");
     }
+    for sink in &audit.sinks {
+        let word = if sink.failing { "FAILING" } else { "ok" };
+        let required = if sink.required { "" } else { ", best effort" };
+        let _ = write!(
+            line,
+            "\n  sink {} {word}, {} KiB behind{required}",
+            sink.sink,
+            sink.behind_bytes >> 10
+        );
+    }
     line
 }
 
@@ -285,6 +295,7 @@ pub(super) mod tests {
                 checkpoint_records: Some(1000),
                 checkpoint_at: Some(NOW - 120),
                 checkpoint_error: None,
+                sinks: Vec::new(),
             }),
             keys: vec![KeyStatus {
                 key: "user-keys".to_owned(),

@@ -15,6 +15,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<String> {
         (old.operations != new.operations, "operations"),
         (old.audit != new.audit, "audit"),
         (old.log != new.log, "log"),
+        (old.policy != new.policy, "policy"),
     ];
     changes.extend(
         sections.iter().filter(|(is, _)| *is).map(|(_, section)| format!("[{section}] changed")),

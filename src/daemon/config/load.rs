@@ -68,6 +68,16 @@ impl Config {
             .filter(|text| sha256(text.as_bytes()) == self.sha256)
     }
 
+    /// The folder with the signatures over it: the policy's, else the one that a policy would have by itself.
+    pub fn signatures_folder(&self) -> PathBuf {
+        let own = self.policy.as_ref().map(|policy| policy.signatures.clone());
+        own.unwrap_or_else(|| {
+            let mut name = self.path.as_os_str().to_owned();
+            name.push(".signatures");
+            name.into()
+        })
+    }
+
     /// The line in the file where a version's table begins, from 1, if that file is still the one that
     /// was parsed.
     pub fn line_of_version(&self, key: &str, number: u32) -> Option<usize> {

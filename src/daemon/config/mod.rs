@@ -4,12 +4,15 @@
 //! and what to write instead where it cannot.
 //!
 //! - `load`: the file itself, and what only `serve` asks for
-//! - `parse`: the sections together; `server`, `providers`, `keys`, `issuers`, `callers`, `grants`: each
-//!   one; `token_matches`: callers by token; `narrowness`: whether lists of values restrict anything
+//! - `parse`: the sections together; `server`, `sinks`, `providers`, `keys`, `issuers`, `callers`,
+//!   `grants`: each one; `token_matches`: callers by token; `narrowness`: whether lists of values restrict
+//!   anything
 //! - `values`: what one may look like; its place in the file and what is wrong: `claviger-configuration`
+//! - `canonical`, `signers`: what signers sign, and who they are
 //! - `changes`: what differs between two configurations
 
 mod callers;
+mod canonical;
 mod changes;
 mod grants;
 mod issuers;
@@ -19,6 +22,8 @@ mod narrowness;
 mod parse;
 mod providers;
 mod server;
+mod signers;
+mod sinks;
 mod token_matches;
 mod values;
 
@@ -37,6 +42,7 @@ use claviger_tokens::{Audiences, ClaimValue, Rules, Settings};
 pub use self::changes::{changes, needs_restart};
 pub(crate) use self::load::version_path;
 pub use self::load::{DEFAULT_PATH, PATH_VARIABLE, path_or_default};
+pub use self::signers::{Policy, Refused as SignatureRefused, Signature, Signer, SignerKey};
 pub(crate) use self::values::name as check_name;
 use crate::daemon::backends::ProviderConfig;
 
@@ -65,6 +71,8 @@ pub struct Config {
     pub audit: Audit,
     /// The log.
     pub log: Log,
+    /// Who must have signed it.
+    pub policy: Option<Policy>,
 }
 
 /// `[server]`.
@@ -405,7 +413,7 @@ pub enum Audit {
     /// `off = true`.
     Off,
     /// `file = "…"`: one JSON line per record, synced before key material leaves.
-    File(AuditFile),
+    File(Box<AuditFile>),
 }
 
 /// `[audit]` with a file.
@@ -419,12 +427,75 @@ pub struct AuditFile {
     pub rotation: Rotation,
     /// `checkpoints = { … }`: signed statements of how long the log is and what its last line is.
     pub checkpoints: Option<Checkpoints>,
+    /// `[audit.sinks.NAME]`: where lines go beside the file.
+    pub sinks: Vec<Sink>,
+    /// A call whose line is not where it must be after so long is refused. Default: 1.5 s.
+    pub hang_limit: Duration,
 }
 
+/// `[audit.sinks.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sink {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: SinkKind,
+    /// Whether calls are answered without it.
+    pub best_effort: bool,
+    /// So many bytes of the log it may be behind before calls are refused; of one that no call needs, before
+    /// lines are left out. Default: 0, and 1 GiB where no call needs it.
+    pub spool: u64,
+}
+
+/// The kinds of sinks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SinkKind {
+    /// `type = "syslog"`: RFC 5424.
+    Syslog {
+        /// `address`.
+        address: SyslogAddress,
+    },
+    /// `type = "journald"`: systemd's journal, in its native protocol.
+    Journald {
+        /// `socket`. Default: `/run/systemd/journal/socket`.
+        socket: PathBuf,
+    },
+}
+
+/// Where a syslog collector is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyslogAddress {
+    /// `"unix:/dev/log"`: a socket of datagrams.
+    Unix(PathBuf),
+    /// `"tls:siem.example.org:6514"` (RFC 5425).
+    Tls(TlsSink),
+}
+
+/// A collector over TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSink {
+    /// Its DNS name or address, which its certificate must have.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// `ca`: the CAs that vouch for it, PEM.
+    pub ca: PathBuf,
+    /// `certificate` and `private_key`: what it is shown, PEM.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+#[cfg(test)]
 impl AuditFile {
-    /// This file, and nothing else that can be configured.
+    /// This file and nothing else, on a machine that is slow.
     pub fn at(path: PathBuf) -> Self {
-        Self { path, group_reads: false, rotation: Rotation::default(), checkpoints: None }
+        Self {
+            path,
+            group_reads: false,
+            rotation: Rotation::default(),
+            checkpoints: None,
+            sinks: Vec::new(),
+            hang_limit: Duration::from_mins(1),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use super::issuers::issuers;
 use super::keys::keys;
 use super::providers::Providers;
 use super::server::{audit, log, operations, server};
+use super::signers::policy;
 use super::{Config, ConfigErrors};
 use claviger_configuration::Node;
 
@@ -22,7 +23,17 @@ impl Config {
 
 /// Reads all sections.
 fn config(path: &Path, text: &str, root: &Node<'_>) -> Config {
-    let known = ["server", "operations", "providers", "keys", "issuers", "callers", "audit", "log"];
+    let known = [
+        "server",
+        "operations",
+        "providers",
+        "keys",
+        "issuers",
+        "callers",
+        "audit",
+        "log",
+        "policy",
+    ];
     let root = root.with_fields(&known);
     let server_node = root.required("server", "add [server] with listen");
     let server = server(&server_node);
@@ -41,6 +52,7 @@ fn config(path: &Path, text: &str, root: &Node<'_>) -> Config {
     let write = "add [audit] with file = \"…\", or off = true to go without";
     let audit = audit(&root.required("audit", write), &keys, &callers);
     let log = log(&root.optional("log"));
+    let policy = root.field("policy").map(|node| policy(&node, path));
     let providers = providers.good;
     let with_pin = providers.iter().find(|(_, provider)| provider.secrets.contains_key("pin"));
     // Where `listen` is missing too, it is the section that has another name.
@@ -50,6 +62,9 @@ fn config(path: &Path, text: &str, root: &Node<'_>) -> Config {
         server_node.missing("state_dir", format_args!(
             "provider {name:?} has a PIN, and what became of it must survive a restart: write state_dir = \"/var/lib/claviger\""
         ));
+    }
+    if let Some(node) = root.field("policy").filter(|_| server.state_dir.is_none()) {
+        node.error("needs server.state_dir, where the policy in force is kept; write state_dir = \"/var/lib/claviger\"");
     }
     let (path, sha256, source) = (path.to_owned(), sha256(text.as_bytes()), text.into());
     Config {
@@ -64,5 +79,6 @@ fn config(path: &Path, text: &str, root: &Node<'_>) -> Config {
         callers,
         audit,
         log,
+        policy,
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
+use super::sinks::sinks;
 use super::{
     Audit, AuditFile, Caller, Checkpoints, Key, Listen, Log, Operation, Operations, Rotation,
     Server, SignedBy, State, Tls, values,
@@ -245,17 +246,29 @@ fn operations_address(text: &str) -> Result<SocketAddr, String> {
 pub(super) fn audit(node: &Node<'_>, keys: &BTreeMap<String, Key>, callers: &[Caller]) -> Audit {
     const WRITE: &str =
         "write file = \"/var/log/claviger/audit.jsonl\", or off = true to go without";
-    let known = ["file", "off", "group_readable", "max_size", "max_age", "keep", "checkpoints"];
-    let node = node.with_fields(&known);
+    let node = node.with_fields(&[
+        "file",
+        "off",
+        "group_readable",
+        "max_size",
+        "max_age",
+        "keep",
+        "checkpoints",
+        "sinks",
+        "hang_limit",
+    ]);
     let file = node.field("file").map(|file| audit_file(&file).unwrap_or_default());
     // A placeholder contradicts neither a file nor its lack.
     let off = node.field("off").is_some_and(|off| off.boolean().unwrap_or(file.is_none()));
     let group_reads = node.flag("group_readable", false);
     let rotation = rotation(&node);
     let checkpoints = node.field("checkpoints").map(|node| checkpoints(&node, keys, callers));
+    let sinks = sinks(&node.optional("sinks"));
+    let hang_limit = hang_limit(&node);
     match (file, off) {
         (Some(path), false) => {
-            return Audit::File(AuditFile { path, group_reads, rotation, checkpoints });
+            let file = AuditFile { path, group_reads, rotation, checkpoints, sinks, hang_limit };
+            return Audit::File(Box::new(file));
         }
         (Some(_), true) => node.error("has a file and off = true; leave one of them out"),
         (None, false) => node.missing("file", WRITE),
@@ -270,6 +283,15 @@ fn audit_file(node: &Node<'_>) -> Option<PathBuf> {
         return None;
     }
     node.file_path()
+}
+
+/// `audit.hang_limit`.
+fn hang_limit(node: &Node<'_>) -> Duration {
+    let limit = time_limit(node, "hang_limit", Duration::from_millis(1500));
+    if !(Duration::from_millis(100)..=Duration::from_mins(1)).contains(&limit) {
+        node.optional("hang_limit").error("is not from 100ms to 1m; write hang_limit = \"1500ms\"");
+    }
+    limit
 }
 
 /// `audit.max_size`, `audit.max_age` and `audit.keep`.

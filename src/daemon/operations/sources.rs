@@ -86,7 +86,24 @@ impl Sources {
             )?;
         }
         let help = "Whether only the reserve is left: unwrap, rewrap and sign alone are answered";
-        plain_gauge(encoder, "audit_in_reserve", help, self.audit.is_in_reserve())
+        plain_gauge(encoder, "audit_in_reserve", help, self.audit.is_in_reserve())?;
+        self.sinks(encoder)
+    }
+
+    fn sinks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let sinks = self.audit.state().map(|state| state.sinks).unwrap_or_default();
+        let help = "Whether an audit sink does not take records (1)";
+        let mut failing = gauge(encoder, "audit_sink_failing", help)?;
+        for sink in &sinks {
+            sample_gauge(&mut failing, &[("sink", &sink.name)], sink.is_failing)?;
+        }
+        let help = "Bytes of the audit log that a sink has not got";
+        let mut behind = gauge(encoder, "audit_sink_behind_bytes", help)?;
+        for sink in &sinks {
+            let bytes = i64::try_from(sink.behind).unwrap_or(i64::MAX);
+            sample_gauge(&mut behind, &[("sink", &sink.name)], bytes)?;
+        }
+        Ok(())
     }
 
     fn phases(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -69,6 +69,22 @@ pub struct AuditStatus {
     pub checkpoint_at: Option<u64>,
     /// Why the last checkpoint is not where it should be.
     pub checkpoint_error: Option<String>,
+    /// Where records go beside the file.
+    #[serde(default)]
+    pub sinks: Vec<SinkStatus>,
+}
+
+/// A sink of the audit log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkStatus {
+    /// Its name.
+    pub sink: String,
+    /// Whether calls need it.
+    pub required: bool,
+    /// Whether it does not take records.
+    pub failing: bool,
+    /// Bytes of the log that it has not got.
+    pub behind_bytes: u64,
 }
 
 /// A key.

@@ -12,13 +12,14 @@ use tokio::sync::watch;
 use crate::daemon::backends::latched_tokens;
 use crate::daemon::config::Config;
 use crate::daemon::keys::drained::DrainedProviders;
-use crate::daemon::records::audit::{Audit, Event};
+use crate::daemon::records::audit::{Audit, AuditError, Event};
 use crate::daemon::records::metrics::Metrics;
 use crate::daemon::request::active::{ActiveConfig, Previous, Snapshot};
 use crate::daemon::request::failed_unwraps::FailedUnwraps;
 use crate::daemon::request::guard::Guard;
 use crate::daemon::request::health::Phase;
 use crate::daemon::request::in_flight::InFlight;
+use crate::daemon::serve::approval::{self, Approval};
 use crate::daemon::serve::clock::{Clock, ClockStep};
 use crate::daemon::serve::host::prepare_state_dir;
 use crate::daemon::serve::trust_log::TrustLog;
@@ -52,6 +53,8 @@ pub(super) struct Daemon {
     pub(super) config_path: PathBuf,
     pub(super) reloading: Arc<tokio::sync::Mutex<()>>,
     pub(super) started: Instant,
+    /// Who has signed the configuration of the start.
+    pub(super) approval: Arc<Approval>,
 }
 
 /// A token, by its serial number and its label.
@@ -62,6 +65,7 @@ impl Daemon {
     pub(super) fn start(config: Config, options: &Options) -> Result<Self, ServeError> {
         let state_dir = config.server.state_dir.as_deref();
         state_dir.map(prepare_state_dir).transpose()?;
+        let approval = Arc::new(approval::accept(&config)?);
         let failed_unwraps = FailedUnwraps::open(state_dir);
         let drained = DrainedProviders::open(state_dir);
         let metrics = Arc::new(Metrics::default());
@@ -103,6 +107,7 @@ impl Daemon {
             config_path: options.config.clone(),
             reloading: Arc::default(),
             started: Instant::now(),
+            approval,
         })
     }
 
@@ -204,9 +209,21 @@ impl Daemon {
     pub(super) async fn close(&self) -> Result<(), ServeError> {
         self.guard.end_abandoned(ABANDONED_WAIT).await;
         Arc::clone(&self.failed_unwraps).written().await;
-        self.audit.drain().await?;
-        self.audit.event(&Event::Stop).await?;
+        unless_in_the_file(self.audit.drain().await)?;
+        unless_in_the_file(self.audit.event(&Event::Stop).await)?;
         self.audit.last_checkpoint().await;
         Ok(())
+    }
+}
+
+/// An error of the audit log that keeps the daemon from starting, or from a good end. A sink that is away
+/// does not: calls are refused until it is back.
+pub(super) fn unless_in_the_file(written: Result<(), AuditError>) -> Result<(), AuditError> {
+    match written {
+        Err(error) if error.is_in_the_file() => {
+            tracing::error!(%error, "an audit sink does not have each record of this start or stop");
+            Ok(())
+        }
+        written => written,
     }
 }

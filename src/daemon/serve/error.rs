@@ -7,6 +7,7 @@ use crate::daemon::config::ConfigErrors;
 use crate::daemon::records::audit::AuditError;
 use crate::daemon::records::log::LogError;
 use crate::daemon::request::active::BuildError;
+use crate::daemon::serve::approval::NotApproved;
 use crate::daemon::transport::denied::DeniedError;
 use crate::daemon::transport::tls::TlsError;
 
@@ -28,6 +29,9 @@ pub enum ServeError {
     /// The audit log.
     #[error("audit: {0}")]
     Audit(#[from] AuditError),
+    /// The policy of signatures.
+    #[error("policy: {0}")]
+    NotApproved(#[from] NotApproved),
     /// The state directory.
     #[error("server.state_dir: {path}: {error}", path = path.display())]
     StateDir {

@@ -6,7 +6,7 @@ use std::path::Path;
 use claviger_files::FileError;
 
 use crate::daemon::records::creatable::check_creatable;
-use crate::daemon::serve::ServeError;
+use crate::daemon::serve::{ServeError, state_format};
 
 /// No core dumps, and no other process of this user reads our memory.
 pub fn protect_memory() {
@@ -39,7 +39,7 @@ pub fn prepare_state_dir(path: &Path) -> Result<(), ServeError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed(error)),
     }
-    check_state_dir(path).map_err(failed)
+    check_state_dir(path).and_then(|()| state_format::keep(path)).map_err(failed)
 }
 
 /// Sees that [`prepare_state_dir`] would accept this directory, or could make it.
@@ -65,5 +65,6 @@ pub fn check_state_dir(path: &Path) -> io::Result<()> {
         FileError::Io { source, .. } => source,
         // The caller names the path.
         FileError::Refused { reason, .. } => io::Error::other(reason),
-    })
+    })?;
+    state_format::check(path)
 }

@@ -3,6 +3,7 @@
 //! The configuration is checked as a whole, then ports open, then keys open in the background: a
 //! backend that is down never keeps the daemon from starting.
 
+pub mod approval;
 mod checkpoint_key;
 mod clock;
 mod commands;
@@ -15,6 +16,7 @@ pub mod preflight;
 mod ready;
 mod reload;
 mod scheduling;
+mod state_format;
 mod trust_log;
 mod watchdog;
 
@@ -32,7 +34,7 @@ use crate::daemon::keys::monitor;
 use crate::daemon::records::audit::Event;
 use crate::daemon::request::active::ActiveConfig;
 use crate::daemon::request::health::Phase;
-use crate::daemon::serve::daemon::Daemon;
+use crate::daemon::serve::daemon::{Daemon, unless_in_the_file};
 use crate::daemon::serve::trust_log::TrustLog;
 use crate::daemon::transport::listener::Inherited;
 
@@ -109,8 +111,12 @@ async fn serve(
     let config_sha256 = daemon.config.load().sha256;
     let boot_id = host::boot_id();
     daemon.let_key_sign_checkpoints();
-    let start = Event::Start { boot_id: boot_id.as_deref(), config_sha256: &config_sha256 };
-    daemon.audit.event(&start).await?;
+    let start = Event::Start {
+        boot_id: boot_id.as_deref(),
+        config_sha256: &config_sha256,
+        signers: &daemon.approval.signers,
+    };
+    unless_in_the_file(daemon.audit.event(&start).await)?;
     let mut trust = TrustLog::default();
     daemon.record_trust(&mut trust);
     let mut serving = tokio::spawn(daemon.clone().serve_connections(ports.callers));

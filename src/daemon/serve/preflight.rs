@@ -8,7 +8,7 @@ use claviger_files::pem::{self, Beside};
 use claviger_provider_api::{PublicKey, SecretSource};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::check_state_dir;
+use super::{approval, check_state_dir};
 use crate::daemon::config::{
     Audit, Config, ConfigError, ConfigErrors, Tls, Version, joined, version_path,
 };
@@ -117,6 +117,7 @@ fn check_files_of_server(config: &Config, allow_demo: bool, findings: &mut Findi
         let good = check_state_dir(path).map_err(|e| format!("{}: {e}", path.display()));
         findings.take("server.state_dir", good);
     }
+    findings.take("policy", approval::check(config).map_err(|error| in_words(&error)));
     let of_audit = match &config.audit {
         // `serve` makes the directory first.
         Audit::File(file)

@@ -13,6 +13,7 @@ use crate::daemon::keys::monitor;
 use crate::daemon::records::audit::Event;
 use crate::daemon::records::log;
 use crate::daemon::request::active::{ActiveConfig, Previous};
+use crate::daemon::serve::approval::{self, Approval};
 use crate::daemon::serve::daemon::Daemon;
 use crate::daemon::serve::{OPEN_WAIT, ServeError};
 use crate::daemon::transport::denied::DeniedCallers;
@@ -28,9 +29,12 @@ impl Daemon {
         }
         let outcome = self.try_reload().await;
         match &outcome {
-            Ok(changed) => {
+            Ok((changed, approval)) => {
                 let config_sha256 = self.config.load().sha256;
-                drop(self.audit.event(&Event::Reload { config_sha256: &config_sha256 }));
+                drop(self.audit.event(&Event::Reload {
+                    config_sha256: &config_sha256,
+                    signers: &approval.signers,
+                }));
                 self.metrics.server.reloaded();
                 tracing::info!(changed = in_words(changed), "configuration reloaded");
             }
@@ -41,11 +45,11 @@ impl Daemon {
             }
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-        outcome
+        outcome.map(|(changed, _)| changed)
     }
 
-    /// Gives what changed, a phrase each.
-    async fn try_reload(&self) -> Result<Vec<String>, ServeError> {
+    /// Gives what changed, a phrase each, and who has signed it.
+    async fn try_reload(&self) -> Result<(Vec<String>, Approval), ServeError> {
         let path = self.config_path.clone();
         let config = tokio::task::spawn_blocking(move || {
             let config = Config::load(&path)?;
@@ -57,6 +61,7 @@ impl Daemon {
         if let Some(option) = config::needs_restart(&self.config.load(), &config).first() {
             return Err(ServeError::NeedsRestart(option));
         }
+        approval::check(&config)?;
         let tls = match (&self.tls, &config.server.tls) {
             (Some(state), Some(tls)) => Some((state, state.prepare(tls)?)),
             _ => None,
@@ -79,6 +84,7 @@ impl Daemon {
         refuse_what_breaks_a_key(&before, &active)?;
         let changed = config::changes(&self.config.load(), &config);
         log::set_filter(&config.log)?;
+        let approval = approval::accept(&config)?;
         // From here on nothing can fail.
         if let Some((state, prepared)) = tls {
             state.commit(prepared);
@@ -89,7 +95,7 @@ impl Daemon {
         self.put_in_force(active);
         // A log that cannot be written fails the calls that need it, and says so; no reload.
         let _ = self.audit.reopen().await;
-        Ok(changed)
+        Ok((changed, approval))
     }
 }
 

@@ -152,7 +152,7 @@ mod tests {
         };
         let tls = TlsState::open(&options, false).unwrap();
         let denied = DeniedCallers::open(Some(&at("denied"))).unwrap();
-        let log = config::Audit::File(config::AuditFile::at(at("audit")));
+        let log = config::Audit::File(Box::new(config::AuditFile::at(at("audit"))));
         let audit = Audit::open(&log, Arc::default()).unwrap();
         let mut trust = TrustLog::default();
         let mut told = 0;

@@ -11,8 +11,9 @@ use crate::daemon::keys::health::OK;
 use crate::daemon::keys::keyring::{Key, Version};
 use crate::daemon::operations::status::{
     AuditStatus, BudgetStatus, CallerStatus, CrlStatus, KeyStatus, MeasureStatus, PinStatus,
-    ProviderStatus, ReplicaStatus, Status, TlsStatus, VersionStatus, unix,
+    ProviderStatus, ReplicaStatus, SinkStatus, Status, TlsStatus, VersionStatus, unix,
 };
+use crate::daemon::records::audit::SinkState;
 use crate::daemon::request::active::ActiveConfig;
 use crate::daemon::request::health::Phase;
 use crate::daemon::request::policy::Caller;
@@ -80,6 +81,7 @@ impl Sources {
             checkpoint_records: log.checkpoint.map(|covered| covered.records),
             checkpoint_at: log.checkpoint.map(|covered| unix(covered.at)),
             checkpoint_error: log.checkpoint_error.map(|error| error.to_string()),
+            sinks: state.sinks.into_iter().map(sink_status).collect(),
         })
     }
 
@@ -201,4 +203,9 @@ fn of_caller(caller: &Caller) -> CallerStatus {
 
 fn pin(token: LatchedToken) -> PinStatus {
     PinStatus { serial: token.serial, token: token.label, latched: token.is_shut }
+}
+
+fn sink_status(sink: SinkState) -> SinkStatus {
+    let SinkState { name, is_required, is_failing, behind } = sink;
+    SinkStatus { sink: name, required: is_required, failing: is_failing, behind_bytes: behind }
 }

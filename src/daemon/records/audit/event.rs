@@ -16,11 +16,15 @@ pub enum Event<'a> {
         boot_id: Option<&'a str>,
         /// Of the configuration file.
         config_sha256: &'a [u8; 32],
+        /// Who has signed it, where a policy asks for that.
+        signers: &'a [String],
     },
     /// A reload took effect.
     Reload {
         /// Of the configuration now in force.
         config_sha256: &'a [u8; 32],
+        /// Who has signed it, where a policy asks for that.
+        signers: &'a [String],
     },
     /// A reload was refused; the old configuration stays.
     ReloadRefused {
@@ -189,12 +193,16 @@ impl Event<'_> {
     pub(super) fn write(&self, line: &mut Line<'_>) {
         line.plain("event", self.name());
         match self {
-            Self::Start { boot_id, config_sha256 } => {
+            Self::Start { boot_id, config_sha256, signers } => {
                 line.plain("program_version", env!("CARGO_PKG_VERSION"));
                 line.some_text("boot_id", *boot_id, NAME);
                 line.sha256("config_sha256", Some(config_sha256));
+                line.some_texts("signers", signers, NAME);
             }
-            Self::Reload { config_sha256 } => line.sha256("config_sha256", Some(config_sha256)),
+            Self::Reload { config_sha256, signers } => {
+                line.sha256("config_sha256", Some(config_sha256));
+                line.some_texts("signers", signers, NAME);
+            }
             Self::ReloadRefused { error } => line.text("error", error, BACKEND_TEXT),
             Self::Trust(trust) => trust.write(line),
             Self::Alarm { alarm, caller, key } => {

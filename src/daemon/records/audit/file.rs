@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::AuditError;
@@ -11,6 +12,7 @@ use super::chain::Head;
 use super::open::{Access, Identity, Open, identity};
 use super::room::{Allocate, Room};
 use super::rotation::Rotation;
+use super::sinks::Piece;
 use crate::daemon::config;
 
 /// What another program did to the file.
@@ -81,9 +83,10 @@ impl LogFile {
         self.head
     }
 
-    /// Makes `lines` durable, each with its place in the chain, or nothing of them: after an error the file ends where it ended
-    /// before, at the latest when it is opened again, which the next call does.
-    pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+    /// Makes `lines` durable, each with its place in the chain, or nothing of them: after an error the file
+    /// ends where it ended before, at the latest when it is opened again, which the next call does. Gives
+    /// where they are.
+    pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<Option<Piece>> {
         let mut linked = std::mem::take(&mut self.linked);
         linked.clear();
         let head = self.head.link(lines, &mut linked);
@@ -91,10 +94,12 @@ impl LogFile {
         // One flood must not keep its memory for ever.
         linked.shrink_to(1 << 20);
         self.linked = linked;
-        written.map(|()| self.head = head)
+        let written = written?;
+        self.head = head;
+        Ok((written.from < written.to).then_some(Piece { records: head.records, ..written }))
     }
 
-    fn append_linked(&mut self, lines: &[u8]) -> io::Result<()> {
+    fn append_linked(&mut self, lines: &[u8]) -> io::Result<Piece> {
         let mut open = match self.open.take() {
             Some(open) => {
                 let open = self.follow(open)?;
@@ -104,13 +109,15 @@ impl LogFile {
         };
         self.cut = None;
         self.room.keep(&open.file, open.length, lines.len() as u64);
+        let from = open.length;
         match open.append(lines) {
             Ok(()) => {
+                let (file, to) = (Arc::clone(&open.reader), open.length);
                 self.open = Some(open);
                 if !lines.is_empty() {
                     self.rotation.written(SystemTime::now());
                 }
-                Ok(())
+                Ok(Piece { file, from, to, records: 0 })
             }
             Err(error) => {
                 // A failed sync may not fail twice: the pages count as clean. So the file is

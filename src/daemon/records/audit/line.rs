@@ -62,6 +62,22 @@ impl Line<'_> {
         }
     }
 
+    /// A list of strings; nothing at all where it is empty.
+    pub(super) fn some_texts(&mut self, name: &str, values: &[String], cap: usize) {
+        if values.is_empty() {
+            return;
+        }
+        self.name(name);
+        self.out.push(b'[');
+        for (at, value) in values.iter().enumerate() {
+            if at > 0 {
+                self.out.push(b',');
+            }
+            self.quoted(value, cap);
+        }
+        self.out.push(b']');
+    }
+
     /// A string of ours that needs no escape.
     pub(super) fn plain(&mut self, name: &str, value: &str) {
         self.name(name);

@@ -8,6 +8,7 @@
 //! - `counted`: which cheap calls get a line of their own, and the counting of the others
 //! - `chain`: each line names the one before it; `checkpoint`, `checkpoints`, `keeper`: signed statements
 //!   of the chain's end, when they are written, and the thread that signs and keeps them
+//! - `sinks`: where lines go beside the file, and when a call may be answered for their sake
 //! - `queue`: what waits; `writer`: the thread; `state`: what it tells of the log
 //! - `file`: durable writes, failures, a file that was renamed; `rotation`: when the daemon renames it
 //!   itself; `open`: safe opening, lock, repair; `room`: the blocks that are kept for unwrap, rewrap and
@@ -28,6 +29,7 @@ mod recent;
 mod record;
 mod room;
 mod rotation;
+mod sinks;
 mod state;
 mod writer;
 
@@ -55,6 +57,7 @@ pub use keeper::SignCheckpoint;
 pub use recent::{Noted, Recent};
 pub use record::{Record, RewrapTarget};
 pub use rotation::rotated_files;
+pub use sinks::SinkState;
 pub use state::{AuditState, Covered, LogState};
 
 use crate::daemon::config::{self, Operation};
@@ -65,6 +68,7 @@ use file::LogFile;
 use keeper::{ForeignKey, Keeper};
 use line::Line;
 use queue::{Queue, Waiting};
+use sinks::Sinks;
 
 /// Less free room than this alarms, in bytes: minutes of a flood, days of use.
 const LOW_ROOM: u64 = 256 << 20;
@@ -99,7 +103,8 @@ impl Audit {
             config::Audit::File(config) => {
                 let checkpoints = config.checkpoints.as_ref().map(Checkpoints::open).transpose()?;
                 let file = LogFile::open(config, room::allocate)?;
-                Self::over(file, checkpoints, metrics)
+                let sinks = Sinks::start(config, &file.head())?;
+                Self::over(file, checkpoints, sinks, config.hang_limit, metrics)
             }
         }
     }
@@ -116,6 +121,7 @@ impl Audit {
             config::Audit::Off => Ok(()),
             config::Audit::File(config) => {
                 config.checkpoints.as_ref().map_or(Ok(()), Keeper::check)?;
+                sinks::check(config)?;
                 open::look_at(&config.path)
             }
         }
@@ -124,10 +130,12 @@ impl Audit {
     fn over(
         file: LogFile,
         checkpoints: Option<Checkpoints>,
+        sinks: Arc<Sinks>,
+        hang_limit: Duration,
         metrics: Arc<AuditMetrics>,
     ) -> Result<Self, AuditError> {
         let path = file.path().to_owned();
-        let queue = Arc::new(Queue::new(Uuid::now_v7(), metrics));
+        let queue = Arc::new(Queue::new(Uuid::now_v7(), sinks, hang_limit, metrics));
         let foreign_key = checkpoints.as_ref().map(Checkpoints::foreign_key);
         let thread = writer::start(Arc::clone(&queue), file, checkpoints)
             .map_err(|error| AuditError::open(&path, format!("its thread: {error}")))?;
@@ -171,10 +179,10 @@ impl Audit {
         self.log.as_ref().map(|log| log.queue.instance())
     }
 
-    /// Whether the last write failed. Records are still tried, and fail until a write succeeds;
-    /// without any, the thread tries once a second by itself.
+    /// Whether no call can be answered: the last write failed, or the disk or a required sink hangs or
+    /// fails. Records are still tried; without any, the threads try by themselves.
     pub fn is_failing(&self) -> bool {
-        self.log.as_ref().is_some_and(|log| log.queue.is_failing())
+        self.log.as_ref().is_some_and(|log| log.queue.is_failing() || log.queue.hangs().is_some())
     }
 
     /// Writes the record of one operation. It is in the queue when this returns, so it is written
@@ -183,7 +191,7 @@ impl Audit {
         &self,
         record: &Record<'_>,
     ) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
-        durable(self.push(|line| record.write("operation", line)))
+        self.durable(self.push(|line| record.write("operation", line)))
     }
 
     /// Writes down what happened to the daemon itself; like [`Audit::record`].
@@ -192,7 +200,7 @@ impl Audit {
         event: &Event<'_>,
     ) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
         self.recent.note_event(event);
-        durable(self.push(|line| event.write(line)))
+        self.durable(self.push(|line| event.write(line)))
     }
 
     /// Writes down a call that was refused before a backend was reached. Never waits.
@@ -233,6 +241,9 @@ impl Audit {
     ) -> Result<Option<impl Future<Output = Result<(), AuditError>> + Send + use<>>, AuditError>
     {
         let Some(log) = &self.log else { return Ok(None) };
+        if let Some(error) = log.queue.hangs() {
+            return Err(error);
+        }
         if log.queue.is_failing() {
             return Err(AuditError::Failing);
         }
@@ -252,7 +263,7 @@ impl Audit {
             |body| (log.queue.push(body), body.len()),
         );
         log.queue.wrote(call.caller, bytes);
-        Ok(Some(durable(Some(Ok(pushed?)))))
+        Ok(Some(self.durable(Some(Ok(pushed?)))))
     }
 
     /// Whether only unwrap, rewrap and sign can be recorded: the rest of the disk is kept for them.
@@ -275,6 +286,7 @@ impl Audit {
             is_failing: self.is_failing(),
             is_in_reserve: self.is_in_reserve(),
             free_bytes: self.free_bytes(),
+            sinks: log.queue.sinks().states(),
             log: log.queue.state(),
         })
     }
@@ -300,28 +312,34 @@ impl Audit {
     pub async fn drain(&self) -> Result<(), AuditError> {
         let Some(log) = &self.log else { return Ok(()) };
         log.queue.push_counted();
-        log.queue.flush().await
+        log.queue.durable(log.queue.flush()?).await
     }
 
     /// Looks now whether the file was renamed away, and goes on in a new one if so. (The thread
     /// also looks before each write; this is for a reload.)
     pub async fn reopen(&self) -> Result<(), AuditError> {
         match &self.log {
-            Some(log) => log.queue.flush().await,
+            Some(log) => log.queue.durable(log.queue.flush()?).await,
             None => Ok(()),
+        }
+    }
+
+    fn durable(
+        &self,
+        pushed: Option<Result<Waiting, AuditError>>,
+    ) -> impl Future<Output = Result<(), AuditError>> + Send + use<> {
+        let queue = self.log.as_ref().map(|log| Arc::clone(&log.queue));
+        async move {
+            match queue.zip(pushed) {
+                Some((queue, pushed)) => queue.durable(pushed?).await,
+                None => Ok(()),
+            }
         }
     }
 
     fn push(&self, write: impl FnOnce(&mut Line<'_>)) -> Option<Result<Waiting, AuditError>> {
         let log = self.log.as_ref()?;
         Some(line::with_buffer(log.queue.instance(), write, |body| log.queue.push(body)))
-    }
-}
-
-async fn durable(pushed: Option<Result<Waiting, AuditError>>) -> Result<(), AuditError> {
-    match pushed {
-        Some(waiting) => waiting?.await.unwrap_or(Err(AuditError::Closed)),
-        None => Ok(()),
     }
 }
 
@@ -341,6 +359,7 @@ impl Drop for Log {
         while !self.thread.is_finished() && Instant::now() < patience {
             thread::sleep(Duration::from_millis(1));
         }
+        self.queue.sinks().close();
     }
 }
 
@@ -376,6 +395,20 @@ pub enum AuditError {
     /// The record could not be written or synced.
     #[error("the audit log cannot be written: {0}")]
     Write(Arc<io::Error>),
+    /// A sink cannot be used, or does not take records.
+    #[error("audit.sinks.{name}: {reason}")]
+    Sink {
+        /// Its name in the configuration.
+        name: Arc<str>,
+        /// What is wrong.
+        reason: Arc<str>,
+    },
+    /// The record is not where it must be after this time.
+    #[error("the record is not durable after {} ms", limit.as_millis())]
+    Hangs {
+        /// `audit.hang_limit`.
+        limit: Duration,
+    },
     /// So much waits for the disk already that the record was not taken.
     #[error("the disk of the audit log does not keep up: {pending} bytes wait for it")]
     Behind {
@@ -391,6 +424,11 @@ pub enum AuditError {
 }
 
 impl AuditError {
+    /// Whether the file has the record, and what is missing is a sink, or time.
+    pub fn is_in_the_file(&self) -> bool {
+        matches!(self, Self::Sink { .. } | Self::Hangs { .. })
+    }
+
     fn open(path: &Path, reason: impl Into<String>) -> Self {
         Self::Open { path: path.to_owned(), reason: reason.into().into() }
     }

@@ -4,6 +4,7 @@ use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, OFlags, accessat};
 
@@ -20,6 +21,8 @@ const A_LINK: &str = "it is a symbolic link; name the file itself (directories m
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) file: File,
+    /// The same file, for what reads its lines later.
+    pub(super) reader: Arc<File>,
     pub(super) identity: Identity,
     /// Up to here every line is whole and durable.
     pub(super) length: u64,
@@ -57,7 +60,8 @@ impl Open {
         let file = open_locked(path)?;
         let found = file.metadata().map_err(|error| refused(error.to_string()))?;
         check(&found).map_err(refused)?;
-        let mut open = Self { file, identity: identity(&found), length: found.len() };
+        let reader = Arc::new(file.try_clone().map_err(|error| refused(error.to_string()))?);
+        let mut open = Self { file, reader, identity: identity(&found), length: found.len() };
         match cut {
             Some((identity, length)) if identity == open.identity && length < open.length => {
                 open.cut_to(length).map_err(|error| refused(error.to_string()))?;

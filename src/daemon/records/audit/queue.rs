@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::AuditError;
 use super::counted::{Cheap, Counting, Counts};
 use super::line::{push_number, with_buffer};
+use super::sinks::Sinks;
 use super::state::LogState;
 use crate::daemon::records::metrics::AuditMetrics;
 
@@ -31,6 +32,10 @@ pub(super) struct Queue {
     failing: AtomicBool,
     in_reserve: AtomicBool,
     reserve_left: AtomicU64,
+    /// When the write that goes on began.
+    writing_since: Mutex<Option<Instant>>,
+    hang_limit: Duration,
+    sinks: Arc<Sinks>,
     metrics: Arc<AuditMetrics>,
 }
 
@@ -110,7 +115,12 @@ pub(super) enum Next {
 }
 
 impl Queue {
-    pub(super) fn new(instance: Uuid, metrics: Arc<AuditMetrics>) -> Self {
+    pub(super) fn new(
+        instance: Uuid,
+        sinks: Arc<Sinks>,
+        hang_limit: Duration,
+        metrics: Arc<AuditMetrics>,
+    ) -> Self {
         Self {
             instance,
             pending: Mutex::default(),
@@ -120,6 +130,9 @@ impl Queue {
             failing: AtomicBool::new(false),
             in_reserve: AtomicBool::new(false),
             reserve_left: AtomicU64::new(0),
+            writing_since: Mutex::default(),
+            hang_limit,
+            sinks,
             metrics,
         }
     }
@@ -178,19 +191,47 @@ impl Queue {
         }
     }
 
-    /// Waits for everything that was pushed before.
-    pub(super) async fn flush(&self) -> Result<(), AuditError> {
-        let waiting = {
-            let (sender, waiting) = oneshot::channel();
-            let mut pending = self.lock();
-            if pending.closed {
-                return Err(AuditError::Closed);
-            }
-            pending.batch.waiters.push(sender);
-            self.wake(pending);
-            waiting
-        };
-        waiting.await.unwrap_or(Err(AuditError::Closed))
+    /// Resolves once everything that was pushed before is durable.
+    pub(super) fn flush(&self) -> Result<Waiting, AuditError> {
+        let (sender, waiting) = oneshot::channel();
+        let mut pending = self.lock();
+        if pending.closed {
+            return Err(AuditError::Closed);
+        }
+        pending.batch.waiters.push(sender);
+        self.wake(pending);
+        Ok(waiting)
+    }
+
+    /// Waits until a line is where it must be, but not for a disk or a sink that hangs.
+    pub(super) async fn durable(&self, waiting: Waiting) -> Result<(), AuditError> {
+        if let Some(error) = self.hangs() {
+            return Err(error);
+        }
+        match tokio::time::timeout(self.hang_limit, waiting).await {
+            Ok(outcome) => outcome.unwrap_or(Err(AuditError::Closed)),
+            Err(_) => Err(self.hangs().unwrap_or(AuditError::Hangs { limit: self.hang_limit })),
+        }
+    }
+
+    /// Why no line can be where it must be at present, though the file takes it.
+    pub(super) fn hangs(&self) -> Option<AuditError> {
+        let since = *self.writing_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if since.is_some_and(|since| since.elapsed() > self.hang_limit) {
+            return Some(AuditError::Hangs { limit: self.hang_limit });
+        }
+        self.sinks.failing()
+    }
+
+    /// For the thread: that it begins to write, or has written.
+    pub(super) fn set_writing(&self, writes: bool) {
+        let since = writes.then(Instant::now);
+        *self.writing_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// Where lines go beside the file.
+    pub(super) fn sinks(&self) -> &Sinks {
+        &self.sinks
     }
 
     /// Whether a cheap call gets a line of its own; counts it if not.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::chain::Head;
+use super::sinks::SinkState;
 
 /// How the log is.
 #[derive(Clone, Debug)]
@@ -40,6 +41,8 @@ pub struct AuditState {
     pub is_in_reserve: bool,
     /// Bytes that are left for it, where the file system tells.
     pub free_bytes: Option<u64>,
+    /// Where lines go beside the file.
+    pub sinks: Vec<SinkState>,
     /// What its thread has told.
     pub log: LogState,
 }

@@ -37,7 +37,7 @@ impl Fixture {
 
     fn try_open(&self) -> Result<Audit, AuditError> {
         Audit::open(
-            &config::Audit::File(config::AuditFile::at(self.path())),
+            &config::Audit::File(Box::new(config::AuditFile::at(self.path()))),
             Arc::clone(&self.metrics),
         )
     }
@@ -45,7 +45,8 @@ impl Fixture {
     fn open_over(&self, instead: &str) -> Audit {
         let instead = OpenOptions::new().write(true).open(instead).unwrap();
         let file = LogFile::with_open_file(&self.path(), instead).unwrap();
-        Audit::over(file, None, Arc::clone(&self.metrics)).unwrap()
+        Audit::over(file, None, Sinks::none(), Duration::from_mins(1), Arc::clone(&self.metrics))
+            .unwrap()
     }
 
     fn lines(&self) -> Vec<Value> {
@@ -81,7 +82,14 @@ fn request_ids(lines: &[Value]) -> Vec<&str> {
 async fn a_record_says_everything_and_nothing_that_it_was_not_given() {
     let fixture = Fixture::new();
     let audit = fixture.open();
-    audit.event(&Event::Start { boot_id: Some("b-1"), config_sha256: &[0xab; 32] }).await.unwrap();
+    audit
+        .event(&Event::Start {
+            boot_id: Some("b-1"),
+            config_sha256: &[0xab; 32],
+            signers: &["alice".to_owned(), "b\"b".to_owned()],
+        })
+        .await
+        .unwrap();
     let record = Record {
         request_id: "0197-a",
         caller_request_id: Some("theirs"),
@@ -149,7 +157,7 @@ async fn a_record_says_everything_and_nothing_that_it_was_not_given() {
         lines[0],
         serde_json::json!({
             "event": "start", "program_version": env!("CARGO_PKG_VERSION"), "boot_id": "b-1",
-            "config_sha256": "ab".repeat(32),
+            "config_sha256": "ab".repeat(32), "signers": ["alice", "b\"b"],
         })
     );
     assert_eq!(
@@ -465,7 +473,7 @@ async fn the_daemon_rotates_by_size_and_the_chain_goes_on_over_files_and_restart
     let fixture = Fixture::new();
     let rotation = config::Rotation { max_size: Some(800), max_age: None, keep: None };
     let config = config::AuditFile { rotation, ..config::AuditFile::at(fixture.path()) };
-    let config = config::Audit::File(config);
+    let config = config::Audit::File(Box::new(config));
     for run in 0..2 {
         let audit = Audit::open(&config, Arc::clone(&fixture.metrics)).unwrap();
         for at in 0..10 {
@@ -492,7 +500,8 @@ async fn a_file_that_was_left_by_the_daemon_ends_with_its_last_line_and_frees_it
     let fixture = Fixture::new();
     let rotation = config::Rotation { max_size: Some(100), max_age: None, keep: Some(2) };
     let config = config::AuditFile { rotation, ..config::AuditFile::at(fixture.path()) };
-    let audit = Audit::open(&config::Audit::File(config), Arc::clone(&fixture.metrics)).unwrap();
+    let audit =
+        Audit::open(&config::Audit::File(Box::new(config)), Arc::clone(&fixture.metrics)).unwrap();
     for at in 0..6 {
         audit.record(&unwrap_of(&at.to_string())).await.unwrap();
     }
@@ -565,9 +574,11 @@ async fn child_that_records() {
     let most = if given.is_some() { u64::MAX } else { 2_000 };
     let alone = given.is_none().then(Fixture::new);
     let path = given.unwrap_or_else(|| alone.as_ref().expect("made above").path());
-    let audit =
-        Audit::open(&config::Audit::File(config::AuditFile::at(path.clone())), Arc::default())
-            .unwrap();
+    let audit = Audit::open(
+        &config::Audit::File(Box::new(config::AuditFile::at(path.clone()))),
+        Arc::default(),
+    )
+    .unwrap();
     let mut calls = tokio::task::JoinSet::new();
     for n in 0..most {
         let id = n.to_string();
@@ -746,7 +757,14 @@ async fn with_only_the_reserve_left_unwraps_are_recorded_and_cheap_calls_are_cou
     };
     let fixture = Fixture::new();
     let file = LogFile::open(&config::AuditFile::at(fixture.path()), allocate).unwrap();
-    let audit = Audit::over(file, None, Arc::clone(&fixture.metrics)).unwrap();
+    let audit = Audit::over(
+        file,
+        None,
+        Sinks::none(),
+        Duration::from_mins(1),
+        Arc::clone(&fixture.metrics),
+    )
+    .unwrap();
     audit.record(&unwrap_of("unwrapped")).await.unwrap();
     assert!(audit.is_in_reserve());
     (0..10).for_each(|_| audit.refusal(&refused(Some("prober"))));
@@ -770,7 +788,7 @@ async fn with_only_the_reserve_left_unwraps_are_recorded_and_cheap_calls_are_cou
 
 #[test]
 fn a_line_that_is_not_taken_has_a_number() {
-    let queue = Queue::new(Uuid::now_v7(), Arc::default());
+    let queue = Queue::new(Uuid::now_v7(), Sinks::none(), Duration::from_mins(1), Arc::default());
     let megabyte = vec![b'x'; 1 << 20];
     let taken = (0..100).take_while(|_| queue.push(&megabyte).is_ok()).count() as u64;
     assert!(queue.push(&megabyte).is_err());
@@ -789,7 +807,7 @@ fn a_line_that_is_not_taken_has_a_number() {
 async fn files_that_are_made_are_the_groups_to_read_where_that_is_wanted_after_rotations_too() {
     let fixture = Fixture::new();
     let config = config::AuditFile { group_reads: true, ..config::AuditFile::at(fixture.path()) };
-    let audit = Audit::open(&config::Audit::File(config), Arc::default()).unwrap();
+    let audit = Audit::open(&config::Audit::File(Box::new(config)), Arc::default()).unwrap();
     let mode = || fs::metadata(fixture.path()).unwrap().mode() & 0o777;
     assert_eq!(mode(), 0o640);
     fs::rename(fixture.path(), fixture.directory.path().join("audit.jsonl.1")).unwrap();
@@ -856,7 +874,7 @@ fn with_checkpoints(fixture: &Fixture, every: Duration) -> config::Audit {
         every,
     };
     let file = config::AuditFile::at(fixture.path());
-    config::Audit::File(config::AuditFile { checkpoints: Some(checkpoints), ..file })
+    config::Audit::File(Box::new(config::AuditFile { checkpoints: Some(checkpoints), ..file }))
 }
 
 #[tokio::test]

@@ -133,13 +133,15 @@ impl Writer<'_> {
         let line = checkpoint.as_ref().map(|made| made.line(self.queue.instance()));
         let first = [line, self.gap_line()];
         let first: Vec<u8> = first.into_iter().flatten().flatten().collect();
+        self.queue.set_writing(true);
         let written = if first.is_empty() {
             self.file.append(&batch.lines)
         } else {
             self.file.append(&[&first, &*batch.lines].concat())
         };
+        self.queue.set_writing(false);
         match written {
-            Ok(()) => {
+            Ok(piece) => {
                 let head = self.file.head();
                 if let (Some(checkpoints), Some(made)) = (&mut self.checkpoints, checkpoint) {
                     checkpoints.written(made);
@@ -148,9 +150,8 @@ impl Writer<'_> {
                 self.queue.tell(|state| (state.head, state.uncovered) = (head, uncovered));
                 self.queue.metrics().synced(batch.records, started.elapsed());
                 self.recovered();
-                for waiter in batch.waiters.drain(..) {
-                    let _ = waiter.send(Ok(()));
-                }
+                let waiters = batch.waiters.drain(..);
+                self.queue.sinks().hand_over(piece.as_ref(), head.records, waiters);
             }
             Err(error) => {
                 if let (Some(checkpoints), Some(made)) = (&mut self.checkpoints, checkpoint) {
