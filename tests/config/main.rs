@@ -477,8 +477,10 @@ fn the_example_says_what_every_option_is() {
         "to",
         "to_public_keys",
     ] {
-        let is_set =
-            |line: &str| line.split_once('=').is_some_and(|(name, _)| name.trim_start_matches("# ").trim() == option);
+        let is_set = |line: &str| {
+            line.split_once('=')
+                .is_some_and(|(name, _)| name.trim_start_matches("# ").trim() == option)
+        };
         assert!(EXAMPLE.lines().any(is_set), "{option} is not in the example");
     }
 }

@@ -117,7 +117,10 @@ fn check_files_of_server(config: &Config, allow_demo: bool, findings: &mut Findi
         let good = check_state_dir(path).map_err(|e| format!("{}: {e}", path.display()));
         findings.take("server.state_dir", good);
     }
-    findings.take("policy", approval::check(config).map_err(|error| in_words(&error)));
+    // What is kept of it is in there.
+    if state_dir.is_none_or(|path| check_state_dir(path).is_ok()) {
+        findings.take("policy", approval::check(config).map_err(|error| in_words(&error)));
+    }
     let of_audit = match &config.audit {
         // `serve` makes the directory first.
         Audit::File(file)

@@ -79,6 +79,7 @@ fn request_ids(lines: &[Value]) -> Vec<&str> {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one record with everything, and what it says")]
 async fn a_record_says_everything_and_nothing_that_it_was_not_given() {
     let fixture = Fixture::new();
     let audit = fixture.open();

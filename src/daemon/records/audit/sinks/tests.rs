@@ -85,7 +85,8 @@ struct Reader {
 impl Reader {
     fn of(socket: UnixDatagram) -> Self {
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        let (places, is_over) = (Arc::<Mutex<BTreeSet<u64>>>::default(), Arc::<AtomicBool>::default());
+        let (places, is_over) =
+            (Arc::<Mutex<BTreeSet<u64>>>::default(), Arc::<AtomicBool>::default());
         let (into, ends) = (Arc::clone(&places), Arc::clone(&is_over));
         let thread = std::thread::spawn(move || {
             let mut message = vec![0; 1 << 16];
