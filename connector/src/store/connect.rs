@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::Connection;
 use sqlx::mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlSslMode};
 use sqlx::pool::PoolOptions;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
@@ -14,6 +15,8 @@ use crate::config::{Database, DatabaseServer};
 
 /// Longest time to wait for a connection, and for another process that writes to SQLite's file.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// A connection that was idle for longer is tried before it is used.
+const TRIED_AFTER: Duration = Duration::from_secs(1);
 /// SQLite reads on several connections and writes on one at a time.
 const SQLITE_CONNECTIONS: u32 = 8;
 
@@ -60,7 +63,17 @@ impl Store {
 }
 
 fn patient<DB: sqlx::Database>(options: PoolOptions<DB>) -> PoolOptions<DB> {
-    options.acquire_timeout(PATIENCE)
+    // A look before each use would cost as much as the use.
+    options.acquire_timeout(PATIENCE).test_before_acquire(false).before_acquire(
+        |connection, used| {
+            Box::pin(async move {
+                if used.idle_for > TRIED_AFTER {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        },
+    )
 }
 
 fn postgres_options(server: &DatabaseServer) -> PgConnectOptions {

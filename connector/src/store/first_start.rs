@@ -81,7 +81,7 @@ impl Store {
 
     /// Whether the table of per-user mode exists.
     pub async fn has_own_table(&self) -> Result<bool, StoreError> {
-        if self.own_table.load(Relaxed) {
+        if self.knows_own_table() {
             return Ok(true);
         }
         let tables: i64 = on!(self, pool => {
@@ -89,6 +89,11 @@ impl Store {
         });
         self.own_table.store(tables > 0, Relaxed);
         Ok(tables > 0)
+    }
+
+    /// Whether the table of per-user mode was seen.
+    pub(super) fn knows_own_table(&self) -> bool {
+        self.own_table.load(Relaxed)
     }
 }
 

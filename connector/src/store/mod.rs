@@ -61,7 +61,10 @@ struct Statements {
     ids: &'static str,
     /// Key and the three times of a user.
     user: &'static str,
-    wrapped: &'static str,
+    /// A user's key in its two forms, of which the second is NULL: where there is no table of our own.
+    key: &'static str,
+    /// A user's key in its two forms.
+    keys: &'static str,
     /// Nothing where the user exists.
     insert_user: &'static str,
     /// All columns; nothing where the user exists.

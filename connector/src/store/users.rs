@@ -74,29 +74,40 @@ impl Store {
 
     /// A user's key in whichever form it is. A row without either is an error.
     pub async fn key(&self, id: UserId) -> Result<Option<StoredKey>, StoreError> {
-        // Between two looks a migration may have moved it, once.
-        for _ in 0..3 {
-            let Some(row) = self.user(id).await? else { return Ok(None) };
-            if let Some(value) = row.key {
-                return Ok(Some(StoredKey { form: Form::Shared, value }));
-            }
-            if let Some(value) = self.wrapped(id).await? {
-                return Ok(Some(StoredKey { form: Form::Wrapped, value }));
-            }
+        let known = self.knows_own_table();
+        let mut forms = self.forms(id, known).await;
+        if let Err(sqlx::Error::Io(_) | sqlx::Error::Database(_)) = forms {
+            // A server that was restarted: a read may be asked again, and is on another connection.
+            forms = self.forms(id, known).await;
         }
-        Err(StoreError::Content(format!("user {id} has a row in UserKeys and no key in any form")))
+        let mut forms = forms?;
+        if forms == Some([None, None]) && !known && self.has_own_table().await? {
+            forms = self.forms(id, true).await?;
+        }
+        match forms {
+            None => Ok(None),
+            Some([Some(value), _]) => Ok(Some(StoredKey { form: Form::Shared, value })),
+            Some([None, Some(value)]) => Ok(Some(StoredKey { form: Form::Wrapped, value })),
+            Some([None, None]) => Err(StoreError::Content(format!(
+                "user {id} has a row in UserKeys and no key in any form"
+            ))),
+        }
     }
 
-    /// A user's key under the RSA key.
-    async fn wrapped(&self, id: UserId) -> Result<Option<String>, StoreError> {
-        if !self.has_own_table().await? {
-            return Ok(None);
-        }
+    /// A user's key under the AES key and under the RSA key, in one look.
+    async fn forms(
+        &self,
+        id: UserId,
+        own_table: bool,
+    ) -> sqlx::Result<Option<[Option<String>; 2]>> {
+        let statement = if own_table { self.sql.keys } else { self.sql.key };
         let id = id.to_string();
-        Ok(on!(self, pool => {
-            let row = sqlx::query(self.sql.wrapped).bind(&id).fetch_optional(pool).await?;
-            row.map(|row| row.try_get(0)).transpose()?
-        }))
+        on!(self, pool => {
+            match sqlx::query(statement).bind(&id).fetch_optional(pool).await? {
+                None => Ok(None),
+                Some(row) => Ok(Some([row.try_get(0)?, row.try_get(1)?])),
+            }
+        })
     }
 
     /// Enrols a user; false where there is one already.
