@@ -5,6 +5,7 @@ mod cases;
 mod databases;
 mod first_start;
 mod issuer;
+mod losses;
 mod migrations;
 mod operations;
 mod request;

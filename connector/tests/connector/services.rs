@@ -61,6 +61,11 @@ impl Services {
         Self::of(Setup::at(files, key, "files", "user-keys.pem", Algorithm::RsaOaep), None)
     }
 
+    /// The key is in each of two SoftHSM tokens.
+    pub(crate) fn on_replicas(tokens: &[Token; 2]) -> Self {
+        Self::of(Setup::on_replicas(&tokens.each_ref()), None)
+    }
+
     fn of(mut setup: Setup, token: Option<Token>) -> Self {
         let daemon = setup.start();
         let client = client_file(&setup.files, &daemon, &setup.caller);
