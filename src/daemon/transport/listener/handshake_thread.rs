@@ -12,6 +12,9 @@ use tokio::task::JoinSet;
 use super::HandshakeFailure;
 use super::refusal::Refusal;
 
+/// How much nicer it is than the other threads (nice(2)): where cores are scarce, a call comes first.
+const NICER: i32 = 5;
+
 /// The thread; it ends when this is dropped, and what goes on in it fails.
 #[derive(Debug)]
 pub(super) struct HandshakeThread {
@@ -27,6 +30,8 @@ impl HandshakeThread {
         let handle = runtime.handle().clone();
         let (alive, dropped) = oneshot::channel();
         let serve = move || {
+            // Of this thread alone. Where it may not be, calls wait a little longer in a storm.
+            let _ = rustix::process::nice(NICER);
             // It ends with the sender.
             let _: Result<(), _> = runtime.block_on(dropped);
         };
