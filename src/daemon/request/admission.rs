@@ -9,13 +9,16 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use claviger_proto::v1::key_service_server::KeyServiceServer;
 use claviger_tokens::Issuer;
+use futures::future::BoxFuture;
 use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::{Code, Status};
+use tower::Service as _;
 
 use crate::daemon::records::audit::{Audit, Record};
 use crate::daemon::records::metrics::Metrics;
@@ -23,6 +26,8 @@ use crate::daemon::request::active::Snapshot;
 use crate::daemon::request::call::{CallContext, DEFAULT_DEADLINE};
 use crate::daemon::request::in_flight::InFlight;
 use crate::daemon::request::one_message::OneMessage;
+use crate::daemon::request::request_id;
+use crate::daemon::request::service::Service;
 use crate::daemon::request::status_trailers::ContractTrailers;
 use crate::daemon::status::{Exhausted, Failure, in_contract};
 use crate::daemon::transport::caller::Peer;
@@ -34,6 +39,8 @@ use crate::daemon::transport::verdicts::TokenIdentity;
 
 /// Services whose answers are in the contract already.
 const OUR_SERVICES: &str = "/claviger.v1.";
+/// The service that most calls are for.
+const KEY_SERVICE: &str = "/claviger.v1.KeyService/";
 /// Methods that take any number of messages.
 const REFLECTION: &str = "/grpc.reflection.";
 /// A longer deadline than this is cut to it, but for streams.
@@ -47,10 +54,10 @@ const METHOD: &str = ":method";
 /// The longest `x-request-id` of a caller's that is recorded.
 const MAX_CALLER_REQUEST_ID: usize = 64;
 
-/// The outermost layer, around tonic's routes.
+/// The outermost layer, around the services.
 #[derive(Clone)]
 pub struct Admission {
-    routes: Routes,
+    services: Services,
     shared: Arc<Shared>,
 }
 
@@ -69,9 +76,34 @@ pub struct Shared {
 }
 
 impl Admission {
-    /// A layer around `routes`.
-    pub fn new(routes: Routes, shared: Arc<Shared>) -> Self {
-        Self { routes, shared }
+    /// A layer around `services`.
+    pub fn new(services: Services, shared: Arc<Shared>) -> Self {
+        Self { services, shared }
+    }
+}
+
+/// The services that calls are handed on to.
+#[derive(Clone)]
+pub struct Services {
+    /// That of keys, asked directly: the routes would match each path and box each call once more.
+    pub keys: KeyServiceServer<Service>,
+    /// To all others.
+    pub others: Routes,
+}
+
+impl Services {
+    fn hand_on(
+        &mut self,
+        request: Request<Incoming>,
+    ) -> BoxFuture<'static, Result<Response<Body>, Infallible>> {
+        let path = request.uri().path();
+        if path.starts_with(KEY_SERVICE) {
+            return self.keys.call(request.map(OneMessage::of));
+        }
+        if path.starts_with(REFLECTION) {
+            return Box::pin(self.others.call(request));
+        }
+        Box::pin(self.others.call(request.map(OneMessage::of)))
     }
 }
 
@@ -85,10 +117,10 @@ impl tower::Service<Request<Incoming>> for Admission {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let request_id = request_id();
-        let (shared, routes) = (Arc::clone(&self.shared), self.routes.clone());
+        let request_id = request_id::new();
+        let (shared, services) = (Arc::clone(&self.shared), self.services.clone());
         match self.shared.admit(&request, &request_id, Keys::MayBeOutdated) {
-            Ok(context) => Box::pin(shared.serve(routes, request, context, request_id)),
+            Ok(context) => Box::pin(shared.serve(services, request, context, request_id)),
             Err(NotAdmitted::Refused(failure)) => {
                 Box::pin(std::future::ready(Ok(refusal(failure, &request_id))))
             }
@@ -98,7 +130,7 @@ impl tower::Service<Request<Incoming>> for Admission {
                 let fetched = issuer.refresh_for_a_token();
                 let _ = tokio::time::timeout(patience.min(DEFAULT_DEADLINE), fetched).await;
                 match shared.admit(&request, &request_id, Keys::AreFetched) {
-                    Ok(context) => shared.serve(routes, request, context, request_id).await,
+                    Ok(context) => shared.serve(services, request, context, request_id).await,
                     Err(NotAdmitted::Refused(failure)) => Ok(refusal(failure, &request_id)),
                     Err(NotAdmitted::Outdated(_)) => Ok(refusal(Failure::Internal, &request_id)),
                 }
@@ -133,7 +165,7 @@ struct Known<'a> {
 impl Shared {
     async fn serve(
         self: Arc<Self>,
-        mut routes: Routes,
+        mut services: Services,
         mut request: Request<Incoming>,
         context: Arc<CallContext>,
         request_id: Arc<str>,
@@ -149,21 +181,16 @@ impl Shared {
         // It is given up when nothing works for the call any more and its answer has left.
         let started = Arc::new(started);
         let _ = context.in_flight.set(Arc::clone(&started));
-        let path = request.uri().path();
-        let ours = path.starts_with(OUR_SERVICES);
-        let many = path.starts_with(REFLECTION);
-        let stream_deadline = stream_deadline(request.headers(), context.token.as_deref());
+        let ours = request.uri().path().starts_with(OUR_SERVICES);
+        let stream_deadline =
+            if ours { None } else { stream_deadline(request.headers(), context.token.as_deref()) };
         if let Some(call) = request.extensions_mut().remove::<Arc<Call>>() {
             let until = if ours { Some(context.deadline) } else { stream_deadline };
             call.keep(until.map(|until| until + UNTIL_LEFT), started);
         }
         request.extensions_mut().insert(Arc::clone(&context));
         let deadline = context.deadline;
-        let answered = if many {
-            tower::Service::call(&mut routes, request)
-        } else {
-            tower::Service::call(&mut routes, request.map(OneMessage::of))
-        };
+        let answered = services.hand_on(request);
         let answered = tokio::time::timeout_at(deadline.into(), answered).await;
         let Ok(response) = answered else {
             return Ok(answer(Failure::DeadlineExceeded.into(), &request_id));
@@ -291,13 +318,6 @@ fn log_refusal(snapshot: &Snapshot, peer: &Peer, request_id: &str, why: Why) {
         }
         LogLine::LeftOut => {}
     }
-}
-
-/// 128 random bits: unique, and silent about how many calls there were before.
-fn request_id() -> Arc<str> {
-    let mut id = [0; 16];
-    aws_lc_rs::rand::fill(&mut id).expect("where there is no randomness there is no TLS either");
-    hex::encode(id).into()
 }
 
 /// A call is a POST with headers of a bearable size and gRPC's content type. A token that was looked at

@@ -25,5 +25,6 @@ pub mod last_seen;
 mod one_message;
 pub mod policy;
 pub mod public_work;
+mod request_id;
 pub mod service;
 mod status_trailers;

@@ -13,7 +13,7 @@ use tonic_health::pb::health_server::HealthServer;
 use crate::daemon::config::Listen;
 use crate::daemon::operations::Sources;
 use crate::daemon::operations::{self, Authorise, OperationsState, TlsSource};
-use crate::daemon::request::admission::{Admission, Shared};
+use crate::daemon::request::admission::{Admission, Services, Shared};
 use crate::daemon::request::health::{HealthService, Phase};
 use crate::daemon::request::service::Service;
 use crate::daemon::serve::ServeError;
@@ -60,8 +60,12 @@ impl Daemon {
             metrics: Arc::clone(&self.metrics),
             in_flight: Arc::clone(&self.in_flight),
         };
-        let front = Admission::new(self.routes(), Arc::new(shared));
-        self.transport.serve(sockets, front, self.draining()).await
+        let keys = KeyServiceServer::new(Service::new(Arc::clone(&self.guard)))
+            .max_decoding_message_size(claviger_proto::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(claviger_proto::MAX_MESSAGE_BYTES);
+        let admission =
+            Admission::new(Services { keys, others: self.other_routes() }, Arc::new(shared));
+        self.transport.serve(sockets, admission, self.draining()).await
     }
 
     /// Never ends well: without a listener there is nothing to wait for.
@@ -78,10 +82,8 @@ impl Daemon {
         operations::serve(listener, source, authorise, state, descriptors, never).await
     }
 
-    fn routes(&self) -> Routes {
-        let keys = KeyServiceServer::new(Service::new(Arc::clone(&self.guard)))
-            .max_decoding_message_size(claviger_proto::MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(claviger_proto::MAX_MESSAGE_BYTES);
+    /// To all services but that of keys.
+    fn other_routes(&self) -> Routes {
         let health = HealthServer::new(HealthService {
             phase: self.phase.subscribe(),
             changes: self.changed.subscribe(),
@@ -89,7 +91,7 @@ impl Daemon {
             snapshot: Arc::clone(&self.snapshot),
         })
         .max_decoding_message_size(claviger_proto::MAX_MESSAGE_BYTES);
-        let mut routes = Routes::new(keys).add_service(health);
+        let mut routes = Routes::new(health);
         if self.config.load().server.reflection {
             // grpcui, grpc_cli and Python's client still ask for the older version.
             let v1 = reflection().build_v1().expect(OWN_BUILD);

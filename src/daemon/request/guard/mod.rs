@@ -9,6 +9,7 @@ mod record;
 mod rewrap;
 mod sign;
 mod unwrap;
+mod value_id;
 mod verify;
 mod wrap;
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use claviger_provider_api::public_key::sha256;
 use claviger_provider_api::{
     Algorithm, Call, Cause, ErrorKind, KeyMaterial, Parameters, Unwrapped, WrappingKey,
 };
 
 use super::abandoned::Progress;
+use super::value_id::value_id;
 use super::{Batch, Guard, OperationRecord, check_label, in_time};
 use crate::daemon::config::Operation;
 use crate::daemon::keys::choice::{Need, Turns};
@@ -19,7 +19,7 @@ use crate::daemon::keys::health::Fault;
 use crate::daemon::keys::keyring::Candidate;
 use crate::daemon::keys::replica::Replica;
 use crate::daemon::records::audit::Alarm;
-use crate::daemon::request::budget::{Start, StartedUnwrap, ValueId};
+use crate::daemon::request::budget::{Start, StartedUnwrap};
 use crate::daemon::request::call::CallContext;
 use crate::daemon::request::policy::Granted;
 use crate::daemon::status::Failure;
@@ -151,15 +151,6 @@ pub(super) async fn conclude<T>(
 fn is_undecided(failure: &Failure, budget: &StartedUnwrap<'_>) -> bool {
     let was_cut_short = matches!(failure, Failure::DeadlineExceeded | Failure::Exhausted { .. });
     budget.is_unanswered() || (budget.has_missed() && was_cut_short)
-}
-
-/// All that decides what an unwrap gives: the same again gives the same again.
-fn value_id(wrapped_sha256: &[u8; 32], call: &UnwrapCall, longest: Option<usize>) -> ValueId {
-    let algorithm = call.algorithm.map_or("", Algorithm::name);
-    let version = call.version.unwrap_or(0).to_be_bytes();
-    let longest = longest.map_or(u64::MAX, |longest| longest as u64).to_be_bytes();
-    let label = sha256(&call.label);
-    sha256(&[&wrapped_sha256[..], &version, &longest, &label, algorithm.as_bytes()].concat())
 }
 
 /// It reaches no backend, tells nothing, and costs nothing: only an operator learns of it.
