@@ -42,9 +42,10 @@ impl Server {
         Ok(server)
     }
 
-    /// The whole daemon over keys that do nothing; its operations listener is at `port + 1`.
-    pub(crate) fn noop(config: &Path, port: u16) -> Outcome<Self> {
-        Self::start("--serve-noop", config, || is_ready(port + 1))
+    /// The whole daemon over keys that do nothing, as `program` has it; its operations listener is at
+    /// `port + 1`.
+    pub(crate) fn noop(program: &Path, config: &Path, port: u16) -> Outcome<Self> {
+        Self::wait(Command::new(program).arg("--serve-noop").arg(config), || is_ready(port + 1))
     }
 
     pub(crate) fn pid(&self) -> u32 {

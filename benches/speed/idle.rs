@@ -35,7 +35,7 @@ pub(crate) fn measure(runtime: &Runtime, _: Effort) -> Outcome<Vec<Row>> {
     let connections = raise_file_limit();
     runtime.block_on(async {
         let files = DaemonFiles::new(Size::ONE)?;
-        let server = Server::noop(&files.config(), files.port)?;
+        let server = Server::noop(&std::env::current_exe()?, &files.config(), files.port)?;
         let resident = || cpu::resident(server.pid()).ok_or("there is no /proc");
         let dialled = Arc::new(AtomicUsize::new(0));
         let tls = TlsConnector::from(Arc::new(client_tls(&files)?));

@@ -1,5 +1,6 @@
 //! The whole daemon over a key that does nothing, against a bare tonic echo of the same messages.
 
+use std::path::Path;
 use std::time::Duration;
 
 use claviger::cli::bench::load::{self, Sample, Work, median};
@@ -25,7 +26,11 @@ pub(crate) struct Target {
 
 impl Target {
     pub(crate) fn noop(files: &DaemonFiles) -> Outcome<Self> {
-        let server = Server::noop(&files.config(), files.port)?;
+        Self::noop_of(&std::env::current_exe()?, files)
+    }
+
+    fn noop_of(program: &Path, files: &DaemonFiles) -> Outcome<Self> {
+        let server = Server::noop(program, &files.config(), files.port)?;
         Ok(Self { server, clients: files.clients(CONNECTIONS)?, keys: files.keys() })
     }
 
@@ -60,12 +65,22 @@ pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
         let noop = Target::noop(&noop_files)?;
         let audited = Target::noop(&audited_files)?;
         let echo = Target::echo(&mut echo_files)?;
+        let before_files = DaemonFiles::new(Size::ONE)?;
+        let before = effort.before.map(|program| Target::noop_of(program, &before_files));
+        let before = before.transpose()?;
         let (mut many, mut one, mut one_audited) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut many_before, mut one_before) = (Vec::new(), Vec::new());
         for round in 1..=effort.rounds {
             eprintln!("stack: round {round} of {}", effort.rounds);
             many.push((echo.unary(64, effort.time).await?, noop.unary(64, effort.time).await?));
             one.push((echo.unary(1, effort.time).await?, noop.unary(1, effort.time).await?));
             one_audited.push(audited.unary(1, effort.time).await?);
+            if let Some(before) = &before {
+                many_before
+                    .push((before.unary(64, effort.time).await?, noop.unary(64, effort.time).await?));
+                one_before
+                    .push((before.unary(1, effort.time).await?, noop.unary(1, effort.time).await?));
+            }
         }
         let p50 = |sample: &Sample| Some(sample.p50_us);
         let cpu_64 = compare(
@@ -92,7 +107,17 @@ pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
             unit: " ms",
             figures: String::new(),
         };
-        Ok(vec![cpu_64, p50_1, cpu_1, sync])
+        let mut rows = vec![cpu_64, p50_1, cpu_1, sync];
+        if before.is_some() {
+            let of = |what: &str| format!("{what}, of the other commit's daemon");
+            let cpu = |sample: &Sample| sample.cpu_us;
+            rows.extend([
+                compare_freely(&of("server CPU per call, 64 in flight"), "µs", &many_before, cpu),
+                compare_freely(&of("p50 at one in flight"), "µs", &one_before, p50),
+                compare_freely(&of("server CPU per call at one in flight"), "µs", &one_before, cpu),
+            ]);
+        }
+        Ok(rows)
     })
 }
 
