@@ -177,14 +177,12 @@ impl Place {
 
     /// The file with a token that is good now, if there is a login; renewed where it has to be.
     async fn current(&self) -> Result<Option<PathBuf>, Failure> {
-        let read = match claviger_files::read(&self.login_file(), Protection::Secret, 1 << 20) {
-            Err(claviger_files::FileError::Io { source, .. })
-                if source.kind() == ErrorKind::NotFound =>
-            {
-                return Ok(None);
-            }
-            read => read.map_err(|error| Failure::new(Exit::Configuration, error.to_string()))?,
-        };
+        // Not there; or the home directory is another user's, as after setpriv: no login of ours is in it.
+        if fs::symlink_metadata(self.login_file()).is_err() {
+            return Ok(None);
+        }
+        let read = claviger_files::read(&self.login_file(), Protection::Secret, 1 << 20)
+            .map_err(|error| Failure::new(Exit::Configuration, error.to_string()))?;
         let login: Result<Login, _> = serde_json::from_slice(&read);
         let Ok(mut login) = login else {
             let message = format!("{} holds no login", self.login_file().display());
