@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::Fault;
 
-/// The claims of a token. What nobody asks for is not judged.
+/// The claims of a token. A claim that no rule names is not judged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claims(Value);
 

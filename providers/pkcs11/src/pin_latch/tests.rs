@@ -616,7 +616,7 @@ fn any_step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// Whatever becomes of logins, and whoever changes the PIN in between.
+    /// However logins end, and also where the PIN is changed in between.
     #[test]
     fn no_pin_is_sent_again_that_was_refused_and_no_third_one_without_a_success(
         steps in prop::collection::vec(any_step(), 1..30),

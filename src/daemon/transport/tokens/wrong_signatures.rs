@@ -10,7 +10,7 @@ use crate::daemon::transport::source::Source;
 /// So many at once, and one more in each pause: some 10 ms of a core in a second.
 const AT_ONCE: u64 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
-/// Sources that fall into the same place share it; which do, nobody outside can know.
+/// Sources that fall into the same place share it; which do, a caller cannot know.
 const PLACES: usize = 1024;
 
 /// Wrong signatures by source: an identity of a certificate, a uid, or an address.
