@@ -2,7 +2,7 @@
 
 use std::sync::Mutex as StdMutex;
 
-use claviger_provider_api::Algorithm;
+use claviger_provider_api::{Algorithm, ErrorKind};
 
 use super::*;
 use crate::daemon::keys::fakes::{Does, Fake, Gives, replica_of, serving, serving_with};
