@@ -1,23 +1,23 @@
 //! Unwrapping: candidates, newest first; whose fault a failure was; the next replica, or at most one
 //! silent retry.
 
+mod attempt;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use claviger_provider_api::{
-    Algorithm, Call, Cause, ErrorKind, KeyMaterial, Parameters, Unwrapped, WrappingKey,
-};
+use claviger_provider_api::{Algorithm, ErrorKind, KeyMaterial};
 
+pub(super) use self::attempt::call_of_key;
+use self::attempt::{Attempts, attempt};
 use super::abandoned::Progress;
 use super::value_id::value_id;
 use super::{Batch, Guard, OperationRecord, check_label, in_time};
 use crate::daemon::config::Operation;
 use crate::daemon::keys::choice::{Need, Turns};
-use crate::daemon::keys::failover::{self, Asked, Ended, Work};
+use crate::daemon::keys::failover::{self, Asked, Ended};
 use crate::daemon::keys::health::Fault;
 use crate::daemon::keys::keyring::Candidate;
-use crate::daemon::keys::replica::Replica;
 use crate::daemon::records::audit::Alarm;
 use crate::daemon::request::budget::{Start, StartedUnwrap};
 use crate::daemon::request::call::CallContext;
@@ -320,100 +320,4 @@ async fn is_the_values_fault(
     let patience = failover::patience(turns, record.context().deadline);
     failover::check(asked.replica, patience).await?;
     Ok(asked.replica.repairs() == asked.repairs)
-}
-
-/// One value at the replicas of one version.
-struct Attempts<'w, 'r, 'b> {
-    record: &'w mut OperationRecord<'r>,
-    call: &'w UnwrapCall,
-    candidate: Candidate<'w>,
-    budget: &'w mut StartedUnwrap<'b>,
-}
-
-impl Work for Attempts<'_, '_, '_> {
-    type Output = KeyMaterial;
-
-    async fn on(
-        &mut self,
-        replica: &Arc<Replica>,
-        patience: Option<Duration>,
-    ) -> Result<KeyMaterial, ErrorKind> {
-        let Self { record, call, candidate, budget } = self;
-        attempt(record, call, *candidate, replica, budget, patience).await
-    }
-
-    fn may_be_at_fault(&self) -> bool {
-        true
-    }
-}
-
-async fn attempt(
-    record: &mut OperationRecord<'_>,
-    call: &UnwrapCall,
-    candidate: Candidate<'_>,
-    replica: &Arc<Replica>,
-    budget: &mut StartedUnwrap<'_>,
-    patience: Option<Duration>,
-) -> Result<KeyMaterial, ErrorKind> {
-    let Some(key) = replica.key() else { return Err(ErrorKind::Unavailable) };
-    let key_call = call_of_key(&**key, record.context().call())?;
-    let Candidate { version, algorithm } = candidate;
-    let backend_call = replica.backend_calls.start();
-    if replica.is_drained() {
-        return Err(ErrorKind::Unavailable);
-    }
-    let was_another_asked = record.asks(version, algorithm.name(), replica);
-    let unwrapped = async {
-        match &call.batch {
-            // An item whose caller has left is no longer driven with the others.
-            Some((batch, _)) if key.batch_limit() > 1 && !record.is_abandoned() => {
-                batch.unwrap_key(key, algorithm, &call.wrapped, &call.label, key_call).await
-            }
-            _ => {
-                let parameters = Parameters { algorithm, label: &call.label };
-                key.unwrap_key(&call.wrapped, &parameters, key_call).await
-            }
-        }
-    };
-    let outcome = failover::unless_silent(replica, patience, unwrapped).await;
-    drop(backend_call);
-    match outcome {
-        Ok(Unwrapped { material, backend_request_id }) => {
-            // Under RSA1_5 some tokens answer any value with random bytes: that proves nothing.
-            if algorithm == Algorithm::Rsa15 {
-                replica.answered();
-            } else {
-                replica.proven();
-            }
-            record.answered(backend_request_id);
-            Ok(material)
-        }
-        Err(error) => {
-            if error.kind() == ErrorKind::UnwrapFailed {
-                replica.answered();
-                budget.missed();
-            }
-            record.backend_failed(&error);
-            let is_late = error.kind() == ErrorKind::DeadlineExceeded;
-            if error.cause() == Some(Cause::NoAnswer)
-                || (is_late && record.context().call().is_unanswered())
-            {
-                budget.not_answered();
-            }
-            if matches!(error.kind(), ErrorKind::Throttled { .. }) {
-                replica.had_no_room();
-                record.throttled(was_another_asked);
-            }
-            Err(error.kind())
-        }
-    }
-}
-
-/// What a key is told of a call: nothing is started after its deadline, here or in the key's queue.
-pub(super) fn call_of_key(key: &dyn WrappingKey, call: Call) -> Result<Call, ErrorKind> {
-    if Instant::now() >= call.deadline {
-        return Err(ErrorKind::DeadlineExceeded);
-    }
-    let deadline = if key.queues() { call.deadline } else { call.answer_by() };
-    Ok(Call { deadline, ..call })
 }
