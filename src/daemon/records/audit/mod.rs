@@ -13,12 +13,13 @@
 //! - `file`: durable writes, failures, a file that was renamed; `rotation`: when the daemon renames it
 //!   itself; `open`: safe opening, lock, repair; `room`: the blocks that are kept for unwrap, rewrap and
 //!   sign
-//! - `recent`: the last refusals and events, in memory
+//! - `error`: why a record is not there; `recent`: the last refusals and events, in memory
 
 mod chain;
 mod checkpoint;
 mod checkpoints;
 mod counted;
+mod error;
 mod event;
 mod file;
 mod keeper;
@@ -38,8 +39,7 @@ mod tests;
 
 use std::fmt;
 use std::future::Future;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -52,6 +52,7 @@ pub use checkpoint::{
     CheckpointError, Signed, Signer, Verifier, digest_of, parse as parse_checkpoint,
 };
 pub use checkpoints::MOST_BEHIND;
+pub use error::AuditError;
 pub use event::{Alarm, Event, Trust, Trusted};
 pub use keeper::SignCheckpoint;
 pub use recent::{Noted, Recent};
@@ -360,76 +361,5 @@ impl Drop for Log {
             thread::sleep(Duration::from_millis(1));
         }
         self.queue.sinks().close();
-    }
-}
-
-/// Why a record is not in the log. Cheap to clone: one failed sync fails many records.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AuditError {
-    /// The file cannot be used as an audit log.
-    #[error("the audit log {} cannot be opened: {reason}", path.display())]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, and what to do.
-        reason: Arc<str>,
-    },
-    /// Checkpoints cannot be signed or kept.
-    #[error("audit.checkpoints: {} {reason}", path.display())]
-    Checkpoints {
-        /// The key or the file of checkpoints.
-        path: PathBuf,
-        /// What is wrong, and what to do.
-        reason: Arc<str>,
-    },
-    /// Another process writes this file.
-    #[error(
-        "the audit log {} is in use by another process; give each daemon its own `file` in [audit]",
-        path.display()
-    )]
-    InUse {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The record could not be written or synced.
-    #[error("the audit log cannot be written: {0}")]
-    Write(Arc<io::Error>),
-    /// A sink cannot be used, or does not take records.
-    #[error("audit.sinks.{name}: {reason}")]
-    Sink {
-        /// Its name in the configuration.
-        name: Arc<str>,
-        /// What is wrong.
-        reason: Arc<str>,
-    },
-    /// The record is not where it must be after this time.
-    #[error("the record is not durable after {} ms", limit.as_millis())]
-    Hangs {
-        /// `audit.hang_limit`.
-        limit: Duration,
-    },
-    /// So much waits for the disk already that the record was not taken.
-    #[error("the disk of the audit log does not keep up: {pending} bytes wait for it")]
-    Behind {
-        /// Bytes that wait.
-        pending: usize,
-    },
-    /// The last write failed, so that nothing can be recorded at present.
-    #[error("the audit log cannot be written at present")]
-    Failing,
-    /// The log was closed before the record was durable.
-    #[error("the audit log is closed")]
-    Closed,
-}
-
-impl AuditError {
-    /// Whether the file has the record, and what is missing is a sink, or time.
-    pub fn is_in_the_file(&self) -> bool {
-        matches!(self, Self::Sink { .. } | Self::Hangs { .. })
-    }
-
-    fn open(path: &Path, reason: impl Into<String>) -> Self {
-        Self::Open { path: path.to_owned(), reason: reason.into().into() }
     }
 }
