@@ -32,6 +32,8 @@ pub struct Config {
     /// Environment variables that the module needs.
     #[serde(default)]
     pub(crate) environment: BTreeMap<String, String>,
+    /// What the module's `C_Initialize` gets in `pReserved`, as a string.
+    pub(crate) init_reserved: Option<String>,
     /// Session threads.
     pub(crate) sessions: Option<usize>,
     /// Who removes the OAEP padding.
@@ -242,6 +244,16 @@ impl Config {
                     .to_owned(),
             );
         }
+        if self.isolation == Isolation::None && self.init_reserved.is_some() {
+            return Err(
+                "init_reserved is for a module with a process of its own: the daemon may have \
+                        initialised it already; leave it out, or leave out isolation = \"none\""
+                    .to_owned(),
+            );
+        }
+        if self.init_reserved.as_ref().is_some_and(|text| text.contains('\0')) {
+            return Err("init_reserved has a zero byte; leave it out".to_owned());
+        }
         for (name, value) in &self.environment {
             let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
             if !name.bytes().all(letters) || !name.starts_with(|c: char| !c.is_ascii_digit()) {
@@ -336,6 +348,7 @@ mod tests {
             value["pin"] = json!({ "credential": "pin" });
             value["user"] = json!(0x8000_0001_u32);
             value["environment"] = json!({ "SOFTHSM2_CONF": "/etc/softhsm2.conf" });
+            value["init_reserved"] = json!("configdir='sql:/var/lib/nss'");
             value["sessions"] = json!(8);
             value["oaep"] = json!("software");
             value["allow_extractable"] = json!(true);
@@ -350,6 +363,7 @@ mod tests {
         assert_eq!((config.sessions(), config.queue()), (8, 7));
         assert_eq!(config.oaep, Oaep::Software);
         assert_eq!(config.environment()["SOFTHSM2_CONF"], "/etc/softhsm2.conf");
+        assert_eq!(config.init_reserved.as_deref(), Some("configdir='sql:/var/lib/nss'"));
         assert_eq!(
             (config.memory_limit.bytes(), config.hang_limit.duration().as_secs()),
             (1 << 30, 30)
@@ -364,6 +378,7 @@ mod tests {
     fn a_module_in_the_daemon_has_no_options_of_a_process() {
         for (option, written) in [
             ("environment", json!({ "A": "" })),
+            ("init_reserved", json!("configdir='sql:/var/lib/nss'")),
             ("sandbox", json!({ "network": true })),
             ("memory_limit", json!("1GiB")),
             ("hang_limit", json!("30s")),
@@ -394,7 +409,7 @@ mod tests {
 
     #[test]
     fn what_contradicts_itself_is_refused_with_what_to_write() {
-        let cases: [(&str, Value, &str); 17] = [
+        let cases: [(&str, Value, &str); 18] = [
             ("module", json!("libsofthsm2.so"), "absolute path"),
             ("token", json!({ "label": "" }), "1 to 32 bytes"),
             ("token", json!({ "serial": "0123456789abcdef0" }), "1 to 16 bytes"),
@@ -404,6 +419,7 @@ mod tests {
             ("user", json!(1), "user = \"user\" or \"so\""),
             ("user", json!("admin"), "\"so\" or the number"),
             ("environment", json!({ "A=B": "" }), "is no name"),
+            ("init_reserved", json!("a\0b"), "zero byte"),
             ("isolation", json!("thread"), "unknown variant"),
             ("memory_limit", json!("1MiB"), "512MiB"),
             ("hang_limit", json!("5m"), "\"5s\""),

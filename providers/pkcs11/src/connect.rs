@@ -19,7 +19,7 @@ pub(crate) fn connect(
     state_dir: Option<&Path>,
     logins: Arc<Logins>,
 ) -> Result<Token, Error> {
-    let lease = Module::acquire(&config.module)?;
+    let lease = Module::acquire(&config.module, config.init_reserved.as_deref())?;
     let settings = Settings::of(config, state_dir, logins);
     let (state, info) = TokenState::enter(lease, settings, config.queue())?;
     let state = Arc::new(state);

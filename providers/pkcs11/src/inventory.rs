@@ -45,14 +45,14 @@ pub struct ShownKey {
 
 /// Loads the module at `path` and lists the tokens in its slots. No login.
 pub fn tokens(path: &Path) -> Result<Vec<ShownToken>, Error> {
-    let module = Module::acquire(path)?;
+    let module = Module::acquire(path, None)?;
     Ok(module.tokens_in_slots()?.into_iter().map(|(_, info)| info.into()).collect())
 }
 
 /// Logs in to the token that `config` names, as a daemon with this state directory would, and lists its
 /// RSA keys that have a label or an id.
 pub fn keys(config: &Config, state_dir: &Path) -> Result<Vec<ShownKey>, Error> {
-    let module = Module::acquire(&config.module)?;
+    let module = Module::acquire(&config.module, config.init_reserved.as_deref())?;
     let settings = Settings::of(config, Some(state_dir), Arc::default());
     let (token, _) = TokenState::enter(module, settings, config.queue())?;
     let (_, session) = token.open_session()?;

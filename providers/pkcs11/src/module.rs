@@ -6,7 +6,9 @@
 //! nothing.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -77,8 +79,9 @@ struct Users {
 pub(crate) struct Lease(&'static Module, InUse);
 
 impl Module {
-    /// Loads and initialises the module at `path`, or joins those who use it already.
-    pub(crate) fn acquire(path: &Path) -> Result<Lease, Error> {
+    /// Loads and initialises the module at `path`, or joins those who use it already. What `C_Initialize`
+    /// gets in `pReserved` is `reserved`: some modules read a string there.
+    pub(crate) fn acquire(path: &Path, reserved: Option<&str>) -> Result<Lease, Error> {
         let canonical = path.canonicalize().map_err(|error| {
             let text = format!("cannot find the module {}: {error}", path.display());
             Error::needs_operator(Cause::ModuleUnusable, text)
@@ -95,7 +98,7 @@ impl Module {
         };
         let mut users = lock(&module.users);
         if users.count == 0 {
-            users.ours = module.initialise()?;
+            users.ours = module.initialise(reserved)?;
         }
         users.count += 1;
         Ok(Lease(module, InUse::announce()))
@@ -139,8 +142,18 @@ impl Module {
     }
 
     /// `C_Initialize`; false if another part of the process has called it.
-    fn initialise(&self) -> Result<bool, Error> {
-        let arguments = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
+    #[expect(unsafe_code, reason = "cryptoki cannot know what a module reads in pReserved")]
+    fn initialise(&self, reserved: Option<&str>) -> Result<bool, Error> {
+        let flags = CInitializeFlags::OS_LOCKING_OK;
+        // A configuration with a zero byte in it was refused.
+        let reserved = reserved.and_then(|text| CString::new(text).ok());
+        let arguments =
+            match reserved.as_ref().and_then(|text| NonNull::new(text.as_ptr().cast_mut())) {
+                None => CInitializeArgs::new(flags),
+                // SAFETY: the string ends with a zero byte and lives until `C_Initialize` has returned, which
+                // is as long as the module may read it; only a module whose operator says so gets one.
+                Some(text) => unsafe { CInitializeArgs::new_with_reserved(flags, text.cast()) },
+            };
         match self.pkcs11.initialize(arguments) {
             Ok(()) => Ok(true),
             Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(false),
@@ -258,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_module_that_is_not_there_needs_an_operator_and_is_named() {
-        let error = Module::acquire(Path::new("/nonexistent/module.so")).unwrap_err();
+        let error = Module::acquire(Path::new("/nonexistent/module.so"), None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OperatorNeeded);
         assert!(error.to_string().contains("/nonexistent/module.so"), "{error}");
     }
@@ -266,7 +279,7 @@ mod tests {
     #[test]
     fn a_library_that_is_no_module_needs_an_operator_and_is_named() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = Module::acquire(file.path()).unwrap_err();
+        let error = Module::acquire(file.path(), None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OperatorNeeded);
         assert_eq!(error.cause(), Some(Cause::ModuleUnusable));
         assert!(error.to_string().contains("cannot load the module"), "{error}");

@@ -1,6 +1,6 @@
 //! A server process: found by its script, started with a clean environment, ended by its own id.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -40,7 +40,7 @@ impl Process {
 
     /// What it has said so far.
     pub(crate) fn log(&self) -> String {
-        let log = std::fs::read(self.folder.path().join("log")).unwrap_or_default();
+        let log = fs::read(self.folder.path().join("log")).unwrap_or_default();
         String::from_utf8_lossy(&log).into_owned()
     }
 
@@ -59,6 +59,25 @@ impl Process {
         let pid = Pid::from_raw(self.id().cast_signed()).expect("a process id");
         kill_process(pid, signal).expect("the child is ours and was not waited for");
     }
+
+    /// Stops it and waits until each of its threads stands still: another core may still run one for a
+    /// while, which could answer.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+        while !self.stands_still() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn stands_still(&self) -> bool {
+        let tasks =
+            fs::read_dir(format!("/proc/{}/task", self.id())).expect("it is not waited for");
+        tasks.flatten().all(|task| {
+            // `pid (name) state …`; a thread that has ended meanwhile has none.
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 't']))
+        })
+    }
 }
 
 impl Drop for Process {
@@ -71,7 +90,7 @@ impl Drop for Process {
 
 /// CPU time that a process has used so far, by its name in /proc (Linux).
 pub fn cpu_time(process: &str) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("it runs");
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("it runs");
     // The name in parentheses may contain blanks; utime and stime are fields 14 and 15.
     let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
     let fields = fields.split_whitespace().skip(11).take(2);

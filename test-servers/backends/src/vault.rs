@@ -253,9 +253,10 @@ impl Server {
         self.process.id()
     }
 
-    /// Stops the server in the middle of whatever it does, without ending it.
+    /// Stops the server in the middle of whatever it does, without ending it. It stands still when this
+    /// returns.
     pub fn freeze(&self) {
-        self.process.signal(Signal::STOP);
+        self.process.stop();
     }
 
     /// Lets it go on.
