@@ -7,7 +7,8 @@ use std::process::Output;
 
 use claviger_client::{Client, UnwrapOptions, WrapOptions};
 use e2e::daemon::claviger;
-use e2e::process::command;
+use e2e::process::{command, repository, run};
+use e2e::python::interpreter;
 use e2e::setup::{KEY, MATERIAL, client_config, client_file};
 use e2e::{
     Backend, Daemon, DaemonFiles, Identity, RsaKey, ServiceKind, TestService, Token, Version,
@@ -322,6 +323,48 @@ async fn a_key_in_a_file_is_imported_into_each_service() {
 #[ignore = "long: scripts/test --all"]
 async fn a_key_in_a_file_is_imported_into_vault() {
     goes_into_a_service(ServiceKind::Vault).await;
+}
+
+/// Azure's own form, opened by a library that is not ours.
+#[test]
+fn a_transfer_file_opens_with_the_key_exchange_key_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (kek, key) = (RsaKey::generate(3072), RsaKey::generate(2048));
+    kek.write_pem(&path("kek-private.pem"));
+    key.write_pem(&path("key.pem"));
+    let mut openssl = command("openssl");
+    openssl.args(["pkey", "-pubout", "-in"]).arg(path("kek-private.pem"));
+    run(openssl.arg("-out").arg(path("kek.pem")));
+    let id = "https://contoso.managedhsm.azure.net/keys/kek/0123456789abcdef0123456789abcdef";
+    let write = || {
+        let mut program = command(claviger());
+        program.args(["keys", "byok", "--json", "--kek-id", id]);
+        for (option, name) in [("--from", "key.pem"), ("--kek", "kek.pem"), ("--out", "key.byok")] {
+            program.arg(option).arg(path(name));
+        }
+        program.output().unwrap()
+    };
+    let output = write();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["public_key_sha256"], json!(key.public_key_sha256()));
+    let transfer: Value = serde_json::from_slice(&fs::read(path("key.byok")).unwrap()).unwrap();
+    assert_eq!(transfer["header"]["kid"], json!(id));
+    let opened = command(interpreter())
+        .arg(repository().join("e2e/python/open_transfer_file.py"))
+        .args([path("key.byok"), path("kek-private.pem")])
+        .output()
+        .unwrap();
+    assert!(opened.status.success(), "{}", text(&opened.stderr));
+    assert_eq!(opened.stdout, key.pkcs8());
+    let again = write();
+    assert_eq!(
+        again.status.code(),
+        Some(78),
+        "a file that is there stays: {}",
+        text(&again.stderr)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -43,6 +43,9 @@ Examples:
     /// Bring a key along into a backend, and add it to the configuration
     #[cfg(feature = "software")]
     Import(lifecycle::import::Args),
+    /// Write a key into a transfer file that only the HSM of an Azure vault can open
+    #[cfg(feature = "software")]
+    Byok(lifecycle::byok::Args),
     /// Make a new version of a key; it unwraps, and does not wrap before it is activated
     Rotate(lifecycle::rotate::Args),
     /// Have the new version of a key wrap, once every daemon has it open
@@ -82,6 +85,8 @@ pub fn run(command: &Command, json: bool) -> Result<(), Failure> {
         Command::Create(args) => lifecycle::create::run(args, json),
         #[cfg(feature = "software")]
         Command::Import(args) => lifecycle::import::run(args, json),
+        #[cfg(feature = "software")]
+        Command::Byok(args) => lifecycle::byok::run(args, json),
         Command::Rotate(args) => lifecycle::rotate::run(args, json),
         Command::Activate(args) => lifecycle::activate::run(args, json),
         Command::Retire(args) => lifecycle::retire::run(args, json),

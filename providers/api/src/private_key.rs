@@ -72,16 +72,20 @@ impl PrivateKey {
 
     /// The key as AWS (`RSA_AES_KEY_WRAP_SHA_256`), Google (`RSA_OAEP_…_SHA256_AES_256`), Transit and
     /// PKCS#11 (`CKM_RSA_AES_KEY_WRAP`) import it: an AES-256 key under `wrapping_key` (RSAES-OAEP with
-    /// SHA-256), followed by PKCS#8 under the AES key (AES-KWP, RFC 5649).
+    /// SHA-256; Azure wants [`Algorithm::RsaOaep`]), followed by PKCS#8 under the AES key (AES-KWP, RFC 5649).
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Internal`] where the system gives no random bytes.
-    pub fn wrapped_under(&self, wrapping_key: &PublicKey) -> Result<Vec<u8>, Error> {
+    pub fn wrapped_under(
+        &self,
+        wrapping_key: &PublicKey,
+        oaep: Algorithm,
+    ) -> Result<Vec<u8>, Error> {
         let internal = |what: &str| Error::new(ErrorKind::Internal, what);
         let mut aes = Zeroizing::new([0; 32]);
         rand::fill(&mut *aes).map_err(|_| internal("the system gave no random bytes"))?;
-        let under = Parameters::of(Algorithm::RsaOaep256);
+        let under = Parameters::of(oaep);
         let mut wrapped = wrapping_key
             .wrap(&KeyMaterial::copied_from(&*aes), &under)
             .map_err(|error| Error::new(ErrorKind::Internal, error))?;
@@ -173,7 +177,7 @@ mod tests {
     #[test]
     fn a_key_is_wrapped_as_a_service_unwraps_it() {
         let ((service, of_service), (_, key)) = (generated(), generated());
-        let wrapped = key.wrapped_under(of_service.public_key()).unwrap();
+        let wrapped = key.wrapped_under(of_service.public_key(), Algorithm::RsaOaep256).unwrap();
         let (aes, padded) = wrapped.split_at(256);
         let service = OaepPrivateDecryptingKey::new(service).unwrap();
         let mut plain = [0; 256];
@@ -181,7 +185,10 @@ mod tests {
         let mut pkcs8 = vec![0; padded.len()];
         let kek = AesKek::new(&AES_256, aes).unwrap();
         assert_eq!(kek.unwrap_with_padding(padded, &mut pkcs8).unwrap(), key.pkcs8());
-        assert_ne!(key.wrapped_under(of_service.public_key()).unwrap(), wrapped);
+        assert_ne!(
+            key.wrapped_under(of_service.public_key(), Algorithm::RsaOaep256).unwrap(),
+            wrapped
+        );
         assert!(format!("{key:?}").starts_with("PrivateKey([redacted], "));
     }
 

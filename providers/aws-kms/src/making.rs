@@ -8,7 +8,9 @@ use aws_sdk_kms::types::{
     AlgorithmSpec, ExpirationModelType, KeySpec, KeyUsageType, OriginType, WrappingKeySpec,
 };
 use claviger_provider_api::making::asked_once;
-use claviger_provider_api::{Cause, Error, ErrorKind, MadeKey, NewKey, PrivateKey, PublicKey};
+use claviger_provider_api::{
+    Algorithm, Cause, Error, ErrorKind, MadeKey, NewKey, PrivateKey, PublicKey,
+};
 
 use crate::client::Backend;
 use crate::error::Failure;
@@ -75,7 +77,7 @@ async fn give_material(backend: &Backend, arn: &str, key: &PrivateKey) -> Result
     let wrapping_key =
         PublicKey::from_spki(wrapping_key.as_ref()).map_err(|_| broken("an RSA wrapping key"))?;
     let token = parameters.import_token().ok_or_else(|| broken("an import token"))?;
-    let wrapped = Blob::new(key.wrapped_under(&wrapping_key)?);
+    let wrapped = Blob::new(key.wrapped_under(&wrapping_key, Algorithm::RsaOaep256)?);
     let imported = backend.call_renewing(|client| {
         let request = client
             .import_key_material()

@@ -5,7 +5,9 @@ use std::time::Instant;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use claviger_provider_api::making::asked_once;
-use claviger_provider_api::{Cause, Error, ErrorKind, MadeKey, NewKey, PrivateKey, PublicKey};
+use claviger_provider_api::{
+    Algorithm, Cause, Error, ErrorKind, MadeKey, NewKey, PrivateKey, PublicKey,
+};
 use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
@@ -59,7 +61,7 @@ pub(crate) async fn import(
     let body = json!({
         "algorithm": algorithm,
         "importJob": job,
-        "wrappedKey": STANDARD.encode(private.wrapped_under(&wrapping_key)?),
+        "wrappedKey": STANDARD.encode(private.wrapped_under(&wrapping_key, Algorithm::RsaOaep256)?),
     });
     let imported = post(session, &format!("{key}/cryptoKeyVersions:import"), &body, deadline).await;
     imported.map_err(|error| error.in_context(format_args!("{key} was made and may be empty")))?;

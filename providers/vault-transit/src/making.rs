@@ -7,7 +7,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use claviger_files::pem;
 use claviger_provider_api::making::asked_once;
-use claviger_provider_api::{Cause, Error, ErrorKind, MadeKey, NewKey, PrivateKey, PublicKey};
+use claviger_provider_api::{
+    Algorithm, Cause, Error, ErrorKind, MadeKey, NewKey, PrivateKey, PublicKey,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::auth::Session;
@@ -102,7 +104,7 @@ pub(crate) async fn import(
     let spki = pem::public_key(data.public_key.as_bytes()).map_err(|error| malformed(&error))?;
     let wrapping_key = PublicKey::from_spki(&spki).map_err(|error| malformed(&error))?;
     let body = Import {
-        ciphertext: STANDARD.encode(key.wrapped_under(&wrapping_key)?),
+        ciphertext: STANDARD.encode(key.wrapped_under(&wrapping_key, Algorithm::RsaOaep256)?),
         hash_function: "SHA256",
         key_type: &format!("rsa-{}", key.public_key().modulus_bits()),
         exportable: false,

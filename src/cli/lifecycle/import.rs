@@ -27,12 +27,8 @@ Examples:
 pub struct Args {
     /// The key's name
     key: String,
-    /// The private key: PKCS#8, PKCS#1 or PKCS#12 (PFX), not readable by others
-    #[arg(long, value_name = "FILE")]
-    from: PathBuf,
-    /// The file with its passphrase, not readable by others [default: it has none]
-    #[arg(long, value_name = "FILE")]
-    passphrase: Option<PathBuf>,
+    #[command(flatten)]
+    file: FileArgs,
     /// The provider that takes it, by its name in the configuration
     #[arg(long, value_name = "NAME")]
     provider: String,
@@ -48,6 +44,27 @@ pub struct Args {
     operator: OperatorArgs,
     #[command(flatten)]
     configuration: ConfigurationArgs,
+}
+
+/// The key that is brought along.
+#[derive(clap::Args, Debug)]
+pub struct FileArgs {
+    /// The private key: PKCS#8, PKCS#1 or PKCS#12 (PFX), not readable by others
+    #[arg(long, value_name = "FILE")]
+    from: PathBuf,
+    /// The file with its passphrase, not readable by others [default: it has none]
+    #[arg(long, value_name = "FILE")]
+    passphrase: Option<PathBuf>,
+}
+
+impl FileArgs {
+    /// The key.
+    pub(super) fn read(&self) -> Result<PrivateKey, Failure> {
+        let source = |path: &PathBuf| SecretSource::File(path.clone());
+        let passphrase = self.passphrase.as_ref().map(source);
+        claviger_software::read_private_key(&source(&self.from), passphrase.as_ref())
+            .map_err(|error| of_error(&error))
+    }
 }
 
 /// What the imported key is in the configuration.
@@ -68,7 +85,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Failure> {
     let config = args.configuration.load()?;
     check_name(&args.key).map_err(|reason| Failure::new(Exit::Usage, reason))?;
     check_provider(&config, &args.provider)?;
-    let private = read(args)?;
+    let private = args.file.read()?;
     let becomes = becomes(&config, args, &private)?;
     let (algorithms, sign_algorithms) = lists(args, &becomes)?;
     let wanted = Wanted {
@@ -157,13 +174,6 @@ fn change(
             (Change::Key(NewKey { algorithms, sign_algorithms, first }), next)
         }
     }
-}
-
-fn read(args: &Args) -> Result<PrivateKey, Failure> {
-    let source = |path: &PathBuf| SecretSource::File(path.clone());
-    let passphrase = args.passphrase.as_ref().map(source);
-    claviger_software::read_private_key(&source(&args.from), passphrase.as_ref())
-        .map_err(|error| of_error(&error))
 }
 
 /// Where the configuration has this key, or where it is to have it.

@@ -3,11 +3,14 @@
 //!
 //! - `create`, `import`, `rotate`: make a key in its backend, with an operator's login (`operator`), in the
 //!   process of the user who must be able to read it (`making`)
+//! - `byok`: writes a key for Azure's import
 //! - `activate`: asks every daemon (`daemons`)
 //! - `retire`: tries every stored value (`values`)
 //! - `change`: what each of them changes in the configuration; `report`: printed or written
 
 pub mod activate;
+#[cfg(feature = "software")]
+pub mod byok;
 mod change;
 pub mod create;
 mod daemons;
