@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use claviger_client::{Code as ClientCode, Error};
+use claviger_client::{Code as ClientCode, Config, Error};
 use e2e::setup::{KEY, wrap};
 use e2e::token::PIN;
 use e2e::{Daemon, Faults, Load, RsaKey, Setup, Token, Version};
@@ -23,6 +23,11 @@ struct ProcessSetup {
 
 impl ProcessSetup {
     async fn with(options: &[(&str, toml::Value)]) -> Self {
+        Self::with_callers(options, false).await
+    }
+
+    /// The same; the callers of the token may `wait`: repeat a call that an answer tells them to repeat.
+    async fn with_callers(options: &[(&str, toml::Value)], wait: bool) -> Self {
         let (token, faults) = Token::softhsm().through_fault_module();
         let mut base = Setup::on(&token);
         for (option, value) in options {
@@ -38,7 +43,7 @@ impl ProcessSetup {
         grant.as_table_mut().unwrap().insert("keys".into(), keys.into());
         let daemon = base.start();
         let config = base.client_config(&daemon);
-        let of_token = Load::start(&config, &base.wrapped, 4, 0);
+        let of_token = Load::start(&Config { wait, ..config.clone() }, &base.wrapped, 4, 0);
         let of_file = Load::on_key(&config, "other", &wrap(&other), 1);
         of_token.more(20).await;
         of_file.more(20).await;
@@ -140,7 +145,8 @@ async fn a_module_that_crashes_exits_or_leaks_costs_no_caller_a_call() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: a hundred crashes"]
 async fn a_hundred_crashes_under_load_are_each_over_in_two_seconds() {
-    let setup = ProcessSetup::with(&[]).await;
+    // Beyond thirty at once and one a second a new process waits, and calls are told for how long.
+    let setup = ProcessSetup::with_callers(&[], true).await;
     let mut took = Vec::new();
     // One after the other, without a pause.
     for number in 0..100 {
