@@ -1,5 +1,7 @@
 //! A daemon that is killed at any moment under load: what a client saw succeed has its record, the chain and
 //! its checkpoints verify over rotations, and the next start is quick.
+//!
+//! A hundred kills by default; `CLAVIGER_KILLS=500` for more.
 
 use std::collections::HashSet;
 use std::fs;
@@ -122,13 +124,7 @@ async fn each_answer_has_its_record_though_the_daemon_was_killed() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: a minute or more"]
 async fn each_answer_has_its_record_over_a_hundred_kills() {
-    let longest = kill(100).await;
-    assert!(longest < Duration::from_secs(10), "{longest:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "long: ten minutes or more"]
-async fn each_answer_has_its_record_over_five_hundred_kills() {
-    let longest = kill(500).await;
+    let kills = std::env::var("CLAVIGER_KILLS").map_or(100, |text| text.parse().unwrap());
+    let longest = kill(kills).await;
     assert!(longest < Duration::from_secs(10), "{longest:?}");
 }
