@@ -6,6 +6,7 @@ use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use toml::{Table, Value};
@@ -113,6 +114,21 @@ impl DaemonFiles {
             .lines()
             .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}")))
             .collect()
+    }
+
+    /// The records of a caller, once there are so many: a refusal is written beside its answer, and not
+    /// before it.
+    pub fn audit_records_of(&self, caller: &str, at_least: usize) -> Vec<serde_json::Value> {
+        let begun = Instant::now();
+        loop {
+            let mut records = self.audit_records();
+            records.retain(|record| record["caller"] == caller);
+            if records.len() >= at_least {
+                return records;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "{records:#?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Sets one option by its path, such as `server.drain_timeout`, making tables on the way.

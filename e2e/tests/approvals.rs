@@ -93,9 +93,7 @@ async fn an_approved_device_gets_the_key_and_the_record_names_who_approved() {
     let swapped = request(&stage.setup.wrapped, &other, Some(approval.clone()));
     assert_eq!(rewrap(&connection, &swapped).await.unwrap_err().code(), Code::PermissionDenied);
 
-    let records = stage.setup.files.audit_records();
-    let of_caller: Vec<&Value> =
-        records.iter().filter(|record| record["caller"] == "connector").collect();
+    let of_caller = stage.setup.files.audit_records_of("connector", 3);
     assert_eq!(of_caller.len(), 3);
     for record in &of_caller[..2] {
         assert_eq!(record["outcome"], "ok", "{record}");
@@ -191,9 +189,8 @@ async fn what_is_not_approved_is_refused_alike_before_a_key_is_asked() {
         assert_eq!(first.get_or_insert(comparable.clone()), &comparable, "{what}");
     }
     // Five refusals have a line of their own; what is asked anew has one again only later.
-    let records = stage.setup.files.audit_records();
-    let lines = records.iter().filter(|record| record["caller"] == "connector");
-    for (record, (what, cause, _)) in lines.zip(&cases).take(5) {
+    let records = stage.setup.files.audit_records_of("connector", 5);
+    for (record, (what, cause, _)) in records.iter().zip(&cases).take(5) {
         assert_eq!(record["cause"].as_str(), *cause, "{what}: {record}");
     }
     // A key of the daemon's own is no target of an approval.

@@ -40,11 +40,14 @@ fn packages_are_installed_set_up_upgraded_removed_and_purged() {
     }
     fs::create_dir(at("host")).unwrap();
     let script = at("script");
-    let host = repository().join("e2e/tests/package/host.sh");
-    let text = format!("set -eux\nset -- '{}'\n. '{}'\n", folder.path().display(), host.display());
+    let host = repository().join("e2e/tests/package");
+    let (packages, host) = (folder.path().display(), host.display());
+    let text = format!("set -eux\nset -- '{packages}' '{host}'\n. '{host}/host.sh'\n");
     fs::write(&script, text).unwrap();
     let namespace = repository().join("e2e/tests/installation/namespace");
-    run(command(namespace).arg(at("host")).arg(script));
+    let output = run(command(namespace).arg(at("host")).arg(script));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    println!("{}", said.lines().find(|line| line.contains("beside four upgrades")).unwrap());
 }
 
 #[test]

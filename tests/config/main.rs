@@ -422,7 +422,7 @@ fn the_example_says_what_every_option_is() {
         .lines()
         .map(|line| if shown(line) { format!("{}\n", &line[2..]) } else { format!("{line}\n") })
         .collect();
-    assert_eq!(EXAMPLE.lines().filter(|line| shown(line)).count(), 29);
+    assert_eq!(EXAMPLE.lines().filter(|line| shown(line)).count(), 30);
     parse(&with_all).unwrap();
     // What the parser knows stands in the example.
     for option in [
@@ -452,6 +452,7 @@ fn the_example_says_what_every_option_is() {
         "max_age",
         "keep",
         "hang_limit",
+        "init_reserved",
         "sinks",
         "checkpoints",
         "policy",

@@ -14,7 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use crate::setup::{
-    Client, DAY, Files, KEY_CONNECTOR, eventually, handshake, listen, replace, settings, whoami,
+    Client, DAY, Files, KEY_CONNECTOR, eventually, handshake, handshake_over, listen, replace,
+    settings, whoami,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -153,6 +154,23 @@ async fn a_drain_lets_the_call_in_flight_end_and_takes_no_other() {
     assert_eq!(setup.stats.open(), 0);
     assert_eq!(setup.stats.failed(HandshakeFailure::Shutdown), 1);
     drop(handshaking);
+}
+
+#[tokio::test]
+async fn who_has_connected_when_a_drain_begins_is_let_in_and_asked_to_go() {
+    let files = Files::new();
+    let mut setup = files.start();
+    let stream = TcpStream::connect(setup.address).await.unwrap();
+    eventually("accepted", || setup.stats.open() == 1).await;
+    setup.shutdown.take().unwrap().send(()).unwrap();
+    tokio::time::sleep(SECOND / 10).await;
+    let config = files.key_connector().config();
+    let stream = handshake_over(stream, config).await.unwrap();
+    let mut client = Client::over(stream).await.unwrap();
+    assert_eq!(client.ask("/").await.unwrap(), "caller 0");
+    client.ended_within(SECOND).await.expect("it is asked to go");
+    tokio::time::timeout(SECOND, &mut setup.task).await.unwrap().unwrap().unwrap();
+    assert_eq!(setup.stats.failed(HandshakeFailure::Shutdown), 0);
 }
 
 #[tokio::test]

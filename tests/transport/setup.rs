@@ -394,7 +394,14 @@ pub(crate) async fn handshake(
     address: SocketAddr,
     config: Arc<ClientConfig>,
 ) -> Result<TlsStream<TcpStream>, Failure> {
-    let stream = TcpStream::connect(address).await?;
+    handshake_over(TcpStream::connect(address).await?, config).await
+}
+
+/// The same over a connection that is there.
+pub(crate) async fn handshake_over(
+    stream: TcpStream,
+    config: Arc<ClientConfig>,
+) -> Result<TlsStream<TcpStream>, Failure> {
     let name = ServerName::try_from("127.0.0.1")?;
     Ok(TlsConnector::from(config).connect(name, stream).await?)
 }

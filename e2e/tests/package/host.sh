@@ -1,6 +1,8 @@
 # What an administrator does with the packages of the folder $1 on a host of its own: install, set up with
-# SoftHSM, serve, wrap, unwrap, upgrade, remove, purge. Run by `sh -eux` in a namespace.
+# SoftHSM, serve, wrap, unwrap, upgrade under load, remove, purge. Run by `sh -eux` in a namespace; $2 is the
+# folder of this file.
 packages=$1
+here=$2
 cd /root
 dpkg -i "$packages"/one/claviger_*.deb > said
 cat said
@@ -40,20 +42,46 @@ head -c 32 /dev/urandom > key
 claviger wrap user-keys --client /root/claviger-pki/kc.toml key > wrapped
 unwraps
 
-# The upgrade keeps configuration and state; the running program goes on until it is restarted.
+# The upgrade keeps configuration and state; without systemd the running program goes on until it is restarted.
 sha256sum /etc/claviger/claviger.toml > configuration
 dpkg -i "$packages"/two/claviger_*.deb
 dpkg-query --show --showformat '${Version}\n' claviger | grep '^0.1.1$'
 unwraps
 kill "$daemon"
 wait "$daemon"
-serve
-unwraps
+
+# With a service manager that holds the socket, packages replace the program under load, there and back, and no
+# call fails. Each call is a process and a connection of its own, and repeats nothing.
+install "$here"/systemctl /usr/bin/systemctl
+mkdir -p /run/systemd/system
+python3 "$here"/service_manager.py 0.0.0.0 8443 claviger \
+    /usr/bin/claviger serve --config /etc/claviger/claviger.toml 2>> /root/log &
+manager=$!
+until unwraps 2> /dev/null; do kill -0 "$manager"; sleep 0.2; done
+load() (
+    set +x
+    while test -e loading; do
+        if unwraps 2>> failures; then echo right >> calls; else echo failed >> failures; fi
+    done
+)
+touch loading failures
+load & first=$!
+load & second=$!
+for version in one two one two; do
+    before=$(pgrep -f 'claviger serve --config' -P "$manager")
+    dpkg -i "$packages/$version"/claviger_*.deb
+    test "$before" != "$(pgrep -f 'claviger serve --config' -P "$manager")"
+    sleep 2
+done
+rm loading
+wait "$first" "$second"
+echo "$(wc -l < calls) right beside four upgrades, $(wc -l < failures) lines of failures"
+cat failures
+test "$(wc -l < calls)" -gt 20 && test ! -s failures
 sha256sum --check configuration
 
-kill "$daemon"
-wait "$daemon"
 dpkg --remove claviger
+wait "$manager"
 test ! -e /usr/bin/claviger
 test -e /var/lib/claviger && test -e /etc/claviger/claviger.toml
 dpkg --purge claviger > said

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use claviger_proto::v1::key_service_server::KeyServiceServer;
 use rustls_pki_types::CertificateDer;
@@ -26,6 +26,10 @@ pub(super) struct Ports {
     pub(super) callers: Vec<Bound>,
     pub(super) operations: Option<TcpListener>,
 }
+
+/// How long connections wait in the queues of their sockets while keys are opened for the first time: their
+/// calls would be UNAVAILABLE after each restart. No longer, as one backend may hang and others serve.
+const KEYS_FIRST: Duration = Duration::from_secs(2);
 
 impl Daemon {
     /// Opens every port, but for those that a service manager has opened already.
@@ -65,6 +69,9 @@ impl Daemon {
             .max_encoding_message_size(claviger_proto::MAX_MESSAGE_BYTES);
         let admission =
             Admission::new(Services { keys, others: self.other_routes() }, Arc::new(shared));
+        let mut phase = self.phase.subscribe();
+        let keys_are_opened = phase.wait_for(|phase| *phase != Phase::Starting);
+        let _ = tokio::time::timeout(KEYS_FIRST, keys_are_opened).await;
         self.transport.serve(sockets, admission, self.draining()).await
     }
 

@@ -48,7 +48,8 @@ const STREAM_WINDOW: u32 = 66 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
 const SEND_BUFFER: usize = 128 << 10;
 /// How long after GOAWAY a connection stays whose calls have their answers: for the answer to the
-/// ping that comes with it, and for calls that are on their way.
+/// ping that comes with it, and for calls that are on their way. And how long a handshake may go on
+/// when the daemon has begun to drain.
 const LEAVE_TIME: Duration = Duration::from_millis(500);
 /// Connections that a denied caller may have: enough to be told so.
 const DENIED_SHARE: usize = 4;
@@ -64,21 +65,30 @@ pub(super) async fn serve_tcp<S: Answer>(
     let allowed = shared.settings.load().handshake_timeout;
     // Boxed, like the connection that comes of it: the task itself stays small, and the memory of a
     // handshake is free again after it.
-    let admission = Box::pin(async {
+    let mut admission = Box::pin(timeout(allowed, async {
         let (stream, peer) =
             handshake(&shared, stream, address, certificate, &registration).await?;
         shared.entrance.stats.count_handshake();
         Ok(open(&shared, &registration, stream, peer, service))
-    });
-    let outcome = tokio::select! {
-        outcome = timeout(allowed, admission) => {
-            outcome.unwrap_or(Err(Refusal::from(HandshakeFailure::Timeout)))
+    }));
+    let mut drains_until = None;
+    let outcome = loop {
+        tokio::select! {
+            outcome = admission.as_mut() => {
+                break outcome.unwrap_or(Err(Refusal::from(HandshakeFailure::Timeout)));
+            }
+            // A client that has just connected would learn of no reason: it is let in and asked to go.
+            command = registration.signal.received() => match command {
+                Command::Drain => drains_until = Some(Instant::now() + LEAVE_TIME),
+                Command::Cut(Cut::Crowded) => break Err(HandshakeFailure::Crowded.into()),
+                Command::Cut(_) => break Err(HandshakeFailure::Shutdown.into()),
+            },
+            () = at(drains_until) => break Err(HandshakeFailure::Shutdown.into()),
         }
-        command = registration.signal.received() => Err(match command {
-            Command::Cut(Cut::Crowded) => HandshakeFailure::Crowded,
-            Command::Cut(_) | Command::Drain => HandshakeFailure::Shutdown,
-        }.into()),
     };
+    if drains_until.is_some() {
+        registration.signal.send(Command::Drain);
+    }
     match outcome {
         Ok(opened) => serve(&shared, &registration, opened).await,
         Err(refusal) => shared.entrance.refused(&refusal, address),
@@ -102,6 +112,14 @@ pub(super) async fn serve_unix<S: Answer>(
     }
     let opened = open(&shared, &registration, stream, peer, service);
     serve(&shared, &registration, opened).await;
+}
+
+/// At this time; without one never.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// TLS, and who it is.
