@@ -105,9 +105,18 @@ impl DaemonFiles {
         self.path("audit.jsonl")
     }
 
-    /// The records of the audit log so far, each a JSON object.
+    /// The records of the audit log so far, each a JSON object, once none has come for a moment: a refusal
+    /// is written beside its answer, and not before it.
     pub fn audit_records(&self) -> Vec<serde_json::Value> {
-        let text = fs::read_to_string(self.audit_file()).unwrap_or_default();
+        let read = || fs::read_to_string(self.audit_file()).unwrap_or_default();
+        let mut text = read();
+        for _ in 0..20 {
+            std::thread::sleep(Duration::from_millis(10));
+            let before = std::mem::replace(&mut text, read());
+            if before == text {
+                break;
+            }
+        }
         // The last line may be half written.
         let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
         whole
@@ -116,8 +125,7 @@ impl DaemonFiles {
             .collect()
     }
 
-    /// The records of a caller, once there are so many: a refusal is written beside its answer, and not
-    /// before it.
+    /// The records of a caller, once there are so many.
     pub fn audit_records_of(&self, caller: &str, at_least: usize) -> Vec<serde_json::Value> {
         let begun = Instant::now();
         loop {
