@@ -27,9 +27,12 @@ fn named(text: &str) -> BTreeSet<&str> {
     .collect()
 }
 
-/// Metrics of the TLS listener and of the audit log, which a daemon on a Unix socket without a log does
-/// not have.
-const OF_OTHERS: [&str; 5] = [
+/// Metrics of the TLS listener, of the audit log and of issuers, which a daemon on a Unix socket without a log
+/// and without issuers does not have.
+const OF_OTHERS: [&str; 8] = [
+    "claviger_audit_sink_behind_bytes",
+    "claviger_audit_sink_failing",
+    "claviger_issuer_ready",
     "claviger_audit_free_bytes",
     "claviger_tls_stale",
     "claviger_certificate_not_after_timestamp_seconds",
