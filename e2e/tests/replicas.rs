@@ -179,7 +179,8 @@ async fn places_of_three_kinds_are_one_key_and_each_answers_alone() {
         wait_until("serving", &daemon, || serves(&daemon, out)).await;
         done(&setup, &["drain", out]);
         let before = (answered_by(&daemon, answers), answered_by(&daemon, out));
-        load.more(50).await;
+        // A caller may count an answer after the daemon has: of these a hundred at least fifty are new.
+        load.more(100).await;
         assert!(answered_by(&daemon, answers) >= before.0 + 50, "{answers}");
     }
     end(load, &daemon).await;
