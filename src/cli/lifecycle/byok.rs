@@ -89,7 +89,10 @@ fn check_kek_id(id: &str) -> Result<(), Failure> {
 
 fn read_kek(args: &Args) -> Result<PublicKey, Failure> {
     let path = args.kek.display();
-    let refused = |reason: String| Failure::new(Exit::Configuration, format!("{path}: {reason}"));
+    let refused = |reason: String| {
+        Failure::new(Exit::Configuration, format!("{path}: {reason}"))
+            .advise("Name what `az keyvault key download --encoding PEM` has written.")
+    };
     let file = std::fs::read(&args.kek).map_err(|error| refused(error.to_string()))?;
     let spki = pem::public_key(&file).map_err(|error| refused(error.to_string()))?;
     PublicKey::from_spki(&spki).map_err(|error| refused(error.to_string()))

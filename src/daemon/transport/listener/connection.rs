@@ -77,7 +77,7 @@ pub(super) async fn serve_tcp<S: Answer>(
             outcome = admission.as_mut() => {
                 break outcome.unwrap_or(Err(Refusal::from(HandshakeFailure::Timeout)));
             }
-            // A client that has just connected would learn of no reason: it is let in and asked to go.
+            // Cut now, a client would not learn why: after its handshake it is asked to go.
             command = registration.signal.received() => match command {
                 Command::Drain => drains_until = Some(Instant::now() + LEAVE_TIME),
                 Command::Cut(Cut::Crowded) => break Err(HandshakeFailure::Crowded.into()),
