@@ -276,12 +276,12 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
     (
         "off = true",
         "file = \"a\"\nsinks = { siem = { address = \"unix:/dev/log\" } }",
-        "claviger.toml:17: audit.sinks.siem.type: is missing; write type = \"syslog\" or \"journald\"",
+        "claviger.toml:17: audit.sinks.siem.type: is missing; write type = \"syslog\", \"journald\" or \"otlp\"",
     ),
     (
         "off = true",
         "file = \"a\"\nsinks = { siem = { type = \"kafka\" } }",
-        "claviger.toml:17: audit.sinks.siem.type: \"kafka\" is not known; write type = \"syslog\" or \"journald\"",
+        "claviger.toml:17: audit.sinks.siem.type: \"kafka\" is not known; write type = \"syslog\", \"journald\" or \"otlp\"",
     ),
     (
         "off = true",
@@ -302,6 +302,26 @@ pub(crate) const BAD: &[(&str, &str, &str)] = &[
         "off = true",
         "file = \"a\"\nsinks = { j = { type = \"journald\", address = \"unix:/dev/log\", spool = \"1kB\" } }",
         "claviger.toml:17: audit.sinks.j.address: is not a known field; known are type, socket, best_effort, spool\nclaviger.toml:17: audit.sinks.j.spool: \"1kB\" is no size from 1MiB to 1024GiB; write \"256MiB\"",
+    ),
+    (
+        "off = true",
+        "file = \"a\"\nsinks = { c = { type = \"otlp\", endpoint = \"http://collector:4317\", address = \"x\" } }",
+        "claviger.toml:17: audit.sinks.c.address: is not a known field; known are type, best_effort, spool, endpoint, ca, certificate, private_key, headers, service_name\nclaviger.toml:17: audit.sinks.c.endpoint: \"http://collector:4317\" is http, which is for loopback: who calls for which key is not sent in the clear; write endpoint = \"https://collector.example.org:4317\"",
+    ),
+    (
+        "off = true\n",
+        "off = true\n[telemetry]\n",
+        "claviger.toml:17: telemetry.endpoint: is missing; write endpoint = \"https://collector.example.org:4317\"",
+    ),
+    (
+        "off = true\n",
+        "off = true\n[telemetry]\nendpoint = \"http://127.0.0.1:4317\"\nca = \"ca.pem\"\nsampling = \"1.5\"\n",
+        "claviger.toml:19: telemetry.ca: is for an endpoint with https; leave it out\nclaviger.toml:20: telemetry.sampling: \"1.5\" is no share of the traces; write sampling = \"100%\", \"5%\" or \"0.1%\", or leave [telemetry] out",
+    ),
+    (
+        "off = true\n",
+        "off = true\n[telemetry]\nendpoint = \"https://collector.example.org/v1/traces\"\nservice_name = \"a b\"\n",
+        "claviger.toml:18: telemetry.endpoint: \"https://collector.example.org/v1/traces\" has more than a host and a port; write endpoint = \"https://collector.example.org:4317\"\nclaviger.toml:19: telemetry.service_name: \"a b\" is no name; write 1 to 64 of a-z, 0-9, \".\", \"_\" and \"-\", a letter or digit first",
     ),
     (
         "off = true\n",

@@ -422,7 +422,7 @@ fn the_example_says_what_every_option_is() {
         .lines()
         .map(|line| if shown(line) { format!("{}\n", &line[2..]) } else { format!("{line}\n") })
         .collect();
-    assert_eq!(EXAMPLE.lines().filter(|line| shown(line)).count(), 30);
+    assert_eq!(EXAMPLE.lines().filter(|line| shown(line)).count(), 33);
     parse(&with_all).unwrap();
     // What the parser knows stands in the example.
     for option in [
@@ -458,6 +458,10 @@ fn the_example_says_what_every_option_is() {
         "policy",
         "format",
         "filter",
+        "endpoint",
+        "headers",
+        "sampling",
+        "service_name",
         "type",
         "region",
         "connect_timeout",

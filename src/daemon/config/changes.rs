@@ -15,6 +15,7 @@ pub fn changes(old: &Config, new: &Config) -> Vec<String> {
         (old.operations != new.operations, "operations"),
         (old.audit != new.audit, "audit"),
         (old.log != new.log, "log"),
+        (old.telemetry != new.telemetry, "telemetry"),
         (old.policy != new.policy, "policy"),
     ];
     changes.extend(
@@ -44,6 +45,7 @@ pub fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         (old.operations != new.operations, "operations"),
         (old.audit != new.audit, "audit"),
         (old.log.json != new.log.json, "log.format"),
+        (old.telemetry != new.telemetry, "telemetry"),
     ];
     options.into_iter().filter(|(differs, _)| *differs).map(|(_, option)| option).collect()
 }

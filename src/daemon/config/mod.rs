@@ -5,8 +5,8 @@
 //!
 //! - `places`, `rights`: the types of keys and where they live, and of callers and what they may do
 //! - `load`: the file itself, and what only `serve` asks for
-//! - `parse`: the sections together; `server`, `sinks`, `providers`, `keys`, `issuers`, `callers`,
-//!   `grants`: each one; `token_matches`: callers by token; `narrowness`: whether lists of values restrict
+//! - `parse`: the sections together; `server`, `sinks`, `telemetry`, `providers`, `keys`, `issuers`,
+//!   `callers`, `grants`: each one; `token_matches`: callers by token; `narrowness`: whether lists of values restrict
 //!   anything
 //! - `values`: what one may look like; its place in the file and what is wrong: `claviger-configuration`
 //! - `canonical`, `signers`: what signers sign, and who they are
@@ -27,6 +27,7 @@ mod rights;
 mod server;
 mod signers;
 mod sinks;
+mod telemetry;
 mod token_matches;
 mod values;
 
@@ -49,6 +50,7 @@ pub use self::rights::{
     Caller, Grant, Identity, Limits, Match, Operation, PublicKeys, Rate, ToApproved, TokenMatch,
 };
 pub use self::signers::{Policy, Refused as SignatureRefused, Signature, Signer, SignerKey};
+pub use self::telemetry::{OtlpCollector, OtlpEndpoint, Telemetry};
 pub(crate) use self::values::name as check_name;
 
 /// The whole configuration.
@@ -76,6 +78,8 @@ pub struct Config {
     pub audit: Audit,
     /// The log.
     pub log: Log,
+    /// `[telemetry]`: where traces go; none: there are none.
+    pub telemetry: Option<Telemetry>,
     /// Who must have signed it.
     pub policy: Option<Policy>,
 }
@@ -229,6 +233,13 @@ pub enum SinkKind {
     Journald {
         /// `socket`. Default: `/run/systemd/journal/socket`.
         socket: PathBuf,
+    },
+    /// `type = "otlp"`: log records of OpenTelemetry.
+    Otlp {
+        /// Where they go.
+        collector: Box<OtlpCollector>,
+        /// `service_name`. Default: `claviger`.
+        service_name: String,
     },
 }
 

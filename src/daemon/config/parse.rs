@@ -10,6 +10,7 @@ use super::keys::keys;
 use super::providers::Providers;
 use super::server::{audit, log, operations, server};
 use super::signers::policy;
+use super::telemetry::telemetry;
 use super::{Config, ConfigErrors};
 use claviger_configuration::Node;
 
@@ -32,6 +33,7 @@ fn config(path: &Path, text: &str, root: &Node<'_>) -> Config {
         "callers",
         "audit",
         "log",
+        "telemetry",
         "policy",
     ];
     let root = root.with_fields(&known);
@@ -52,6 +54,7 @@ fn config(path: &Path, text: &str, root: &Node<'_>) -> Config {
     let write = "add [audit] with file = \"…\", or off = true to go without";
     let audit = audit(&root.required("audit", write), &keys, &callers);
     let log = log(&root.optional("log"));
+    let telemetry = root.field("telemetry").map(|node| telemetry(&node));
     let policy = root.field("policy").map(|node| policy(&node, path));
     let providers = providers.good;
     let with_pin = providers.iter().find(|(_, provider)| provider.secrets.contains_key("pin"));
@@ -79,6 +82,7 @@ fn config(path: &Path, text: &str, root: &Node<'_>) -> Config {
         callers,
         audit,
         log,
+        telemetry,
         policy,
     }
 }

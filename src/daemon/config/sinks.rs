@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use claviger_configuration::Node;
 
+use super::telemetry::{OF_COLLECTOR, collector, identity, service_name};
 use super::{Sink, SinkKind, SyslogAddress, TlsSink, values};
 
-const WRITE_TYPE: &str = "write type = \"syslog\" or \"journald\"";
+const WRITE_TYPE: &str = "write type = \"syslog\", \"journald\" or \"otlp\"";
 const WRITE_ADDRESS: &str = "write address = \"tls:siem.example.org:6514\" or \"unix:/dev/log\"";
 /// Where systemd's journal listens.
 const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -30,6 +31,12 @@ fn sink(name: &str, node: &Node<'_>) -> Sink {
             let socket = node.field("socket").and_then(|socket| socket.file_path());
             (node, SinkKind::Journald { socket: socket.unwrap_or_else(|| JOURNAL.into()) })
         }
+        Some(Kind::Otlp) => {
+            let known = [&["type", "best_effort", "spool"][..], &OF_COLLECTOR].concat();
+            let node = node.with_fields(&known);
+            let (collector, service_name) = (Box::new(collector(&node)), service_name(&node));
+            (node, SinkKind::Otlp { collector, service_name })
+        }
         None => (node.clone(), SinkKind::Journald { socket: JOURNAL.into() }),
     };
     let best_effort = node.flag("best_effort", false);
@@ -41,12 +48,14 @@ fn sink(name: &str, node: &Node<'_>) -> Sink {
 enum Kind {
     Syslog,
     Journald,
+    Otlp,
 }
 
 fn kind(text: &str) -> Result<Kind, String> {
     match text {
         "syslog" => Ok(Kind::Syslog),
         "journald" => Ok(Kind::Journald),
+        "otlp" => Ok(Kind::Otlp),
         _ => Err(format!("{text:?} is not known; {WRITE_TYPE}")),
     }
 }
@@ -97,20 +106,7 @@ fn address(text: &str) -> Result<Address, String> {
 }
 
 fn tls(node: &Node<'_>, host: String, port: u16) -> TlsSink {
-    let path = |name: &str| node.field(name).map(|node| node.file_path().unwrap_or_default());
     let write = "write the path of the CA certificates of the collector (PEM)";
     let ca = node.required("ca", write).file_path().unwrap_or_default();
-    let identity = match (path("certificate"), path("private_key")) {
-        (Some(certificate), Some(key)) => Some((certificate, key)),
-        (Some(_), None) => {
-            node.missing("private_key", "write the path of the certificate's private key (PEM)");
-            None
-        }
-        (None, Some(_)) => {
-            node.missing("certificate", "write the path of the private key's certificate (PEM)");
-            None
-        }
-        (None, None) => None,
-    };
-    TlsSink { host, port, ca, identity }
+    TlsSink { host, port, ca, identity: identity(node) }
 }

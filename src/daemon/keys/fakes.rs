@@ -198,7 +198,7 @@ pub(super) fn replica_of(
         public_key_sha256,
     };
     let (changed, audit) = (watch::Sender::new(0), Arc::new(Audit::off()));
-    Arc::new(Replica::new(specification, provider, Arc::clone(proof), changed, audit))
+    Arc::new(Replica::new(specification, ("software", provider), Arc::clone(proof), changed, audit))
 }
 
 /// A replica that serves with this key.

@@ -212,7 +212,7 @@ fn version(devices: &[Arc<Device>], balance: Balance) -> (Version, Arc<Replicas>
         };
         let (changed, audit) = (watch::Sender::new(0), Arc::new(Audit::off()));
         let (provider, proof) = (Arc::new(Slot(Arc::clone(device))), Arc::clone(&proof));
-        Arc::new(Replica::new(specification, provider, proof, changed, audit))
+        Arc::new(Replica::new(specification, ("software", provider), proof, changed, audit))
     };
     let replicas: Vec<_> = devices.iter().enumerate().map(replica).collect();
     let named = replicas.iter().map(|replica| (replica.specification.clone(), Arc::clone(replica)));

@@ -32,6 +32,8 @@ const COMPARE_EVERY: Duration = Duration::from_mins(5);
 pub struct Replica {
     /// What it is made from.
     pub specification: Specification,
+    /// The word for its kind of backend, as `type` in the configuration.
+    pub provider_type: &'static str,
     provider: Arc<dyn Provider>,
     key: OnceLock<Arc<dyn WrappingKey>>,
     health: ArcSwap<ReplicaHealth>,
@@ -67,16 +69,17 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// A replica that is not opened yet. `changed` and `audit` are told about each change of health.
+    /// A replica that is not opened yet, in a backend of this type. `changed` and `audit` are told about each change of health.
     pub fn new(
         specification: Specification,
-        provider: Arc<dyn Provider>,
+        (provider_type, provider): (&'static str, Arc<dyn Provider>),
         proof: Arc<Proof>,
         changed: watch::Sender<u64>,
         audit: Arc<Audit>,
     ) -> Self {
         Self {
             specification,
+            provider_type,
             provider,
             key: OnceLock::new(),
             health: ArcSwap::from_pointee(ReplicaHealth::Opening),

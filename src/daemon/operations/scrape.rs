@@ -43,6 +43,7 @@ impl Collector for Scrape {
         self.keys(encoder)?;
         self.server(encoder)?;
         self.audit(encoder)?;
+        self.traces(encoder)?;
         self.sources.encode(encoder)
     }
 }
@@ -161,6 +162,27 @@ impl Scrape {
             encoder.encode_descriptor("audit_sync_seconds", help, None, MetricType::Histogram)?;
         let (buckets, sum) = audit.commit.counts();
         sync.encode_histogram::<NoLabelSet>(sum, total(&buckets), &buckets, None)
+    }
+
+    fn traces(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let traces = &self.metrics.traces;
+        let help = "Spans of traced calls by what became of them: the collector took them, rejected \
+                    them, or took fewer than there were";
+        let mut spans = counter(encoder, "trace_spans", help)?;
+        for (outcome, count) in [
+            ("exported", &traces.exported),
+            ("rejected", &traces.rejected),
+            ("dropped", &traces.dropped),
+        ] {
+            sample_counter(&mut spans, &[("outcome", outcome)], load(count))?;
+        }
+        let help = "Whether the collector of traces did not take the last spans (1)";
+        plain_gauge(
+            encoder,
+            "trace_collector_failing",
+            help,
+            traces.failing.load(Ordering::Relaxed),
+        )
     }
 }
 

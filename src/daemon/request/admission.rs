@@ -22,20 +22,19 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::Service as _;
 
-use self::headers::{
-    METHOD, caller_request_id, check_head, deadline, stream_deadline, traceparent,
-};
+use self::headers::{METHOD, caller_request_id, check_head, deadline, stream_deadline};
 use crate::daemon::records::audit::{Audit, Record};
 use crate::daemon::records::metrics::Metrics;
+use crate::daemon::records::traces::{ServerSpan, TraceParent, Tracer, Waited};
 use crate::daemon::request::active::Snapshot;
 use crate::daemon::request::call::{CallContext, DEFAULT_DEADLINE};
-use crate::daemon::request::in_flight::InFlight;
+use crate::daemon::request::in_flight::{InFlight, StartedCall};
 use crate::daemon::request::one_message::OneMessage;
 use crate::daemon::request::request_id;
 use crate::daemon::request::service::Service;
 use crate::daemon::request::status_trailers::ContractTrailers;
 use crate::daemon::status::{Exhausted, Failure, in_contract};
-use crate::daemon::transport::caller::Peer;
+use crate::daemon::transport::caller::{Peer, PeerAddress};
 use crate::daemon::transport::denied::DeniedCallers;
 use crate::daemon::transport::listener::Call;
 use crate::daemon::transport::log_limit::LogLine;
@@ -71,6 +70,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Calls in flight.
     pub in_flight: Arc<InFlight>,
+    /// Begins the traces of calls.
+    pub tracer: Arc<Tracer>,
 }
 
 impl Admission {
@@ -168,12 +169,13 @@ impl Shared {
         context: Arc<CallContext>,
         request_id: Arc<str>,
     ) -> Result<Response<Body>, Infallible> {
-        let started = self.in_flight.start(&context.caller.calls, context.deadline).await;
+        let mut span = server_span(&context, &request);
+        let started = self.start(&context).await;
         let started = match started {
             Ok(started) => started,
             Err(failure) => {
                 self.refused(&context, failure.code(), failure.reason());
-                return Ok(answer(failure.into(), &request_id));
+                return Ok(traced(&mut span, answer(failure.into(), &request_id)));
             }
         };
         // It is given up when nothing works for the call any more and its answer has left.
@@ -191,18 +193,30 @@ impl Shared {
         let answered = services.hand_on(request);
         let answered = tokio::time::timeout_at(deadline.into(), answered).await;
         let Ok(response) = answered else {
-            return Ok(answer(Failure::DeadlineExceeded.into(), &request_id));
+            return Ok(traced(&mut span, answer(Failure::DeadlineExceeded.into(), &request_id)));
         };
         let Ok(mut response) = response;
         if let Some((status, reason)) = of_the_framework(response.headers()) {
             self.refused(&context, status.code(), reason);
-            return Ok(answer(status, &request_id));
+            return Ok(traced(&mut span, answer(status, &request_id)));
         }
         add_request_id(response.headers_mut(), &request_id);
         if ours {
-            return Ok(response);
+            return Ok(traced(&mut span, response));
         }
         Ok(response.map(|body| ContractTrailers::around(body, stream_deadline)))
+    }
+
+    /// Room among the calls in flight, once there is some.
+    async fn start(&self, context: &CallContext) -> Result<StartedCall, Failure> {
+        let Some(trace) = &context.trace else {
+            return self.in_flight.start(&context.caller.calls, context.deadline).await;
+        };
+        let since = Instant::now();
+        let started = self.in_flight.start(&context.caller.calls, context.deadline).await;
+        let failure = started.as_ref().err().map(Failure::reason);
+        trace.waited(&Waited::queue(since, since.elapsed(), failure));
+        started
     }
 
     /// Counts and records a call that ended before it reached the service.
@@ -277,9 +291,12 @@ impl Shared {
         check_head(request, token.is_some()).map_err(refuse)?;
         caller.calls.seen.note(peer);
         let timeout = deadline(request.headers()).map_err(refuse)?.min(MAX_DEADLINE);
+        let is_traced = request.uri().path().starts_with(KEY_SERVICE);
+        let traceparent = TraceParent::of(request.headers()).map(|(text, _)| text.to_owned());
         let context = CallContext {
             request_id: Arc::clone(request_id),
-            traceparent: traceparent(request.headers()),
+            traceparent,
+            trace: is_traced.then(|| self.tracer.begin(request.headers(), request_id)).flatten(),
             peer: Arc::clone(peer),
             caller: Arc::clone(caller),
             deadline: Instant::now() + timeout,
@@ -316,6 +333,28 @@ fn log_refusal(snapshot: &Snapshot, peer: &Peer, request_id: &str, why: Why) {
         }
         LogLine::LeftOut => {}
     }
+}
+
+/// The span of a call whose trace is kept.
+fn server_span(context: &CallContext, request: &Request<Incoming>) -> Option<ServerSpan> {
+    let trace = context.trace.as_ref()?;
+    let peer = match context.peer.address {
+        PeerAddress::Tcp(address) => Some(address),
+        PeerAddress::Unix { .. } => None,
+    };
+    let mut span = trace.server_span(request.uri().path(), request.uri().authority(), peer);
+    let own = context.caller_request_id.as_deref();
+    span.note_caller(&context.caller.name, &context.request_id, own);
+    Some(span)
+}
+
+/// Notes in the span how the call was answered.
+fn traced(span: &mut Option<ServerSpan>, response: Response<Body>) -> Response<Body> {
+    if let Some(span) = span {
+        let status = response.headers().get(Status::GRPC_STATUS);
+        span.answered(status.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes())));
+    }
+    response
 }
 
 /// A status of tonic's own, in the contract's words, with a word for metrics and audit.

@@ -7,6 +7,7 @@ use claviger_provider_api::Call;
 use tonic::{Code, Request, Status};
 
 use crate::daemon::records::audit::Record;
+use crate::daemon::records::traces::CallTrace;
 use crate::daemon::request::in_flight::StartedCall;
 use crate::daemon::request::policy::Caller;
 use crate::daemon::status::Failure;
@@ -28,6 +29,8 @@ pub struct CallContext {
     pub caller_request_id: Option<String>,
     /// W3C trace context, if the caller sent one.
     pub traceparent: Option<String>,
+    /// Its trace, where that is kept.
+    pub trace: Option<Arc<CallTrace>>,
     /// The other end of the connection.
     pub peer: Arc<Peer>,
     /// Who the call's token says it is; none: it came without one.

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use claviger_tokens::Audiences;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::daemon::backends::latched_tokens;
 use crate::daemon::config::Config;
 use crate::daemon::keys::drained::DrainedProviders;
 use crate::daemon::records::audit::{Audit, AuditError, Event};
 use crate::daemon::records::metrics::Metrics;
+use crate::daemon::records::traces::Tracer;
 use crate::daemon::request::active::{ActiveConfig, Previous, Snapshot};
 use crate::daemon::request::failed_unwraps::FailedUnwraps;
 use crate::daemon::request::guard::Guard;
@@ -40,6 +42,7 @@ pub(super) struct Daemon {
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) audit: Arc<Audit>,
+    pub(super) tracer: Arc<Tracer>,
     pub(super) denied: Arc<DeniedCallers>,
     pub(super) tls: Option<Arc<TlsState>>,
     pub(super) transport: Transport,
@@ -71,6 +74,8 @@ impl Daemon {
         let metrics = Arc::new(Metrics::default());
         metrics.server.reloaded();
         let audit = Arc::new(Audit::open(&config.audit, metrics.audit())?);
+        let instance = audit.instance().unwrap_or_else(Uuid::now_v7).to_string();
+        let tracer = Tracer::start(config.telemetry.as_ref(), &instance, &metrics.traces())?;
         let denied = DeniedCallers::open(config.server.denied_callers.as_deref())?;
         let tls = config.server.tls.as_ref();
         let tls = tls.map(|tls| TlsState::open(tls, options.demo)).transpose()?;
@@ -95,6 +100,7 @@ impl Daemon {
             config: Arc::new(ArcSwap::from_pointee(config)),
             metrics,
             audit,
+            tracer: Arc::new(tracer),
             denied,
             tls,
             transport,

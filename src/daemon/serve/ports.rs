@@ -63,6 +63,7 @@ impl Daemon {
             audit: Arc::clone(&self.audit),
             metrics: Arc::clone(&self.metrics),
             in_flight: Arc::clone(&self.in_flight),
+            tracer: Arc::clone(&self.tracer),
         };
         let keys = KeyServiceServer::new(Service::new(Arc::clone(&self.guard)))
             .max_decoding_message_size(claviger_proto::MAX_MESSAGE_BYTES)

@@ -13,6 +13,7 @@ use crate::daemon::config::{
     Audit, Config, ConfigError, ConfigErrors, Tls, Version, joined, version_path,
 };
 use crate::daemon::records::audit;
+use crate::daemon::records::traces::Tracer;
 use crate::daemon::transport::denied::DeniedCallers;
 use crate::daemon::transport::tls::{self, TlsError};
 
@@ -59,6 +60,9 @@ pub fn check_files(config: &Config) -> Result<Vec<String>, ConfigErrors> {
 fn check_all_files(config: &Config, allow_demo: bool, findings: &mut Findings) {
     check_files_of_server(config, allow_demo, findings);
     check_denied_lines(config, findings);
+    if let Some(telemetry) = &config.telemetry {
+        findings.take("telemetry", Tracer::check(telemetry).map_err(|error| in_words(&error)));
+    }
     for (name, provider) in &config.providers {
         for (option, path) in &provider.files {
             let field = format!("{}.{option}", joined("providers", name));

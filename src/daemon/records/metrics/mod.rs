@@ -18,7 +18,7 @@ use std::time::SystemTime;
 use tonic::Code;
 
 pub use handles::{Histogram, KeyMetrics};
-pub use server::{AuditMetrics, ServerMetrics};
+pub use server::{AuditMetrics, ServerMetrics, TraceMetrics};
 
 /// Everything that is measured in one daemon.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ pub struct Metrics {
     /// The server as a whole: refusals and reloads.
     pub server: ServerMetrics,
     pub(in crate::daemon) audit: Arc<AuditMetrics>,
+    pub(in crate::daemon) traces: Arc<TraceMetrics>,
     without_key: Arc<KeyMetrics>,
     pub(in crate::daemon) keys: Handles<String, KeyMetrics>,
 }
@@ -35,6 +36,7 @@ impl Default for Metrics {
         Self {
             server: ServerMetrics::default(),
             audit: Arc::default(),
+            traces: Arc::default(),
             without_key: Arc::new(KeyMetrics::new("")),
             keys: Handles::default(),
         }
@@ -45,6 +47,11 @@ impl Metrics {
     /// The audit log's own.
     pub fn audit(&self) -> Arc<AuditMetrics> {
         Arc::clone(&self.audit)
+    }
+
+    /// Those of traces.
+    pub fn traces(&self) -> Arc<TraceMetrics> {
+        Arc::clone(&self.traces)
     }
 
     /// The handle for calls that name no configured key; its label is empty.

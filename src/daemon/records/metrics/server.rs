@@ -79,6 +79,42 @@ impl AuditMetrics {
     }
 }
 
+/// The spans of traced calls.
+#[derive(Debug, Default)]
+pub struct TraceMetrics {
+    pub(in crate::daemon) exported: AtomicU64,
+    pub(in crate::daemon) dropped: AtomicU64,
+    pub(in crate::daemon) rejected: AtomicU64,
+    pub(in crate::daemon) failing: AtomicBool,
+}
+
+impl TraceMetrics {
+    /// The collector took so many.
+    pub fn exported(&self, spans: u64) {
+        add(&self.exported, spans);
+    }
+
+    /// So many found no room while the collector took fewer than there were, or none.
+    pub fn dropped(&self, spans: u64) {
+        add(&self.dropped, spans);
+    }
+
+    /// The collector rejected so many for good.
+    pub fn rejected(&self, spans: u64) {
+        add(&self.rejected, spans);
+    }
+
+    /// Whether the last request to the collector failed.
+    pub fn set_failing(&self, failing: bool) {
+        self.failing.store(failing, Ordering::Relaxed);
+    }
+
+    /// How many were dropped since the start.
+    pub fn all_dropped(&self) -> u64 {
+        super::load(&self.dropped)
+    }
+}
+
 #[cfg(test)]
 impl AuditMetrics {
     pub(crate) fn syncs(&self) -> u64 {

@@ -48,7 +48,8 @@ pub(super) fn build_version(
         proof.compare();
     }
     let of_version = specifications.into_iter().map(|specification| {
-        let (_, provider) = &providers[&specification.place.provider];
+        let (options, provider) = &providers[&specification.place.provider];
+        let provider = (options.type_name(), provider);
         let replica = build_replica(&specification, provider, &proof, previous);
         replicas.insert(specification, Arc::clone(&replica));
         replica
@@ -72,7 +73,7 @@ pub(super) fn build_version(
 /// The replica that is there already, unless its provider is another one now; else a new one.
 fn build_replica(
     specification: &Specification,
-    provider: &Arc<dyn Provider>,
+    (provider_type, provider): (&'static str, &Arc<dyn Provider>),
     proof: &Arc<Proof>,
     previous: &Previous<'_>,
 ) -> Arc<Replica> {
@@ -90,7 +91,7 @@ fn build_replica(
         return Arc::clone(before);
     }
     let (changed, audit) = (previous.changed.clone(), Arc::clone(previous.audit));
-    let (provider, proof) = (Arc::clone(provider), Arc::clone(proof));
+    let (provider, proof) = ((provider_type, Arc::clone(provider)), Arc::clone(proof));
     let replica = Replica::new(specification.clone(), provider, proof, changed, audit);
     if let Some(before) = before {
         replica.follows(before);

@@ -100,14 +100,6 @@ pub(super) fn caller_request_id(headers: &HeaderMap) -> Option<String> {
     good.then(|| id.to_owned())
 }
 
-/// W3C trace context, if it has the form of version 00.
-pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get("traceparent")?.to_str().ok()?;
-    let good =
-        value.len() == 55 && value.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'));
-    good.then(|| value.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,12 +144,5 @@ mod tests {
             )]))
             .is_none()
         );
-    }
-
-    #[test]
-    fn a_traceparent_must_have_its_form() {
-        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert!(traceparent(&headers("traceparent", good)).is_some());
-        assert!(traceparent(&headers("traceparent", "00-xyz")).is_none());
     }
 }

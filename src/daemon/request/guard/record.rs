@@ -14,6 +14,7 @@ use crate::daemon::keys::health::Fault;
 use crate::daemon::keys::keyring::{Key, Version};
 use crate::daemon::keys::replica::Replica;
 use crate::daemon::records::audit::{Alarm, AuditError, Event, Record, RewrapTarget};
+use crate::daemon::records::traces::{OperationTrace, Outcome, Waited};
 use crate::daemon::request::call::CallContext;
 use crate::daemon::request::policy::Granted;
 use crate::daemon::status::{Exhausted, Failure};
@@ -46,6 +47,10 @@ pub(super) struct OperationRecord<'a> {
     /// a refusal.
     reached: bool,
     finished: bool,
+    /// Where the call's trace is kept.
+    trace: Option<OperationTrace>,
+    /// How it ended, for its trace.
+    ended: (Code, Option<&'static str>),
 }
 
 /// What is to be waited for before an answer leaves.
@@ -83,6 +88,8 @@ impl<'a> OperationRecord<'a> {
             backend_request_id: None,
             reached: false,
             finished: false,
+            trace: context.trace.as_ref().map(|trace| trace.operation(batch_item)),
+            ended: (Code::Cancelled, None),
         }
     }
 
@@ -169,6 +176,25 @@ impl<'a> OperationRecord<'a> {
         self.replica.replace(Arc::clone(replica)).is_some()
     }
 
+    /// Since then the backend of `replica` was asked, and it has answered now, with a `failure` or not.
+    pub(super) fn waited_for_backend(
+        &self,
+        since: Instant,
+        replica: &Replica,
+        failure: Option<&'static str>,
+    ) {
+        let Some(trace) = &self.trace else { return };
+        let provider = (replica.specification.place.provider.as_str(), replica.provider_type);
+        trace.waited(&Waited {
+            name: "backend",
+            since,
+            took: since.elapsed(),
+            provider: Some(provider),
+            version: self.version,
+            failure,
+        });
+    }
+
     /// The backend answered with a result.
     pub(super) fn answered(&mut self, backend_request_id: Option<String>) {
         self.backend_request_id = backend_request_id;
@@ -248,17 +274,30 @@ impl<'a> OperationRecord<'a> {
         let error = match written {
             Written::Nothing => return outcome,
             Written::Durable(_) if does_not_wait => return outcome,
-            Written::Durable(durable) => match durable.await {
+            Written::Durable(durable) => match self.waits_for(durable).await {
                 Ok(()) => return outcome,
                 Err(error) => error,
             },
             Written::NotTaken(error) => error,
         };
+        self.ended = (Failure::NotRecorded.code(), Some(Failure::NotRecorded.reason()));
         if self.may_log(Failure::NotRecorded.code()) {
             let request_id = &*self.context.request_id;
             tracing::error!(request_id, %error, "refused to answer: the audit record is not durable");
         }
         Err(Failure::NotRecorded)
+    }
+
+    async fn waits_for(
+        &self,
+        durable: impl Future<Output = Result<(), AuditError>>,
+    ) -> Result<(), AuditError> {
+        let Some(trace) = &self.trace else { return durable.await };
+        let since = Instant::now();
+        let written = durable.await;
+        let failure = written.as_ref().err().map(|_| Failure::NotRecorded.reason());
+        trace.waited(&Waited::audit(since, failure));
+        written
     }
 
     /// What a backend said goes into the log under the call's request id, once for the items of a batch
@@ -334,6 +373,7 @@ impl<'a> OperationRecord<'a> {
         let left = self.progress.as_ref().and_then(|progress| progress.left());
         let ended = left.map(|_| reason.unwrap_or("ok"));
         let (code, reason) = left.map(Left::outcome).map_or((code, reason), |(c, r)| (c, Some(r)));
+        self.ended = (code, reason);
         let metrics = self.key.map_or(&self.guard.without_key, |key| &key.metrics);
         metrics.observe(self.operation, code, duration);
         if left.is_some() {
@@ -382,10 +422,21 @@ impl<'a> OperationRecord<'a> {
 impl Drop for OperationRecord<'_> {
     /// The caller went away, or its deadline passed, before a key was reached; or the daemon ends.
     fn drop(&mut self) {
-        if self.finished {
-            return;
+        if !self.finished {
+            let (code, reason) = Left::at(self.context.deadline).outcome();
+            drop(self.close(code, Some(reason)));
         }
-        let (code, reason) = Left::at(self.context.deadline).outcome();
-        drop(self.close(code, Some(reason)));
+        let Some(trace) = &self.trace else { return };
+        let (code, reason) = self.ended;
+        let replica = self.replica.as_ref().map(|replica| &replica.specification.place);
+        trace.ended(&Outcome {
+            operation: self.operation.name(),
+            key: self.name,
+            version: self.version,
+            provider: replica.map(|place| place.provider.as_str()),
+            algorithm: self.algorithm,
+            code,
+            reason,
+        });
     }
 }

@@ -1,13 +1,13 @@
 //! Signing: one version, the next replica or at most one silent retry, on the terms of an unwrap's.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use claviger_provider_api::{Digest, ErrorKind, SignAlgorithm, Signature};
 
 use super::abandoned::Progress;
-use super::unwrap::call_of_key;
+use super::unwrap::{call_of_key, reason_of};
 use super::{Guard, OperationRecord};
 use crate::daemon::config::Operation;
 use crate::daemon::keys::choice::{Need, Turns};
@@ -136,9 +136,11 @@ impl Work for Signing<'_, '_> {
             return Err(ErrorKind::Unavailable);
         }
         record.asks(version, algorithm.name(), replica);
+        let since = Instant::now();
         let outcome = key.sign(digest, *algorithm, call);
         let outcome = failover::unless_silent(replica, patience, outcome).await;
         drop(backend_call);
+        record.waited_for_backend(since, replica, reason_of(&outcome));
         match outcome {
             Ok(signature) => {
                 replica.proven();

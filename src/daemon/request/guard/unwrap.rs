@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use claviger_provider_api::{Algorithm, ErrorKind, KeyMaterial};
 
-pub(super) use self::attempt::call_of_key;
 use self::attempt::{Attempts, attempt};
+pub(super) use self::attempt::{call_of_key, reason_of};
 use super::abandoned::Progress;
 use super::value_id::value_id;
 use super::{Batch, Guard, OperationRecord, check_label, in_time};

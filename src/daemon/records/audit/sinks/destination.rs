@@ -5,6 +5,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::otlp::Records;
 use super::tls::TlsTarget;
 use super::{journald, place, syslog};
 use crate::daemon::config::{Sink, SinkKind, SyslogAddress};
@@ -13,7 +14,15 @@ use crate::daemon::config::{Sink, SinkKind, SyslogAddress};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where the lines of one sink go.
-pub(super) struct Destination {
+pub(super) enum Destination {
+    /// Into a socket, from which nothing comes back.
+    Socket(Socket),
+    /// To a collector that answers for them.
+    Collector(Box<Records>),
+}
+
+/// A socket, which is connected when there is something to send.
+pub(super) struct Socket {
     target: Target,
     format: Format,
     connection: Option<Connection>,
@@ -47,8 +56,12 @@ pub(super) fn of(options: &Sink) -> io::Result<Destination> {
         SinkKind::Syslog { address: SyslogAddress::Tls(options) } => {
             (Target::Tls(TlsTarget::open(options)?), Format::Syslog)
         }
+        SinkKind::Otlp { collector, service_name } => {
+            let records = Records::open(collector, service_name, !options.best_effort)?;
+            return Ok(Destination::Collector(Box::new(records)));
+        }
     };
-    Ok(Destination { target, format, connection: None })
+    Ok(Destination::Socket(Socket { target, format, connection: None }))
 }
 
 /// Sees that [`of`] would succeed and that the sink's place can be kept. Sends nothing.
@@ -60,6 +73,37 @@ pub(in super::super) fn check(options: &Sink, log: &Path) -> io::Result<()> {
 impl Destination {
     /// Sends whole lines. After an error some of them may have arrived, and the connection is gone.
     pub(super) fn send(&mut self, lines: &[u8]) -> io::Result<()> {
+        let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        match self {
+            Self::Socket(socket) => socket.send(lines),
+            Self::Collector(records) => records.send(lines, PATIENCE),
+        }
+    }
+
+    /// Whether there is a connection to send over.
+    pub(super) fn is_connected(&self) -> bool {
+        match self {
+            Self::Socket(socket) => socket.connection.is_some(),
+            Self::Collector(records) => records.is_connected(),
+        }
+    }
+
+    /// Whether what was sent without an error is known to have arrived.
+    pub(super) fn answers(&self) -> bool {
+        matches!(self, Self::Collector(_))
+    }
+
+    /// Ends the connection; whether all that was sent has arrived.
+    pub(super) fn finish(&mut self) -> bool {
+        match self {
+            Self::Socket(socket) => socket.finish(),
+            Self::Collector(_) => true,
+        }
+    }
+}
+
+impl Socket {
+    fn send<'l>(&mut self, lines: impl Iterator<Item = &'l [u8]>) -> io::Result<()> {
         let sent = self.try_send(lines);
         if sent.is_err() {
             self.connection = None;
@@ -67,12 +111,11 @@ impl Destination {
         sent
     }
 
-    fn try_send(&mut self, lines: &[u8]) -> io::Result<()> {
+    fn try_send<'l>(&mut self, lines: impl Iterator<Item = &'l [u8]>) -> io::Result<()> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => self.connection.insert(self.target.connect()?),
         };
-        let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         match connection {
             Connection::Datagram(socket) => {
                 let mut message = Vec::new();
@@ -94,13 +137,7 @@ impl Destination {
         }
     }
 
-    /// Whether there is a connection to send over.
-    pub(super) fn is_connected(&self) -> bool {
-        self.connection.is_some()
-    }
-
-    /// Ends the connection; whether all that was sent has arrived.
-    pub(super) fn finish(&mut self) -> bool {
+    fn finish(&mut self) -> bool {
         match self.connection.take() {
             None => false,
             // What a datagram socket took is with its reader.

@@ -83,6 +83,9 @@ impl Follower<'_> {
         match sent {
             Ok(()) => {
                 pending.backlog.sent(taken);
+                if self.destination.answers() {
+                    pending.backlog.all_arrived();
+                }
                 pending.sending_since = None;
                 self.place.note(pending.backlog.certain(), false);
             }

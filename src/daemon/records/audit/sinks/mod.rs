@@ -6,12 +6,13 @@
 //!
 //! - `backlog`: what a sink has not got yet; `place`: where it was, over restarts
 //! - `follower`: the thread of one sink
-//! - `destination`: how lines are sent; `syslog`, `journald`, `tls`: the kinds
+//! - `destination`: how lines are sent; `syslog`, `journald`, `tls`, `otlp`: the kinds
 
 mod backlog;
 mod destination;
 mod follower;
 mod journald;
+mod otlp;
 mod place;
 mod syslog;
 mod tls;

@@ -1,6 +1,8 @@
 //! Sinks with real sockets: one that is gone, hangs, comes back; nothing is lost over rotations and
 //! restarts.
 
+mod otlp;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufReader, Read};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use claviger_provider_api::{
-    Algorithm, Call, Cause, ErrorKind, KeyMaterial, Parameters, Unwrapped, WrappingKey,
+    Algorithm, Call, Cause, Error, ErrorKind, KeyMaterial, Parameters, Unwrapped, WrappingKey,
 };
 
 use super::UnwrapCall;
@@ -56,6 +56,7 @@ pub(super) async fn attempt(
         return Err(ErrorKind::Unavailable);
     }
     let was_another_asked = record.asks(version, algorithm.name(), replica);
+    let since = Instant::now();
     let unwrapped = async {
         match &call.batch {
             // An item whose caller has left is no longer driven with the others.
@@ -70,6 +71,7 @@ pub(super) async fn attempt(
     };
     let outcome = failover::unless_silent(replica, patience, unwrapped).await;
     drop(backend_call);
+    record.waited_for_backend(since, replica, reason_of(&outcome));
     match outcome {
         Ok(Unwrapped { material, backend_request_id }) => {
             // Under RSA1_5 some tokens answer any value with random bytes: that proves nothing.
@@ -100,6 +102,13 @@ pub(super) async fn attempt(
             Err(error.kind())
         }
     }
+}
+
+/// The word for the kind of an error.
+pub(in crate::daemon::request::guard) fn reason_of<T>(
+    outcome: &Result<T, Error>,
+) -> Option<&'static str> {
+    outcome.as_ref().err().map(|error| error.kind().reason())
 }
 
 /// What a key is told of a call: nothing is started after its deadline, here or in the key's queue.
