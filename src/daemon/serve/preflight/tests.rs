@@ -321,6 +321,19 @@ fn a_line_of_the_denied_callers_that_is_no_entry_is_named_and_keeps_no_daemon_fr
 }
 
 #[test]
+fn a_file_of_the_collector_of_traces_that_is_missing_is_named_and_keeps_no_daemon_from_starting() {
+    let mut setup = Setup::new();
+    let pin = format!("public_key_sha256 = \"{}\"", "33".repeat(32));
+    setup.text = setup.text.replace("certificate = \"other.crt\"", &pin);
+    setup.text.push_str("\n[telemetry]\nendpoint = \"https://localhost:4317\"\nca = \"no.pem\"\n");
+    let said = setup.checked().unwrap_err();
+    assert!(said.contains(": telemetry: ") && said.contains("no.pem"), "{said}");
+    let config = Config::load(&setup.folder.path().join("claviger.toml")).unwrap();
+    let told = check_for_start(&config, false).unwrap();
+    assert_eq!(told.len(), 1, "{told:?}");
+}
+
+#[test]
 fn a_file_in_a_folder_that_others_can_write_is_refused() {
     for (file, field) in [
         ("clients.pem", "server.tls.client_ca.clients"),
