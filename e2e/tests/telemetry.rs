@@ -19,7 +19,7 @@ const UNWRAP: &str = "/claviger.v1.KeyService/Unwrap";
 const BATCH: &str = "/claviger.v1.KeyService/UnwrapBatch";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-/// What a collector asks for, which is nobody else's business.
+/// What a collector asks for; it shows nowhere.
 const SECRET: &str = "marker-of-the-collector";
 
 /// Unwraps; gives the code and the request id.
@@ -230,4 +230,29 @@ async fn a_collector_of_traces_that_hangs_or_is_gone_costs_no_call_anything() {
     let exit = daemon.terminate();
     assert_eq!(exit.code, Some(0), "{}", exit.log);
     assert!(begun.elapsed() < Duration::from_secs(30), "a stop does not wait for it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_time_of_calls_is_split_into_queue_backend_and_audit() {
+    const CALLS: u32 = 32;
+    let token = Token::softhsm();
+    let mut setup = Setup::on(&token);
+    // One after the other, so that the others wait for their turn in the token's queue.
+    setup.files.set("providers.hsm-a.sessions", 1);
+    let daemon = setup.start();
+    let connection = setup.connect(&daemon).await;
+    let request = setup.request();
+    let calls = (0..CALLS).map(|_| unwrap(&connection, &request, &[]));
+    for (code, _) in futures::future::join_all(calls).await {
+        assert_eq!(code, Code::Ok, "{}", daemon.log());
+    }
+    let key = format!("key=\"{KEY}\"");
+    let of = |name: &str, phase: &str| {
+        let phase = format!("phase=\"{phase}\"");
+        daemon.metric(&format!("claviger_call_phase_seconds_{name}"), &[&key, &phase])
+    };
+    for phase in ["queue", "backend", "audit"] {
+        assert!((of("count", phase) - f64::from(CALLS)).abs() < 0.5, "{phase}");
+        assert!(of("sum", phase) > 0.0, "{phase}");
+    }
 }

@@ -18,7 +18,8 @@
 //! - [`provider`]: what a provider is; [`options`]: options that several have
 //! - [`foreign`]: what a server or a library said, made fit for one line of a log
 //! - `http` (feature): the HTTP client of providers that speak to a service themselves
-//! - [`queue`]: bounded queues, one per caller, served in turn, for providers that own threads
+//! - [`queue`]: bounded queues, one per caller, served in turn, for providers that own threads;
+//!   [`queue_time`]: how long an operation waited in one
 //! - `tls` (feature): TLS towards a service, for providers that speak HTTP
 //! - [`error`]: one [`Error`], with a closed set of kinds; [`cause`]: what went wrong, as a closed
 //!   set of [`Cause`]s
@@ -42,6 +43,7 @@ pub mod private_key;
 pub mod provider;
 pub mod public_key;
 pub mod queue;
+pub mod queue_time;
 pub mod secret;
 #[cfg(feature = "tls")]
 pub mod tls;

@@ -12,5 +12,7 @@ pub(crate) struct Job {
     pub(crate) key: u32,
     pub(crate) operation: Operation,
     pub(crate) deadline: Instant,
+    /// Since when it waits.
+    pub(crate) since: Instant,
     pub(crate) reply: Box<dyn Reply>,
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::TrySendError;
 use std::time::{Duration, Instant};
 
+use claviger_provider_api::queue_time::waited_in_queue;
 use claviger_provider_api::{Call, CallerSlot, Cause, Error, ErrorKind};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
@@ -41,7 +42,8 @@ impl LocalKey {
         deadline: Instant,
         reply: Box<dyn Reply>,
     ) -> Result<(), Error> {
-        let job = Job { key: self.on_token.index, operation, deadline, reply };
+        let since = Instant::now();
+        let job = Job { key: self.on_token.index, operation, deadline, since, reply };
         self.token.state().queue.push(caller, job)
     }
 
@@ -54,7 +56,10 @@ impl LocalKey {
         let (reply, answer) = Local::new();
         self.submit(operation, call.caller, call.deadline, Box::new(reply))?;
         match tokio::time::timeout_at(call.answer_by().into(), answer).await {
-            Ok(Ok(outcome)) => outcome,
+            Ok(Ok((outcome, queued))) => {
+                waited_in_queue(queued);
+                outcome
+            }
             // A session thread drops a job, unanswered, only after its deadline.
             Ok(Err(_)) | Err(_) => {
                 Err(Error::new(ErrorKind::DeadlineExceeded, "the deadline passed"))

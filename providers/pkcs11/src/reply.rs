@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use claviger_provider_api::Error;
 use claviger_provider_api::caller_left::caller_has_left;
@@ -23,21 +24,22 @@ pub(crate) trait Reply: std::fmt::Debug + Send {
     /// Whether the caller for whom the receiver asked has left; the receiver may wait all the same.
     fn caller_has_left(&self) -> bool;
 
-    /// Passes the outcome on; it is zeroed where the receiver is gone.
-    fn send(self: Box<Self>, outcome: Outcome);
+    /// Passes the outcome on, and how long the operation was queued; it is zeroed where the receiver is
+    /// gone.
+    fn send(self: Box<Self>, outcome: Outcome, queued: Duration);
 }
 
 /// To a task of this process.
 #[derive(Debug)]
 pub(crate) struct Local {
-    sender: oneshot::Sender<Outcome>,
+    sender: oneshot::Sender<(Outcome, Duration)>,
     caller_left: Arc<AtomicBool>,
 }
 
 /// Where [`Local`] arrives.
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    answer: oneshot::Receiver<Outcome>,
+    answer: oneshot::Receiver<(Outcome, Duration)>,
     caller_left: Arc<AtomicBool>,
 }
 
@@ -59,13 +61,13 @@ impl Reply for Local {
         self.is_gone() || self.caller_left.load(Ordering::Relaxed)
     }
 
-    fn send(self: Box<Self>, outcome: Outcome) {
-        drop(self.sender.send(outcome));
+    fn send(self: Box<Self>, outcome: Outcome, queued: Duration) {
+        drop(self.sender.send((outcome, queued)));
     }
 }
 
 impl Future for Receiver {
-    type Output = Result<Outcome, oneshot::error::RecvError>;
+    type Output = Result<(Outcome, Duration), oneshot::error::RecvError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if caller_has_left() {

@@ -40,7 +40,8 @@ pub(crate) fn start(state: &Arc<TokenState>, count: usize) -> Result<Vec<JoinHan
 
 fn serve(state: &TokenState) {
     let mut held = None;
-    while let Some(Job { key, operation, deadline, reply }) = state.queue.pop() {
+    while let Some(Job { key, operation, deadline, since, reply }) = state.queue.pop() {
+        let queued = since.elapsed();
         // The caller is gone, or would be before the token answers.
         if reply.is_gone() || Instant::now() >= deadline {
             continue;
@@ -58,7 +59,7 @@ fn serve(state: &TokenState) {
             held.spent |= is_abandoned;
         }
         // The caller may have gone meanwhile; then the result is zeroed here.
-        reply.send(outcome);
+        reply.send(outcome, queued);
         // Closing a session is another call over the network: before the answer, it would make a
         // failure known later than a success.
         if held.as_ref().is_some_and(|held| held.spent) {

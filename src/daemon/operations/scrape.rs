@@ -14,7 +14,7 @@ use super::sources::Sources;
 use crate::daemon::records::metrics::render::{
     counter, info, plain_counter, plain_gauge, sample_counter, sample_histogram, total,
 };
-use crate::daemon::records::metrics::{Metrics, code_name, load};
+use crate::daemon::records::metrics::{Metrics, Phase, code_name, load};
 
 /// The content type of [`render`].
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -78,6 +78,26 @@ impl Scrape {
             for (operation, measured) in key.called() {
                 let labels = [("operation", operation.name()), ("key", &*key.name)];
                 sample_histogram(&mut durations, &labels, &measured.duration)?;
+            }
+        }
+        let help = "Time that calls which asked a backend waited: for room and their turn (queue), for \
+                    the backend's answer, for their audit record";
+        let name = "call_phase_seconds";
+        let mut phases = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for key in &keys {
+            for (operation, measured) in key.called() {
+                for (phase, histogram) in Phase::ALL.into_iter().zip(&measured.phases) {
+                    // Reading and wrapping ask no backend.
+                    if total(&histogram.counts().0) == 0 {
+                        continue;
+                    }
+                    let labels = [
+                        ("operation", operation.name()),
+                        ("key", &*key.name),
+                        ("phase", phase.name()),
+                    ];
+                    sample_histogram(&mut phases, &labels, histogram)?;
+                }
             }
         }
         keys.pop();

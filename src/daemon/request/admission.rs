@@ -24,7 +24,7 @@ use tower::Service as _;
 
 use self::headers::{METHOD, caller_request_id, check_head, deadline, stream_deadline};
 use crate::daemon::records::audit::{Audit, Record};
-use crate::daemon::records::metrics::Metrics;
+use crate::daemon::records::metrics::{Metrics, Phase};
 use crate::daemon::records::traces::{ServerSpan, TraceParent, Tracer, Waited};
 use crate::daemon::request::active::Snapshot;
 use crate::daemon::request::call::{CallContext, DEFAULT_DEADLINE};
@@ -209,13 +209,13 @@ impl Shared {
 
     /// Room among the calls in flight, once there is some.
     async fn start(&self, context: &CallContext) -> Result<StartedCall, Failure> {
-        let Some(trace) = &context.trace else {
-            return self.in_flight.start(&context.caller.calls, context.deadline).await;
-        };
         let since = Instant::now();
         let started = self.in_flight.start(&context.caller.calls, context.deadline).await;
-        let failure = started.as_ref().err().map(Failure::reason);
-        trace.waited(&Waited::queue(since, since.elapsed(), failure));
+        let waited = *context.waited_for_room.get_or_init(|| since.elapsed());
+        if let Some(trace) = &context.trace {
+            let failure = started.as_ref().err().map(Failure::reason);
+            trace.waited(&Waited::new(Phase::Queue, since, waited).failed(failure));
+        }
         started
     }
 
@@ -301,6 +301,7 @@ impl Shared {
             caller: Arc::clone(caller),
             deadline: Instant::now() + timeout,
             in_flight: OnceLock::new(),
+            waited_for_room: OnceLock::new(),
             token: token.clone(),
             caller_request_id,
         };

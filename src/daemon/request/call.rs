@@ -42,6 +42,8 @@ pub struct CallContext {
     /// Its place among the calls in flight: given up when nothing works for the call any more, not
     /// when its caller leaves.
     pub in_flight: OnceLock<Arc<StartedCall>>,
+    /// How long it waited for that place.
+    pub waited_for_room: OnceLock<Duration>,
 }
 
 impl CallContext {

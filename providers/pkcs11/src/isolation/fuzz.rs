@@ -71,7 +71,7 @@ fn seeds() -> Fuzz {
     let mut fuzz = Fuzz::new("child-protocol", 2000);
     let error = Error::new(ErrorKind::Throttled { retry_after: None }, "a sentence");
     let failure = Failure::from(&Fault::of_process(error));
-    let answer = |outcome| Answer { id: 0, repairs: 1, outcome: Some(outcome) };
+    let answer = |outcome| Answer { id: 0, repairs: 1, outcome: Some(outcome), queued: 7 };
     let opened = Opened { key: 7, spki: vec![0x30; 40], ..Opened::default() };
     let taken = Taken { name: "seccomp".into(), in_force: true, text: "on".into() };
     let login = Login { token: "t".into(), serial: "1".into(), error: Some("no".into()) };

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use claviger_provider_api::caller_left::caller_has_left;
+use claviger_provider_api::queue_time::waited_in_queue;
 use claviger_provider_api::{self as api, Cause, Error, ErrorKind, PublicKey};
 use tokio::net::UnixStream;
 use tokio::sync::{Notify, oneshot};
@@ -53,12 +54,15 @@ struct Calls {
 #[derive(Debug)]
 struct Waiting {
     /// None once the call that asked is gone.
-    reply: Option<oneshot::Sender<Result<Reply, Fault>>>,
+    reply: Option<oneshot::Sender<Answered>>,
     since: Instant,
     deadline: Instant,
     caller: Option<u32>,
     opens: bool,
 }
+
+/// What a call gave, and how long it was in the token's queue.
+type Answered = (Result<Reply, Fault>, Duration);
 
 /// What a call gave.
 #[derive(Debug)]
@@ -85,7 +89,7 @@ pub(super) struct Silence {
 struct Ticket<'a> {
     link: &'a Link,
     id: u64,
-    answer: oneshot::Receiver<Result<Reply, Fault>>,
+    answer: oneshot::Receiver<Answered>,
 }
 
 impl Link {
@@ -177,7 +181,7 @@ impl Link {
 
     /// Passes an answer on. A key that was opened for a caller who is gone is closed again.
     pub(super) fn answered(&self, answer: Answer) {
-        let Answer { id, repairs, outcome } = answer;
+        let Answer { id, repairs, outcome, queued } = answer;
         self.answered_at.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
         self.repairs.fetch_max(repairs, Ordering::AcqRel);
         let outcome = match outcome {
@@ -192,10 +196,10 @@ impl Link {
         }
         let reply = self.calls().take(id).and_then(|waiting| waiting.reply);
         let unread = match reply {
-            Some(reply) => reply.send(outcome).err(),
-            None => Some(outcome),
+            Some(reply) => reply.send((outcome, Duration::from_micros(queued))).err(),
+            None => Some((outcome, Duration::ZERO)),
         };
-        if let Some(Ok(Reply::Opened(Opened { key, .. }))) = unread {
+        if let Some((Ok(Reply::Opened(Opened { key, .. })), _)) = unread {
             // A process that is gone has closed everything.
             let _ = self.send(Request::Close(key));
         }
@@ -212,7 +216,7 @@ impl Link {
         for Waiting { reply, caller, .. } in waiting.into_values() {
             let cause = caller.map(|_| Cause::NoAnswer);
             let error = unavailable(reason.to_owned()).with_cause(cause);
-            reply.map(|reply| reply.send(Err(Fault::of_process(error))));
+            reply.map(|reply| reply.send((Err(Fault::of_process(error)), Duration::ZERO)));
         }
     }
 
@@ -315,7 +319,10 @@ impl Calls {
 impl Ticket<'_> {
     async fn wait(mut self, deadline: Instant) -> Result<Reply, Fault> {
         match tokio::time::timeout_at(deadline.into(), self.answer()).await {
-            Ok(Ok(outcome)) => outcome,
+            Ok(Ok((outcome, queued))) => {
+                waited_in_queue(queued);
+                outcome
+            }
             Ok(Err(_)) => Err(Fault::no_process("the module's process is gone".to_owned())),
             // Whether it hangs is not judged by one call.
             Err(_) => {
@@ -326,9 +333,7 @@ impl Ticket<'_> {
     }
 
     /// The answer. Lets the process know when the caller leaves.
-    fn answer(
-        &mut self,
-    ) -> impl Future<Output = Result<Result<Reply, Fault>, oneshot::error::RecvError>> {
+    fn answer(&mut self) -> impl Future<Output = Result<Answered, oneshot::error::RecvError>> {
         let mut is_told = false;
         poll_fn(move |context| {
             if !is_told && caller_has_left() {

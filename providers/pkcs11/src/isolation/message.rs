@@ -236,6 +236,9 @@ pub(super) struct Answer {
     pub(super) repairs: u64,
     #[prost(oneof = "Outcome", tags = "3, 4, 5, 6")]
     pub(super) outcome: Option<Outcome>,
+    /// How long a call was in the token's queue, in microseconds.
+    #[prost(uint64, tag = "7")]
+    pub(super) queued: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Oneof)]
@@ -358,7 +361,7 @@ mod tests {
     #[test]
     fn what_a_message_holds_is_never_printed() {
         let outcome = Outcome::Bytes(b"marker".to_vec());
-        let answer = Answer { id: 1, repairs: 0, outcome: Some(outcome) };
+        let answer = Answer { id: 1, repairs: 0, outcome: Some(outcome), queued: 0 };
         let shown = format!("{:?}", FromChild::from(Event::Answer(answer)));
         assert_eq!(shown, "FromChild");
         let pin = Pin { outcome: Some(PinOutcome::Pin(b"marker".to_vec())) };

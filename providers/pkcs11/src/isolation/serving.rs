@@ -156,7 +156,13 @@ impl Serving {
     }
 
     fn answer(&self, id: u64, repairs: u64, outcome: Outcome) {
-        let answer = Answer { id, repairs, outcome: Some(outcome) };
+        self.answer_queued(id, repairs, outcome, Duration::ZERO);
+    }
+
+    /// Of a call that was so long in the token's queue.
+    fn answer_queued(&self, id: u64, repairs: u64, outcome: Outcome, queued: Duration) {
+        let queued = u64::try_from(queued.as_micros()).unwrap_or(u64::MAX);
+        let answer = Answer { id, repairs, outcome: Some(outcome), queued };
         let mut message = FromChild::from(Event::Answer(answer));
         // A daemon that is gone waits for nothing.
         let _ = self.outbox.send(&message);
@@ -245,14 +251,17 @@ impl Reply for Remote {
         self.asker() != Asker::Waits
     }
 
-    fn send(self: Box<Self>, outcome: reply::Outcome) {
+    fn send(self: Box<Self>, outcome: reply::Outcome, queued: Duration) {
         self.done();
         match outcome {
             Ok(mut bytes) => {
                 let bytes = std::mem::take(&mut *bytes);
-                self.serving.answer(self.id, 0, Outcome::Bytes(bytes));
+                self.serving.answer_queued(self.id, 0, Outcome::Bytes(bytes), queued);
             }
-            Err(error) => self.serving.answer(self.id, self.key.repairs(), refusal(&error)),
+            Err(error) => {
+                let repairs = self.key.repairs();
+                self.serving.answer_queued(self.id, repairs, refusal(&error), queued);
+            }
         }
     }
 }

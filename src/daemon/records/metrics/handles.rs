@@ -68,6 +68,33 @@ pub struct KeyMetrics {
 pub(in crate::daemon) struct OperationMetrics {
     outcomes: [AtomicU64; CODES],
     pub(in crate::daemon) duration: Histogram,
+    /// In the order of [`Phase::ALL`].
+    pub(in crate::daemon) phases: [Histogram; Phase::ALL.len()],
+}
+
+/// What a call waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Room among the calls in flight, and its turn in the backend's own queue.
+    Queue,
+    /// The backends that were asked.
+    Backend,
+    /// The audit record, until it was where it must be.
+    Audit,
+}
+
+impl Phase {
+    /// Each one.
+    pub const ALL: [Self; 3] = [Self::Queue, Self::Backend, Self::Audit];
+
+    /// The word in metrics and traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Backend => "backend",
+            Self::Audit => "audit",
+        }
+    }
 }
 
 impl KeyMetrics {
@@ -91,6 +118,14 @@ impl KeyMetrics {
         let operation = self.operations[operation as usize].get_or_init(Box::default);
         add(&operation.outcomes[outcome as usize], 1);
         operation.duration.observe(duration);
+    }
+
+    /// Counts how long a call that asked a backend waited for each of [`Phase::ALL`].
+    pub fn waited(&self, operation: Operation, phases: [Duration; Phase::ALL.len()]) {
+        let operation = self.operations[operation as usize].get_or_init(Box::default);
+        for (histogram, took) in operation.phases.iter().zip(phases) {
+            histogram.observe(took);
+        }
     }
 
     /// Counts a value that does not unwrap, after attribution.

@@ -17,7 +17,7 @@ use std::time::SystemTime;
 
 use tonic::Code;
 
-pub use handles::{Histogram, KeyMetrics};
+pub use handles::{Histogram, KeyMetrics, Phase};
 pub use server::{AuditMetrics, ServerMetrics, TraceMetrics};
 
 /// Everything that is measured in one daemon.

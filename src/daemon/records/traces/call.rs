@@ -15,7 +15,7 @@ use tonic::Code;
 
 use super::context::{SpanId, TraceId};
 use super::queue::Queue;
-use crate::daemon::records::metrics::code_name;
+use crate::daemon::records::metrics::{Phase, code_name};
 
 /// The longest text of an attribute, in characters.
 const LONGEST: usize = 64;
@@ -75,8 +75,8 @@ pub struct OperationTrace {
 /// Something that an operation waited for, until now.
 #[derive(Clone, Copy, Debug)]
 pub struct Waited<'a> {
-    /// What: `queue`, `backend` or `audit`.
-    pub name: &'static str,
+    /// What.
+    pub phase: Phase,
     /// Since when.
     pub since: Instant,
     /// How long.
@@ -109,15 +109,15 @@ pub struct Outcome<'a> {
 }
 
 impl Waited<'_> {
-    /// Room, or a turn in a queue.
-    pub fn queue(since: Instant, took: Duration, failure: Option<&'static str>) -> Self {
-        Self { name: "queue", since, took, provider: None, version: None, failure }
+    /// For this, since then, so long.
+    pub fn new(phase: Phase, since: Instant, took: Duration) -> Self {
+        Self { phase, since, took, provider: None, version: None, failure: None }
     }
 
-    /// The audit record, until it was where it must be.
-    pub fn audit(since: Instant, failure: Option<&'static str>) -> Self {
-        let took = since.elapsed();
-        Self { name: "audit", since, took, provider: None, version: None, failure }
+    /// The same, with the reason why nothing came of it, if there is one.
+    #[must_use]
+    pub fn failed(self, failure: Option<&'static str>) -> Self {
+        Self { failure, ..self }
     }
 }
 
@@ -178,7 +178,7 @@ impl CallTrace {
     }
 
     fn span_of(&self, waited: &Waited<'_>, parent: SpanId) -> Span {
-        let &Waited { name, since, took, provider, version, failure } = waited;
+        let &Waited { phase, since, took, provider, version, failure } = waited;
         let mut attributes = Vec::new();
         if let Some((name, kind)) = provider {
             attributes.push(attribute("claviger.provider", name));
@@ -186,7 +186,7 @@ impl CallTrace {
         }
         attributes.extend(version.map(of_version));
         attributes.extend(failure.map(|reason| attribute("error.type", reason)));
-        let mut span = self.span(name, new_span_id(), Some(parent), since, since + took);
+        let mut span = self.span(phase.name(), new_span_id(), Some(parent), since, since + took);
         span.kind = SpanKind::Internal.into();
         span.attributes = attributes;
         span.status = failure.map(failed);

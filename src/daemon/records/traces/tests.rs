@@ -23,7 +23,7 @@ use tonic::Code;
 use super::queue::MOST;
 use super::*;
 use crate::daemon::config::{OtlpCollector, OtlpEndpoint};
-use crate::daemon::records::metrics::load;
+use crate::daemon::records::metrics::{Phase, load};
 
 const REQUEST_ID: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -89,17 +89,17 @@ fn a_call_is_a_span_of_its_callers_trace_with_one_for_each_thing_that_it_waited_
         trace.server_span("/claviger.v1.KeyService/Unwrap", Some(&authority), Some(peer));
     server.note_caller("kc", REQUEST_ID, Some("theirs"));
     let since = Instant::now();
-    trace.waited(&Waited::queue(since, Duration::from_millis(2), None));
+    trace.waited(&Waited::new(Phase::Queue, since, Duration::from_millis(2)));
     let operation = trace.operation(None);
     operation.waited(&Waited {
-        name: "backend",
+        phase: Phase::Backend,
         since,
         took: Duration::from_millis(3),
         provider: Some(("hsm-a", "pkcs11")),
         version: Some(2),
         failure: Some("unavailable"),
     });
-    operation.waited(&Waited::audit(since, None));
+    operation.waited(&Waited::new(Phase::Audit, since, Duration::ZERO));
     operation.ended(&Outcome {
         operation: "unwrap",
         key: "user-keys",
@@ -164,7 +164,7 @@ fn a_batch_has_a_span_for_each_item_and_what_the_items_waited_for_is_below_them(
     let mut server = trace.server_span("/claviger.v1.KeyService/UnwrapBatch", None, None);
     for item in 0..2 {
         let operation = trace.operation(Some(item));
-        operation.waited(&Waited::audit(Instant::now(), None));
+        operation.waited(&Waited::new(Phase::Audit, Instant::now(), Duration::ZERO));
         operation.ended(&Outcome {
             operation: "unwrap",
             key: "user-keys",

@@ -1,7 +1,7 @@
 //! One operation on its way, and its record.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use claviger_provider_api::Error;
 use futures::future::Either;
@@ -14,6 +14,7 @@ use crate::daemon::keys::health::Fault;
 use crate::daemon::keys::keyring::{Key, Version};
 use crate::daemon::keys::replica::Replica;
 use crate::daemon::records::audit::{Alarm, AuditError, Event, Record, RewrapTarget};
+use crate::daemon::records::metrics::Phase;
 use crate::daemon::records::traces::{OperationTrace, Outcome, Waited};
 use crate::daemon::request::call::CallContext;
 use crate::daemon::request::policy::Granted;
@@ -47,6 +48,8 @@ pub(super) struct OperationRecord<'a> {
     /// a refusal.
     reached: bool,
     finished: bool,
+    /// By [`Phase`].
+    waited: [Duration; Phase::ALL.len()],
     /// Where the call's trace is kept.
     trace: Option<OperationTrace>,
     /// How it ended, for its trace.
@@ -88,6 +91,11 @@ impl<'a> OperationRecord<'a> {
             backend_request_id: None,
             reached: false,
             finished: false,
+            waited: [
+                context.waited_for_room.get().copied().unwrap_or_default(),
+                Duration::ZERO,
+                Duration::ZERO,
+            ],
             trace: context.trace.as_ref().map(|trace| trace.operation(batch_item)),
             ended: (Code::Cancelled, None),
         }
@@ -139,7 +147,7 @@ impl<'a> OperationRecord<'a> {
         if must_be_answered || !self.guard.audit.is_in_reserve() {
             return Ok(());
         }
-        let retry_after = std::time::Duration::from_secs(10);
+        let retry_after = Duration::from_secs(10);
         Err(Failure::Exhausted { what: Exhausted::AuditRoom, retry_after })
     }
 
@@ -176,23 +184,25 @@ impl<'a> OperationRecord<'a> {
         self.replica.replace(Arc::clone(replica)).is_some()
     }
 
-    /// Since then the backend of `replica` was asked, and it has answered now, with a `failure` or not.
+    /// Since then the backend of `replica` was asked, the first part of it `queued`, and it has answered
+    /// now, with a `failure` or not.
     pub(super) fn waited_for_backend(
-        &self,
+        &mut self,
         since: Instant,
+        queued: Duration,
         replica: &Replica,
         failure: Option<&'static str>,
     ) {
+        let took = since.elapsed().saturating_sub(queued);
+        self.waited[Phase::Queue as usize] += queued;
+        self.waited[Phase::Backend as usize] += took;
         let Some(trace) = &self.trace else { return };
+        if !queued.is_zero() {
+            trace.waited(&Waited::new(Phase::Queue, since, queued));
+        }
         let provider = (replica.specification.place.provider.as_str(), replica.provider_type);
-        trace.waited(&Waited {
-            name: "backend",
-            since,
-            took: since.elapsed(),
-            provider: Some(provider),
-            version: self.version,
-            failure,
-        });
+        let backend = Waited::new(Phase::Backend, since + queued, took).failed(failure);
+        trace.waited(&Waited { provider: Some(provider), version: self.version, ..backend });
     }
 
     /// The backend answered with a result.
@@ -289,14 +299,17 @@ impl<'a> OperationRecord<'a> {
     }
 
     async fn waits_for(
-        &self,
+        &mut self,
         durable: impl Future<Output = Result<(), AuditError>>,
     ) -> Result<(), AuditError> {
-        let Some(trace) = &self.trace else { return durable.await };
         let since = Instant::now();
         let written = durable.await;
-        let failure = written.as_ref().err().map(|_| Failure::NotRecorded.reason());
-        trace.waited(&Waited::audit(since, failure));
+        let took = since.elapsed();
+        self.waited[Phase::Audit as usize] += took;
+        if let Some(trace) = &self.trace {
+            let failure = written.as_ref().err().map(|_| Failure::NotRecorded.reason());
+            trace.waited(&Waited::new(Phase::Audit, since, took).failed(failure));
+        }
         written
     }
 
@@ -425,6 +438,9 @@ impl Drop for OperationRecord<'_> {
         if !self.finished {
             let (code, reason) = Left::at(self.context.deadline).outcome();
             drop(self.close(code, Some(reason)));
+        }
+        if let (Some(key), Some(_)) = (self.key, &self.replica) {
+            key.metrics.waited(self.operation, self.waited);
         }
         let Some(trace) = &self.trace else { return };
         let (code, reason) = self.ended;

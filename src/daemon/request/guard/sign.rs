@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use claviger_provider_api::queue_time::with_queue_time;
 use claviger_provider_api::{Digest, ErrorKind, SignAlgorithm, Signature};
 
 use super::abandoned::Progress;
@@ -137,10 +138,11 @@ impl Work for Signing<'_, '_> {
         }
         record.asks(version, algorithm.name(), replica);
         let since = Instant::now();
-        let outcome = key.sign(digest, *algorithm, call);
-        let outcome = failover::unless_silent(replica, patience, outcome).await;
+        let signed = key.sign(digest, *algorithm, call);
+        let signed = failover::unless_silent(replica, patience, signed);
+        let (outcome, queued) = with_queue_time(signed).await;
         drop(backend_call);
-        record.waited_for_backend(since, replica, reason_of(&outcome));
+        record.waited_for_backend(since, queued, replica, reason_of(&outcome));
         match outcome {
             Ok(signature) => {
                 replica.proven();

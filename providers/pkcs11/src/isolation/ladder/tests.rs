@@ -189,7 +189,7 @@ async fn answer(world: &World, link: &Link, mut socket: StdUnixStream) {
             let judged = world.judge(link.number, key);
             let outcome =
                 judged.map_or_else(|fault| Outcome::Failure((&fault).into()), |()| outcome);
-            link.answered(Answer { id, repairs: 0, outcome: Some(outcome) });
+            link.answered(Answer { id, repairs: 0, outcome: Some(outcome), queued: 0 });
         }
     }
 }

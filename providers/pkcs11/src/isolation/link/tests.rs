@@ -14,7 +14,7 @@ fn call(caller: u32) -> api::Call {
 }
 
 fn answer(id: u64, outcome: Outcome) -> Answer {
-    Answer { id, repairs: 0, outcome: Some(outcome) }
+    Answer { id, repairs: 0, outcome: Some(outcome), queued: 0 }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use claviger_provider_api::queue_time::with_queue_time;
 use claviger_provider_api::{
     Algorithm, Call, Cause, Error, ErrorKind, KeyMaterial, Parameters, Unwrapped, WrappingKey,
 };
@@ -69,9 +70,10 @@ pub(super) async fn attempt(
             }
         }
     };
-    let outcome = failover::unless_silent(replica, patience, unwrapped).await;
+    let unwrapped = failover::unless_silent(replica, patience, unwrapped);
+    let (outcome, queued) = with_queue_time(unwrapped).await;
     drop(backend_call);
-    record.waited_for_backend(since, replica, reason_of(&outcome));
+    record.waited_for_backend(since, queued, replica, reason_of(&outcome));
     match outcome {
         Ok(Unwrapped { material, backend_request_id }) => {
             // Under RSA1_5 some tokens answer any value with random bytes: that proves nothing.
