@@ -4,6 +4,7 @@
 //! - [`Claims`]: what it says, each name once; [`Rules`], what is demanded of that
 //! - [`Issuer`]: an issuer's keys, fetched again when they are old or a token does not fit them
 //! - [`KeySet`]: public keys, from a key set or a PEM file; `discovery`, how they are asked for
+//! - [`person`]: which of an issuer's people a configuration means
 //! - [`examine`]: an issuer looked at for an operator, its quirks in words
 //! - [`approval_nonce`]: what an ID token says that approves a rewrap
 //! - [`SignIn`]: a person signs in and gets a token
@@ -16,6 +17,7 @@ mod examination;
 mod fault;
 mod issuer;
 mod key_set;
+mod person;
 mod rules;
 mod sign_in;
 mod token;
@@ -26,6 +28,7 @@ pub use examination::{Examined, Trouble, examine};
 pub use fault::{Fault, NotVerified};
 pub use issuer::{Issuer, KeySource, Known, Settings};
 pub use key_set::{KeySet, KeySetError};
+pub use person::{Person, is_person, person};
 pub use rules::{ALGORITHMS, Audience, Audiences, Judged, LEEWAY, Rules};
 pub use sign_in::{DeviceCode, Granted, Pkce, SignIn, random_text};
 pub use token::{MAX_TOKEN_LEN, Token};
