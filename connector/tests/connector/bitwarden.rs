@@ -142,6 +142,21 @@ impl Installation {
 
     /// Signs in on a new device; what the program said where that failed.
     fn sign_in(&mut self, by: &By<'_>) -> Result<Device, String> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match self.sign_in_once(by) {
+                // The program at times loses its own token between two of its steps, before it has asked
+                // the connector for anything; on a new device it may be tried again.
+                Err(said) if attempts < 5 && said.contains("Access token not found") => {
+                    println!("attempt {attempts}: {said}");
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn sign_in_once(&mut self, by: &By<'_>) -> Result<Device, String> {
         self.devices += 1;
         let folder = self.services.path(&format!("device-{}", self.devices));
         fs::create_dir(&folder).unwrap();
