@@ -226,6 +226,37 @@ async fn an_issuer_that_is_away_is_lived_without_until_its_keys_are_too_old() {
     assert_eq!(trusted["name"], "corp");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: ten minutes and a half"]
+async fn an_issuer_may_be_away_for_ten_minutes_and_then_a_clear_error_is_the_answer() {
+    const AWAY: Duration = Duration::from_secs(590);
+    let mut stage = Stage::new();
+    stage.setup.files.set("issuers.corp.keys_max_age", "10m");
+    stage.setup.files.set("issuers.corp.cache_time", "1m");
+    let daemon = stage.setup.start();
+    let connection = stage.connect(&daemon).await;
+    wait_for(&stage, &daemon, &connection, Code::Ok).await;
+    let known = Instant::now();
+    stage.issuer.set_up(false);
+    let mut calls = 0;
+    while known.elapsed() < AWAY {
+        check_material(&stage.call(&connection, &stage.robot()).await);
+        calls += 1;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    wait_for(&stage, &daemon, &connection, Code::Unavailable).await;
+    let away = known.elapsed();
+    println!(
+        "{calls} calls without a failure; the keys were trusted for {:.0} s",
+        away.as_secs_f64()
+    );
+    assert!(away >= AWAY, "the keys are trusted for ten minutes, less what the start took");
+    let refused = stage.call(&connection, &stage.robot()).await;
+    assert!(refused.status_message().contains("issuer"), "{refused}");
+    stage.issuer.set_up(true);
+    wait_for(&stage, &daemon, &connection, Code::Ok).await;
+}
+
 async fn wait_for(stage: &Stage, daemon: &Daemon, connection: &Connection, code: Code) {
     let begun = Instant::now();
     loop {
