@@ -5,8 +5,10 @@ use claviger_proto::v1::rewrap_target::Recipient;
 use claviger_proto::v1::{Approval, RewrapRequest, RewrapSource, RewrapTarget};
 use claviger_provider_api::Algorithm;
 use claviger_tokens::approval_nonce;
+use e2e::daemon::claviger;
 use e2e::issuer::seconds;
-use e2e::setup::{KEY, MATERIAL};
+use e2e::process::{command, run};
+use e2e::setup::{KEY, MATERIAL, client_file};
 use e2e::{Answer, Connection, Daemon, Identity, Issuer, RsaKey, Setup};
 use serde_json::{Value, json};
 use tonic::Code;
@@ -107,6 +109,29 @@ async fn an_approved_device_gets_the_key_and_the_record_names_who_approved() {
     assert_eq!(of_caller[2]["cause"], "approval_nonce");
     let written = std::fs::read_to_string(stage.setup.files.audit_file()).unwrap() + &daemon.log();
     assert!(!written.contains(approval.id_token.rsplit('.').next().unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_sends_an_approval_from_a_file() {
+    let mut stage = Stage::new();
+    let daemon = stage.setup.start();
+    let client = client_file(&stage.setup.files, &daemon, &stage.connector);
+    let approval = stage.approval();
+    let token = stage.setup.files.file("id-token", &format!("{}\n", approval.id_token), 0o600);
+    let spki = stage.device.public_key().spki();
+    let pem = claviger_files::pem::encode("PUBLIC KEY", spki);
+    let public_key = stage.setup.files.file("device.pem", &pem, 0o644);
+    let expires = approval.expires.to_string();
+    let wrapped = stage.setup.files.path("wrapped.bin");
+    std::fs::write(&wrapped, &stage.setup.wrapped).unwrap();
+    let output = run(command(claviger())
+        .args(["rewrap", KEY, "--to-public-key", &public_key, "--to-algorithm", "RSA-OAEP"])
+        .args(["--max-key-material-len", "64", "--approval", &token])
+        .args(["--approval-expires", &expires, "--client"])
+        .arg(client)
+        .stdin(std::fs::File::open(wrapped).unwrap()));
+    let opened = stage.device.unwrap_oaep(&output.stdout, Algorithm::RsaOaep, b"");
+    assert_eq!(opened.as_deref(), Some(&MATERIAL[..]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

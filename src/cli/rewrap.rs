@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::builder::PossibleValuesParser;
-use claviger_client::{Recipient, RewrapItem, RewrapSource, RewrapTarget, Rewrapped};
+use claviger_client::{Approval, Recipient, RewrapItem, RewrapSource, RewrapTarget, Rewrapped};
 use claviger_files::pem::{self, Beside};
 use claviger_provider_api::{Algorithm, PublicKey};
 use serde_json::{Value, json};
@@ -23,7 +23,9 @@ Examples:
   claviger rewrap old --to new < wrapped > rewrapped
   claviger rewrap old --to new --base64 < row.txt > new-row.txt
   claviger rewrap old --to new --out rewrapped values/*
-  claviger rewrap user-keys --to-public-key device.pem --to-algorithm RSA-OAEP-256 < wrapped > for-device")]
+  claviger rewrap user-keys --to-public-key device.pem --to-algorithm RSA-OAEP-256 < wrapped > for-device
+  claviger rewrap recovery --to-public-key device.pem --to-algorithm RSA-OAEP --approval id-token \\
+    --approval-expires 1800000000 < wrapped > for-device")]
 pub struct Args {
     /// The name of the key that unwraps
     key: String,
@@ -44,6 +46,12 @@ pub struct Args {
     /// The longest key material that is expected, where the target has less room than the source
     #[arg(long, value_name = "BYTES")]
     max_key_material_len: Option<u32>,
+    /// A file with the ID token of a person who approved it, where the grant asks for one
+    #[arg(long, value_name = "FILE", requires = "approval_expires", conflicts_with = "out")]
+    approval: Option<PathBuf>,
+    /// Until when the approval is good, in seconds since 1970, as the nonce of the ID token has it
+    #[arg(long, value_name = "SECONDS", requires = "approval")]
+    approval_expires: Option<u64>,
     /// Wrapped values, one in each file [default: one value, stdin to stdout]
     #[arg(value_name = "FILE", requires = "out")]
     files: Vec<PathBuf>,
@@ -137,8 +145,22 @@ fn template(args: &Args) -> Result<RewrapItem, Failure> {
             label: args.to_label.clone().into_bytes(),
         },
         max_key_material_len: args.max_key_material_len,
-        approval: None,
+        approval: approval(args)?,
     })
+}
+
+fn approval(args: &Args) -> Result<Option<Approval>, Failure> {
+    let (Some(file), Some(expires)) = (&args.approval, args.approval_expires) else {
+        return Ok(None);
+    };
+    let token = String::from_utf8(stored::read_file(file, "ID token")?);
+    let token = token.ok().map(|token| token.trim().to_owned());
+    let token = token.filter(|token| token.split('.').count() == 3).ok_or_else(|| {
+        let message = format!("--approval: {} holds no ID token", file.display());
+        Failure::new(Exit::Usage, message)
+            .advise("Name a file with the token as the issuer gave it.")
+    })?;
+    Ok(Some(Approval { id_token: token, expires }))
 }
 
 /// The end of the label of every certificate's block.
