@@ -8,6 +8,7 @@ use http::HeaderValue;
 use ipnet::IpNet;
 
 use crate::accessed::Accessed;
+use crate::approvals::Approvals;
 use crate::config::{Config, Transport};
 use crate::health::{Cached, Health};
 use crate::http::Limiter;
@@ -35,6 +36,8 @@ pub struct App {
     pub proxies: Vec<IpNet>,
     /// Times of access that are not stored yet.
     pub accessed: Accessed,
+    /// Approvals of new devices; none: they are off.
+    pub approvals: Option<Approvals>,
     /// Counters.
     pub metrics: Metrics,
     health: Cached,
@@ -42,7 +45,13 @@ pub struct App {
 
 impl App {
     /// From the configuration and the parts that have been opened.
-    pub fn new(config: &Config, store: Store, keys: Keys, issuer: Arc<Issuer>) -> Self {
+    pub fn new(
+        config: &Config,
+        store: Store,
+        keys: Keys,
+        issuer: Arc<Issuer>,
+        approvals: Option<Approvals>,
+    ) -> Self {
         let web_vault = HeaderValue::from_str(&config.server.web_vault);
         let proxies = match &config.server.transport {
             Transport::Proxied(proxies) => proxies.clone(),
@@ -57,6 +66,7 @@ impl App {
             web_vault: web_vault.expect("an origin is ASCII without control characters"),
             proxies,
             accessed: Accessed::default(),
+            approvals,
             metrics: Metrics::new(),
             health: Cached::default(),
         }

@@ -1,10 +1,12 @@
 //! `claviger-connector`: a Key Connector whose users' keys are opened in an HSM, by the daemon.
 //!
 //! The way of a request: [`serve`] accepts it, [`http`] finds the route, [`token`] the user, [`store`]
-//! the stored value, and [`keys`] opens it. [`migrate`] and [`users`] are the operator's commands.
+//! the stored value, and [`keys`] opens it. [`approvals`] gives new devices a key that a person
+//! releases. [`migrate`] and [`users`] are the operator's commands.
 
 pub mod accessed;
 pub mod app;
+pub mod approvals;
 pub mod cli;
 pub mod config;
 pub mod health;

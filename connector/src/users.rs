@@ -2,7 +2,7 @@
 
 use crate::cli::{Exit, Failure, Users};
 use crate::config::Config;
-use crate::store::{Form, Store, StoreError, Timestamp};
+use crate::store::{Form, Store, StoreError, Timestamp, seconds_since_1970};
 use crate::user::UserId;
 
 /// Runs one of them.
@@ -11,7 +11,7 @@ pub async fn run(config: &Config, command: Users) -> Result<(), Failure> {
     let outcome = match command {
         Users::List => list(&store).await,
         Users::Show { user } => show(&store, user).await,
-        Users::Remove { user, yes } => remove(&store, user, yes).await,
+        Users::Remove { user, yes } => remove(config, &store, user, yes).await,
     };
     store.close().await;
     outcome
@@ -40,7 +40,7 @@ async fn show(store: &Store, user: UserId) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn remove(store: &Store, user: UserId, yes: bool) -> Result<(), Failure> {
+async fn remove(config: &Config, store: &Store, user: UserId, yes: bool) -> Result<(), Failure> {
     if !yes {
         let message = format!(
             "if user {user} has a vault, it cannot be opened any more once the key is removed; if the \
@@ -48,7 +48,14 @@ async fn remove(store: &Store, user: UserId, yes: bool) -> Result<(), Failure> {
         );
         return Err(Failure::new(Exit::Usage, message));
     }
-    if store.remove(user).await? {
+    let was_enrolled = match &config.approvals {
+        Some(_) => {
+            store.prepare_approvals().await?;
+            store.withdraw(user, seconds_since_1970()).await?
+        }
+        None => false,
+    };
+    if store.remove(user).await? || was_enrolled {
         println!("user {user} was removed");
         Ok(())
     } else {

@@ -7,8 +7,19 @@ use crate::daemon::config::Config;
 
 const PAGE: &str = include_str!("../../docs/threat-model.md");
 /// Where the code of the page lies.
-const FOLDERS: [&str; 10] =
-    ["src", "providers", "clients", "files", "tokens", "proto", "e2e", "scripts", "deploy", "docs"];
+const FOLDERS: [&str; 11] = [
+    "src",
+    "providers",
+    "clients",
+    "connector",
+    "files",
+    "tokens",
+    "proto",
+    "e2e",
+    "scripts",
+    "deploy",
+    "docs",
+];
 
 fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {

@@ -12,9 +12,23 @@ pub const APPROVAL_PREFIX: &[u8; 20] = b"claviger-approval-v1";
 /// (SubjectPublicKeyInfo, DER; 32), and `expires`, seconds since 1970, as 8 bytes, big-endian. 43
 /// characters.
 pub fn approval_nonce(wrapped: &[u8], public_key_sha256: &[u8; 32], expires: u64) -> String {
+    let wrapped = digest(&SHA256, wrapped);
+    approval_nonce_of_hash(
+        wrapped.as_ref().try_into().expect("SHA-256 has 32 bytes"),
+        public_key_sha256,
+        expires,
+    )
+}
+
+/// The same, of the SHA-256 of the wrapped value.
+pub fn approval_nonce_of_hash(
+    wrapped_sha256: &[u8; 32],
+    public_key_sha256: &[u8; 32],
+    expires: u64,
+) -> String {
     let mut hash = Context::new(&SHA256);
     hash.update(APPROVAL_PREFIX);
-    hash.update(digest(&SHA256, wrapped).as_ref());
+    hash.update(wrapped_sha256);
     hash.update(public_key_sha256);
     hash.update(&expires.to_be_bytes());
     URL_SAFE_NO_PAD.encode(hash.finish())

@@ -22,7 +22,7 @@ mod rules;
 mod sign_in;
 mod token;
 
-pub use approval::{APPROVAL_PREFIX, approval_nonce};
+pub use approval::{APPROVAL_PREFIX, approval_nonce, approval_nonce_of_hash};
 pub use claims::{ClaimValue, Claims};
 pub use examination::{Examined, Trouble, examine};
 pub use fault::{Fault, NotVerified};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use claviger_configuration::{ConfigErrors, read, read_file};
-use claviger_tokens::Settings;
+use claviger_tokens::{Person, Settings};
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
@@ -38,6 +38,8 @@ pub struct Config {
     pub database: Database,
     /// What one user and one address can take.
     pub limits: Limits,
+    /// Approvals of new devices; none: they are off.
+    pub approvals: Option<Approvals>,
     /// The log.
     pub log: Log,
 }
@@ -129,6 +131,29 @@ pub struct Limits {
     pub user: Option<Rate>,
     /// Requests without a good token, per address (IPv6: per /64). Default: 120 a minute.
     pub refused: Option<Rate>,
+}
+
+/// `[approvals]`.
+#[derive(Debug)]
+pub struct Approvals {
+    /// The daemon's name of the organisation's key.
+    pub key: String,
+    /// Who signs the ID tokens of approvers.
+    pub issuer: Settings,
+    /// The client that approvers sign in with, which is the audience of their ID tokens.
+    pub client_id: String,
+    /// Which of the issuer's people may approve.
+    pub approvers: Person,
+    /// What else the page asks for when an approver signs in, beside `openid`.
+    pub scope: String,
+    /// How long an approval may be good; the daemon's grant says so too. Default: 15 minutes.
+    pub max_age: Duration,
+    /// How long another device of the user has time to approve. Default: 15 minutes.
+    pub device_expiry: Duration,
+    /// How long an approver has time. Default: 7 days.
+    pub admin_expiry: Duration,
+    /// New requests, and looks at them with a wrong code, per address. Default: 30 an hour.
+    pub requests: Option<Rate>,
 }
 
 /// `[log]`.

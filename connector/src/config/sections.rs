@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use claviger_configuration::{Node, all_of};
-use claviger_tokens::{KeySource, Settings};
+use claviger_tokens::{KeySource, Settings, person};
 
 use super::database::database;
 use super::values::{address, duration, network, one_of, origin, rate, url};
-use super::{Config, Keys, Limits, Log, Mode, Rate, Server, Transport};
+use super::{Approvals, Config, Keys, Limits, Log, Mode, Rate, Server, Transport};
 
 /// The whole file; none only where something was reported.
 pub(super) fn config(path: &Path, root: &Node<'_>) -> Option<Config> {
-    let known = ["server", "operations", "issuer", "keys", "database", "limits", "log"];
+    let known =
+        ["server", "operations", "issuer", "keys", "database", "limits", "approvals", "log"];
     let root = root.with_fields(&known);
     let server =
         server_section(&root.required("server", "write [server] with `listen` and `web_vault`"));
@@ -25,6 +26,7 @@ pub(super) fn config(path: &Path, root: &Node<'_>) -> Option<Config> {
     let stored = root.required("database", "write [database] with `kind = \"sqlite\"` and `file`");
     let stored = database(&stored);
     let limits = limits_section(&root.optional("limits"));
+    let approvals = root.field("approvals").map(|node| approvals_section(&node));
     let log = log_section(&root.optional("log"));
     Some(Config {
         path: path.to_owned(),
@@ -34,6 +36,7 @@ pub(super) fn config(path: &Path, root: &Node<'_>) -> Option<Config> {
         keys: keys?,
         database: stored?,
         limits,
+        approvals: all_of(approvals)?,
         log,
     })
 }
@@ -142,6 +145,41 @@ fn limits_section(node: &Node<'_>) -> Limits {
         user: node.parsed_or("user", Some(user), rate),
         refused: node.parsed_or("refused", Some(refused), rate),
     }
+}
+
+fn approvals_section(node: &Node<'_>) -> Option<Approvals> {
+    let node = node.with_fields(&[
+        "key",
+        "issuer",
+        "client_id",
+        "approvers",
+        "scope",
+        "max_age",
+        "device_expiry",
+        "admin_expiry",
+        "requests",
+    ]);
+    let key = node.required("key", "write the name that the daemon gives the organisation's key");
+    let key = key.parsed(non_empty);
+    let issuer = node.required("issuer", "write { url = \"https://login.example.org\" }");
+    let issuer = issuer_section(&issuer);
+    let client_id = node.required("client_id", "write the client that approvers sign in with");
+    let client_id = client_id.parsed(non_empty);
+    let approvers = node.required("approvers", "write { claims = { groups = \"…\" } }");
+    let approvers = person(&approvers.with_fields(&["subject", "claims"]), "could approve");
+    let minutes = |name, most: u64| node.parsed_or(name, Duration::from_mins(most), duration);
+    let (max_age, device_expiry) = (minutes("max_age", 15), minutes("device_expiry", 15));
+    Some(Approvals {
+        key: key?,
+        issuer: issuer?,
+        client_id: client_id?,
+        approvers: approvers?,
+        scope: node.parsed_or("scope", String::new(), non_empty),
+        max_age,
+        device_expiry,
+        admin_expiry: node.parsed_or("admin_expiry", Duration::from_hours(7 * 24), duration),
+        requests: node.parsed_or("requests", Some(Rate { count: 30, seconds: 3600 }), rate),
+    })
 }
 
 fn log_section(node: &Node<'_>) -> Log {

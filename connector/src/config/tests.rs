@@ -40,6 +40,39 @@ fn a_small_file_has_the_defaults() {
 }
 
 #[test]
+fn the_approvals_that_are_shipped_are_good_with_their_defaults() {
+    let text = include_str!("../../../deploy/connector/connector.example.toml");
+    let (before, section) = text.split_once("# [approvals]\n").unwrap();
+    let (section, after) = section.split_once("\n\n").unwrap();
+    let section = section.replace("# ", "");
+    let approvals = |section: &str| {
+        let text = format!("{before}[approvals]\n{section}\n{after}");
+        Config::parse(Path::new("c.toml"), &text).map(|config| config.approvals.unwrap())
+    };
+    let whole = approvals(&section).unwrap();
+    let needed: Vec<&str> = section.lines().take(4).collect();
+    let small = approvals(&needed.join("\n")).unwrap();
+    assert_eq!(small.max_age, Duration::from_mins(15));
+    assert_eq!(
+        (small.device_expiry, small.admin_expiry),
+        (whole.device_expiry, whole.admin_expiry)
+    );
+    assert_eq!((small.max_age, small.requests), (whole.max_age, whole.requests));
+    assert_eq!((small.scope.as_str(), whole.scope.as_str()), ("", "groups"));
+    for (from, to, expected) in [
+        ("key          = \"recovery\"", "", "approvals.key is missing"),
+        ("{ claims = { groups = \"device-approvers\" } }", "{}", "could approve"),
+        ("client_id    = \"approvals\"", "client_id = \"\"", "is empty"),
+        ("scope ", "scopes ", "did you mean"),
+        ("\"30/h\"", "\"30\"", "is no rate"),
+    ] {
+        assert!(section.contains(from), "{from}");
+        let said = approvals(&section.replace(from, to)).unwrap_err().to_string();
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[test]
 fn the_files_that_are_shipped_are_good() {
     let text = include_str!("../../../deploy/connector/connector.example.toml");
     Config::parse(Path::new("/etc/claviger/connector.toml"), text).unwrap();

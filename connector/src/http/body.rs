@@ -1,4 +1,4 @@
-//! The body of POST and PUT: `{"key": Base64}`.
+//! Bodies of requests: JSON with a bound; that of POST and PUT of a key is `{"key": Base64}`.
 
 use std::fmt;
 use std::time::Duration;
@@ -28,20 +28,28 @@ pub(super) async fn key(
     head: &Parts,
     body: Incoming,
 ) -> Result<Zeroizing<Vec<u8>>, Response<Answer>> {
+    let collected = json::<MAX_BYTES>(head, body).await?;
+    parsed(&collected).map_err(|sentence| text(StatusCode::BAD_REQUEST, sentence))
+}
+
+/// A body of JSON of at most `MOST` bytes, or the answer that says what is wrong.
+pub(crate) async fn json<const MOST: usize>(
+    head: &Parts,
+    body: Incoming,
+) -> Result<Bytes, Response<Answer>> {
     if !header(&head.headers, CONTENT_TYPE.as_str()).is_some_and(is_json) {
         return Err(text(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body must be JSON"));
     }
-    let too_long = || text(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than 4 KiB");
-    if body.size_hint().lower() > MAX_BYTES as u64 {
+    let too_long = || text(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long");
+    if body.size_hint().lower() > MOST as u64 {
         return Err(too_long());
     }
-    let collected = match timeout(PATIENCE, Limited::new(body, MAX_BYTES).collect()).await {
-        Ok(Ok(collected)) => collected.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_long()),
-        Ok(Err(_)) => return Err(text(StatusCode::BAD_REQUEST, "the body did not arrive")),
-        Err(_) => return Err(text(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
-    };
-    parsed(&collected).map_err(|sentence| text(StatusCode::BAD_REQUEST, sentence))
+    match timeout(PATIENCE, Limited::new(body, MOST).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
+        Ok(Err(_)) => Err(text(StatusCode::BAD_REQUEST, "the body did not arrive")),
+        Err(_) => Err(text(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
+    }
 }
 
 /// `application/json` or `application/ANYTHING+json`, with parameters or without.

@@ -1,13 +1,14 @@
-//! The HTTP of a Key Connector: `/user-keys`, `/alive`, `/now`, `/health`, and what a browser asks for.
+//! The HTTP of a Key Connector: `/user-keys`, `/alive`, `/now`, `/health`, what a browser asks for, and
+//! the way to [`approvals`].
 //!
 //! Each rule, with what the original answers: `tests/cases/cases.json`.
 
 mod address;
-mod body;
+pub(crate) mod body;
 mod cors;
 mod limiter;
-mod responses;
-mod user_keys;
+pub(crate) mod responses;
+pub(crate) mod user_keys;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ pub use limiter::{Limiter, network};
 pub use responses::Answer;
 
 use crate::app::App;
+use crate::approvals;
 use crate::health::Health;
 use crate::store::Timestamp;
 use responses::{empty, health, json_text, method_not_allowed, text};
@@ -39,6 +41,7 @@ pub async fn answer(app: Arc<App>, peer: IpAddr, request: Request<Incoming>) -> 
             Route::UserKeys => user_keys::answer(&app, address, &head, body).await,
             Route::Time => time(&head.method),
             Route::Health => healthy(&app, &head.method).await,
+            Route::Approvals => approvals::answer(&app, address, &head, body).await,
             Route::Unknown => empty(StatusCode::NOT_FOUND),
         }
     };
@@ -56,6 +59,7 @@ enum Route {
     UserKeys,
     Time,
     Health,
+    Approvals,
     Unknown,
 }
 
@@ -65,6 +69,7 @@ impl Route {
             "/user-keys" => Self::UserKeys,
             "/alive" | "/now" => Self::Time,
             "/health" => Self::Health,
+            path if approvals::is_of(path) => Self::Approvals,
             _ => Self::Unknown,
         }
     }
@@ -75,6 +80,7 @@ impl Route {
             Self::UserKeys => "user-keys",
             Self::Time => "alive",
             Self::Health => "health",
+            Self::Approvals => "approvals",
             Self::Unknown => "unknown",
         }
     }
@@ -109,7 +115,7 @@ pub async fn operations(app: Arc<App>, request: Request<Incoming>) -> Response<A
 }
 
 /// The text of a header that is there once.
-fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(crate) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let only = values.next()?;
     if values.next().is_some() { None } else { only.to_str().ok() }

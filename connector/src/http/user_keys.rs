@@ -52,16 +52,22 @@ pub(super) async fn answer(
 
 /// The user whose token the request has.
 async fn user(app: &App, head: &Parts) -> Result<UserId, Refusal> {
+    token::user(&app.issuer, bearer(head)?).await
+}
+
+/// The bearer token of a request (RFC 6750 section 2.1).
+pub(crate) fn bearer(head: &Parts) -> Result<&str, Refusal> {
     let authorization = header(&head.headers, AUTHORIZATION.as_str()).ok_or(Refusal::NoToken)?;
     let (scheme, token) = authorization.split_once(' ').ok_or(Refusal::NoToken)?;
     let token = token.trim();
     if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
         return Err(Refusal::NoToken);
     }
-    token::user(&app.issuer, token).await
+    Ok(token)
 }
 
-fn refused(app: &App, address: IpAddr, refusal: Refusal) -> Response<Answer> {
+/// The answer to a request without a good token, which counts for its address.
+pub(crate) fn refused(app: &App, address: IpAddr, refusal: Refusal) -> Response<Answer> {
     if refusal == Refusal::NotNow {
         return text(StatusCode::SERVICE_UNAVAILABLE, "the issuer's keys are not known yet");
     }

@@ -3,7 +3,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use claviger_client::{
-    Client, Code, Config, ConfigError, Error, Health, UnwrapOptions, WrapOptions,
+    Approval, Client, Code, Config, ConfigError, Error, Health, Recipient, RewrapItem,
+    RewrapSource, RewrapTarget, UnwrapOptions, WrapOptions,
 };
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -11,6 +12,9 @@ use zeroize::Zeroizing;
 use super::KeyError;
 use crate::config;
 use crate::user::UserId;
+
+/// A user's key has 64 bytes at most: 32 to encrypt and 32 to authenticate.
+const LONGEST_USER_KEY: u32 = 64;
 
 /// A client of the daemon for one key.
 #[derive(Clone, Debug)]
@@ -73,6 +77,44 @@ impl Daemon {
             Some((id, key)) if id == user.bytes() => Ok(Zeroizing::new(key.to_vec())),
             _ => Err(KeyError::Wrong(format!("user {user}: the stored value is another user's"))),
         }
+    }
+
+    /// The same daemon, for another of its keys.
+    #[must_use]
+    pub fn with_key(&self, key: &str) -> Self {
+        Self { client: self.client.clone(), key: key.to_owned() }
+    }
+
+    /// The public key of the newest version (SubjectPublicKeyInfo, DER) and its default algorithm.
+    pub async fn public_key(&self) -> Result<(Vec<u8>, String), DaemonError> {
+        let key = self.client.key(&self.key).await?;
+        let newest = key.versions.into_iter().find(|version| !version.public_key.is_empty());
+        let newest = newest.ok_or_else(|| DaemonError::NotNow("the key is not open yet".into()))?;
+        Ok((newest.public_key.to_vec(), newest.algorithms.into_iter().next().unwrap_or_default()))
+    }
+
+    /// Rewraps a user's value for a public key (SubjectPublicKeyInfo, DER), as a person approved. The
+    /// audit record has the user's id, in its `caller_request_id`, and who approved.
+    pub async fn rewrap_for(
+        &self,
+        user: UserId,
+        wrapped: &[u8],
+        public_key: Vec<u8>,
+        algorithm: &str,
+        approval: Approval,
+    ) -> Result<Vec<u8>, DaemonError> {
+        let item = RewrapItem {
+            source: RewrapSource { key: self.key.clone(), ..RewrapSource::default() },
+            wrapped: wrapped.to_vec(),
+            target: RewrapTarget {
+                recipient: Recipient::PublicKey(public_key),
+                algorithm: algorithm.to_owned(),
+                label: Vec::new(),
+            },
+            max_key_material_len: Some(LONGEST_USER_KEY),
+            approval: Some(approval),
+        };
+        Ok(self.named(user).rewrap(&item).await?.wrapped)
     }
 
     /// Whether the key is well, as the daemon proves it.

@@ -15,6 +15,7 @@ use tracing::{error, info};
 
 use crate::accessed;
 use crate::app::App;
+use crate::approvals::{self, Approvals};
 use crate::cli::{Exit, Failure};
 use crate::config::{Config, Mode, Transport};
 use crate::keys::{Daemon, Keys, Shared};
@@ -29,10 +30,10 @@ const LOOK_AT_ISSUER: std::time::Duration = std::time::Duration::from_secs(2);
 /// starting: users wait, and `/health` says so. SIGHUP has the certificate, the issuer's keys and the
 /// symmetric key read again.
 pub async fn serve(config: Config) -> Result<(), Failure> {
-    let (issuer, daemon, tls) = open(&config)?;
+    let (issuer, daemon, tls, approvals) = open(&config)?;
     let store = Store::open(&config.database);
     let keys = Keys::new(config.keys.mode, daemon, Shared::default());
-    let app = Arc::new(App::new(&config, store, keys, issuer));
+    let app = Arc::new(App::new(&config, store, keys, issuer, approvals));
 
     let service = bind(config.server.listen).await?;
     let operations = match config.operations {
@@ -40,7 +41,8 @@ pub async fn serve(config: Config) -> Result<(), Failure> {
         None => None,
     };
     let connections = Connections::new(config.server.max_connections);
-    let mut tasks = vec![open_keys(&app), refresh_issuer(&app)];
+    let clean = tokio::spawn(approvals::keep_clean(Arc::clone(&app)));
+    let mut tasks = vec![open_keys(&app), refresh_issuer(&app), clean];
     store_times(&app);
     let accept = Service::Users { app: Arc::clone(&app), tls: tls.clone() };
     tasks.push(tokio::spawn(listener::accept(service, accept, connections.clone())));
@@ -65,7 +67,7 @@ pub async fn serve(config: Config) -> Result<(), Failure> {
 }
 
 /// What is made of the files that the configuration names.
-type Opened = (Arc<Issuer>, Daemon, Option<Arc<Tls>>);
+type Opened = (Arc<Issuer>, Daemon, Option<Arc<Tls>>, Option<Approvals>);
 
 /// Reads every file that the configuration names.
 pub fn check(config: &Config) -> Result<(), Failure> {
@@ -84,7 +86,9 @@ fn open(config: &Config) -> Result<Opened, Failure> {
             Some(Arc::new(Tls::read(certificate, private_key).map_err(wrong)?))
         }
     };
-    Ok((issuer, daemon, tls))
+    let approvals = config.approvals.as_ref();
+    let approvals = approvals.map(|section| Approvals::new(section, config.limits, &daemon));
+    Ok((issuer, daemon, tls, approvals.transpose().map_err(wrong)?))
 }
 
 async fn bind(address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
@@ -114,6 +118,9 @@ fn refresh_issuer(app: &Arc<App>) -> JoinHandle<()> {
         loop {
             due.tick().await;
             app.issuer.refresh_when_due();
+            if let Some(approvals) = &app.approvals {
+                approvals.approvers.issuer.refresh_when_due();
+            }
         }
     })
 }
@@ -141,6 +148,9 @@ async fn until_told_to_stop(app: &Arc<App>, tls: Option<&Arc<Tls>>) {
             _ = interrupt.recv() => return,
             () = reread(hangup) => {
                 app.issuer.refresh().await;
+                if let Some(approvals) = &app.approvals {
+                    approvals.approvers.issuer.refresh().await;
+                }
                 if app.keys.mode() == Mode::SharedKey {
                     drop(open_keys(app));
                 }

@@ -16,7 +16,15 @@ impl Store {
     /// Makes the original's tables where they are missing, and with `own` ours. What exists is left as it is.
     pub async fn prepare(&self, own: bool) -> Result<(), StoreError> {
         let own = own.then_some(self.sql.own_table);
-        let statements: Vec<_> = self.sql.original_tables.iter().copied().chain(own).collect();
+        self.make(self.sql.original_tables.iter().copied().chain(own).collect()).await
+    }
+
+    /// Makes the tables of approvals where they are missing.
+    pub async fn prepare_approvals(&self) -> Result<(), StoreError> {
+        self.make(self.approvals_tables().to_vec()).await
+    }
+
+    async fn make(&self, statements: Vec<&'static str>) -> Result<(), StoreError> {
         match &self.pool {
             Pool::Sqlite(pool) => {
                 let mut attempts = 0;

@@ -1,8 +1,9 @@
-//! The database: the original's two tables, and one of our own beside them.
+//! The database: the original's two tables, and beside them one of our own and those of approvals.
 //!
 //! Each kind of database has the same statements in its own words (`sqlite`, `postgres`, `mysql`);
 //! ids and times go to and fro as text, so that the code is the same for all.
 
+mod approvals;
 mod connect;
 mod first_start;
 mod mysql;
@@ -16,7 +17,8 @@ use std::sync::atomic::AtomicBool;
 
 use sqlx::{MySqlPool, PgPool, SqlitePool};
 
-pub use timestamp::Timestamp;
+pub use approvals::{Added, Enrolled, Kind, NewRequest, Recovery, Request, State, TrustedDevice};
+pub use timestamp::{Timestamp, seconds_since_1970};
 pub use users::{Form, StoredKey, UserRow};
 
 /// An open database. Cheap to clone.

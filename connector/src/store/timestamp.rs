@@ -45,6 +45,11 @@ impl Timestamp {
     }
 }
 
+/// Now, as the tables of approvals hold times.
+pub fn seconds_since_1970() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
+}
+
 fn without_zeros(text: &str) -> String {
     match text.split_once('.') {
         Some((whole, fraction)) => {

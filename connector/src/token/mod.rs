@@ -6,7 +6,7 @@ mod claims;
 
 use std::sync::Arc;
 
-use claviger_tokens::{Fault, Issuer, NotVerified, Token};
+use claviger_tokens::{Claims, Fault, Issuer, NotVerified, Token};
 
 use crate::user::UserId;
 
@@ -32,10 +32,19 @@ pub enum Refusal {
 
 /// The user whose token it is.
 pub async fn user(issuer: &Arc<Issuer>, token: &str) -> Result<UserId, Refusal> {
+    Ok(user_with_claims(issuer, token).await?.0)
+}
+
+/// The user whose token it is, and all that it says.
+pub async fn user_with_claims(
+    issuer: &Arc<Issuer>,
+    token: &str,
+) -> Result<(UserId, Claims), Refusal> {
     let token = Token::parse(token)?;
     let known = issuer.verify(&token).await.map_err(|reason| match reason {
         NotVerified::Bad(fault) => Refusal::Bad(fault),
         NotVerified::NoKeys => Refusal::NotNow,
     })?;
-    claims::user(token.claims(), &known.name)
+    let user = claims::user(token.claims(), &known.name)?;
+    Ok((user, Claims::parse(token.claims())?))
 }

@@ -1,5 +1,6 @@
 //! The connector as a process, with a daemon behind it and a database of each kind.
 
+mod approvals;
 mod bitwarden;
 mod cases;
 mod databases;

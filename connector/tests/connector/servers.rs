@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use e2e::process::{command, run};
 
+use crate::approvals::{Stage, is_approved_once};
 use crate::databases::{opened_as_the_original, taken_over, users};
 use crate::first_start::loses_no_user;
 use crate::services::{Services, Stored, folder};
@@ -205,4 +206,25 @@ fn ten_instances_that_start_at_once_on_postgresql_lose_no_user() {
 #[ignore = "needs the Debian packages mariadb-server and mariadb-client, whose server it starts in a folder of its own"]
 fn ten_instances_that_start_at_once_on_mariadb_lose_no_user() {
     first_start_loses_no_user(Kind::MariaDb);
+}
+
+fn approvals_are_stored(kind: Kind) {
+    let stage = Stage::new();
+    let server = Server::start(&stage.services, kind);
+    is_approved_once(&stage, &stage.stored(server.database(), ""));
+    let left =
+        "SELECT state, public_key, code_hash FROM claviger_auth_requests WHERE value IS NULL";
+    assert_eq!(server.query(left).split(['|', '\t']).collect::<String>(), "fetched");
+}
+
+#[test]
+#[ignore = "needs the Debian package postgresql, whose server it starts in a folder of its own; and root"]
+fn approvals_are_stored_in_postgresql() {
+    approvals_are_stored(Kind::Postgres);
+}
+
+#[test]
+#[ignore = "needs the Debian packages mariadb-server and mariadb-client, whose server it starts in a folder of its own"]
+fn approvals_are_stored_in_mariadb() {
+    approvals_are_stored(Kind::MariaDb);
 }

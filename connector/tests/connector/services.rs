@@ -66,7 +66,8 @@ impl Services {
         Self::of(Setup::on_replicas(&tokens.each_ref()), None)
     }
 
-    fn of(mut setup: Setup, token: Option<Token>) -> Self {
+    /// For a setup that was made elsewhere, and the token that its key is in.
+    pub(crate) fn of(mut setup: Setup, token: Option<Token>) -> Self {
         let daemon = setup.start();
         let client = client_file(&setup.files, &daemon, &setup.caller);
         Self { setup, daemon: Some(daemon), issuer: Issuer::start(), _token: token, client }
