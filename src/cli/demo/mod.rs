@@ -1,8 +1,10 @@
 //! `claviger demo`: the real daemon on loopback, and a key connector's life in five steps.
-//! With `--chaos`, two HSMs that fail under a client that goes on calling: [`chaos`].
+//! With `--chaos`, two HSMs that fail under a client that goes on calling: [`chaos`]. With `--connector`, a
+//! Key Connector of its own and an approval: [`connector`].
 
 #[cfg(feature = "pkcs11")]
 mod chaos;
+mod connector;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,7 +27,8 @@ Examples:
   claviger demo --once
   claviger demo --softhsm --dir ./demo
   claviger demo --chaos
-  claviger demo --chaos --plain --seconds 30")]
+  claviger demo --chaos --plain --seconds 30
+  claviger demo --connector")]
 pub struct Args {
     /// Where certificates, key and configuration are kept between runs
     /// [default: claviger/demo in the user's data folder]
@@ -45,6 +48,8 @@ pub struct Args {
     #[cfg(feature = "pkcs11")]
     #[command(flatten)]
     chaos: chaos::ChaosArgs,
+    #[command(flatten)]
+    connector: connector::ConnectorArgs,
 }
 
 impl Args {
@@ -80,6 +85,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     #[cfg(feature = "pkcs11")]
     if args.chaos.is_wanted() {
         return chaos::run(args);
+    }
+    if args.connector.is_wanted() {
+        return connector::run(args);
     }
     let backend = args.backend();
     let dir = args.dir_or(match backend {
