@@ -50,6 +50,15 @@ fn headers(values: &[(&'static str, &'static str)]) -> HeaderMap {
     values.iter().map(named).collect()
 }
 
+/// Waits until it holds: the thread counts after the collector has answered.
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_mins(1), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// One call without anything below it.
 fn call(tracer: &Tracer) {
     let trace = tracer.begin(&HeaderMap::new(), REQUEST_ID).unwrap();
@@ -152,8 +161,7 @@ fn a_call_is_a_span_of_its_callers_trace_with_one_for_each_thing_that_it_waited_
     let (resource, _) = &received.spans[0];
     assert_eq!(text_of(&resource.attributes, "service.name"), Some("claviger"));
     assert_eq!(text_of(&resource.attributes, "service.instance.id"), Some("run-1"));
-    drop(tracer);
-    assert_eq!(load(&metrics.exported), 4);
+    eventually("each is counted", || load(&metrics.exported) == 4);
 }
 
 #[test]
@@ -255,11 +263,10 @@ fn what_a_collector_that_hangs_has_no_room_for_is_dropped_and_counted_and_nothin
     let dropped = load(&metrics.dropped);
     assert!(dropped > 0 && dropped < calls, "{dropped}");
     collector.behave(Behaviour::Takes);
-    collector.wait_until(|received| received.spans.len() as u64 == calls - dropped);
+    collector.wait_until(|received| received.spans.len() as u64 >= calls - dropped);
     call(&tracer);
-    drop(tracer);
-    let accounted = [&metrics.exported, &metrics.dropped, &metrics.rejected].map(load);
-    assert_eq!(accounted.iter().sum::<u64>(), calls + 1, "{accounted:?}");
+    let accounted = || [&metrics.exported, &metrics.dropped, &metrics.rejected].map(load);
+    eventually("each is counted once", || accounted().iter().sum::<u64>() == calls + 1);
 }
 
 #[test]
@@ -269,19 +276,16 @@ fn spans_wait_for_a_collector_that_is_away_and_are_sent_once() {
     drop(collector);
     let (tracer, metrics) = tracer(address);
     call(&tracer);
-    let begun = Instant::now();
-    while !metrics.failing.load(std::sync::atomic::Ordering::Relaxed) {
-        assert!(begun.elapsed() < Duration::from_secs(30));
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let is_failing = || metrics.failing.load(std::sync::atomic::Ordering::Relaxed);
+    eventually("it is told", is_failing);
     let collector = Collector::at(address, None);
     collector.behave(Behaviour::Refuses(Code::Unavailable));
     collector.wait_until(|received| received.requests > 0);
     collector.behave(Behaviour::Takes);
     collector.wait_until(|received| received.spans.len() == 1);
+    eventually("it is counted once", || load(&metrics.exported) == 1 && !is_failing());
     drop(tracer);
-    assert_eq!((collector.received().spans.len(), load(&metrics.exported)), (1, 1));
-    assert!(!metrics.failing.load(std::sync::atomic::Ordering::Relaxed));
+    assert_eq!(collector.received().spans.len(), 1);
 }
 
 #[test]
@@ -295,8 +299,8 @@ fn what_a_collector_refuses_for_good_is_counted_and_not_sent_again() {
         collector.behave(Behaviour::Takes);
         call(&tracer);
         collector.wait_until(|received| !received.spans.is_empty());
-        drop(tracer);
-        assert_eq!((load(&metrics.exported), load(&metrics.rejected)), (1, 1), "{refusal:?}");
+        eventually("both are counted", || load(&metrics.exported) == 1);
+        assert_eq!(load(&metrics.rejected), 1, "{refusal:?}");
     }
 }
 
@@ -306,7 +310,9 @@ fn the_end_of_the_process_sends_what_is_left_and_does_not_wait_for_a_collector_t
     let (first, metrics) = tracer(collector.address());
     call(&first);
     drop(first);
-    assert_eq!((collector.received().spans.len(), load(&metrics.exported)), (1, 1));
+    // On a busy machine the thread may end after its two seconds.
+    eventually("it is counted", || load(&metrics.exported) == 1);
+    assert_eq!(collector.received().spans.len(), 1);
     collector.behave(Behaviour::Hangs);
     let (second, _) = tracer(collector.address());
     call(&second);
