@@ -2,6 +2,7 @@
 //! contract's status codes on the wire.
 
 mod headers;
+mod spans;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,9 +24,10 @@ use tonic::{Code, Status};
 use tower::Service as _;
 
 use self::headers::{METHOD, caller_request_id, check_head, deadline, stream_deadline};
+use self::spans::{server_span, traced};
 use crate::daemon::records::audit::{Audit, Record};
 use crate::daemon::records::metrics::{Metrics, Phase};
-use crate::daemon::records::traces::{ServerSpan, TraceParent, Tracer, Waited};
+use crate::daemon::records::traces::{TraceParent, Tracer, Waited};
 use crate::daemon::request::active::Snapshot;
 use crate::daemon::request::call::{CallContext, DEFAULT_DEADLINE};
 use crate::daemon::request::in_flight::{InFlight, StartedCall};
@@ -34,7 +36,7 @@ use crate::daemon::request::request_id;
 use crate::daemon::request::service::Service;
 use crate::daemon::request::status_trailers::ContractTrailers;
 use crate::daemon::status::{Exhausted, Failure, in_contract};
-use crate::daemon::transport::caller::{Peer, PeerAddress};
+use crate::daemon::transport::caller::Peer;
 use crate::daemon::transport::denied::DeniedCallers;
 use crate::daemon::transport::listener::Call;
 use crate::daemon::transport::log_limit::LogLine;
@@ -334,28 +336,6 @@ fn log_refusal(snapshot: &Snapshot, peer: &Peer, request_id: &str, why: Why) {
         }
         LogLine::LeftOut => {}
     }
-}
-
-/// The span of a call whose trace is kept.
-fn server_span(context: &CallContext, request: &Request<Incoming>) -> Option<ServerSpan> {
-    let trace = context.trace.as_ref()?;
-    let peer = match context.peer.address {
-        PeerAddress::Tcp(address) => Some(address),
-        PeerAddress::Unix { .. } => None,
-    };
-    let mut span = trace.server_span(request.uri().path(), request.uri().authority(), peer);
-    let own = context.caller_request_id.as_deref();
-    span.note_caller(&context.caller.name, &context.request_id, own);
-    Some(span)
-}
-
-/// Notes in the span how the call was answered.
-fn traced(span: &mut Option<ServerSpan>, response: Response<Body>) -> Response<Body> {
-    if let Some(span) = span {
-        let status = response.headers().get(Status::GRPC_STATUS);
-        span.answered(status.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes())));
-    }
-    response
 }
 
 /// A status of tonic's own, in the contract's words, with a word for metrics and audit.

@@ -1,5 +1,7 @@
 //! One operation on its way, and its record.
 
+mod waits;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,7 @@ use crate::daemon::keys::keyring::{Key, Version};
 use crate::daemon::keys::replica::Replica;
 use crate::daemon::records::audit::{Alarm, AuditError, Event, Record, RewrapTarget};
 use crate::daemon::records::metrics::Phase;
-use crate::daemon::records::traces::{OperationTrace, Outcome, Waited};
+use crate::daemon::records::traces::OperationTrace;
 use crate::daemon::request::call::CallContext;
 use crate::daemon::request::policy::Granted;
 use crate::daemon::status::{Exhausted, Failure};
@@ -184,27 +186,6 @@ impl<'a> OperationRecord<'a> {
         self.replica.replace(Arc::clone(replica)).is_some()
     }
 
-    /// Since then the backend of `replica` was asked, the first part of it `queued`, and it has answered
-    /// now, with a `failure` or not.
-    pub(super) fn waited_for_backend(
-        &mut self,
-        since: Instant,
-        queued: Duration,
-        replica: &Replica,
-        failure: Option<&'static str>,
-    ) {
-        let took = since.elapsed().saturating_sub(queued);
-        self.waited[Phase::Queue as usize] += queued;
-        self.waited[Phase::Backend as usize] += took;
-        let Some(trace) = &self.trace else { return };
-        if !queued.is_zero() {
-            trace.waited(&Waited::new(Phase::Queue, since, queued));
-        }
-        let provider = (replica.specification.place.provider.as_str(), replica.provider_type);
-        let backend = Waited::new(Phase::Backend, since + queued, took).failed(failure);
-        trace.waited(&Waited { provider: Some(provider), version: self.version, ..backend });
-    }
-
     /// The backend answered with a result.
     pub(super) fn answered(&mut self, backend_request_id: Option<String>) {
         self.backend_request_id = backend_request_id;
@@ -296,21 +277,6 @@ impl<'a> OperationRecord<'a> {
             tracing::error!(request_id, %error, "refused to answer: the audit record is not durable");
         }
         Err(Failure::NotRecorded)
-    }
-
-    async fn waits_for(
-        &mut self,
-        durable: impl Future<Output = Result<(), AuditError>>,
-    ) -> Result<(), AuditError> {
-        let since = Instant::now();
-        let written = durable.await;
-        let took = since.elapsed();
-        self.waited[Phase::Audit as usize] += took;
-        if let Some(trace) = &self.trace {
-            let failure = written.as_ref().err().map(|_| Failure::NotRecorded.reason());
-            trace.waited(&Waited::new(Phase::Audit, since, took).failed(failure));
-        }
-        written
     }
 
     /// What a backend said goes into the log under the call's request id, once for the items of a batch
@@ -439,20 +405,6 @@ impl Drop for OperationRecord<'_> {
             let (code, reason) = Left::at(self.context.deadline).outcome();
             drop(self.close(code, Some(reason)));
         }
-        if let (Some(key), Some(_)) = (self.key, &self.replica) {
-            key.metrics.waited(self.operation, self.waited);
-        }
-        let Some(trace) = &self.trace else { return };
-        let (code, reason) = self.ended;
-        let replica = self.replica.as_ref().map(|replica| &replica.specification.place);
-        trace.ended(&Outcome {
-            operation: self.operation.name(),
-            key: self.name,
-            version: self.version,
-            provider: replica.map(|place| place.provider.as_str()),
-            algorithm: self.algorithm,
-            code,
-            reason,
-        });
+        self.tell_time();
     }
 }
