@@ -1,6 +1,7 @@
 //! A folder with one daemon's configuration and everything that it names: certificates, state
 //! directory, audit log. It outlives restarts of its daemon.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpListener};
@@ -137,6 +138,22 @@ impl DaemonFiles {
             assert!(begun.elapsed() < Duration::from_secs(30), "{records:#?}");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// The request ids in the audit log and its rotated files.
+    pub fn recorded(&self) -> HashSet<String> {
+        let mut ids = HashSet::new();
+        for entry in fs::read_dir(self.folder.path()).expect("it is ours") {
+            let path = entry.expect("it is ours").path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let is_rotated =
+                |ending: &str| ending.bytes().all(|b| matches!(b, b'0'..=b'9' | b'.' | b'-'));
+            if name.strip_prefix("audit.jsonl").is_some_and(is_rotated) {
+                let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
+                ids.extend(request_ids(&text));
+            }
+        }
+        ids
     }
 
     /// Sets one option by its path, such as `server.drain_timeout`, making tables on the way.
@@ -277,6 +294,16 @@ impl DaemonFiles {
         self.set("server.listen", vec![Value::from(format!("127.0.0.1:{service}"))]);
         self.set("operations.listen", format!("127.0.0.1:{operations}"));
     }
+}
+
+/// The request ids in these lines of an audit log.
+pub fn request_ids(lines: &str) -> HashSet<String> {
+    let id = |line: &str| {
+        let record: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        record["request_id"].as_str().map(str::to_owned)
+    };
+    lines.lines().filter_map(id).collect()
 }
 
 /// Two free ports on loopback, from below the range that the system hands out to clients: there,

@@ -10,6 +10,7 @@
 //! - [`fault_setup`]: one service behind the fault proxy, with a daemon and a caller
 //! - [`encoding`]: wrapped values that no honest client makes
 //! - [`faults`]: calls of a token counted, and faults injected into them
+//! - [`orders`]: what a daemon's file system and sockets do: delays, errors, a kill at a named point
 //! - [`pki`]: a CA, server and client certificates, revocation lists
 //! - [`daemon_files`]: a folder with one daemon's configuration and everything it names
 //! - [`daemon`]: the daemon as a process
@@ -35,6 +36,7 @@ pub mod faults;
 pub mod issuer;
 pub mod load;
 pub mod module;
+pub mod orders;
 pub mod pki;
 pub mod process;
 pub mod python;
@@ -52,6 +54,7 @@ pub use faults::Faults;
 pub use issuer::Issuer;
 pub use load::Load;
 pub use module::Module;
+pub use orders::Orders;
 pub use pki::{Identity, Pki};
 pub use rsa_key::RsaKey;
 pub use setup::Setup;

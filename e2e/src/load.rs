@@ -81,6 +81,11 @@ impl Load {
         }
     }
 
+    /// Right answers so far.
+    pub fn answered(&self) -> u64 {
+        self.right.load(Ordering::Relaxed)
+    }
+
     /// Lets each client end its call and leave.
     pub async fn stop(self) -> Tally {
         self.stop.store(true, Ordering::Relaxed);

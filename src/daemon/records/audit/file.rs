@@ -184,7 +184,15 @@ impl LogFile {
         match self.open_anew(None) {
             Ok(new) => {
                 open.give_room_back();
-                tracing::info!(path = %self.path.display(), "the audit log was rotated");
+                let path = self.path.display();
+                if ours.nlink() == 0 {
+                    tracing::warn!(
+                        %path, lines_until = self.head.records,
+                        "the audit log was deleted, or packed after it was renamed: records go to a new file"
+                    );
+                } else {
+                    tracing::info!(%path, "the audit log was rotated");
+                }
                 self.rotation_failed = false;
                 Ok(new)
             }
