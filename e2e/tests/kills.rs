@@ -1,9 +1,8 @@
-//! A daemon that is killed at any moment under load: what a client saw succeed has its record, the chain and
-//! its checkpoints verify over rotations, and the next start is quick.
+//! A daemon that is killed at any moment, and at each point of its way to the disk, under load: what a client
+//! saw succeed has its record, the chain and its checkpoints verify over rotations, and the next start is quick.
 //!
-//! A hundred kills by default; `CLAVIGER_KILLS=500` for more.
+//! A hundred kills at random by default, `CLAVIGER_KILLS=500` for more; each point ten times.
 
-use std::collections::HashSet;
 use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,12 +11,36 @@ use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use claviger_proto::v1::UnwrapRequest;
 use e2e::daemon::claviger;
-use e2e::{Daemon, Load, Setup};
+use e2e::setup::KEY;
+use e2e::{Connection, Daemon, Load, Orders, Setup};
 use serde_json::Value;
 
 /// Callers at work when the daemon is killed.
 const CALLERS: usize = 64;
+
+/// The points at which the daemon is killed: what it is about to do or has just done, the order for that, and
+/// the latest call of that function at which it happens.
+const POINTS: [(&str, &str, u32); 17] = [
+    ("a record is about to be written", "write audit.jsonl kill-before", 50),
+    ("a record is half written", "write audit.jsonl kill-half", 50),
+    ("a record is written and not synced", "write audit.jsonl kill-after", 50),
+    ("a record is synced and not answered", "sync audit.jsonl kill-after", 50),
+    ("an answer is about to be sent", "send socket kill-before", 400),
+    ("an answer was sent", "send socket kill-after", 400),
+    ("a checkpoint is in the log alone", "write checkpoints kill-before", 4),
+    ("a checkpoint is half kept", "write checkpoints kill-half", 4),
+    ("a checkpoint is kept and not synced", "write checkpoints kill-after", 4),
+    ("a checkpoint is kept", "sync checkpoints kill-after", 4),
+    ("the log is about to be rotated", "rename audit.jsonl kill-before", 1),
+    ("the log is rotated and there is no new file", "rename audit.jsonl kill-after", 1),
+    ("the rotated file is about to be cut to its length", "cut audit.jsonl kill-before", 1),
+    ("the rotated file was cut to its length", "cut audit.jsonl kill-after", 1),
+    ("a failed unwrap is half noted", "write failed-unwraps kill-half", 4),
+    ("a failed unwrap is noted and not synced", "write failed-unwraps kill-after", 4),
+    ("a failed unwrap is noted", "sync failed-unwraps kill-after", 4),
+];
 
 /// A log that is rotated often and has checkpoints often, so that kills meet both.
 fn setup() -> Setup {
@@ -55,40 +78,76 @@ async fn kill(kills: u32) -> Duration {
         longest = longest.max(begun.elapsed());
     }
     assert_eq!(daemon.terminate().code, Some(0));
-    let recorded = recorded(&setup);
-    let lost: Vec<_> = answered.iter().filter(|id| !recorded.contains(*id)).collect();
-    assert!(
-        lost.is_empty(),
-        "{} of {} answers have no record: {lost:?}",
-        lost.len(),
-        answered.len()
-    );
-    verify(&setup);
+    check(&setup, &answered);
     println!("{kills} kills, {} answers, each recorded; longest start {longest:?}", answered.len());
     longest
 }
 
-fn random_up_to(most: Duration) -> Duration {
-    let mut bytes = [0; 4];
-    SystemRandom::new().fill(&mut bytes).unwrap();
-    most.mul_f64(f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX))
+/// Kills the daemon at each point so many times; gives the longest start.
+async fn kill_at_points(rounds: u32) -> Duration {
+    let mut setup = setup();
+    let orders = Orders::to(&mut setup.files);
+    let clumsy = setup.files.caller("clumsy", &[KEY], &["unwrap"]);
+    setup.files.limit("clumsy", "failed_unwraps", "100000/h");
+    let mut daemon = setup.start();
+    let (mut answered, mut longest) = (Vec::new(), Duration::ZERO);
+    let all = std::iter::repeat_n(&POINTS, rounds as usize).flatten();
+    for (what, order, latest) in all {
+        let load = Load::start(&setup.client_config(&daemon), &setup.wrapped, CALLERS, 0);
+        load.more(CALLERS as u64).await;
+        let mistakes = tokio::spawn(mistakes(setup.connect_as(&daemon, &clumsy).await));
+        orders.give(&format!("{order} {}", 1 + random() % latest));
+        let exit = daemon.wait();
+        assert_eq!(exit.signal, Some(9), "{what}: {exit:?}");
+        orders.take_back();
+        mistakes.await.unwrap();
+        answered.extend(load.stop().await.right);
+        let begun = Instant::now();
+        daemon = Daemon::spawn(&setup.files);
+        daemon.wait_until_ready().unwrap_or_else(|exit| panic!("{what}: {exit:?}"));
+        longest = longest.max(begun.elapsed());
+    }
+    assert_eq!(daemon.terminate().code, Some(0));
+    check(&setup, &answered);
+    println!(
+        "{} points, {rounds} kills each, {} answers, each recorded; longest start {longest:?}",
+        POINTS.len(),
+        answered.len()
+    );
+    longest
 }
 
-/// The request ids in all files of the log.
-fn recorded(setup: &Setup) -> HashSet<String> {
-    let mut ids = HashSet::new();
-    for entry in fs::read_dir(setup.files.path(".")).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
-        if !name.starts_with("audit.jsonl") || name.contains(".torn") {
-            continue;
-        }
-        for line in fs::read_to_string(&path).unwrap().lines() {
-            let line: Value = serde_json::from_str(line).unwrap();
-            ids.extend(line["request_id"].as_str().map(str::to_owned));
+/// A caller whose values never unwrap, another one each time, until its connection ends.
+async fn mistakes(connection: Connection) {
+    for number in 1_u64.. {
+        let mut wrapped = vec![0x55; 256];
+        wrapped[1..9].copy_from_slice(&number.to_be_bytes());
+        SystemRandom::new().fill(&mut wrapped[9..17]).unwrap();
+        let wrapped = wrapped.into();
+        let request = UnwrapRequest { key: KEY.into(), wrapped, ..UnwrapRequest::default() };
+        let body = e2e::connection::frame(&prost::Message::encode_to_vec(&request));
+        if connection.call("/claviger.v1.KeyService/Unwrap", body, &[]).await.is_err() {
+            return;
         }
     }
-    ids
+}
+
+fn random_up_to(most: Duration) -> Duration {
+    most.mul_f64(f64::from(random()) / f64::from(u32::MAX))
+}
+
+fn random() -> u32 {
+    let mut bytes = [0; 4];
+    SystemRandom::new().fill(&mut bytes).unwrap();
+    u32::from_le_bytes(bytes)
+}
+
+/// Each answer has its record, and the log verifies.
+fn check(setup: &Setup, answered: &[String]) {
+    let recorded = setup.files.recorded();
+    let lost: Vec<_> = answered.iter().filter(|id| !recorded.contains(*id)).collect();
+    assert!(lost.is_empty(), "{} of {} have no record: {lost:?}", lost.len(), answered.len());
+    verify(setup);
 }
 
 fn verify(setup: &Setup) {
@@ -126,5 +185,17 @@ async fn each_answer_has_its_record_though_the_daemon_was_killed() {
 async fn each_answer_has_its_record_over_a_hundred_kills() {
     let kills = std::env::var("CLAVIGER_KILLS").map_or(100, |text| text.parse().unwrap());
     let longest = kill(kills).await;
+    assert!(longest < Duration::from_secs(10), "{longest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_answer_has_its_record_wherever_on_its_way_to_the_disk_the_daemon_was_killed() {
+    kill_at_points(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: minutes"]
+async fn each_answer_has_its_record_over_ten_kills_at_each_point_on_the_way_to_the_disk() {
+    let longest = kill_at_points(10).await;
     assert!(longest < Duration::from_secs(10), "{longest:?}");
 }
