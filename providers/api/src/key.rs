@@ -74,6 +74,13 @@ pub trait WrappingKey: fmt::Debug + Send + Sync {
     /// a module). An operation that failed while this number changed may be tried once more.
     fn repairs(&self) -> u64;
 
+    /// Why it cannot be asked at the moment, where its provider knows that without asking: the process of
+    /// its module has ended, and the next one does not have the key yet. For operators; a call is
+    /// told by its own error.
+    fn away(&self) -> Option<Error> {
+        None
+    }
+
     /// How many values it unwraps in one request to its backend. With 1 it has no such request, and
     /// [`WrappingKey::unwrap_batch`] is of no use.
     fn batch_limit(&self) -> usize {

@@ -59,6 +59,6 @@ pub use material::{Digest, KeyMaterial, Signature};
 pub use opened_key::{BackendKey, OpenedKey};
 pub use options::Timeout;
 pub use private_key::PrivateKey;
-pub use provider::{Measure, Options, Provider, ProviderType};
+pub use provider::{Measure, Options, Provider, ProviderProcess, ProviderType};
 pub use public_key::{PublicKey, PublicKeyError};
 pub use secret::{ReadSecret, Secret, SecretError, SecretSource, SecretStore, VaultField};

@@ -80,6 +80,15 @@ impl fmt::Display for Measure {
     }
 }
 
+/// The process that a provider has for a backend's own code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProviderProcess {
+    /// Whether it runs.
+    pub is_running: bool,
+    /// Processes that were started so far, one after the other.
+    pub starts: u64,
+}
+
 /// A provider that can open keys.
 #[async_trait]
 pub trait Provider: fmt::Debug + Send + Sync {
@@ -110,6 +119,11 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// What confines the backend's own code that it runs; empty if it runs none, or none yet.
     fn measures(&self) -> Vec<Measure> {
         Vec::new()
+    }
+
+    /// The process that it has for the backend's own code; none if it has no such process.
+    fn process(&self) -> Option<ProviderProcess> {
+        None
     }
 
     /// The secrets that others may read through it, if it holds any.

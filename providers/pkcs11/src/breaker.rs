@@ -44,6 +44,11 @@ impl Breaker {
         self.state().is_some()
     }
 
+    /// Why it is open, for operators: a call is not refused by this.
+    pub(crate) fn why(&self, now: Instant) -> Option<Error> {
+        self.state().as_ref().map(|open| open.error(now))
+    }
+
     /// An error while even a check is refused: it is too early.
     pub(crate) fn admit_check(&self, now: Instant) -> Result<(), Error> {
         let state = self.state();

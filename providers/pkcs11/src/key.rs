@@ -99,6 +99,13 @@ impl WrappingKey for Key {
         }
     }
 
+    fn away(&self) -> Option<Error> {
+        match &self.place {
+            Place::OwnProcess(key) => key.away(),
+            Place::Here(..) => None,
+        }
+    }
+
     async fn unwrap_key(
         &self,
         wrapped: &[u8],

@@ -56,7 +56,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use claviger_provider_api::{
-    Error, ErrorKind, Logins, MadeKey, Measure, NewKey, OpenKey, PrivateKey, WrappingKey,
+    Error, ErrorKind, Logins, MadeKey, Measure, NewKey, OpenKey, PrivateKey, ProviderProcess,
+    WrappingKey,
 };
 
 pub use config::Config;
@@ -153,6 +154,14 @@ impl Provider {
                 let text = "none: the module runs in the daemon's process".to_owned();
                 vec![Measure { name: "isolation".to_owned(), in_force: false, text }]
             }
+        }
+    }
+
+    /// The module's process; none where the module runs in the daemon's.
+    pub fn process(&self) -> Option<ProviderProcess> {
+        match &self.place {
+            Place::OwnProcess(parent) => Some(parent.process()),
+            Place::Here(_) => None,
         }
     }
 }

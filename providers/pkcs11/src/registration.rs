@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use claviger_provider_api::{
     self as api, Error, LoginListener, MadeKey, Measure, NewKey, OpenKey, Options, PrivateKey,
-    ProviderType, SecretSource, WrappingKey,
+    ProviderProcess, ProviderType, SecretSource, WrappingKey,
 };
 
 use crate::{Config, Provider};
@@ -69,6 +69,10 @@ impl api::Provider for Provider {
 
     fn measures(&self) -> Vec<Measure> {
         Self::measures(self)
+    }
+
+    fn process(&self) -> Option<ProviderProcess> {
+        Self::process(self)
     }
 
     fn tell_logins(&self, listener: LoginListener) {

@@ -1,7 +1,7 @@
 //! Keys and providers for the tests of replicas: each does what a test says.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -49,6 +49,7 @@ pub(super) struct Fake {
     checks: Mutex<VecDeque<(ErrorKind, Option<Cause>)>>,
     lane: tokio::sync::Mutex<()>,
     asked: AtomicU64,
+    is_away: AtomicBool,
 }
 
 impl Fake {
@@ -79,12 +80,18 @@ impl Fake {
             checks: Mutex::default(),
             lane: tokio::sync::Mutex::default(),
             asked: AtomicU64::new(0),
+            is_away: AtomicBool::new(false),
         })
     }
 
     /// From now on it does this.
     pub(super) fn does(&self, does: Does) {
         *self.does.lock().unwrap() = does;
+    }
+
+    /// Its provider knows from now on whether it can be asked.
+    pub(super) fn is_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::Relaxed);
     }
 
     /// One more check fails so.
@@ -130,6 +137,11 @@ impl WrappingKey for Fake {
 
     fn repairs(&self) -> u64 {
         0
+    }
+
+    fn away(&self) -> Option<Error> {
+        let is_away = self.is_away.load(Ordering::Relaxed);
+        is_away.then(|| Error::new(ErrorKind::Unavailable, "its process has ended"))
     }
 
     async fn unwrap_key(

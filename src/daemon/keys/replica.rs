@@ -129,11 +129,19 @@ impl Replica {
         matches!(**self.health.load(), ReplicaHealth::Serving)
     }
 
+    /// How it is, for operators: fails too while its provider knows that it cannot be asked, which a call or
+    /// a canary has yet to find out.
+    pub fn shown_health(&self) -> Arc<ReplicaHealth> {
+        let health = self.health();
+        let away = self.key.get().filter(|_| self.is_serving()).and_then(|key| key.away());
+        away.map_or(health, |error| ReplicaHealth::Failing(Fault::of(&error)).shared())
+    }
+
     /// Why it is as it is: the word of its health, and where it serves `throttled` or `no-answer` if
     /// that is what the last call got.
     pub fn reason(&self) -> &'static str {
-        let health = self.health.load();
-        let serves = matches!(**health, ReplicaHealth::Serving);
+        let health = self.shown_health();
+        let serves = matches!(*health, ReplicaHealth::Serving);
         let has_no_room =
             || self.no_room_at.load(Ordering::Relaxed) > self.proven_at.load(Ordering::Relaxed);
         if serves && self.is_silent() {

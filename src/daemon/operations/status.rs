@@ -237,7 +237,7 @@ pub struct CrlStatus {
 impl ReplicaStatus {
     /// How this replica is now.
     pub fn of(key: &str, version: u32, replica: &Replica) -> Self {
-        let health = replica.health();
+        let health = replica.shown_health();
         let place = &replica.specification.place;
         Self {
             key: key.to_owned(),

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Instant;
 
 use claviger_provider_api::making::asked_once;
-use claviger_provider_api::{Error, Logins, Measure, PublicKey};
+use claviger_provider_api::{Error, Logins, Measure, ProviderProcess, PublicKey};
 use tokio::sync::oneshot;
 
 use super::shared::Shared;
@@ -47,6 +47,14 @@ impl Parent {
     /// What confines the process; empty before it has started.
     pub(crate) fn measures(&self) -> Vec<Measure> {
         self.shared.measures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the process runs, and which it is.
+    pub(crate) fn process(&self) -> ProviderProcess {
+        ProviderProcess {
+            is_running: self.shared.running.borrow().link.is_some(),
+            starts: self.shared.starts.load(Ordering::Relaxed),
+        }
     }
 
     /// Makes a key pair in the process, which is started if it was not; asked for once, whatever happens.

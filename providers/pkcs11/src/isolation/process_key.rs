@@ -66,6 +66,15 @@ impl ProcessKey {
         self.opened_in.load(Ordering::Acquire) == link.number
     }
 
+    /// Why no process can be asked for it at the moment.
+    pub(super) fn away(&self) -> Option<Error> {
+        match self.running.borrow().link() {
+            Ok(link) if self.is_open_in(&link) => None,
+            Ok(_) => Some(not_open_again()),
+            Err(no_process) => Some(no_process),
+        }
+    }
+
     /// Whether it should be well in the process behind `link`.
     pub(super) fn serves_in(&self, link: &Link) -> bool {
         self.is_open_in(link) && !self.breaker.is_open()
@@ -159,6 +168,12 @@ fn proven_before(fault: Fault) -> Fault {
     };
     let text = format!("a canary failed that came back right before: {}", fault.error);
     Fault::of_process(fault.error.retold(kind, text).with_cause(Cause::BackendFailing))
+}
+
+/// The error of a call between the start of a new process and the key's opening in it.
+pub(super) fn not_open_again() -> Error {
+    let text = "the key is not open again yet in the module's new process";
+    Error::new(ErrorKind::Unavailable, text)
 }
 
 /// The public key that a process found.

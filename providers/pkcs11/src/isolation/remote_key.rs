@@ -13,7 +13,7 @@ use super::link::{Link, Reply};
 use super::message::{Asked, Open, Sign, Unwrap};
 use super::now;
 use super::parent::Parent;
-use super::process_key::{ProcessKey, public_key};
+use super::process_key::{ProcessKey, not_open_again, public_key};
 use crate::facts::Facts;
 use crate::fault::Fault;
 use crate::here::OPEN_LIMIT;
@@ -68,6 +68,13 @@ impl RemoteKey {
         self.key.repairs()
     }
 
+    /// Why no process can be asked for it at the moment.
+    pub(crate) fn away(&self) -> Option<Error> {
+        let away = self.key.away()?;
+        let why = self.parent.shared().breaker.why(now()).or_else(|| self.key.breaker.why(now()));
+        Some(why.unwrap_or(away))
+    }
+
     /// A canary, and repairs if it fails: whatever the process cannot repair, a new one may.
     pub(crate) async fn check(&self) -> Result<(), Error> {
         self.key.breaker.admit_check(now())?;
@@ -118,8 +125,7 @@ impl RemoteKey {
         self.key.breaker.admit(begun).and_then(|()| shared.breaker.admit(begun))?;
         let link = shared.link_now()?;
         if !self.key.is_open_in(&link) {
-            let text = "the key is not open again yet in the module's new process";
-            return Err(Error::new(ErrorKind::Unavailable, text));
+            return Err(not_open_again());
         }
         let before = link.repairs();
         let reply = link.call(self.key.number(), call, asked).await;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub(super) struct Shared {
     pub(super) rungs: RwLock<()>,
     /// What confines the process that runs, or ran last.
     pub(super) measures: Mutex<Vec<Measure>>,
+    /// Processes that were started.
+    pub(super) starts: AtomicU64,
 }
 
 impl Shared {
@@ -50,6 +53,7 @@ impl Shared {
             breaker: Breaker::default(),
             rungs: RwLock::default(),
             measures: Mutex::default(),
+            starts: AtomicU64::new(0),
         }
     }
 

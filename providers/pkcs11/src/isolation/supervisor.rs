@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -90,6 +91,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut dropped: oneshot::Receiver<()>)
 /// Starts a process and waits until it is ready.
 async fn start(shared: &Shared, number: u64) -> io::Result<Child> {
     let process::Started { process, socket, output } = process::start(shared.config.environment())?;
+    shared.starts.fetch_add(1, Ordering::Relaxed);
     tokio::spawn(relay(shared.name.clone(), process.id(), output)?);
     socket.set_nonblocking(true)?;
     let socket = UnixStream::from_std(socket)?;

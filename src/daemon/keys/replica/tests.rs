@@ -33,6 +33,19 @@ async fn a_throttled_canary_mends_nothing() {
     assert!(replica.is_serving());
 }
 
+#[tokio::test]
+async fn a_replica_whose_process_has_ended_is_shown_as_failing_before_a_call_or_a_canary_notices() {
+    let key = Fake::new(Does::Answers(Duration::ZERO));
+    let replica = serving_with(&key);
+    assert_eq!((replica.reason(), replica.shown_health().name()), ("ok", "serves"));
+    key.is_away(true);
+    assert_eq!((replica.reason(), replica.shown_health().name()), ("unreachable", "fails"));
+    assert!(replica.shown_health().fault().unwrap().text.contains("its process has ended"));
+    assert!(replica.is_serving(), "a call may still wait for the next process");
+    key.is_away(false);
+    assert_eq!((replica.reason(), replica.shown_health().name()), ("ok", "serves"));
+}
+
 /// Two replicas of one version, which are to be equal: what unwraps in one place, and the provider of
 /// the other one.
 struct Twins {

@@ -8,6 +8,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 
 use super::Sources;
+use crate::daemon::keys::health::ReplicaHealth;
 use crate::daemon::keys::replica::Replica;
 use crate::daemon::records::metrics::render::{
     counter, gauge, sample_counter, sample_gauge, sample_histogram,
@@ -21,7 +22,8 @@ impl Sources {
         let replicas = replicas(&active);
         let mut up = gauge(encoder, "key_up", "Whether a replica serves (1) or not (0)")?;
         for (labels, replica) in &replicas {
-            sample_gauge(&mut up, labels, replica.is_serving())?;
+            let is_up = matches!(*replica.shown_health(), ReplicaHealth::Serving);
+            sample_gauge(&mut up, labels, is_up)?;
         }
         let help = "Why a replica is as it is, in one word of the doctor's; always 1";
         let mut states = gauge(encoder, "key_state", help)?;
