@@ -7,8 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 use claviger_proto::v1::UnwrapRequest;
 use claviger_provider_api::{Algorithm, KeyMaterial, Parameters};
 use e2e::process::{command, repository};
-use e2e::{Connection, Daemon, DaemonFiles, Pki, RsaKey, Token, Version};
+use e2e::{Connection, Daemon, DaemonFiles, Orders, Pki, RsaKey, Setup, Token, Version};
 use toml::{Table, Value};
+use tonic::Code;
 
 const MATERIAL: [u8; 32] = [7; 32];
 
@@ -112,6 +113,11 @@ async fn a_scrape_tells_how_the_daemon_its_keys_and_its_connections_are() {
         ("claviger_backend_operations", &hsm, 0.0),
         ("claviger_tls_stale", &[], 0.0),
         ("claviger_denied_callers_stale", &[], 0.0),
+        ("claviger_provider_process_up", &[r#"provider="hsm""#], 1.0),
+        ("claviger_provider_process_starts_total", &[r#"provider="hsm""#], 1.0),
+        ("claviger_clock_steps_total", &[], 0.0),
+        ("claviger_audit_unsigned_records", &[], 0.0),
+        ("claviger_audit_waiting_bytes", &[], 0.0),
         ("claviger_audit_enabled", &[], 1.0),
         ("claviger_audit_failing", &[], 0.0),
     ];
@@ -128,6 +134,12 @@ async fn a_scrape_tells_how_the_daemon_its_keys_and_its_connections_are() {
         assert!(daemon.metric(name, &[]) > 1.0, "{name}");
     }
     assert!(daemon.metric("claviger_certificate_not_after_timestamp_seconds", &[]) > now);
+    let caller = [r#"caller="key-connector""#];
+    assert!(
+        daemon.metric("claviger_caller_certificate_not_after_timestamp_seconds", &caller) > now
+    );
+    assert!(daemon.metric("claviger_audit_chain_records", &[]) >= 2.0, "the start, and a call");
+    assert_eq!(daemon.count("claviger_config_info", &["sha256="]), 1);
     assert!(daemon.metric("claviger_config_last_reload_timestamp_seconds", &[]) > now - 600.0);
 
     promtool_finds_nothing(&daemon);
@@ -155,4 +167,33 @@ fn a_scrape_tells_which_token_refused_its_pin() {
     let serial = format!("serial=\"{}\"", token.serial());
     eventually("the latch shows", || daemon.metric("claviger_pin_latched", &[&serial]) > 0.0);
     assert!(daemon.metric("claviger_key_up", &[]) < 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_set_by_more_than_five_minutes_is_a_record_an_alarm_and_a_metric() {
+    let mut setup = Setup::software();
+    let orders = Orders::to(&mut setup.files);
+    let daemon = setup.start();
+    assert_eq!(daemon.count("claviger_clock_steps_total", &[]), 0);
+    orders.give("time - clock 200");
+    // It is looked at each second.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(daemon.count("claviger_clock_steps_total", &[]), 0, "time services do that");
+    orders.give("time - clock 800");
+    eventually("the step forward", || daemon.count("claviger_clock_steps_total", &[]) == 1);
+    assert_eq!(setup.ask(&daemon).await, Code::Ok);
+    orders.take_back();
+    eventually("the step back", || daemon.count("claviger_clock_steps_total", &[]) == 2);
+    assert_eq!(daemon.terminate().code, Some(0));
+    let records = setup.files.audit_records();
+    let steps = records.iter().filter(|record| record["event"] == "clock-step");
+    let steps: Vec<_> = steps.map(|record| (&record["direction"], &record["seconds"])).collect();
+    let is_about = |seconds: &serde_json::Value, expected: u64| {
+        seconds.as_u64().is_some_and(|found| found.abs_diff(expected) < 60)
+    };
+    assert_eq!(steps.len(), 2, "{steps:?}");
+    assert!(steps[0].0 == "forward" && is_about(steps[0].1, 600), "{steps:?}");
+    assert!(steps[1].0 == "back" && is_about(steps[1].1, 800), "{steps:?}");
+    let is_alarm = |record: &&serde_json::Value| record["alarm"] == "clock_step";
+    assert_eq!(records.iter().filter(is_alarm).count(), 2, "{records:#?}");
 }

@@ -162,7 +162,9 @@ impl Scrape {
         plain_gauge(encoder, "config_last_reload_timestamp_seconds", help, at)?;
         let help = "Whether the last reload took effect (1) or was refused (0)";
         let refused = server.last_reload_refused.load(Ordering::Relaxed);
-        plain_gauge(encoder, "config_last_reload_successful", help, !refused)
+        plain_gauge(encoder, "config_last_reload_successful", help, !refused)?;
+        let help = "Times that the system's clock was set by more than five minutes";
+        plain_counter(encoder, "clock_steps", help, load(&server.clock_steps))
     }
 
     fn audit(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -29,7 +29,11 @@ fn named(text: &str) -> BTreeSet<&str> {
 
 /// Metrics of the TLS listener, of the audit log and of issuers, which a daemon on a Unix socket without a log
 /// and without issuers does not have.
-const OF_OTHERS: [&str; 8] = [
+const OF_OTHERS: [&str; 12] = [
+    "claviger_audit_chain_records",
+    "claviger_audit_checkpoint_timestamp_seconds",
+    "claviger_audit_unsigned_records",
+    "claviger_audit_write_age_seconds",
     "claviger_audit_sink_behind_bytes",
     "claviger_audit_sink_failing",
     "claviger_issuer_ready",

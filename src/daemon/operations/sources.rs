@@ -1,5 +1,6 @@
 //! What is not counted for the metrics but read at each scrape, from those who know it.
 
+mod callers;
 mod replicas;
 mod status;
 mod transport;
@@ -14,9 +15,11 @@ use tokio::sync::watch;
 
 use crate::daemon::backends::{LatchedToken, latched_tokens};
 use crate::daemon::config::Config;
-use crate::daemon::records::audit::Audit;
-use crate::daemon::records::metrics::Metrics;
-use crate::daemon::records::metrics::render::{gauge, info, plain_gauge, sample_gauge};
+use crate::daemon::records::audit::{Audit, AuditState, SinkState};
+use crate::daemon::records::metrics::render::{
+    counter, gauge, info, plain_gauge, sample_counter, sample_gauge,
+};
+use crate::daemon::records::metrics::{Metrics, seconds};
 use crate::daemon::request::active::ActiveConfig;
 use crate::daemon::request::health::Phase;
 use crate::daemon::request::in_flight::InFlight;
@@ -70,7 +73,15 @@ impl Sources {
         self.tls(encoder)?;
         self.denied(encoder)?;
         self.issuers(encoder)?;
+        self.callers(encoder)?;
+        self.configuration(encoder)?;
         self.audit(encoder)
+    }
+
+    fn configuration(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "The SHA-256 of the configuration in force, as the audit log has it";
+        let sha256 = hex::encode(self.config.load().sha256);
+        info(encoder, "config", help)?.encode_info(&[("sha256", sha256)])
     }
 
     fn audit(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -87,23 +98,9 @@ impl Sources {
         }
         let help = "Whether only the reserve is left: unwrap, rewrap and sign alone are answered";
         plain_gauge(encoder, "audit_in_reserve", help, self.audit.is_in_reserve())?;
-        self.sinks(encoder)
-    }
-
-    fn sinks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let sinks = self.audit.state().map(|state| state.sinks).unwrap_or_default();
-        let help = "Whether an audit sink does not take records (1)";
-        let mut failing = gauge(encoder, "audit_sink_failing", help)?;
-        for sink in &sinks {
-            sample_gauge(&mut failing, &[("sink", &sink.name)], sink.is_failing)?;
-        }
-        let help = "Bytes of the audit log that a sink has not got";
-        let mut behind = gauge(encoder, "audit_sink_behind_bytes", help)?;
-        for sink in &sinks {
-            let bytes = i64::try_from(sink.behind).unwrap_or(i64::MAX);
-            sample_gauge(&mut behind, &[("sink", &sink.name)], bytes)?;
-        }
-        Ok(())
+        let Some(state) = self.audit.state() else { return Ok(()) };
+        chain(&state, encoder)?;
+        sinks(&state.sinks, encoder)
     }
 
     fn phases(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -135,6 +132,22 @@ impl Sources {
             let is_drained = active.replicas.drained.contains(name);
             sample_gauge(&mut drained, &[("provider", name.clone())], is_drained)?;
         }
+        let processes: Vec<_> = active
+            .replicas
+            .providers
+            .iter()
+            .filter_map(|(name, (_, provider))| Some(([("provider", name)], provider.process()?)))
+            .collect();
+        let help = "Whether the process of a provider's module runs (1)";
+        let mut up = gauge(encoder, "provider_process_up", help)?;
+        for (label, process) in &processes {
+            sample_gauge(&mut up, label, process.is_running)?;
+        }
+        let help = "Processes that were started for a provider's module";
+        let mut starts = counter(encoder, "provider_process_starts", help)?;
+        for (label, process) in &processes {
+            sample_counter(&mut starts, label, process.starts)?;
+        }
         Ok(())
     }
 
@@ -154,6 +167,38 @@ impl Sources {
         }
         Ok(())
     }
+}
+
+/// How far the log is, and how far what comes behind it lags.
+fn chain(state: &AuditState, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let log = &state.log;
+    let help = "Lines in the chain of the audit log, from its first one on";
+    plain_gauge(encoder, "audit_chain_records", help, log.head.records)?;
+    let help = "Lines of the audit log that no checkpoint covers; 0 where none are written";
+    plain_gauge(encoder, "audit_unsigned_records", help, log.uncovered)?;
+    let help = "When the last checkpoint of this run was written, in seconds since 1970";
+    if let Some(covered) = log.checkpoint {
+        plain_gauge(encoder, "audit_checkpoint_timestamp_seconds", help, seconds(covered.at))?;
+    }
+    let help = "Bytes of the audit log that wait for the write before them";
+    plain_gauge(encoder, "audit_waiting_bytes", help, state.waiting_bytes)?;
+    let help = "For how long the write of audit records that goes on has lasted";
+    gauge(encoder, "audit_write_age_seconds", help)?.encode_gauge(&state.writing_for.as_secs_f64())
+}
+
+fn sinks(sinks: &[SinkState], encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let help = "Whether an audit sink does not take records (1)";
+    let mut failing = gauge(encoder, "audit_sink_failing", help)?;
+    for sink in sinks {
+        sample_gauge(&mut failing, &[("sink", &sink.name)], sink.is_failing)?;
+    }
+    let help = "Bytes of the audit log that a sink has not got";
+    let mut behind = gauge(encoder, "audit_sink_behind_bytes", help)?;
+    for sink in sinks {
+        let bytes = i64::try_from(sink.behind).unwrap_or(i64::MAX);
+        sample_gauge(&mut behind, &[("sink", &sink.name)], bytes)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

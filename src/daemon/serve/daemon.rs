@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::daemon::backends::latched_tokens;
 use crate::daemon::config::Config;
 use crate::daemon::keys::drained::DrainedProviders;
-use crate::daemon::records::audit::{Audit, AuditError, Event};
+use crate::daemon::records::audit::{Alarm, Audit, AuditError, Event};
 use crate::daemon::records::metrics::Metrics;
 use crate::daemon::records::traces::Tracer;
 use crate::daemon::request::active::{ActiveConfig, Previous, Snapshot};
@@ -182,7 +182,10 @@ impl Daemon {
                     is_forward,
                     "the system's clock was set: certificates, budgets and records go by it"
                 );
+                self.metrics.server.clock_stepped();
                 drop(self.audit.event(&Event::ClockStep { seconds, is_forward }));
+                let alarm = Alarm::ClockStep;
+                drop(self.audit.event(&Event::Alarm { alarm, caller: None, key: None }));
             }
             self.record_trust(&mut trust);
             if let Some(tokens) = self.snapshot.load().tokens() {

@@ -68,6 +68,7 @@ fn what_else_is_counted_is_there_under_its_name() {
     server.refused("rate");
     server.reloaded();
     server.reload_refused();
+    server.clock_stepped();
     let audit = metrics.audit();
     audit.synced(10, Duration::from_millis(4));
     audit.failed(2);
@@ -82,6 +83,7 @@ fn what_else_is_counted_is_there_under_its_name() {
         (r#"config_reloads_total{outcome="ok"}"#, 1.0),
         (r#"config_reloads_total{outcome="refused"}"#, 1.0),
         ("config_last_reload_successful", 0.0),
+        ("clock_steps_total", 1.0),
         ("audit_records_total", 10.0),
         ("audit_failures_total", 2.0),
         ("audit_failing", 1.0),

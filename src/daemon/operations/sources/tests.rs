@@ -89,6 +89,8 @@ fn how_the_daemon_is_can_be_read_at_any_time() {
     let after = series(&render(&sources));
 
     let crl = format!("crl=\"{}/crl\"", folder.path().display());
+    let sha256 = hex::encode(sources.config.load().sha256);
+    let config = format!("config_info{{sha256=\"{sha256}\"}}");
     let expected = [
         (r#"key_up{key="user-keys",version="2",provider="hsm",replica="0"}"#, 0.0),
         (r#"key_up{key="user-keys",version="2",provider="files",replica="1"}"#, 0.0),
@@ -104,6 +106,9 @@ fn how_the_daemon_is_can_be_read_at_any_time() {
         ("ready", 0.0),
         ("draining", 0.0),
         ("audit_enabled", 0.0),
+        (r#"provider_process_up{provider="hsm"}"#, 0.0),
+        (r#"provider_process_starts_total{provider="hsm"}"#, 0.0),
+        (&*config, 1.0),
         ("connections", 0.0),
         ("connections_accepted_total", 0.0),
         ("connections_refused_total", 0.0),

@@ -41,7 +41,7 @@ impl Head {
     /// Appends `lines` to `linked`, each with its place in the chain; gives the head after them.
     /// `lines` are whole JSON objects, each with its line end.
     #[must_use]
-    pub(crate) fn link(mut self, lines: &[u8], linked: &mut Vec<u8>) -> Self {
+    pub fn link(mut self, lines: &[u8], linked: &mut Vec<u8>) -> Self {
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
             let Some(open) = line.strip_suffix(b"}\n") else {
                 // Every line is made by `Line`, which closes it.

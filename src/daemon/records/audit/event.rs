@@ -171,6 +171,8 @@ pub enum Alarm {
     AuditCut,
     /// Another program wrote into the audit log.
     AuditWrittenByOthers,
+    /// The system's clock was set by more than five minutes; [`Event::ClockStep`] says by how much.
+    ClockStep,
 }
 
 impl Alarm {
@@ -185,6 +187,7 @@ impl Alarm {
             Self::AuditReserve => "audit_reserve",
             Self::AuditCut => "audit_cut",
             Self::AuditWrittenByOthers => "audit_written_by_others",
+            Self::ClockStep => "clock_step",
         }
     }
 }

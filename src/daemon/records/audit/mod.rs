@@ -287,6 +287,8 @@ impl Audit {
             is_failing: self.is_failing(),
             is_in_reserve: self.is_in_reserve(),
             free_bytes: self.free_bytes(),
+            waiting_bytes: log.queue.waiting_bytes(),
+            writing_for: log.queue.writing_for(),
             sinks: log.queue.sinks().states(),
             log: log.queue.state(),
         })

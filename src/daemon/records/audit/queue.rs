@@ -229,6 +229,17 @@ impl Queue {
         *self.writing_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 
+    /// Bytes of lines that no write has taken yet.
+    pub(super) fn waiting_bytes(&self) -> u64 {
+        self.lock().batch.lines.len() as u64
+    }
+
+    /// For how long the write that goes on has lasted; nothing where none does.
+    pub(super) fn writing_for(&self) -> Duration {
+        let since = *self.writing_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map(|since| since.elapsed()).unwrap_or_default()
+    }
+
     /// Where lines go beside the file.
     pub(super) fn sinks(&self) -> &Sinks {
         &self.sinks

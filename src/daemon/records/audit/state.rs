@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::chain::Head;
 use super::sinks::SinkState;
@@ -41,6 +41,10 @@ pub struct AuditState {
     pub is_in_reserve: bool,
     /// Bytes that are left for it, where the file system tells.
     pub free_bytes: Option<u64>,
+    /// Bytes of lines that wait for the write before them.
+    pub waiting_bytes: u64,
+    /// For how long the write that goes on has lasted; nothing where none does.
+    pub writing_for: Duration,
     /// Where lines go beside the file.
     pub sinks: Vec<SinkState>,
     /// What its thread has told.

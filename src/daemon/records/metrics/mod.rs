@@ -3,8 +3,8 @@
 //! Code on a call's path holds a handle ([`KeyMetrics`]) that was made once, when the
 //! configuration was read. A handle's series exist while it is held: a key that a reload
 //! removed disappears with its last call. What other parts know anyway is read at each scrape
-//! (`operations::sources`). Callers are never a label: there may be 10,000 of them, and the audit log names
-//! them.
+//! (`operations::sources`). Callers are a label of two families alone, a hundred series each: there may be
+//! 10,000 of them, and the audit log names them.
 
 mod handles;
 pub(crate) mod render;

@@ -16,6 +16,7 @@ pub struct ServerMetrics {
     pub(in crate::daemon) reloads_refused: AtomicU64,
     pub(in crate::daemon) last_reload: AtomicI64,
     pub(in crate::daemon) last_reload_refused: AtomicBool,
+    pub(in crate::daemon) clock_steps: AtomicU64,
 }
 
 /// Counts per word of a small closed set.
@@ -39,6 +40,11 @@ impl ServerMetrics {
     pub fn reload_refused(&self) {
         add(&self.reloads_refused, 1);
         self.last_reload_refused.store(true, Ordering::Relaxed);
+    }
+
+    /// The system's clock was set by more than five minutes.
+    pub fn clock_stepped(&self) {
+        add(&self.clock_steps, 1);
     }
 }
 
