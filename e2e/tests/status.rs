@@ -43,11 +43,9 @@ fn by_status(files: &DaemonFiles) -> String {
     let status = status(files);
     let version = &status["keys"][0]["versions"][0];
     let replica = version["replicas"][0]["reason"].as_str().unwrap();
-    assert_eq!(
-        (&version["reason"], &status["keys"][0]["reason"]),
-        (&replica.into(), &replica.into())
-    );
-    replica.to_owned()
+    // They are read one after the other.
+    let is_all = version["reason"] == replica && status["keys"][0]["reason"] == replica;
+    if is_all { replica.to_owned() } else { format!("{version}") }
 }
 
 /// The reason that a line of `/readyz?verbose` ends in.
@@ -59,19 +57,54 @@ fn by_readyz(daemon: &Daemon) -> String {
     reason.to_owned()
 }
 
-/// Waits until status, readiness and metrics have one of `reasons` for the only replica.
-async fn is_named(files: &DaemonFiles, daemon: &Daemon, reasons: &[&str]) {
+/// Waits until status, readiness, metrics and the key's health have one of `reasons` for the only replica, and
+/// says how long that took.
+async fn is_named(setup: &Setup, daemon: &Daemon, reasons: &[&str]) {
     let begun = Instant::now();
     loop {
-        let named = (by_status(files), by_readyz(daemon));
+        let named = (by_status(&setup.files), by_readyz(daemon));
         let label = format!("reason=\"{}\"", named.0);
         let is_one = reasons.contains(&&*named.0) && named.0 == named.1;
-        if is_one && daemon.count("claviger_key_state", &[&label]) == 1 {
+        // A key that is throttled serves.
+        let serves = matches!(&*named.0, "ok" | "throttled");
+        let health = if serves { Health::Serving } else { Health::NotServing };
+        let waited = begun.elapsed();
+        if is_one
+            && daemon.count("claviger_key_state", &[&label]) == 1
+            && setup.key_health(daemon).await == health
+        {
             assert_eq!(daemon.count("claviger_key_state", &[]), 1, "one series for one replica");
+            println!("{} is named after {} ms", named.0, waited.as_millis());
             return;
         }
-        let waited = begun.elapsed();
         assert!(waited < SOON, "{named:?}, not {reasons:?} after {waited:?}:\n{}", daemon.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Waits until one of several replicas has this state and reason in status, readiness and metrics.
+async fn is_shown(setup: &Setup, daemon: &Daemon, provider: &str, state: &str, reason: &str) {
+    let begun = Instant::now();
+    let provider_label = format!("provider=\"{provider}\"");
+    let reason_label = format!("reason=\"{reason}\"");
+    loop {
+        let shown = status(&setup.files);
+        let replicas = shown["keys"][0]["versions"][0]["replicas"].as_array().unwrap().clone();
+        let replica = replicas.iter().find(|replica| replica["provider"] == provider).unwrap();
+        let readyz = daemon.operations_get("/readyz?verbose").unwrap().1;
+        let line = format!("key {KEY} version 1 {provider} {reason}");
+        let diverges = usize::from(state == "diverges");
+        let waited = begun.elapsed();
+        if replica["state"] == state
+            && replica["reason"] == reason
+            && readyz.contains(&line)
+            && daemon.count("claviger_key_state", &[&provider_label, &reason_label]) == 1
+            && daemon.count("claviger_key_diverges", &[&provider_label]) == diverges
+        {
+            println!("{provider} {state} {reason} is shown after {} ms", waited.as_millis());
+            return;
+        }
+        assert!(waited < SOON, "{replica}, not {state} {reason}:\n{}", daemon.log());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -82,7 +115,7 @@ async fn a_token_that_is_removed_and_a_key_that_is_deleted_or_swapped_are_named_
     let token = Token::softhsm();
     let mut setup = Setup::on(&token);
     let daemon = setup.start();
-    let named = async |reasons: &[&str]| is_named(&setup.files, &daemon, reasons).await;
+    let named = async |reasons: &[&str]| is_named(&setup, &daemon, reasons).await;
     named(&["ok"]).await;
     token.take_away_alone();
     named(&["token-absent"]).await;
@@ -100,17 +133,52 @@ async fn a_token_that_is_removed_and_a_key_that_is_deleted_or_swapped_are_named_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_diverges_is_named_beside_one_that_serves_until_it_is_the_key_again() {
+    let (a, b) = (Token::softhsm(), Token::softhsm());
+    let mut setup = Setup::on_replicas(&[&a, &b]);
+    let daemon = setup.start();
+    is_shown(&setup, &daemon, "hsm-b", "serves", "ok").await;
+    b.delete(KEY);
+    b.import(&RsaKey::generate(2048), KEY, "01");
+    is_shown(&setup, &daemon, "hsm-b", "diverges", "another-key").await;
+    is_shown(&setup, &daemon, "hsm-a", "serves", "ok").await;
+    assert_eq!(setup.key_health(&daemon).await, Health::Serving, "the other replica answers");
+    let shown = status(&setup.files);
+    assert_eq!(shown["keys"][0]["reason"], "ok");
+    assert_eq!(setup.ask(&daemon).await, Code::Ok);
+    b.delete(KEY);
+    b.import(&setup.key, KEY, "01");
+    is_shown(&setup, &daemon, "hsm-b", "serves", "ok").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pin_that_was_changed_in_the_token_under_a_running_daemon_is_named_until_the_file_has_it()
+{
+    let token = Token::softhsm();
+    let mut setup = Setup::on(&token);
+    let daemon = setup.start();
+    is_named(&setup, &daemon, &["ok"]).await;
+    token.change_pin(e2e::token::PIN, "9999");
+    // What is logged in stays so; the next process has to log in.
+    let pid = daemon.children()[0];
+    e2e::process::run(command("kill").args(["-9", &pid.to_string()]));
+    is_named(&setup, &daemon, &["wrong-pin", "latched-pin"]).await;
+    token.write_pin("9999");
+    is_named(&setup, &daemon, &["ok"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pin_that_was_changed_is_named_until_the_file_has_it() {
     let token = Token::softhsm();
     let mut setup = Setup::on(&token);
     token.write_pin("9999");
     let daemon = setup.start();
     // At first the refusal itself, then that no login is tried for it.
-    is_named(&setup.files, &daemon, &["wrong-pin", "latched-pin"]).await;
+    is_named(&setup, &daemon, &["wrong-pin", "latched-pin"]).await;
     let pins = &status(&setup.files)["pins"];
     assert_eq!((&pins[0]["serial"], &pins[0]["latched"]), (&token.serial().into(), &true.into()));
     token.write_pin(e2e::token::PIN);
-    is_named(&setup.files, &daemon, &["ok"]).await;
+    is_named(&setup, &daemon, &["ok"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -123,17 +191,17 @@ async fn a_backend_that_throttles_or_shows_a_certificate_of_another_ca_is_named_
     setup.fault(setup.unwraps_of_value(), Times::Next(1), throttled);
     let answer = setup.ask(&connection).await.1.unwrap_err();
     assert_eq!(answer.code(), Code::ResourceExhausted);
-    is_named(files, daemon, &["throttled"]).await;
+    is_named(&setup.base, daemon, &["throttled"]).await;
     assert_eq!(status(files)["keys"][0]["versions"][0]["replicas"][0]["state"], "serves");
     setup.base.wait_for(daemon, Code::Ok).await;
-    is_named(files, daemon, &["ok"]).await;
+    is_named(&setup.base, daemon, &["ok"]).await;
 
     setup.proxy.show(Shown::OfAnotherCa).await;
     setup.ask(&connection).await.1.unwrap_err();
     setup.base.wait_for_key_health(daemon, Health::NotServing).await;
-    is_named(files, daemon, &["wrong-ca"]).await;
+    is_named(&setup.base, daemon, &["wrong-ca"]).await;
     setup.heal().await;
-    is_named(files, daemon, &["ok"]).await;
+    is_named(&setup.base, daemon, &["ok"]).await;
 }
 
 /// The operations listener speaks TLS, and the caller of the setup is a reader.
@@ -159,6 +227,11 @@ async fn one_screen_tells_configuration_keys_callers_certificates_and_the_end_of
     let bad =
         claviger_proto::v1::UnwrapRequest { wrapped: vec![0x55; 256].into(), ..setup.request() };
     connection.unwrap(&bad).await.unwrap_err();
+    let left = daemon.count(
+        "claviger_caller_failed_unwraps_left",
+        &["caller=\"key-connector\"", "key=\"user-keys\""],
+    );
+    assert_eq!(left, 9, "of ten");
     let status = status(&setup.files);
     assert_eq!((&status["phase"], &status["ready"]), (&"ready".into(), &true.into()));
     let records = setup.files.audit_records();
