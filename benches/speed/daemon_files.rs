@@ -1,15 +1,22 @@
 //! A folder with certificates and the configuration of a daemon with many keys and callers.
 
 use std::fmt::Write;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use aws_lc_rs::signature::Ed25519KeyPair;
 use claviger::cli::local_daemon::free_ports;
 use claviger::pki::{Ca, CaOptions, ClientName, DEFAULT_LEAF_VALIDITY};
 use claviger_client::{Client, Config};
 use tempfile::TempDir;
 
 use crate::Outcome;
+
+/// Each record synced and chained, the chain signed as often as by default.
+const AUDITED: &str = r#"file = "audit.jsonl"
+checkpoints = { origin = "bench.example/audit", key = "audit.key", file = "checkpoints" }"#;
 
 /// The folder of one server.
 pub(crate) struct DaemonFiles {
@@ -43,6 +50,14 @@ impl DaemonFiles {
         let client = ca.issue_client(&caller, DEFAULT_LEAF_VALIDITY)?;
         client.write(&files.path("pki/client.crt"), &files.path("pki/client.key"))?;
         fs::create_dir(files.path("keys"))?;
+        if known.audit {
+            let key = Ed25519KeyPair::generate()?.to_pkcs8()?;
+            let pem = claviger_files::pem::encode("PRIVATE KEY", key.as_ref());
+            let mut file = OpenOptions::new();
+            let mut file =
+                file.write(true).create_new(true).mode(0o600).open(files.path("audit.key"))?;
+            file.write_all(pem.as_bytes())?;
+        }
         fs::write(files.config(), files.configuration(known))?;
         Ok(files)
     }
@@ -75,7 +90,7 @@ impl DaemonFiles {
 
     /// Grants and limits as in service; the pins are numbers, as no key ever opens.
     fn configuration(&self, size: Size) -> String {
-        let audit = if size.audit { "file = \"audit.jsonl\"" } else { "off = true" };
+        let audit = if size.audit { AUDITED } else { "off = true" };
         let mut text = format!(
             r#"[server]
 listen    = ["127.0.0.1:{}"]

@@ -1,9 +1,10 @@
 //! The whole daemon over a key that does nothing, against a bare tonic echo of the same messages.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use claviger::cli::bench::load::{self, Sample, Work, median};
+use claviger::daemon::records::audit::Head;
 use claviger_client::Client;
 use tokio::runtime::Runtime;
 
@@ -69,12 +70,15 @@ pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
         let before = effort.before.map(|program| Target::noop_of(program, &before_files));
         let before = before.transpose()?;
         let (mut many, mut one, mut one_audited) = (Vec::new(), Vec::new(), Vec::new());
+        let mut many_audited = Vec::new();
         let (mut many_before, mut one_before) = (Vec::new(), Vec::new());
         for round in 1..=effort.rounds {
             eprintln!("stack: round {round} of {}", effort.rounds);
             many.push((echo.unary(64, effort.time).await?, noop.unary(64, effort.time).await?));
             one.push((echo.unary(1, effort.time).await?, noop.unary(1, effort.time).await?));
             one_audited.push(audited.unary(1, effort.time).await?);
+            many_audited
+                .push((noop.unary(64, effort.time).await?, audited.unary(64, effort.time).await?));
             if let Some(before) = &before {
                 many_before
                     .push((before.unary(64, effort.time).await?, noop.unary(64, effort.time).await?));
@@ -108,6 +112,8 @@ pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
             figures: String::new(),
         };
         let mut rows = vec![cpu_64, p50_1, cpu_1, sync];
+        rows.extend(audited_rows(&many_audited));
+        rows.push(chain());
         if before.is_some() {
             let of = |what: &str| format!("{what}, of the other commit's daemon");
             let cpu = |sample: &Sample| sample.cpu_us;
@@ -119,6 +125,48 @@ pub(crate) fn measure(runtime: &Runtime, effort: Effort) -> Outcome<Vec<Row>> {
         }
         Ok(rows)
     })
+}
+
+/// With audit, chain and checkpoints beside audit off, 64 in flight.
+fn audited_rows(pairs: &[(Sample, Sample)]) -> [Row; 3] {
+    let with = "with audit, chain and checkpoints, nothing behind the daemon, 64 in flight";
+    let rate = |sample: &Sample| Some(sample.per_second);
+    let ratio = compare_freely(&format!("{with}: unwraps/s, of audit off"), "/s", pairs, rate);
+    let cpu = |sample: &Sample| sample.cpu_us;
+    let cpu =
+        compare_freely(&format!("{with}: server CPU per call, of audit off"), "µs", pairs, cpu);
+    let rates = pairs.iter().map(|(_, audited)| audited.per_second).collect();
+    let rate = Row {
+        what: format!("{with}, on a disk that syncs in 4 ms or less: unwraps/s"),
+        wanted: Some(Wanted::AtLeast(5000.0)),
+        measured: median(rates).unwrap_or_default(),
+        unit: "",
+        figures: String::new(),
+    };
+    [rate, ratio, cpu]
+}
+
+/// What the chain takes for a record: its place and the SHA-256 of the line.
+fn chain() -> Row {
+    const RECORDS: u32 = 64;
+    const TIMES: u32 = 2000;
+    let line = format!("{{\"seq\":1000,\"of\":\"{}\"}}\n", "x".repeat(650));
+    let lines = line.repeat(RECORDS as usize);
+    let (mut head, mut linked) = (Head::START, Vec::new());
+    let begun = Instant::now();
+    for _ in 0..TIMES {
+        linked.clear();
+        head = head.link(lines.as_bytes(), &mut linked);
+    }
+    let took = begun.elapsed().as_secs_f64() * 1e6 / f64::from(RECORDS * TIMES);
+    assert_eq!(head.records, u64::from(RECORDS * TIMES));
+    Row {
+        what: "CPU that the chain takes for a record of 750 bytes".to_owned(),
+        wanted: Some(Wanted::AtMost(2.0)),
+        measured: took,
+        unit: " µs",
+        figures: String::new(),
+    }
 }
 
 /// The same without a bound.
