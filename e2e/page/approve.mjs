@@ -5,14 +5,9 @@
 //
 // MODULES is the folder of axe-core and playwright-core; screenshots go to FOLDER/approvals-light.png and so on.
 
-import { execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
+import { inEachLook } from "./browser.mjs";
 
 const [modules, url, folder] = process.argv.slice(2);
-const require = createRequire(`${modules}/`);
-const { chromium } = require("playwright-core");
-const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 
 const WIDE = { width: 1000, height: 620 };
 // The last one approves.
@@ -22,21 +17,7 @@ const LOOKS = {
   light: { viewport: WIDE, colorScheme: "light" },
 };
 
-const browser = await chromium.launch({
-  executablePath: execFileSync("sh", ["-c", "command -v chromium"], { encoding: "utf8" }).trim(),
-});
-const found = { violations: [], policy: [], errors: [], wide: [] };
-for (const [look, options] of Object.entries(LOOKS)) {
-  const context = await browser.newContext(options);
-  const page = await context.newPage();
-  page.on("pageerror", (error) => found.errors.push(`${look}: ${error.message}`));
-  page.on("console", (message) => {
-    if (message.type() === "error") found.errors.push(`${look}: ${message.text()}`);
-  });
-  await page.exposeFunction("violated", (what) => found.policy.push(`${look}: ${what}`));
-  await page.addInitScript(() => {
-    document.addEventListener("securitypolicyviolation", (event) => window.violated(`${event.violatedDirective} ${event.blockedURI}`));
-  });
+console.log(JSON.stringify(await inEachLook(modules, LOOKS, async (page, look, judge, found) => {
   await page.goto(url);
   await page.getByText("Sign in to see who asks.").waitFor();
   await judge(page, `${look}, before the sign-in`);
@@ -46,32 +27,17 @@ for (const [look, options] of Object.entries(LOOKS)) {
   found.phrase = await page.locator("#requests .phrase").textContent();
   await page.screenshot({ path: `${folder}/approvals-${look}.png` });
   await judge(page, look);
-  const width = await page.evaluate(() => [document.scrollingElement.scrollWidth, innerWidth]);
-  if (width[0] > width[1]) found.wide.push(`${look}: ${width[0]} of ${width[1]} pixels`);
-  if (look === "light") {
-    found.focused = await approve(page);
-    await page.getByText(/^The device of .* was approved\.$/).waitFor();
-    await page.locator("#history .state").waitFor();
-    found.tree = await page.locator("body").ariaSnapshot();
-    await page.screenshot({ path: `${folder}/approvals-done.png` });
-    await judge(page, "after the approval");
-    // Once more with what the approval was: nothing is under way any longer.
-    await page.goto(`${url}?state=x&code=y`);
-    await page.getByText("another sign-in came back").waitFor();
-  }
-  await context.close();
-}
-await browser.close();
-console.log(JSON.stringify(found));
-
-async function judge(page, look) {
-  // By the debugger: the page's policy lets no script of elsewhere run.
-  await page.evaluate(axe);
-  const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
-  for (const { id, help, nodes } of violations) {
-    found.violations.push(`${look}: ${id}: ${help}: ${nodes.slice(0, 3).map((node) => node.html).join(" | ")}`);
-  }
-}
+  if (look !== "light") return;
+  found.focused = await approve(page);
+  await page.getByText(/^The device of .* was approved\.$/).waitFor();
+  await page.locator("#history .state").waitFor();
+  found.tree = await page.locator("body").ariaSnapshot();
+  await page.screenshot({ path: `${folder}/approvals-done.png` });
+  await judge(page, "after the approval");
+  // Once more with what the approval was: nothing is under way any longer.
+  await page.goto(`${url}?state=x&code=y`);
+  await page.getByText("another sign-in came back").waitFor();
+})));
 
 /** By keyboard alone; the name of the button. */
 async function approve(page) {

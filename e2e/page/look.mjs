@@ -5,14 +5,9 @@
 //
 // MODULES is the folder of axe-core and playwright-core; screenshots go to FOLDER/NAME-light.png and so on.
 
-import { execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
-import { createRequire } from "node:module";
+import { inEachLook } from "./browser.mjs";
 
 const [modules, url, folder, name] = process.argv.slice(2);
-const require = createRequire(`${modules}/`);
-const { chromium } = require("playwright-core");
-const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 
 const WIDE = { width: 1280, height: 900 };
 const LOOKS = {
@@ -24,21 +19,7 @@ const LOOKS = {
 /** More stops than any page has. */
 const MOST_STOPS = 400;
 
-const browser = await chromium.launch({
-  executablePath: execFileSync("sh", ["-c", "command -v chromium"], { encoding: "utf8" }).trim(),
-});
-const found = { violations: [], policy: [], errors: [], wide: [] };
-for (const [look, options] of Object.entries(LOOKS)) {
-  const context = await browser.newContext(options);
-  const page = await context.newPage();
-  page.on("pageerror", (error) => found.errors.push(`${look}: ${error.message}`));
-  page.on("console", (message) => {
-    if (message.type() === "error") found.errors.push(`${look}: ${message.text()}`);
-  });
-  await page.exposeFunction("violated", (what) => found.policy.push(`${look}: ${what}`));
-  await page.addInitScript(() => {
-    document.addEventListener("securitypolicyviolation", (event) => window.violated(`${event.violatedDirective} ${event.blockedURI}`));
-  });
+console.log(JSON.stringify(await inEachLook(modules, LOOKS, async (page, look, judge, found) => {
   await page.goto(url);
   await page.locator("#live .state.ok").waitFor();
   await page.locator("#keys-list summary").first().waitFor();
@@ -52,21 +33,7 @@ for (const [look, options] of Object.entries(LOOKS)) {
   }
   await page.locator("#keys-list summary").first().click();
   await judge(page, `${look}, a key changed to open or closed`);
-  const width = await page.evaluate(() => [document.scrollingElement.scrollWidth, innerWidth]);
-  if (width[0] > width[1]) found.wide.push(`${look}: ${width[0]} of ${width[1]} pixels`);
-  await context.close();
-}
-await browser.close();
-console.log(JSON.stringify(found));
-
-async function judge(page, look) {
-  // By the debugger: the page's policy lets no script of elsewhere run.
-  await page.evaluate(axe);
-  const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
-  for (const { id, help, nodes } of violations) {
-    found.violations.push(`${look}: ${id}: ${help}: ${nodes.slice(0, 3).map((node) => node.html).join(" | ")}`);
-  }
-}
+})));
 
 /** Everything that the tab key stops at, from the top to the end, and whether that can be seen. */
 async function stops(page) {
