@@ -35,7 +35,7 @@ struct NewBody {
     algorithm: Option<String>,
 }
 
-/// POST /auth-requests. An e-mail that nobody is enrolled with is answered alike.
+/// POST /auth-requests. An e-mail of no enrolled user is answered alike.
 pub(super) async fn ask(asked: &Asked<'_>, body: Incoming) -> Result<Response<Answer>, Failed> {
     let approvals = asked.approvals;
     approvals.requests.take(network(asked.address)).map_err(Failed::too_many)?;

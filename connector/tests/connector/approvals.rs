@@ -322,10 +322,10 @@ fn what_is_not_approved_is_given_to_no_device() {
         let reply = stage.approve(&connector, id, "alice", &body);
         assert_eq!(reply.status, status, "{case}: {reply:?}\n{}", connector.log());
     }
-    // Whoever asks without a token, or with one of no approver, neither sees nor decides.
+    // Without a token, or with one of no approver, nothing is seen and nothing decided.
     let path = format!("/auth-requests/{}/deny", id.as_str().unwrap());
-    let nobody = stage.approver_token("carol", &no_approver);
-    for (token, status) in [(None, 401), (Some(nobody.as_str()), 403), (Some("x.y.z"), 401)] {
+    let carol = stage.approver_token("carol", &no_approver);
+    for (token, status) in [(None, 401), (Some(carol.as_str()), 403), (Some("x.y.z"), 401)] {
         assert_eq!(get(&connector, "/auth-requests", token).status, status);
         assert_eq!(request(&connector, "POST", &path, token, None).status, status);
     }
@@ -443,7 +443,7 @@ fn a_request_ends_after_twenty_wrong_codes() {
 }
 
 #[test]
-fn an_email_that_nobody_has_is_answered_alike_and_has_the_same_bounds() {
+fn an_email_of_no_user_is_answered_alike_and_has_the_same_bounds() {
     let stage = Stage::new();
     let connector = stage.start("");
     stage.enrolled(&connector);

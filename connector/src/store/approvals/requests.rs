@@ -41,7 +41,7 @@ pub enum State {
 pub struct NewRequest {
     /// A UUID.
     pub id: String,
-    /// None: nobody is enrolled with the e-mail; the requester is not told.
+    /// None: no user is enrolled with the e-mail; the requester is not told.
     pub user: Option<UserId>,
     /// In the one spelling.
     pub email: String,
@@ -66,7 +66,7 @@ pub struct NewRequest {
 pub struct Request {
     /// A UUID.
     pub id: String,
-    /// None: nobody.
+    /// None: no enrolled user.
     pub user: Option<UserId>,
     /// In the one spelling.
     pub email: String,

@@ -87,8 +87,8 @@ impl NewDevice {
         Ok(Self { id: id.to_owned(), fingerprint: fingerprint.to_owned(), code, key })
     }
 
-    /// The user's key once it was approved; none inside where it was denied, none outside while nobody
-    /// has decided.
+    /// The user's key once it was approved; none inside where it was denied, none outside while it is
+    /// open.
     pub(super) async fn fetch(
         &self,
         connector: &Connector,
