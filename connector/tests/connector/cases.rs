@@ -22,7 +22,7 @@ fn each_case_is_answered_as_written_in_per_user_mode() {
     run_all(&services, &connector);
 }
 
-fn run_all(services: &Services, connector: &Connector) {
+pub(crate) fn run_all(services: &Services, connector: &Connector) {
     let text = std::fs::read_to_string(folder("cases/cases.json")).unwrap();
     let cases: Vec<Value> = serde_json::from_str(&text).unwrap();
     assert_eq!(cases.len(), 117);

@@ -208,6 +208,27 @@ fn ten_instances_that_start_at_once_on_mariadb_lose_no_user() {
     first_start_loses_no_user(Kind::MariaDb);
 }
 
+fn each_case_is_answered_in_both_modes(kind: Kind) {
+    let services = Services::softhsm();
+    let server = Server::start(&services, kind);
+    for stored in [Stored::shared(server.database()), Stored::per_user(server.database())] {
+        let connector = services.start(&stored);
+        crate::cases::run_all(&services, &connector);
+    }
+}
+
+#[test]
+#[ignore = "needs the Debian package postgresql, whose server it starts in a folder of its own; and root"]
+fn each_case_is_answered_as_written_on_postgresql_in_both_modes() {
+    each_case_is_answered_in_both_modes(Kind::Postgres);
+}
+
+#[test]
+#[ignore = "needs the Debian packages mariadb-server and mariadb-client, whose server it starts in a folder of its own"]
+fn each_case_is_answered_as_written_on_mariadb_in_both_modes() {
+    each_case_is_answered_in_both_modes(Kind::MariaDb);
+}
+
 fn approvals_are_stored(kind: Kind) {
     let stage = Stage::new();
     let server = Server::start(&stage.services, kind);
