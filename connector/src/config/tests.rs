@@ -44,7 +44,8 @@ fn the_approvals_that_are_shipped_are_good_with_their_defaults() {
     let text = include_str!("../../../deploy/connector/connector.example.toml");
     let (before, section) = text.split_once("# [approvals]\n").unwrap();
     let (section, after) = section.split_once("\n\n").unwrap();
-    let section = section.replace("# ", "");
+    let section: Vec<&str> = section.lines().map(|line| line.strip_prefix("# ").unwrap()).collect();
+    let section = section.join("\n");
     let approvals = |section: &str| {
         let text = format!("{before}[approvals]\n{section}\n{after}");
         Config::parse(Path::new("c.toml"), &text).map(|config| config.approvals.unwrap())
@@ -60,7 +61,7 @@ fn the_approvals_that_are_shipped_are_good_with_their_defaults() {
     assert_eq!((small.max_age, small.requests), (whole.max_age, whole.requests));
     assert_eq!((small.scope.as_str(), whole.scope.as_str()), ("", "groups"));
     for (from, to, expected) in [
-        ("key          = \"recovery\"", "", "approvals.key is missing"),
+        ("key          = \"recovery\"", "", "approvals.key: is missing"),
         ("{ claims = { groups = \"device-approvers\" } }", "{}", "could approve"),
         ("client_id    = \"approvals\"", "client_id = \"\"", "is empty"),
         ("scope ", "scopes ", "did you mean"),
