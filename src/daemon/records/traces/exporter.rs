@@ -43,7 +43,7 @@ impl Exporter {
             resource: resource(&telemetry.service_name, instance),
             queue: Arc::clone(&queue),
             is_failing: false,
-            told: (Instant::now(), 0),
+            told: Told::default(),
         };
         let thread =
             thread::Builder::new().name("traces".to_owned()).spawn(move || sender.run())?;
@@ -68,8 +68,26 @@ struct Sender {
     resource: Resource,
     queue: Arc<Queue>,
     is_failing: bool,
-    /// When it was last told that spans were dropped, and how many there were in all.
-    told: (Instant, u64),
+    told: Told,
+}
+
+/// When it was last told that spans were dropped, and how many there were in all.
+#[derive(Debug, Default)]
+struct Told {
+    at: Option<Instant>,
+    dropped: u64,
+}
+
+impl Told {
+    /// How many were dropped since it was told last, where it is time to tell.
+    fn news(&mut self, dropped: u64, now: Instant) -> Option<u64> {
+        let is_early = self.at.is_some_and(|at| now - at < TELL_EVERY);
+        if dropped == self.dropped || is_early {
+            return None;
+        }
+        self.at = Some(now);
+        Some(dropped - std::mem::replace(&mut self.dropped, dropped))
+    }
 }
 
 impl Sender {
@@ -143,15 +161,25 @@ impl Sender {
 
     fn tell_what_was_dropped(&mut self) {
         let dropped = self.queue.metrics().all_dropped();
-        let (at, before) = self.told;
-        if dropped == before || (before > 0 && at.elapsed() < TELL_EVERY) {
-            return;
-        }
-        let spans = dropped - before;
+        let Some(spans) = self.told.news(dropped, Instant::now()) else { return };
         tracing::warn!(
             spans,
             "spans were dropped: the collector of [telemetry] takes fewer than there are"
         );
-        self.told = (Instant::now(), dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropped_spans_are_told_at_once_and_then_once_a_minute() {
+        let (mut told, begun) = (Told::default(), Instant::now());
+        assert_eq!(told.news(0, begun), None);
+        assert_eq!(told.news(3, begun), Some(3));
+        assert_eq!(told.news(5, begun + Duration::from_secs(59)), None);
+        assert_eq!(told.news(9, begun + TELL_EVERY), Some(6));
+        assert_eq!(told.news(9, begun + 3 * TELL_EVERY), None);
     }
 }
