@@ -56,7 +56,7 @@ pub(super) async fn list(asked: &Asked<'_>) -> Result<Response<Answer>, Failed> 
     Ok(json(StatusCode::OK, &json!({ "requests": listed })))
 }
 
-/// GET /auth-requests/history: what was decided or has expired, for approvers.
+/// GET /auth-requests/history: what was decided, for approvers.
 pub(super) async fn history(asked: &Asked<'_>) -> Result<Response<Answer>, Failed> {
     let By::Approver(_) = by(asked).await? else {
         return Err(Refusal::Forbidden("history is for approvers").into());

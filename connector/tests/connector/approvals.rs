@@ -425,6 +425,13 @@ fn codes_ids_and_times_that_are_wrong_look_alike() {
     let approval = stage.approval(&listed, "alice", &json!({}));
     until(&connector, "the request expires", || new.fetch(&first)["status"] == 404);
     assert_eq!(stage.approve(&connector, &asked["id"], "alice", &approval).status, 404);
+    // Nothing is left of what no one decided, however many strangers ask.
+    assert_eq!(connector.stop(), Some(0));
+    let connector = stage.start("admin_expiry = '3s'");
+    let database = stage.services.path("kc.db");
+    until(&connector, "the request is deleted", || {
+        sqlite3(&database, "SELECT count(*) FROM claviger_auth_requests") == "0"
+    });
 }
 
 #[test]

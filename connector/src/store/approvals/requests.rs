@@ -214,10 +214,10 @@ impl Store {
         }))
     }
 
-    /// What was decided or has expired, newest first.
+    /// What was decided, newest first.
     pub async fn decided_requests(&self) -> Result<Vec<Request>, StoreError> {
         let statement = self.words(select!(
-            "WHERE kind = 'admin' AND state <> 'open' AND user_id IS NOT NULL ORDER BY decided DESC, id LIMIT 200"
+            "WHERE kind = 'admin' AND decided_by IS NOT NULL ORDER BY decided DESC, id LIMIT 200"
         ));
         Ok(on!(self, pool => {
             let rows = sqlx::query(statement).fetch_all(pool).await?;
@@ -266,13 +266,13 @@ impl Store {
         Ok(())
     }
 
-    /// Erases what has expired, and after 90 days that it was.
+    /// Erases what has expired: where no one decided, all of it; else, after 90 days, who did.
     pub async fn clean_requests(&self, now: i64) -> Result<(), StoreError> {
         let forget = self.words(
-            "DELETE FROM claviger_auth_requests WHERE expires <= ? AND (user_id IS NULL OR expires <= ?)",
+            "DELETE FROM claviger_auth_requests WHERE expires <= ? AND (decided_by IS NULL OR expires <= ?)",
         );
         let erase = self.words(
-            "UPDATE claviger_auth_requests SET state = 'expired', value = NULL, public_key = '', code_hash = '', decided = expires WHERE expires <= ? AND state IN ('open', 'approved')",
+            "UPDATE claviger_auth_requests SET state = 'expired', value = NULL, public_key = '', code_hash = '' WHERE expires <= ? AND state = 'approved'",
         );
         let erase_denied = self.words(
             "UPDATE claviger_auth_requests SET public_key = '', code_hash = '' WHERE expires <= ? AND state = 'denied' AND public_key <> ''",
