@@ -2,7 +2,7 @@
 
 use crate::cli::{Exit, Failure, Users};
 use crate::config::Config;
-use crate::store::{Form, Store, StoreError, Timestamp, seconds_since_1970};
+use crate::store::{Form, Store, StoreError, Timestamp};
 use crate::user::UserId;
 
 /// Runs one of them.
@@ -51,7 +51,7 @@ async fn remove(config: &Config, store: &Store, user: UserId, yes: bool) -> Resu
     let was_enrolled = match &config.approvals {
         Some(_) => {
             store.prepare_approvals().await?;
-            store.withdraw(user, seconds_since_1970()).await?
+            store.withdraw(user).await?
         }
         None => false,
     };

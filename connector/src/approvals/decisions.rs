@@ -91,9 +91,11 @@ pub(super) async fn approve(
 ) -> Result<Response<Answer>, Failed> {
     let by = by(asked).await?;
     let body: ApproveBody = asked.json(body).await?;
-    let Some(request) = decidable(asked, id, &by).await? else {
-        return Ok(empty(StatusCode::NOT_FOUND));
-    };
+    let request = decidable(asked, id, &by).await?.filter(|request| match by {
+        By::Approver(_) => true,
+        By::User(_) => request.kind == Kind::Device,
+    });
+    let Some(request) = request else { return Ok(empty(StatusCode::NOT_FOUND)) };
     let value = match (&by, body) {
         (By::User(_), ApproveBody { value: Some(value), id_token: None, expires: None }) => {
             encrypted(&request, value)?
@@ -120,7 +122,7 @@ pub(super) async fn approve(
     decided(asked, &request, Some(&value), &by).await
 }
 
-/// POST /auth-requests/ID/deny.
+/// POST /auth-requests/ID/deny. A user may deny what strangers asked for in the user's name.
 pub(super) async fn deny(asked: &Asked<'_>, id: &str) -> Result<Response<Answer>, Failed> {
     let by = by(asked).await?;
     match decidable(asked, id, &by).await? {
@@ -145,13 +147,13 @@ async fn by(asked: &Asked<'_>) -> Result<By, Failed> {
     Ok(By::User(user))
 }
 
-/// A request that is open and may be decided by that person.
+/// A request that is open and may be looked at and denied by that person.
 async fn decidable(asked: &Asked<'_>, id: &str, by: &By) -> Result<Option<Request>, Failed> {
     let request = asked.app.store.request(id, now()).await?;
     Ok(request.filter(|request| {
         let is_theirs = match by {
             By::Approver(_) => request.kind == Kind::Admin && request.user.is_some(),
-            By::User(user) => request.kind == Kind::Device && request.user == Some(*user),
+            By::User(user) => request.user == Some(*user),
         };
         is_theirs && request.state == State::Open
     }))

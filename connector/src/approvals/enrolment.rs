@@ -65,7 +65,7 @@ pub(super) async fn recovery(
         Method::PUT => enrol(asked, body).await,
         Method::DELETE => {
             let (user, _) = user(asked).await?;
-            if !store.withdraw(user, now()).await? {
+            if !store.withdraw(user).await? {
                 return Ok(empty(StatusCode::NOT_FOUND));
             }
             info!(%user, "a user withdrew the recovery value");

@@ -151,8 +151,10 @@ impl Asked<'_> {
     async fn json<T: DeserializeOwned>(&self, body: Incoming) -> Result<T, Failed> {
         let bytes = body::json::<MAX_BODY>(self.head, body).await.map_err(Failed::answered)?;
         serde_json::from_slice(&bytes).map_err(|error| {
-            warn!(address = %self.address, %error, "the body of a request is wrong");
-            bad("the body has a field that is missing, unknown or wrong; docs/connector.md has them")
+            // Its words may repeat a value: a token, or an access code.
+            let (address, column, kind) = (self.address, error.column(), error.classify());
+            warn!(%address, column, ?kind, "the body of a request is wrong");
+            bad("the body has a field that is missing, unknown or wrong; docs/connector-approvals.md has them")
         })
     }
 }

@@ -92,7 +92,7 @@ pub(super) async fn fetch(asked: &Asked<'_>, id: &str) -> Result<Response<Answer
         asked.approvals.requests.take(network(asked.address)).map_err(Failed::too_many)?;
         if let Some(request) = request.filter(|request| !request.code_hash.is_empty()) {
             warn!(id = request.id, address = %asked.address, "a wrong access code");
-            store.wrong_code(&request.id, MOST_WRONG, now).await?;
+            store.wrong_code(&request.id, MOST_WRONG).await?;
         }
         return Ok(empty(StatusCode::NOT_FOUND));
     }

@@ -329,9 +329,13 @@ fn what_is_not_approved_is_given_to_no_device() {
         assert_eq!(get(&connector, "/auth-requests", token).status, status);
         assert_eq!(request(&connector, "POST", &path, token, None).status, status);
     }
-    // The user's own token decides about device requests alone.
+    // The user's own token sees it, and approves nothing of it.
     let own = stage.user_token();
-    assert_eq!(request(&connector, "POST", &path, Some(&own), None).status, 404);
+    let seen = get(&connector, "/auth-requests", Some(&own)).json();
+    assert_eq!(seen["requests"][0]["id"], *id);
+    let value = json!({ "value": STANDARD.encode([7; 256]) });
+    let approve = format!("/auth-requests/{}/approve", id.as_str().unwrap());
+    assert_eq!(request(&connector, "POST", &approve, Some(&own), Some(&value)).status, 404);
     assert_eq!(get(&connector, "/auth-requests/history", Some(&own)).status, 403);
     assert_eq!(new.fetch(&first), json!({ "status": 200, "state": "open" }));
 
@@ -470,6 +474,13 @@ fn an_email_of_no_user_is_answered_alike_and_has_the_same_bounds() {
         }
         assert_eq!(ask(&email.to_uppercase()).status, 429, "a sixth is too many");
     }
+    // What strangers asked for in the user's name, the user denies; devices of the user still ask.
+    let own = stage.user_token();
+    let list = get(&connector, "/auth-requests", Some(&own)).json();
+    let id = list["requests"][0]["id"].as_str().unwrap().to_owned();
+    let path = format!("/auth-requests/{id}/deny");
+    assert_eq!(request(&connector, "POST", &path, Some(&own), None).status, 204);
+    assert_eq!(ask(&stage.email).status, 201);
     // Approvers see the user's alone.
     let alice = stage.approver_token("alice", &json!({}));
     let listed = get(&connector, "/auth-requests", Some(&alice)).json();
@@ -568,6 +579,8 @@ fn a_request_with_a_wrong_field_is_refused_with_its_name() {
     let key = STANDARD.encode(RsaKey::shared(2048).public_key().spki());
     let good = json!({ "email": "a@b.org", "publicKey": key, "accessCode": "sixteen or more!", "kind": "admin" });
     let small = STANDARD.encode(small_key());
+    // A type that is wrong, and a field that is not known.
+    let unreadable = 2;
     for (field, value) in [
         ("email", json!("nobody")),
         ("email", json!(5)),
@@ -583,12 +596,29 @@ fn a_request_with_a_wrong_field_is_refused_with_its_name() {
         body[field] = value;
         let reply = request(&connector, "POST", "/auth-requests", None, Some(&body));
         assert_eq!(reply.status, 400, "{body}: {reply:?}");
-        let is_named = reply.body.contains(field) || reply.body.contains("docs/connector.md");
+        let is_named =
+            reply.body.contains(field) || reply.body.contains("docs/connector-approvals.md");
         assert!(is_named, "{body}: {reply:?}");
     }
     assert_eq!(request(&connector, "POST", "/auth-requests", None, Some(&good)).status, 201);
     let nothing = request(&connector, "GET", "/approvals/nothing", None, None);
     assert_eq!(nothing.status, 404);
+    // What a body holds that is wrong is not in the log.
+    let secret = stage.approver_token("alice", &json!({}));
+    for (path, body) in [
+        ("/auth-requests", json!({ "accessCode": 1_234_567_890_123_456_789_u64 })),
+        ("/auth-requests/00000000-0000-4000-8000-000000000000/approve", json!(secret)),
+        (
+            "/auth-requests/00000000-0000-4000-8000-000000000000/approve",
+            json!({ "expires": secret }),
+        ),
+    ] {
+        let reply = request(&connector, "POST", path, Some(&secret), Some(&body));
+        assert_eq!(reply.status, 400, "{reply:?}");
+    }
+    let log = connector.log();
+    assert_eq!(log.matches("the body of a request is wrong").count(), 3 + unreadable, "{log}");
+    assert!(!log.contains("1234567890123456789") && !log.contains(&secret), "{log}");
     // Where approvals are off, there is nothing of them.
     let plain = stage.services.start(&Stored::per_user(stage.services.sqlite("plain.db")));
     assert_eq!(request(&plain, "POST", "/auth-requests", None, Some(&good)).status, 404);

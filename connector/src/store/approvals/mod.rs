@@ -13,7 +13,7 @@ pub use requests::{Added, Kind, NewRequest, Request, State};
 
 use super::{Pool, Store};
 
-/// The tables, with what MySQL has to be told about texts.
+/// The tables, with what MySQL has to be told about texts: two e-mails are one only to the letter.
 macro_rules! tables {
     ($of_mysql:literal) => {
         &[
@@ -34,7 +34,7 @@ macro_rules! tables {
 }
 
 const TABLES: &[&str] = tables!("");
-const MYSQL_TABLES: &[&str] = tables!(" CHARACTER SET utf8mb4");
+const MYSQL_TABLES: &[&str] = tables!(" CHARACTER SET utf8mb4 COLLATE utf8mb4_bin");
 
 impl Store {
     /// The tables of approvals, to be made where they are missing.

@@ -67,7 +67,7 @@ impl Store {
                 let put = sqlx::query(insert).bind(email).bind(value).bind(now).bind(user);
                 put.execute(&mut *transaction).await?;
             }
-            sqlx::query(end).bind(now).bind(user).execute(&mut *transaction).await?;
+            sqlx::query(end).bind(user).execute(&mut *transaction).await?;
             sqlx::query(forget).bind(user).bind(keep).execute(&mut *transaction).await?;
             transaction.commit().await
         })
@@ -98,7 +98,7 @@ impl Store {
     }
 
     /// Forgets a user: value, devices, and what is open; false where the user is not enrolled.
-    pub async fn withdraw(&self, user: UserId, now: i64) -> Result<bool, StoreError> {
+    pub async fn withdraw(&self, user: UserId) -> Result<bool, StoreError> {
         let user = user.to_string();
         let remove = self.words("DELETE FROM claviger_recovery WHERE user_id = ?");
         let end = self.words(END_OF_USER);
@@ -106,7 +106,7 @@ impl Store {
         Ok(on!(self, pool => {
             let mut transaction = pool.begin().await?;
             let removed = sqlx::query(remove).bind(&user).execute(&mut *transaction).await?;
-            sqlx::query(end).bind(now).bind(&user).execute(&mut *transaction).await?;
+            sqlx::query(end).bind(&user).execute(&mut *transaction).await?;
             sqlx::query(forget).bind(&user).execute(&mut *transaction).await?;
             transaction.commit().await?;
             removed.rows_affected() == 1
@@ -115,4 +115,4 @@ impl Store {
 }
 
 /// Ends what a user's devices have asked for, and erases what was approved and not fetched.
-const END_OF_USER: &str = "UPDATE claviger_auth_requests SET state = 'expired', value = NULL, public_key = '', code_hash = '', decided = ? WHERE user_id = ? AND state IN ('open', 'approved')";
+const END_OF_USER: &str = "UPDATE claviger_auth_requests SET state = 'expired', value = NULL, public_key = '', code_hash = '' WHERE user_id = ? AND state IN ('open', 'approved')";

@@ -7,7 +7,7 @@ use crate::user::UserId;
 
 /// Open requests of all users at most; each has some two kilobytes.
 const MOST_OPEN: i64 = 10_000;
-/// Open requests for one e-mail at most.
+/// Open requests of one kind for one e-mail at most.
 const MOST_OF_ONE: i64 = 5;
 /// How long it is known who decided what, in seconds: 90 days.
 const HISTORY: i64 = 90 * 86_400;
@@ -145,7 +145,7 @@ impl Store {
     /// Stores a new request.
     pub async fn add_request(&self, new: &NewRequest) -> Result<Added, StoreError> {
         let of_one = self.words(
-            "SELECT count(*) FROM claviger_auth_requests WHERE email = ? AND state = 'open' AND expires > ?",
+            "SELECT count(*) FROM claviger_auth_requests WHERE email = ? AND kind = ? AND state = 'open' AND expires > ?",
         );
         let of_all = self.words(
             "SELECT count(*) FROM claviger_auth_requests WHERE state = 'open' AND expires > ?",
@@ -155,8 +155,8 @@ impl Store {
         );
         let user = new.user.map(|user| user.to_string());
         on!(self, pool => {
-            let open = sqlx::query(of_one).bind(&new.email).bind(new.created).fetch_one(pool);
-            let of_one: i64 = open.await?.try_get(0)?;
+            let open = sqlx::query(of_one).bind(&new.email).bind(new.kind.name());
+            let of_one: i64 = open.bind(new.created).fetch_one(pool).await?.try_get(0)?;
             let open = sqlx::query(of_all).bind(new.created).fetch_one(pool);
             let of_all: i64 = open.await?.try_get(0)?;
             if of_one >= MOST_OF_ONE || of_all >= MOST_OPEN {
@@ -189,7 +189,7 @@ impl Store {
         }))
     }
 
-    /// Open requests of enrolled users, oldest first: of one user's devices, or those for approvers.
+    /// Open requests of enrolled users, newest first: all of one user, or those for approvers.
     pub async fn open_requests(
         &self,
         of: Option<UserId>,
@@ -197,10 +197,10 @@ impl Store {
     ) -> Result<Vec<Request>, StoreError> {
         let statement = self.words(match of {
             Some(_) => select!(
-                "WHERE state = 'open' AND expires > ? AND kind = 'device' AND user_id = ? ORDER BY created, id LIMIT 200"
+                "WHERE state = 'open' AND expires > ? AND user_id = ? ORDER BY created DESC, id LIMIT 200"
             ),
             None => select!(
-                "WHERE state = 'open' AND expires > ? AND kind = 'admin' AND user_id IS NOT NULL ORDER BY created, id LIMIT 200"
+                "WHERE state = 'open' AND expires > ? AND kind = 'admin' AND user_id IS NOT NULL ORDER BY created DESC, id LIMIT 200"
             ),
         });
         let of = of.map(|user| user.to_string());
@@ -254,14 +254,14 @@ impl Store {
     }
 
     /// Counts a wrong access code; a request that had `most` ends.
-    pub async fn wrong_code(&self, id: &str, most: i64, now: i64) -> Result<(), StoreError> {
+    pub async fn wrong_code(&self, id: &str, most: i64) -> Result<(), StoreError> {
         let count = self.words("UPDATE claviger_auth_requests SET wrong = wrong + 1 WHERE id = ?");
         let end = self.words(
-            "UPDATE claviger_auth_requests SET state = 'expired', value = NULL, public_key = '', code_hash = '', decided = ? WHERE id = ? AND wrong >= ? AND state IN ('open', 'approved')",
+            "UPDATE claviger_auth_requests SET state = 'expired', value = NULL, public_key = '', code_hash = '' WHERE id = ? AND wrong >= ? AND state IN ('open', 'approved')",
         );
         on!(self, pool => {
             sqlx::query(count).bind(id).execute(pool).await?;
-            sqlx::query(end).bind(now).bind(id).bind(most).execute(pool).await?;
+            sqlx::query(end).bind(id).bind(most).execute(pool).await?;
         });
         Ok(())
     }
